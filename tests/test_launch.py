@@ -1,0 +1,407 @@
+"""launch.sh and trainer/launcher.py on a small copy of the project: installs are played by a stand-in for Python,
+the trainer by a script of a few lines. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from trainer.launcher import exit_code, split_flags
+
+ROOT = Path(__file__).parents[1]
+BASH = shutil.which("bash") or "/bin/bash"
+TWO_RANKS = ("--num_processes", "2", "--cpu", "--")
+
+TRAINER = """
+import json, os, signal, sys, time
+
+rank = int(os.environ.get("RANK", "0"))
+verb, *rest = sys.argv[1:]
+
+
+def say(text, stream=1):
+    os.write(stream, f"{text}\\n".encode())  # whole lines, also from two ranks and inside a signal handler
+
+
+def stop(signum, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    say(f"rank {rank} got {signal.Signals(signum).name}")
+    time.sleep(rank)
+    say(f"rank {rank} saved")
+    sys.exit(75)
+
+
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+if verb == "show":
+    environment = {name: os.environ.get(name) for name in ("WORLD_SIZE", "ACCELERATE_MIXED_PRECISION")}
+    say(json.dumps({"arguments": rest, "folder": os.getcwd(), **environment}))
+elif verb == "wait" or (len(rest) > 1 and rank != int(rest[1])):  # `exit CODE RANK`: the other ranks go on
+    say("ready")
+    time.sleep(60)
+else:
+    say(f"trainer: rank {rank} ends", stream=2)
+    sys.exit(int(rest[0]))
+"""
+
+# A Python that notes what it is asked to install and does not do it; for the rest it is the real one.
+PYTHON = f"""#!/bin/sh
+case "$1 $2" in
+  "-m venv") echo venv >>"$DIARY"; mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m pip") echo "$@" >>"$DIARY"; echo "$PIP_SAYS"; sleep "${{PIP_SECONDS:-0}}"; exit "${{PIP_CODE:-0}}" ;;
+  *) exec '{sys.executable}' "$@" ;;
+esac
+"""
+
+
+MODULES = ("__init__", "errors", "launcher")
+
+
+def add_python(path: Path, script: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(script)
+    path.chmod(0o755)
+
+
+class Project:
+    """A copy of the project in a folder with a space in its name, on a machine whose one Python is the stand-in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "a project"
+        self.venv = self.root / ".venv"
+        self.diary = folder / "diary"
+        self.environment = {
+            "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
+            "PYTHONPATH": str(self.root),
+            "HOME": str(folder),
+            "DIARY": str(self.diary),
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        (self.root / "trainer").mkdir(parents=True)
+        for name in ("launch.sh", "pyproject.toml", "constraints.txt", *(f"trainer/{m}.py" for m in MODULES)):
+            shutil.copy(ROOT / name, self.root / name)
+        (self.root / "trainer/main.py").write_text(TRAINER)
+        self.bin = folder / "bin"
+        add_python(self.bin / "python3.13", PYTHON)
+
+    def popen(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        command = [BASH, str(self.root / "launch.sh"), *arguments]
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        options = {"cwd": self.root.parent, "env": self.environment | environment, "start_new_session": True}
+        return subprocess.Popen(command, text=True, **streams, **options)
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.popen(*arguments, **environment)
+        output, errors = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def installs(self) -> list[str]:
+        """What was asked of pip and venv since the last look: `venv`, or the extras of an installation."""
+        lines = self.diary.read_text().splitlines() if self.diary.exists() else []
+        self.diary.unlink(missing_ok=True)
+        assert all("--constraint constraints.txt" in line for line in lines if line != "venv")
+        return [line if line == "venv" else line.split("--editable ")[1] for line in lines]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project that is installed already, for the tests that only launch."""
+    project = Project(tmp_path_factory.mktemp("installed"))
+    assert project.start("show").returncode == 0
+    project.installs()
+    yield project
+    assert project.installs() == [], "a later start installed again"
+
+
+# --- the trainer's exit code, signals and arguments -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flags", "rest"),
+    [
+        ([], [], []),
+        (["train", "--set", "a.b=c"], [], ["train", "--set", "a.b=c"]),
+        (["--cpu", "--", "train"], ["--cpu"], ["train"]),
+        (["--", "train", "--", "x"], [], ["train", "--", "x"]),
+        (["--cpu", "--"], ["--cpu"], []),
+    ],
+)
+def test_the_first_double_dash_divides(arguments: list[str], flags: list[str], rest: list[str]) -> None:
+    assert split_flags(arguments) == (flags, rest)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "code"),
+    [
+        ([(3, 10)], 3),
+        ([(75, 10), (75, 11)], 75),
+        ([(75, 12), (2, 11)], 2),
+        ([(1, 11), (-9, 10)], 137),  # killed, and its peer fails after it
+        ([(1, 10), (3, 10)], 3),  # the peer is seen first, the rank with the cause counts
+        ([(-15, 10)], 143),
+    ],
+)
+def test_the_first_cause_counts(ranks: list[tuple[int, int]], code: int) -> None:
+    failures = [
+        SimpleNamespace(exitcode=exitcode, timestamp=timestamp, local_rank=rank, signal_name=lambda: "SIG")
+        for rank, (exitcode, timestamp) in enumerate(ranks)
+    ]
+    assert exit_code(failures) == code  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", [0, 2, 3, 4, 5, 75])
+def test_one_process_hands_on_its_exit_code(installed: Project, code: int) -> None:
+    result = installed.start("exit", str(code))
+    assert (result.returncode, result.stderr) == (code, "trainer: rank 0 ends\n")
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_accelerate_flags_change_neither_code_nor_output(installed: Project, code: int) -> None:
+    result = installed.start("--mixed_precision", "no", "--", "exit", str(code))
+    assert (result.returncode, result.stderr) == (code, "trainer: rank 0 ends\n")
+
+
+@pytest.mark.parametrize("code", [0, 2, 75])
+def test_two_processes_hand_on_their_exit_code(installed: Project, code: int) -> None:
+    result = installed.start(*TWO_RANKS, "exit", str(code))
+    assert result.returncode == code
+    assert set(result.stderr.splitlines()) <= {"trainer: rank 0 ends", "trainer: rank 1 ends"}
+
+
+def test_the_rank_that_fails_alone_gives_the_code(installed: Project) -> None:
+    result = installed.start(*TWO_RANKS, "exit", "3", "1")
+    assert (result.returncode, result.stderr) == (3, "trainer: rank 1 ends\n")
+    assert "rank 0 saved" in result.stdout  # it was told to end, and had the time to
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("flags", [(), TWO_RANKS])
+def test_a_signal_reaches_every_rank_and_each_may_save(
+    installed: Project, flags: tuple[str, ...], signum: signal.Signals
+) -> None:
+    ranks = 2 if flags else 1
+    process = installed.popen(*flags, "wait")
+    assert process.stdout is not None
+    for _ in range(ranks):
+        assert process.stdout.readline() == "ready\n"
+    process.send_signal(signum)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (75, "")
+    expected = {f"rank {rank} {what}" for rank in range(ranks) for what in (f"got {signum.name}", "saved")}
+    assert set(output.splitlines()) == expected
+
+
+def test_arguments_and_folder_arrive_unchanged(installed: Project) -> None:
+    arguments = ["a b", "", "--set", "x.y='q'", "--", "*"]
+    for flags in ([], ["--cpu"]):
+        shown = json.loads(installed.start(*flags, "--", "show", *arguments).stdout)
+        assert shown["arguments"] == arguments
+        assert shown["folder"] == str(installed.root.parent)
+
+
+def test_an_accelerate_config_file_is_respected(installed: Project, tmp_path: Path) -> None:
+    config = tmp_path / "accelerate config.yaml"
+    config.write_text("distributed_type: MULTI_CPU\nnum_processes: 2\nuse_cpu: true\nmixed_precision: bf16\n")
+    result = installed.start("--config_file", str(config), "--", "show")
+    assert (result.returncode, result.stderr) == (0, "")
+    shown = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(one["WORLD_SIZE"], one["ACCELERATE_MIXED_PRECISION"]) for one in shown] == [("2", "bf16")] * 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--num_proceses", "2"), "--num_proceses"),
+        (("show",), "'show'"),
+        (("--cpu", "--multi_gpu"), "--multi_gpu"),
+        (("--num_processes", "2"), "--cpu"),
+        (("--config_file", "/missing.yaml"), "/missing.yaml"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(installed: Project, flags: tuple[str, ...], named: str) -> None:
+    result = installed.start(*flags, "--", "show")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert named in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+# --- installation -------------------------------------------------------------------------------------------------
+
+
+def test_the_first_start_installs_and_the_second_does_not(project: Project) -> None:
+    first = project.start("show")
+    assert first.returncode == 0, first.stderr
+    assert project.installs() == ["venv", "."]
+    seconds = []
+    for _ in range(3):
+        before = time.monotonic()
+        assert project.start("show").stderr == ""
+        seconds.append(time.monotonic() - before)
+    assert project.installs() == []
+    assert min(seconds) < 1
+
+
+def test_an_installation_follows_extras_and_constraints(project: Project) -> None:
+    project.start("show", TRAINER_EXTRAS="real, report")
+    assert project.installs() == ["venv", ".[real,report]"]
+    project.start("show", TRAINER_EXTRAS="report")
+    project.start("show")
+    assert project.installs() == [], "what is asked for is there"
+    project.start("show", TRAINER_EXTRAS="track")
+    assert project.installs() == [".[real,report,track]"], "what was there stays"
+    with (project.root / "constraints.txt").open("a") as constraints:
+        constraints.write("six==1.17.0\n")
+    project.start("show")
+    assert project.installs() == [".[real,report,track]"]
+
+
+def test_an_unknown_extra_is_named(project: Project) -> None:
+    result = project.start("show", TRAINER_EXTRAS="real,reprot")
+    assert (result.returncode, project.installs()) == (2, [])
+    assert "'reprot'" in result.stderr
+
+
+def test_an_active_virtual_environment_is_used(project: Project, tmp_path: Path) -> None:
+    add_python(tmp_path / "its own/bin/python", PYTHON)
+    active = {"VIRTUAL_ENV": str(tmp_path / "its own")}
+    for _ in range(2):
+        assert project.start("show", **active).returncode == 0
+    assert project.installs() == ["."]
+    assert not project.venv.exists()
+
+
+def test_an_interrupted_installation_is_repaired(project: Project) -> None:
+    process = project.popen("show", PIP_SECONDS="60")
+    deadline = time.monotonic() + 30
+    while not (project.diary.exists() and "pip" in project.diary.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (project.venv / "half a package").touch()
+    project.installs()
+    assert project.start("show").returncode == 0
+    assert project.installs() == ["venv", "."]
+    assert not (project.venv / "half a package").exists()
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="needs flock")
+def test_of_two_first_starts_one_installs(project: Project) -> None:
+    processes = [project.popen("show", PIP_SECONDS="1") for _ in range(2)]
+    for process in processes:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert project.installs() == ["venv", "."]
+
+
+@pytest.mark.parametrize(
+    ("says", "code", "told"),
+    [
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", 5, "disk space"),
+        ("WARNING: Retrying after connection broken by 'NewConnectionError'", 5, "network"),
+        ("ERROR: No matching distribution found for torch (from versions: none)", 5, "network"),
+        ("ERROR: ResolutionImpossible: peft and torch", 2, "ResolutionImpossible: peft and torch"),
+        ("/usr/bin/python3: No module named pip", 2, "ensurepip"),
+    ],
+)
+def test_a_failed_installation_says_why(project: Project, says: str, code: int, told: str) -> None:
+    result = project.start("show", PIP_CODE="1", PIP_SAYS=says)
+    last = result.stderr.splitlines()[-1]
+    assert (result.returncode, result.stdout) == (code, "")
+    assert told in last
+    assert "disk space" in told or "disk space" not in last
+    if "ensurepip" not in told:
+        assert says in Path(last.split("log: ")[1]).read_text()
+    assert project.start("show").returncode == 0, "the next start must try again"
+
+
+def test_what_is_installed_survives_a_network_that_is_down(project: Project) -> None:
+    project.start("show")
+    failed = project.start("show", TRAINER_EXTRAS="report", PIP_CODE="1", PIP_SAYS="connection broken")
+    assert failed.returncode == 5
+    project.installs()
+    assert project.start("show").returncode == 0
+    assert project.installs() == []
+
+
+def test_no_python_is_one_line(project: Project) -> None:
+    old = "#!/bin/sh\ncase $* in *version_info*) echo 3.10.9; exit 1;; esac"
+    add_python(project.bin / "python3.13", old)
+    for path in ("", str(project.bin)):
+        result = project.start("show", PATH=path)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert "no Python 3.11, 3.12 or 3.13" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_python_without_venv_is_named(project: Project) -> None:
+    script = f"#!/bin/sh\ncase $* in *ensurepip*) exit 1;; esac\nexec '{sys.executable}' \"$@\"\n"
+    add_python(project.bin / "python3.13", script)
+    result = project.start("show", PATH=str(project.bin))
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "python3.13-venv" in result.stderr
+
+
+# --- the project's own checks -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checked(project: Project) -> Project:
+    """A project whose checks pass: one module, one test."""
+    for name in ("launcher", "main"):
+        (project.root / f"trainer/{name}.py").unlink()
+    for folder in (".ci", "tests"):
+        (project.root / folder).mkdir()
+    shutil.copy(ROOT / ".ci/run", project.root / ".ci/run")
+    (project.root / "tests/test_sum.py").write_text("def test_sum() -> None:\n    assert 1 + 1 == 2\n")
+    return project
+
+
+def run_ci(project: Project) -> subprocess.CompletedProcess[str]:
+    command = [BASH, str(project.root / ".ci/run"), "-p", "no:cacheprovider"]
+    return subprocess.run(command, cwd="/", env=project.environment, capture_output=True, text=True, timeout=120)
+
+
+def test_ci_installs_and_ends_with_the_summary_of_pytest(checked: Project) -> None:
+    result = run_ci(checked)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert checked.installs() == ["venv", ".[real,report,test,track]"]
+    assert "1 passed" in result.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "named"),
+    [
+        ("trainer/bad.py", "import os\n", "F401"),
+        ("trainer/bad.py", "x  =  1\n", "reformatted"),
+        ("trainer/bad.py", 'x: int = "1"\n', "assignment"),
+        ("tests/test_bad.py", "def test_bad() -> None:\n    assert not 1\n", "1 failed"),
+    ],
+)
+def test_ci_fails_on_each_kind_of_fault(checked: Project, file: str, source: str, named: str) -> None:
+    (checked.root / file).write_text(source)
+    result = run_ci(checked)
+    assert result.returncode == 1
+    assert named in result.stdout
+    assert "1 passed" in result.stdout.splitlines()[-1]
+
+
+def test_pytest_runs_in_the_project_from_any_folder(checked: Project) -> None:
+    result = checked.start("test", "tests/test_sum.py", "-q", "-p", "no:cacheprovider")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert checked.installs() == ["venv", ".[test]"]
+    assert "1 passed" in result.stdout

@@ -1,0 +1,738 @@
+"""Pair files of every format say the same; bad and hostile ones are refused in one line with place and fix."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import io
+import json
+import random
+import time
+import unicodedata
+from collections import Counter, deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from trainer import readers
+from trainer.errors import InputError
+from trainer.pairs import (
+    FIELDS,
+    PairTable,
+    canonical_form,
+    check_overlap,
+    connected_components,
+    negatives_of,
+    pairs_from_columns,
+    positives_of,
+    read_pairs,
+    require_both_classes,
+    split_by_component,
+)
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the data folder ../shared/data is not here")
+
+GOOD: dict[str, list[Any]] = {
+    "texts1": ["printer is jammed", "vpn drops", "mail bounces"],
+    "texts2": ["paper stuck in printer", "screen is black", "cannot send mail"],
+    "labels": [1, 0, 1],
+    "phase_indicators": [1, 1, 2],
+    "categories1": ["print", "net", "mail"],
+    "categories2": ["print", "desk", "mail"],
+}
+
+
+# ---- writing the formats
+
+
+def as_records(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    names = {field.plural: field.name for field in FIELDS}
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip((names[column] for column in columns), row, strict=True)) for row in rows]
+
+
+def delimited(records: list[dict[str, Any]], delimiter: str) -> str:
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, records[0].keys(), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+WRITERS = {
+    ".json": lambda columns: json.dumps(columns),
+    ".jsonl": lambda columns: "\n".join(json.dumps(r, ensure_ascii=False) for r in as_records(columns)),
+    ".csv": lambda columns: delimited(as_records(columns), ","),
+    ".tsv": lambda columns: delimited(as_records(columns), "\t"),
+}
+
+
+def write(folder: Path, suffix: str, columns: dict[str, list[Any]], *, bom: bool = False) -> Path:
+    data = WRITERS[suffix.removesuffix(".gz")](columns).encode("utf-8-sig" if bom else "utf-8")
+    path = folder / f"pairs{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
+    return path
+
+
+def assert_same(a: PairTable, b: PairTable) -> None:
+    """Equal in all but where the rows come from."""
+    for field in dataclasses.fields(PairTable):
+        if field.name in ("source", "row"):
+            continue
+        one, other = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(one, np.ndarray):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other, err_msg=field.name)
+        else:
+            assert one == other, field.name
+    assert a.fingerprint() == b.fingerprint()
+
+
+ALL_SUFFIXES = [suffix + gz for suffix in WRITERS for gz in ("", ".gz")]
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).filter(str.strip)
+
+
+@st.composite
+def columns_of_pairs(draw: st.DrawFn) -> dict[str, list[Any]]:
+    pool = draw(st.lists(texts, min_size=1, max_size=8))
+    row = st.tuples(
+        st.sampled_from(pool),
+        st.sampled_from(pool),
+        st.one_of(st.booleans(), st.integers(0, 1), st.floats(0, 1)),
+        st.integers(1, 5),
+        st.one_of(texts, st.just("")),
+        texts,
+    )
+    rows = draw(st.lists(row, min_size=1, max_size=12))
+    kept = len(FIELDS) if draw(st.booleans()) else 3
+    return {
+        field.plural: list(cells) for field, cells in list(zip(FIELDS, zip(*rows, strict=True), strict=True))[:kept]
+    }
+
+
+@given(columns=columns_of_pairs(), bom=st.booleans())
+@example(columns={"texts1": ['"', "a\r\nb"], "texts2": [",\t", "\u2028x"], "labels": [True, 0.25]}, bom=True)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_all_formats_hold_the_same_table(tmp_path: Path, columns: dict[str, list[Any]], bom: bool) -> None:
+    expected = pairs_from_columns(columns, "generated")
+    assert [expected.texts[i] for i in expected.text1] == columns["texts1"]
+    assert [expected.texts[i] for i in expected.text2] == columns["texts2"]
+    assert expected.score.tolist() == [float(label) for label in columns["labels"]]
+    assert expected.phase.tolist() == columns.get("phase_indicators", [1] * len(expected))
+    assert expected.categories1 == columns.get("categories1")
+    for suffix in ALL_SUFFIXES:
+        path = write(tmp_path, suffix, columns, bom=bom)
+        table = read_pairs(path)
+        assert_same(table, expected)
+        assert table.source == str(path)
+        assert table.row.tolist() == list(range(1, len(expected) + 1))
+
+
+def test_texts_are_unique_and_in_order_of_first_appearance() -> None:
+    table = pairs_from_columns({"texts1": ["b", "a", "b"], "texts2": ["a", "c", "B "], "labels": [1, 0, 1]}, "x")
+    assert table.texts == ["b", "a", "c", "B "]
+    assert table.text1.tolist() == [0, 1, 0]
+    assert table.text2.tolist() == [1, 2, 3]
+    assert table.canonical.tolist() == [0, 1, 2, 0]
+    assert table.phase.tolist() == [1, 1, 1]
+    assert table.categories1 is None
+
+
+def test_json_lines_may_leave_out_categories_and_hold_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = ['{"text1":"a","text2":"b","label":1,"category1":"x"}', "", '{"text1":"c","text2":"d","label":false}', ""]
+    path.write_bytes("\r\n".join(rows).encode())
+    table = read_pairs(path)
+    assert table.categories1 == ["x", ""]
+    assert table.categories2 is None
+    assert table.label.tolist() == [True, False]
+
+
+def test_csv_ignores_other_columns_and_reads_words_as_labels(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id, label ,text2,text1,owner\n7,TRUE,b,a,me\n8, 0.0 ,d,c,\n")
+    table = read_pairs(path)
+    assert table.texts == ["a", "b", "c", "d"]
+    assert table.label.tolist() == [True, False]
+
+
+# ---- labels
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected"),
+    [(None, [False, False, True, True]), (3, [False, False, False, True]), (2.4, [False, True, True, True])],
+)
+def test_graded_labels_are_scaled_and_the_threshold_is_in_their_own_unit(
+    tmp_path: Path, threshold: float | None, expected: list[bool]
+) -> None:
+    path = tmp_path / "sts.csv"  # no header, as the STS benchmark has none
+    path.write_text("a,b,0\nc,d,2.4\ne,f,2.5\ng,h,5\n")
+    table = read_pairs(path, label_scale=5, positive_threshold=threshold)
+    np.testing.assert_array_equal(table.score, np.array([0, 2.4, 2.5, 5]) / 5)
+    assert table.label.tolist() == expected
+
+
+def test_booleans_are_the_ends_of_any_scale() -> None:
+    table = pairs_from_columns(
+        {"texts1": ["a", "b"], "texts2": ["c", "d"], "labels": [True, False]}, "x", label_scale=5
+    )
+    assert table.score.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("scale", "threshold", "key"),
+    [
+        (0, None, "label_scale"),
+        (-1, None, "label_scale"),
+        (float("nan"), None, "label_scale"),
+        (float("inf"), None, "label_scale"),
+        (1, 0, "positive_threshold"),
+        (5, 5.5, "positive_threshold"),
+        (1, float("nan"), "positive_threshold"),
+    ],
+)
+def test_a_scale_or_threshold_without_sense_names_its_key(scale: float, threshold: float | None, key: str) -> None:
+    with pytest.raises(InputError, match=f"data.{key}"):
+        pairs_from_columns(GOOD, "x", label_scale=scale, positive_threshold=threshold)
+
+
+@pytest.mark.parametrize(("label", "word"), [(1, "negative"), (0, "positive")])
+def test_both_classes_can_be_required(label: int, word: str) -> None:
+    with pytest.raises(InputError, match=f"^here.csv: label: all 3 rows are .* add {word} pairs"):
+        require_both_classes(pairs_from_columns(GOOD | {"labels": [label] * 3}, "here.csv"))
+    require_both_classes(pairs_from_columns(GOOD, "here.csv"))
+
+
+# ---- canonical forms
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("VPN  Down", " vpn down\n"),
+        ("Stra\u00dfe", "STRASSE"),
+        ("caf\u00e9", "Cafe\u0301"),
+        ("\u212bngstr\u00f6m", "\u00c5NGSTRO\u0308M"),
+        ("a\u00a0\u2003b", "A B"),
+        ("\u1fb3", "\u0391\u0345"),
+        ("\ud55c", "\u1112\u1161\u11ab"),
+    ],
+)
+def test_copies_share_a_canonical_form(one: str, other: str) -> None:
+    assert canonical_form(one) == canonical_form(other)
+    table = pairs_from_columns({"texts1": [one], "texts2": [other], "labels": [1]}, "x")
+    assert table.canonical.tolist() == [0, 0]
+    assert len(table.texts) == 2
+
+
+@pytest.mark.parametrize(("one", "other"), [("vpn down", "vpndown"), ("cafe", "caf\u00e9"), ("error 1", "error 2")])
+def test_different_texts_do_not(one: str, other: str) -> None:
+    assert canonical_form(one) != canonical_form(other)
+
+
+@given(text=st.text(max_size=30))
+@example(text="\u01f0\u0345\u0301")
+@settings(max_examples=300, deadline=None)
+def test_canonical_form_is_the_definition_written_out(text: str) -> None:
+    decomposed = unicodedata.normalize("NFD", text)
+    plain = " ".join(unicodedata.normalize("NFC", decomposed.casefold()).split())
+    assert canonical_form(text) == plain
+    assert canonical_form(plain) == canonical_form(decomposed) == canonical_form(f"\t{text}\n") == plain
+
+
+@pytest.mark.parametrize("marks", ["\u0301\u0316", "\u0f73", "\U0001e944\U0001e948\U000101fd"])
+def test_a_long_run_of_combining_marks_takes_linear_time(marks: str) -> None:
+    start = time.perf_counter()
+    canonical_form("a" + marks * 100_000)  # unicodedata alone needs half a minute or more for these
+    assert time.perf_counter() - start < 5
+
+
+def test_long_words_of_a_supplementary_script_stay_whole() -> None:
+    word = "\U00011103\U00011131\U00011127" * 40  # Chakma: two of the three compose, and none is cut off
+    assert canonical_form(word) == unicodedata.normalize("NFC", word)
+
+
+# ---- sub-tables, components, splits
+
+
+def random_table(seed: int, rows: int = 400, pool: int = 300) -> PairTable:
+    rng = random.Random(seed)
+
+    def ticket() -> str:
+        text = f"ticket {rng.randrange(pool)}"
+        return rng.choice([text, text.upper(), text.replace(" ", "  ")])
+
+    columns: dict[str, list[Any]] = {
+        "texts1": [ticket() for _ in range(rows)],
+        "texts2": [ticket() for _ in range(rows)],
+        "labels": [rng.randrange(2) for _ in range(rows)],
+        "phase_indicators": [rng.randrange(1, 4) for _ in range(rows)],
+        "categories1": [rng.choice("ab") for _ in range(rows)],
+    }
+    return pairs_from_columns(columns, f"random-{seed}")
+
+
+def rows_of(table: PairTable) -> list[tuple[Any, ...]]:
+    categories = table.categories1 or [""] * len(table)
+    pairs = zip(table.text1, table.text2, table.label, table.score, table.phase, categories, strict=True)
+    return [(table.texts[a], table.texts[b], *rest) for a, b, *rest in pairs]
+
+
+def canonical_texts(table: PairTable) -> set[str]:
+    return {canonical_form(text) for text in table.texts}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_take_is_reading_a_file_of_just_those_rows(seed: int) -> None:
+    table = random_table(seed)
+    rows = np.random.default_rng(seed).permutation(len(table))[:50]
+    part = table.take(rows)
+    chosen = [rows_of(table)[row] for row in rows]
+    a, b, labels, _, phases, categories = map(list, zip(*chosen, strict=True))
+    again = pairs_from_columns(
+        {"texts1": a, "texts2": b, "labels": [float(x) for x in labels], "phase_indicators": list(map(int, phases))}
+        | {"categories1": categories},
+        "again",
+    )
+    assert_same(part, again)
+    assert part.row.tolist() == (rows + 1).tolist()
+    assert part.take(np.array([3, 1])).row.tolist() == [rows[3] + 1, rows[1] + 1]
+    mask = np.isin(np.arange(len(table)), rows)
+    assert_same(table.take(mask), table.take(np.sort(rows)))
+    assert_same(table.take(np.arange(len(table))), table)
+    assert len(table.take(rows[:0])) == 0
+
+
+CHANGES: dict[str, tuple[str, Any]] = {
+    "text": ("texts1", "printer is jammed "),
+    "label": ("labels", 0),
+    "graded label": ("labels", 0.9),
+    "phase": ("phase_indicators", 3),
+    "first category": ("categories1", "other"),
+    "second category": ("categories2", "other"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_fingerprint_sees_every_field(change: str) -> None:
+    column, value = CHANGES[change]
+    changed = GOOD | {column: [value, *GOOD[column][1:]]}
+    assert pairs_from_columns(changed, "x").fingerprint() != pairs_from_columns(GOOD, "x").fingerprint()
+
+
+def test_fingerprint_sees_order_and_sides_but_not_the_source_or_how_a_number_is_written() -> None:
+    print_of = pairs_from_columns(GOOD, "x").fingerprint()
+    assert pairs_from_columns({name: cells[::-1] for name, cells in GOOD.items()}, "x").fingerprint() != print_of
+    swapped = GOOD | {"texts1": GOOD["texts2"], "texts2": GOOD["texts1"]}
+    assert pairs_from_columns(swapped, "x").fingerprint() != print_of
+    assert pairs_from_columns(GOOD | {"labels": [True, -0.0, 1.0]}, "y").fingerprint() == print_of
+    without = {name: cells for name, cells in GOOD.items() if not name.startswith("categories")}
+    assert pairs_from_columns(without, "x").fingerprint() != print_of
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_components_are_those_of_a_breadth_first_walk(seed: int) -> None:
+    table = random_table(seed)
+    neighbours: dict[str, set[str]] = {}
+    for a, b, *_ in rows_of(table):
+        one, other = canonical_form(a), canonical_form(b)
+        neighbours.setdefault(one, set()).add(other)
+        neighbours.setdefault(other, set()).add(one)
+    component: dict[str, str] = {}
+    for start in neighbours:
+        queue = deque([start] if start not in component else [])
+        while queue:
+            text = queue.popleft()
+            if component.setdefault(text, start) is start:
+                queue.extend(other for other in neighbours[text] if other not in component)
+    expected = [component[canonical_form(a)] for a, *_ in rows_of(table)]
+    ours = connected_components(table).tolist()
+    assert len(set(zip(expected, ours, strict=True))) == len(set(expected)) == len(set(ours))
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_split_shares_no_text_loses_no_row_and_repeats(seed: int, fraction: float) -> None:
+    table = random_table(seed, pool=1600)
+    rest, held_out = split_by_component(table, fraction, seed)
+    assert not canonical_texts(rest) & canonical_texts(held_out)
+    assert check_overlap(rest, held_out, allow=False) == 0
+    assert Counter(rows_of(rest) + rows_of(held_out)) == Counter(rows_of(table))
+    assert abs(len(held_out) - fraction * len(table)) <= 1
+    require_both_classes(rest)
+    require_both_classes(held_out)
+    again = split_by_component(table, fraction, seed)
+    assert [part.fingerprint() for part in again] == [rest.fingerprint(), held_out.fingerprint()]
+    assert split_by_component(table, fraction, seed + 1)[1].fingerprint() != held_out.fingerprint()
+
+
+def test_a_split_row_by_row_would_share_texts() -> None:
+    """The negative control of the test above: these tables cannot be cut anywhere."""
+    table = random_table(0, pool=1600)
+    held = np.random.default_rng(0).random(len(table)) < 0.25
+    assert check_overlap(table.take(~held), table.take(held), allow=True) > 0
+
+
+def chain(rows: int) -> dict[str, list[Any]]:
+    """Pairs that all hang together."""
+    return {
+        "texts1": [f"t{i}" for i in range(rows)],
+        "texts2": [f"t{i + 1}" for i in range(rows)],
+        "labels": [0, 1] * (rows // 2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (chain(100), "1 groups of connected texts, the largest of 100 rows"),
+        (GOOD | {"labels": [1, 1, 1]}, "both labels"),
+        (GOOD, "both labels"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused_with_the_reason(columns: dict[str, list[Any]], words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        split_by_component(pairs_from_columns(columns, "here.csv"), 0.3, 0)
+    assert_one_line(caught.value, "here.csv", "data.dev")
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
+def test_a_fraction_outside_0_and_1_is_refused(fraction: float) -> None:
+    with pytest.raises(InputError, match="fraction"):
+        split_by_component(random_table(0), fraction, 0)
+
+
+def test_overlap_counts_copies_and_shows_three() -> None:
+    train = pairs_from_columns(GOOD, "train.csv")
+    copies = ["Printer  is JAMMED", "vpn drops", "vpn drops", "screen is black", "mail bounces " + " " * 200]
+    other = pairs_from_columns({"texts1": copies, "texts2": [f"n{i}" for i in range(5)], "labels": [1] * 5}, "dev.csv")
+    with pytest.raises(InputError, match=r"4 of its texts are also in train\.csv") as caught:
+        check_overlap(train, other, allow=False)
+    assert_one_line(
+        caught.value, "dev.csv", "'Printer  is JAMMED', 'vpn drops', 'screen is black')", "data.allow_overlap"
+    )
+    assert "mail" not in str(caught.value)
+    assert check_overlap(train, other, allow=True) == 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_known_positives_and_negatives_are_every_labelled_pair_both_ways(seed: int) -> None:
+    table = random_table(seed)
+    size = table.canonical.max() + 1
+    for matrix, wanted in ((positives_of(table), True), (negatives_of(table), False)):
+        expected = np.zeros((size, size), dtype=bool)
+        for a, b, label in zip(table.text1, table.text2, table.label, strict=True):
+            if label == wanted:
+                one, other = table.canonical[a], table.canonical[b]
+                expected[one, other] = expected[other, one] = True
+        assert matrix.dtype == bool
+        np.testing.assert_array_equal(matrix.toarray(), expected)
+        some = np.arange(0, size, 7)
+        np.testing.assert_array_equal(matrix[some][:, some].toarray(), expected[np.ix_(some, some)])
+
+
+# ---- bad input
+
+
+def assert_one_line(error: InputError, *parts: str) -> None:
+    message = str(error)
+    assert message.isprintable(), repr(message)  # so it is one line, and any terminal can show it
+    assert len(message) < 600
+    for part in parts:
+        assert part in message, message
+
+
+def refused(path: Path, *parts: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_pairs(path)
+    assert_one_line(caught.value, str(path), *parts)
+
+
+# Cells that no file may hold: column, value, words of the message. First those only JSON can spell.
+BAD_VALUES: list[tuple[str, Any, str]] = [
+    ("texts1", None, "null is not a text"),
+    ("texts2", 7, "7 is not a text"),
+    ("texts1", True, "true is not a text"),
+    ("texts1", ["a"], "a list is not a text"),
+    ("texts2", {"a": 1}, "an object is not a text"),
+    ("texts1", "bad \ud800 half", "half a surrogate pair (\\ud800) at character 5"),
+    ("categories2", "\udfff", "half a surrogate pair (\\udfff)"),
+    ("categories1", 3, "3 is not a category"),
+    ("labels", None, "null is not a number"),
+    ("labels", "1", "'1' is not a number"),
+    ("labels", [1], "a list is not a number"),
+    ("labels", 10**30, "a huge integer is not between 0 and 1"),
+    ("phase_indicators", None, "null is not a phase"),
+    ("phase_indicators", True, "true is not a phase"),
+    ("phase_indicators", "1", "'1' is not a phase"),
+    ("phase_indicators", 10**30, "a huge integer is not a phase"),
+]
+BAD_CELLS: list[tuple[str, Any, str]] = [
+    ("texts1", "", "is blank"),
+    ("texts2", " \t\u3000", "is blank"),
+    ("texts1", "a\0b", "holds a NUL at character 2"),
+    ("categories1", "\0", "holds a NUL at character 1"),
+    ("labels", 2, "is not between 0 and 1"),
+    ("labels", -0.5, "is not between 0 and 1"),
+    ("labels", float("nan"), "nan is not between 0 and 1"),
+    ("labels", float("inf"), "inf is not between 0 and 1"),
+    ("labels", "similar", "'similar' is not a number"),
+    ("labels", "", "'' is not a number"),
+    ("labels", "1_0", "'1_0' is not a number"),
+    ("phase_indicators", 0, "is not a phase"),
+    ("phase_indicators", -1, "is not a phase"),
+    ("phase_indicators", 1.0, "is not a phase"),
+    ("phase_indicators", 2**31, "is not a phase"),
+    ("phase_indicators", "one\nhundred", "'one\\nhundred' is not a phase"),
+]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "column", "value", "words"),
+    [(suffix, *bad) for suffix in (".json", ".jsonl") for bad in BAD_VALUES + BAD_CELLS]
+    + [(suffix, *bad) for suffix in (".csv", ".tsv") for bad in BAD_CELLS],
+)
+def test_a_bad_cell_is_named_by_row_field_and_fault(
+    tmp_path: Path, suffix: str, column: str, value: Any, words: str
+) -> None:
+    columns = GOOD | {column: [*GOOD[column][:2], value]}
+    path = tmp_path / f"pairs{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, as_records(columns))))
+    else:
+        path.write_bytes(WRITERS[suffix](columns).encode())
+    field = column if suffix == ".json" else next(field.name for field in FIELDS if field.plural == column)
+    row = "row 3 (line 4)" if suffix in (".csv", ".tsv") else "row 3"
+    refused(path, f"{row}, {field}: ", words)
+    with pytest.raises(InputError, match=r"^here: row 3, "):
+        pairs_from_columns(columns, "here")
+
+
+ROW = '{"text1":"a","text2":"b","label":1}\n'
+HEAD = "text1,text2,label,phase\n"
+SMALL = '{"texts1":["a"],"texts2":["b"],"labels":[1]}'
+
+# name of the file, its bytes, words of the message
+BAD_FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
+    "empty": ("a.json", "", ["is empty"]),
+    "empty but for a BOM": ("a.csv", b"\xef\xbb\xbf", ["is empty"]),
+    "white space": ("a.jsonl", "\n \n", ["is empty"]),
+    "header alone": ("a.csv", HEAD, ["no rows"]),
+    "columns without rows": ("a.json", '{"texts1":[],"texts2":[],"labels":[]}', ["no rows"]),
+    "unknown format": ("a.parquet", "x", ["'.parquet'", ".jsonl"]),
+    "no suffix": ("pairs", "x", ["unknown format", ".json"]),
+    "gz alone": ("pairs.gz", "x", ["unknown format"]),
+    "bad JSON": ("a.json", '{"texts1": ["a"],\n "texts2": [}', ["line 2, column 13", "mend"]),
+    "records in .json": ("a.json", ROW * 2, ["line 2, column 1", ".jsonl"]),
+    "bad JSON line": ("a.jsonl", ROW + "\n" + '{"text1": oops}', ["line 3, column 11"]),
+    "raw NUL in JSON": ("a.json", SMALL.replace("b", "\0"), ["line 1, column 28"]),
+    "list on top": ("a.json", "[1]", ["top level is a list", "texts1"]),
+    "number on top": ("a.json", "NaN", ["top level is nan"]),
+    "line not an object": ("a.jsonl", ROW + "[1]", ["row 2 is a list"]),
+    "ragged": ("a.json", '{"texts1":["a","b"],"texts2":["c","d"],"labels":[1]}', ["texts1 2", "texts2 2", "labels 1"]),
+    "ragged phases": ("a.json", SMALL[:-1] + ',"phase_indicators":[]}', ["labels 1", "phase_indicators 0"]),
+    "column not a list": ("a.json", '{"texts1":"a","texts2":["b"],"labels":[1]}', ["texts1 is 'a'", "list"]),
+    "missing column": ("a.json", '{"texts1":["a"],"text2":["b"],"labels":[1]}', ["texts2 is missing", "'text2'"]),
+    "missing CSV column": ("a.csv", "text1,text2,lable\na,b,1\n", ["column label is missing", "'lable'"]),
+    "two unnamed columns": ("a.csv", "a,1\n", ["column text1 is missing", "'a', '1'"]),
+    "missing key": ("a.jsonl", ROW + "\n" + '{"text1":"a","label":1}', ["row 2 (line 3), text2: is missing"]),
+    "phase in some rows": ("a.jsonl", ROW[:-2] + ',"phase":1}\n' + ROW, ["row 2, phase: null"]),
+    "duplicate key": ("a.json", SMALL[:-1] + ',"labels":[0]}', ["'labels' stands twice"]),
+    "duplicate key in a line": ("a.jsonl", ROW + '{"label":1,"label":0}', ["'label' stands twice", "line 2"]),
+    "duplicate key inside": ("a.json", SMALL[:-1] + ',"meta":{"a\\n":1,"a\\n":2}}', ["'a\\n' stands twice"]),
+    "duplicate CSV column": ("a.csv", "text1,text2,label,label\na,b,1,0\n", ["column label stands twice"]),
+    "NaN label": ("a.json", SMALL.replace("1]", "NaN]"), ["row 1, labels: nan"]),
+    "huge integer label": ("a.json", SMALL.replace("1]", "9" * 5000 + "]"), ["row 1, labels: inf"]),
+    "huge integer line": ("a.jsonl", ROW + ROW.replace(":1", ":" + "9" * 5000), ["row 2, label: inf"]),
+    "huge integer cell": ("a.csv", HEAD + "a,b,1," + "9" * 5000 + "\n", ["row 1 (line 2), phase: '9999"]),
+    "NaN in a bare CSV": ("a.csv", "a,b,1\nc,d,nan\n", ["row 2, label: nan"]),
+    "short row": ("a.csv", HEAD + 'a,"b\n\nb",1,1\nc,d,1\n', ["row 2 (line 5)", "3 cell(s)", "4"]),
+    "long row": ("a.tsv", "a\tb\t1\na\tb\tc\t1\n", ["row 2 has 4 cell(s)", "'\\t'"]),
+    "unclosed quote": ("a.csv", HEAD + 'a,b,1,1\n\nc,"d,1,1\ne,f,1,1\n', ["row 2 (line 4)", "never closed"]),
+    "text after a quote": ("a.csv", HEAD + 'a,"b"c,1,1\n', ["row 1 (line 2)", "double each quote"]),
+    "unclosed quote in the header": ("a.csv", '"text1,text2\n', ["the header (line 1)", "never closed"]),
+    "Latin-1": ("a.csv", HEAD.encode() + "für,b,1,1\n".encode("latin-1"), ["byte 25 (line 2)", "UTF-8"]),
+    "encoded surrogate": ("a.csv", HEAD.encode() + b"\xed\xa0\x80,b,1,1\n", ["byte 24 (line 2)"]),
+    "UTF-16": ("a.json", SMALL.encode("utf-16"), ["is UTF-16"]),
+    "UTF-16 big end first": ("a.csv", b"\xfe\xff" + HEAD.encode("utf-16-be"), ["is UTF-16"]),
+    "UTF-16 unmarked": ("a.csv", HEAD.encode("utf-16-le"), ["is UTF-16"]),
+    "zeros": ("a.json", bytes(1000), ["is UTF-16"]),
+    "deep nesting": ("a.json", "[" * 10**6, ["nested too deeply"]),
+    "deep nesting in a line": ("a.jsonl", ROW + '{"a":' * 10**6, ["nested too deeply", "line 2"]),
+    "deep nesting in a cell": ("a.json", SMALL.replace('"a"', "[" * 500 + "]" * 500), ["row 1, texts1: a list"]),
+    "not gzip": ("a.csv.gz", HEAD, ["gzip data is damaged"]),
+    "cut gzip": ("a.csv.gz", gzip.compress(HEAD.encode())[:-3], ["gzip data ends too early"]),
+    "gzip checksum": ("a.csv.gz", gzip.compress(HEAD.encode())[:-8] + bytes(8), ["gzip data is damaged"]),
+    "gzip and more": ("a.csv.gz", gzip.compress(HEAD.encode()) + b"more", ["gzip data is damaged"]),
+    "gzip of nothing": ("a.csv.gz", gzip.compress(b""), ["is empty"]),
+    "no bytes as gzip": ("a.csv.gz", b"", ["is empty"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_is_refused_in_one_line_with_place_and_fix(tmp_path: Path, case: str) -> None:
+    name, content, words = BAD_FILES[case]
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused(path, *words)
+
+
+def test_the_bad_files_are_bad_only_where_they_mean_to_be(tmp_path: Path) -> None:
+    for name, content in {"a.json": SMALL, "a.jsonl": ROW, "a.csv": HEAD + "a,b,1,1\n", "a.tsv": "a\tb\t1\n"}.items():
+        (tmp_path / name).write_text(content)
+        assert_same(read_pairs(tmp_path / name), pairs_from_columns(json.loads(SMALL), "x"))
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    refused(tmp_path / "none.json", "file not found")
+    refused(tmp_path, "is a folder")
+    refused(tmp_path / ("x" * 300 + ".csv"), "cannot be found")
+    refused(Path("/dev/null"), "not a regular file")
+    for name in ("two\nlines.json", "nul\0.json"):
+        with pytest.raises(InputError) as caught:
+            read_pairs(tmp_path / name)
+        assert_one_line(caught.value, repr(name)[1:-1])
+
+
+def test_a_gzip_bomb_is_refused_at_the_bound_and_a_file_within_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = GOOD | {"texts1": ["x" * 300_000, "b", "c"]}
+    path = write(tmp_path, ".csv.gz", columns)
+    assert path.stat().st_size * readers.GZIP_MAX_RATIO < 300_000
+    assert len(read_pairs(path)) == 3  # small enough to be allowed any ratio
+    monkeypatch.setattr(readers, "GZIP_ALWAYS_BYTES", 1000)
+    refused(path, "expands to more than", "uncompressed")
+    monkeypatch.setattr(readers, "GZIP_MAX_RATIO", 1000)
+    assert len(read_pairs(path)) == 3
+
+
+def test_a_gzip_of_several_members_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(b"".join(gzip.compress(part) for part in (b"text1,text2,label\n", b"", b"a,b,1\n", b"c,d,0\n")))
+    assert read_pairs(path).label.tolist() == [True, False]
+
+
+MEGABYTES = 10**7
+COSTLY: dict[str, tuple[str, Any]] = {
+    "one cell": ("a.csv", lambda: f"text1,text2,label\n{'x' * MEGABYTES},b,1\n"),
+    "a cell of quotes": ("a.csv", lambda: 'text1,text2,label\n"' + '""' * (MEGABYTES // 2) + '",b,1\n'),
+    "a cell of lines": ("a.tsv", lambda: 'text1\ttext2\tlabel\n"x' + "\n" * MEGABYTES + '"\tb\t1\n'),
+    "commas": ("a.csv", lambda: "text1,text2,label\n" + "," * MEGABYTES),
+    "unclosed": ("a.csv", lambda: 'text1,text2,label\n"' + "a\n" * (MEGABYTES // 2)),
+    "blank lines": ("a.jsonl", lambda: "\n" * MEGABYTES + "x"),
+    "marks": ("a.json", lambda: SMALL.replace("a", "a" + "\u0301\u0316" * (MEGABYTES // 4))),
+    "digits": ("a.json", lambda: SMALL.replace("1]", "9" * MEGABYTES + "]")),
+    "keys": ("a.json", lambda: "{" + '"a":1,' * (MEGABYTES // 6) + '"a":1}'),
+    "brackets": ("a.jsonl", lambda: "[" * MEGABYTES),
+    "gzip members": ("a.csv.gz", lambda: gzip.compress(b"") * (MEGABYTES // 20)),
+}
+
+
+@pytest.mark.parametrize("case", COSTLY)
+def test_ten_megabytes_of_the_worst_are_read_or_refused_quickly(tmp_path: Path, case: str) -> None:
+    name, build = COSTLY[case]
+    content = build()
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    start = time.perf_counter()
+    rows_or_refusal(path)
+    assert time.perf_counter() - start < 10
+
+
+def rows_or_refusal(path: Path) -> None:
+    try:
+        assert len(read_pairs(path)) > 0
+    except InputError as error:
+        assert_one_line(error, str(path))
+
+
+@given(suffix=st.sampled_from(ALL_SUFFIXES), data=st.binary(max_size=200), squeeze=st.booleans())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_give_rows_or_a_refusal(tmp_path: Path, suffix: str, data: bytes, squeeze: bool) -> None:
+    path = tmp_path / f"any{suffix}"
+    path.write_bytes(gzip.compress(data) if squeeze and suffix.endswith(".gz") else data)
+    rows_or_refusal(path)
+
+
+SPLICES = [b'"', b",", b"\n", b"\r", b"\t", b"{", b"[", b"\\ud800", b"\\u0000", b"\0", b"\xff", b"NaN", b"-1e999", b":"]
+
+
+@given(
+    suffix=st.sampled_from(list(WRITERS)),
+    edits=st.lists(
+        st.tuples(st.floats(0, 1), st.integers(0, 6), st.one_of(st.sampled_from(SPLICES), st.binary(max_size=3))),
+        min_size=1,
+        max_size=4,
+    ),
+)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_good_file_with_a_few_bytes_changed_gives_rows_or_a_refusal(
+    tmp_path: Path, suffix: str, edits: list[tuple[float, int, bytes]]
+) -> None:
+    data = WRITERS[suffix](GOOD).encode()
+    for where, removed, inserted in edits:
+        at = int(where * len(data))
+        data = data[:at] + inserted + data[at + removed :]
+    path = tmp_path / f"edited{suffix}"
+    path.write_bytes(data)
+    rows_or_refusal(path)
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+@given(columns=st.fixed_dictionaries({}, optional={f.plural: st.lists(json_values, max_size=3) for f in FIELDS}))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_json_values_in_the_columns_give_rows_or_a_refusal(tmp_path: Path, columns: dict[str, list[Any]]) -> None:
+    path = tmp_path / "values.json"
+    path.write_text(json.dumps(columns))
+    rows_or_refusal(path)
+
+
+# ---- real data
+
+
+@needs_shared_data
+@pytest.mark.parametrize(
+    ("name", "phases", "positives"),
+    [("itsm_pairs_train.json", {1: 1280, 2: 1280, 3: 1278}, 1919), ("itsm_pairs_dev.json", {3: 818}, 409)],
+)
+def test_real_pairs_have_the_expected_counts(name: str, phases: dict[int, int], positives: int) -> None:
+    start = time.perf_counter()
+    table = read_pairs(SHARED_DATA / name)
+    assert time.perf_counter() - start < 1
+    assert Counter(table.phase.tolist()) == phases
+    assert int(table.label.sum()) == positives
+    assert table.categories1 is not None
+
+
+@needs_shared_data
+def test_real_graded_pairs_without_header() -> None:
+    table = read_pairs(SHARED_DATA / "stsb-en-dev.csv", label_scale=5)
+    assert len(table) == 1500
+    assert table.score.min() >= 0
+    assert table.score.max() == 1
+    with pytest.raises(InputError, match=r"row 1, label: 5\.0 is not between 0 and 1: .*data\.label_scale"):
+        read_pairs(SHARED_DATA / "stsb-en-dev.csv")
+
+
+@needs_shared_data
+def test_texts_that_the_real_train_and_dev_share_are_found() -> None:
+    """17 short titles ("erp access issue") stand on both sides, by a plain set intersection as well."""
+    train, dev = (read_pairs(SHARED_DATA / f"itsm_pairs_{part}.json") for part in ("train", "dev"))
+    plain = [{" ".join(text.casefold().split()) for text in table.texts} for table in (train, dev)]
+    assert check_overlap(train, dev, allow=True) == len(plain[0] & plain[1]) == 17
+    with pytest.raises(InputError, match="17 of its texts are also in"):
+        check_overlap(train, dev, allow=False)

@@ -1,0 +1,336 @@
+"""A text encoder: backbone, LoRA adapters, pooling. Packed tokens in, unnormalised embeddings out.
+
+Reads plain Hugging Face folders and sentence-transformers ones. Only safetensors weights are loaded and no code from
+a model folder runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from trainer.config import LoraConfig
+from trainer.console import console
+from trainer.errors import InputError
+from trainer.packed import FAMILIES, TokenBatch, packed_hidden_states, padded_hidden_states, pool
+
+# Patterns of a snapshot: never pickles, ONNX files or code.
+HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/config.json"]
+UNBOUNDED = 10**6  # tokenizers write a huge model_max_length where they know of none
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What makes embeddings of a backbone's hidden states."""
+
+    name: str
+    pooling: str  # "mean" or "cls"
+    max_length: int
+    normalize: bool = False  # the folder has a Normalize module; cosines do not depend on it, the export keeps it
+    lower_case: bool = False
+    prompts: tuple[tuple[str, str], ...] = ()
+    default_prompt: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """What is put before every text."""
+        return dict(self.prompts)[self.default_prompt] if self.default_prompt else ""
+
+
+class Encoder(nn.Module):
+    """Embeds packed token batches; `backbone` is the Hugging Face model, or the PEFT model around it."""
+
+    def __init__(self, backbone: PreTrainedModel, tokenizer: Any, spec: EncoderSpec) -> None:
+        super().__init__()
+        self.backbone: PreTrainedModel | peft.PeftModel = backbone
+        self.tokenizer = tokenizer
+        self.spec = spec
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model, its projections replaced by LoRA layers where there are adapters."""
+        return self.backbone.get_base_model() if isinstance(self.backbone, peft.PeftModel) else self.backbone
+
+    @property
+    def width(self) -> int:
+        """E, the embedding width."""
+        return int(self.model.config.hidden_size)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """Embeddings [N, E] in the order the sequences were given."""
+        packed = self.model.config.model_type in FAMILIES
+        hidden = (packed_hidden_states if packed else padded_hidden_states)(self.model, batch)
+        return pool(hidden, batch, self.spec.pooling)
+
+    def prepare(self, text: str) -> str:
+        """A text as the tokenizer should see it: after the prompt, in lower case where the model wants it."""
+        text = self.spec.prompt + text.strip()
+        return text.lower() if self.spec.lower_case else text
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that get gradients, by name, in order."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+
+def load_encoder(name: str, *, max_length: int = 0, pooling: str = "auto") -> Encoder:
+    """Load an encoder from a folder or from the hub, in fp32, ready for evaluation.
+
+    Args:
+        max_length: 0 takes the folder's own.
+        pooling: "mean", "cls", or "auto" for the folder's own.
+
+    Raises:
+        InputError: no such model, a pickle, foreign code, missing weights, or modules that cannot be honoured.
+    """
+    folder, root = _find_folder(name)
+    spec = _read_spec(name, root, max_length, pooling)
+    config = _read_json(folder / "config.json", name)
+    if "auto_map" in config:
+        raise InputError(f"model.name = {name}: config.json asks to run code of its own (auto_map); use another model")
+    _require_safetensors(folder, name)
+    # Its report of unused heads and its weight-loading bar would drown ours; what matters of it is checked below.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    backbone = _load_backbone(folder, name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"model.name = {name}: cannot load the tokenizer: {_first_line(error)}") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(f"model.name = {name}: the folder has no fast tokenizer (tokenizer.json); add one")
+    encoder = Encoder(backbone, tokenizer, _fit_length(spec, backbone, tokenizer, max_length))
+    if backbone.config.model_type not in FAMILIES:
+        console.print(
+            f"{backbone.config.model_type} is none of {', '.join(FAMILIES)}: training on the padded path", markup=False
+        )
+    return encoder.eval()
+
+
+def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        # Only these take the word; DistilBERT never has a pooler.
+        has_pooler = config.model_type in FAMILIES and config.model_type != "distilbert"
+        extra = {"add_pooling_layer": False} if has_pooler else {}
+        model, report = AutoModel.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **extra
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"model.name = {name}: cannot load the model: {_first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(
+            f"model.name = {name}: {len(missing)} weights are missing from the file, first {missing[0]}; use a "
+            "complete model"
+        )
+    return model
+
+
+def _find_folder(name: str) -> tuple[Path, Path]:
+    """(folder of the transformer, folder of the whole model), fetched from the hub where it is not local."""
+    root = Path(name)
+    if not root.is_dir():
+        if root.exists() or root.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+            raise InputError(f"model.name = {name}: no such folder; name a model folder or a hub model")
+        root = _download(name)
+    transformer = root
+    for module in _modules(root, name):
+        if _kind(module) == "Transformer":
+            transformer = _inside(root, module["path"], name)
+    if not (transformer / "config.json").is_file():
+        raise InputError(f"model.name = {name}: no config.json in {transformer}; name a Hugging Face model folder")
+    return transformer, root
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"model.name = {name}: no such folder, and not to be had from the hub ({type(error).__name__}); check the "
+            "name and the network, or name a local folder"
+        ) from error
+
+
+def _require_safetensors(folder: Path, name: str) -> None:
+    if not any(folder.glob("model*.safetensors")):
+        pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
+        found = f"only {pickles[0]}, a pickle, which is not loaded" if pickles else "no weights"
+        raise InputError(f"model.name = {name}: {found}; save the model as safetensors")
+
+
+def _modules(root: Path, name: str) -> list[dict[str, Any]]:
+    path = root / "modules.json"
+    modules = _read_json(path, name) if path.is_file() else []
+    shape_is_known = isinstance(modules, list) and all(
+        isinstance(module, dict) and isinstance(module.get("type"), str) and isinstance(module.get("path"), str)
+        for module in modules
+    )
+    if not shape_is_known:
+        raise InputError(f"model.name = {name}: modules.json is no list of modules with type and path")
+    return modules
+
+
+def _kind(module: dict[str, Any]) -> str:
+    """The class name of a sentence-transformers module; anything from elsewhere keeps its full name."""
+    package, _, kind = module["type"].rpartition(".")
+    return kind if package.split(".")[0] == "sentence_transformers" else module["type"]
+
+
+def _inside(root: Path, path: str, name: str) -> Path:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in path:
+        raise InputError(f"model.name = {name}: modules.json points outside the model folder: {path!r}")
+    return root / parts
+
+
+def _read_spec(name: str, root: Path, max_length: int, pooling: str) -> EncoderSpec:
+    modules = _modules(root, name)
+    kinds = [_kind(module) for module in modules]
+    if modules and kinds not in (["Transformer"], ["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise InputError(
+            f"model.name = {name}: modules.json lists {', '.join(kinds)}; only Transformer, Pooling and Normalize can "
+            "be honoured"
+        )
+    if pooling == "auto":
+        pooling = "mean"
+        if "Pooling" in kinds:
+            where = _inside(root, modules[1]["path"], name) / "config.json"
+            pooling = _read_pooling(_read_json(where, name), name)
+    own = _optional_json(root / "config_sentence_transformers.json", name)
+    prompts = own.get("prompts") or {}
+    default = own.get("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise InputError(f"model.name = {name}: default_prompt_name {default!r} is none of its prompts")
+    transformer = _inside(root, modules[0]["path"], name) if modules else root
+    bert = _optional_json(transformer / "sentence_bert_config.json", name)
+    return EncoderSpec(
+        name=name,
+        pooling=pooling,
+        max_length=max_length or int(bert.get("max_seq_length") or 0),
+        normalize="Normalize" in kinds,
+        lower_case=bool(bert.get("do_lower_case", False)),
+        prompts=tuple(prompts.items()),
+        default_prompt=default,
+    )
+
+
+def _read_pooling(config: dict[str, Any], name: str) -> str:
+    """Pooling of a sentence-transformers folder: one `pooling_mode`, or the older switch a mode."""
+    old = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    modes = [old.get(key, key) for key, value in config.items() if key.startswith("pooling_mode_") and value]
+    if "pooling_mode" in config:
+        mode = config["pooling_mode"]
+        modes = [mode] if isinstance(mode, str) else list(mode)
+    if modes not in (["mean"], ["cls"]):
+        raise InputError(f"model.name = {name}: pooling {' + '.join(modes)} cannot be honoured; set model.pooling")
+    if config.get("include_prompt") is False:
+        raise InputError(f"model.name = {name}: pooling without the prompt (include_prompt) cannot be honoured")
+    return modes[0]
+
+
+def _fit_length(spec: EncoderSpec, backbone: Any, tokenizer: Any, asked: int) -> EncoderSpec:
+    """Settle the max length: what was asked for, else the folder's, never beyond the model's positions."""
+    positions = getattr(backbone.config, "max_position_embeddings", None) or UNBOUNDED
+    family = FAMILIES.get(backbone.config.model_type)
+    if family is not None and family.position_offset:
+        positions -= backbone.embeddings.word_embeddings.padding_idx + 1
+    if asked > positions:
+        raise InputError(f"model.max_length = {asked}: {spec.name} has positions for {positions} tokens; lower it")
+    own = min(spec.max_length or tokenizer.model_max_length, positions)
+    return replace(spec, max_length=own if own < UNBOUNDED else 512)
+
+
+def _read_json(path: Path, name: str) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"model.name = {name}: cannot read {path.name}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"model.name = {name}: {path.name} is no valid JSON: {_first_line(error)}") from error
+
+
+def _optional_json(path: Path, name: str) -> dict[str, Any]:
+    value = _read_json(path, name) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise InputError(f"model.name = {name}: {path.name} is no JSON object")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def add_lora(encoder: Encoder, config: LoraConfig) -> None:
+    """Wrap the encoder's backbone with LoRA adapters (Hu et al. 2021, arXiv:2106.09685) and freeze the rest.
+
+    Raises:
+        InputError: a target matches no linear layer, or something else than adapters would train.
+    """
+    targets = resolve_targets(encoder.model, config.targets)
+    encoder.backbone = peft.get_peft_model(
+        encoder.model,
+        peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides by the rank; a fraction is fine
+            lora_dropout=config.dropout,
+            target_modules=targets,
+            use_rslora=config.rslora,
+            use_dora=config.dora,
+            bias="none",
+        ),
+    )
+    trained = encoder.trainable()
+    strangers = [name for name in trained if ".lora_" not in name]
+    bare = [target for target in targets if not any(f".{target}.lora_" in name for name in trained)]
+    if strangers or bare:
+        raise InputError(f"lora.targets: trained parameters are not exactly the adapters: {strangers or bare}")
+
+
+def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
+    """Full names of the linear layers that `lora.targets` means, in the model's order.
+
+    "attention" and "ffn" are the projections of the model's family, anything else the ending of a module's name.
+
+    Raises:
+        InputError: one of them matches nothing.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    family = FAMILIES.get(model.config.model_type)
+    found: set[str] = set()
+    for target in targets:
+        patterns: tuple[str, ...] = (re.escape(target),)
+        if target in ("attention", "ffn"):
+            if family is None:
+                raise InputError(
+                    f'lora.targets: "{target}" is not known for {model.config.model_type}; name module endings'
+                )
+            patterns = family.attention if target == "attention" else family.ffn
+        for pattern in patterns:
+            matches = {name for name in linear if re.search(rf"(^|\.){pattern}$", name)}
+            if not matches:
+                endings = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linear})
+                raise InputError(f"lora.targets: {target!r} matches no linear layer; there are {', '.join(endings)}")
+            found |= matches
+    return [name for name in linear if name in found]
+
+
+def weights_fingerprint(encoder: Encoder) -> str:
+    """SHA-256 over the names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

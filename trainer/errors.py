@@ -1,0 +1,39 @@
+"""The errors a person can cause or mend. Each is one line and carries the exit code of the command line."""
+
+from __future__ import annotations
+
+
+class TrainerError(Exception):
+    """Base of all expected failures; `main` prints it as one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class InputError(TrainerError):
+    """Bad data, configuration or model: the message names file, row and field (or key) and the fix."""
+
+    exit_code = 2
+
+
+class NumericError(TrainerError):
+    """NaN or Inf in a loss, a gradient or an embedding."""
+
+    exit_code = 3
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint or an exported model that is corrupt, incompatible, or not what was trained."""
+
+    exit_code = 4
+
+
+class StorageError(TrainerError):
+    """The file system refused: no space, no permission, a folder that must not be overwritten."""
+
+    exit_code = 5
+
+
+class Stopped(TrainerError):
+    """A signal ended the run after its state was saved (EX_TEMPFAIL of sysexits.h: try again later)."""
+
+    exit_code = 75

@@ -1,0 +1,141 @@
+"""Judging an encoder on held-out pairs, at every Matryoshka dim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.console import progress
+from trainer.distributed import gather_rows, rank, world_size
+from trainer.encoder import Encoder
+from trainer.errors import NumericError
+from trainer.metrics import classify_at, pair_metrics, prefix_cosines
+from trainer.pairs import PairTable
+from trainer.tokens import TokenTable, tokenize
+
+TOKENS_PER_BATCH = 16_384
+
+Metrics = dict[str, dict[str, float]]
+"""Dim (as a string, as JSON has it) -> metric -> value."""
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Held-out pairs with their tokens."""
+
+    table: PairTable
+    tokens: TokenTable
+
+    @classmethod
+    def build(cls, table: PairTable, encoder: Encoder) -> PairSet:
+        """Tokenise the unique texts of a table for an encoder."""
+        return cls(table, tokenize_for(encoder, table.texts))
+
+
+def tokenize_for(encoder: Encoder, texts: list[str]) -> TokenTable:
+    """Texts as an encoder wants them: its prompt, its case, its length."""
+    prepared = [encoder.prepare(text) for text in texts]
+    return tokenize(prepared, encoder.tokenizer, encoder.spec.max_length)
+
+
+def embed(
+    encoder: Encoder,
+    tokens: TokenTable,
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+    description: str = "Embedding",
+) -> np.ndarray:
+    """Embeddings [N, E] fp32 of all texts of a table, each encoded once, shared out over ranks.
+
+    Dropout is off meanwhile; neither the training mode nor any random state is changed.
+    """
+    count, device = len(tokens.lengths), next(encoder.parameters()).device
+    # Dealing the length-sorted texts out in turn gives every rank nearly the same number of tokens.
+    by_length = np.argsort(-tokens.lengths, kind="stable")
+    shares = [by_length[r :: world_size()] for r in range(world_size())]
+    own = shares[rank()]
+    rows = torch.empty(len(own), encoder.width, device=device)
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        with progress(description, len(own)) as advance, torch.no_grad(), autocast():
+            for chunk in tokens.chunks(own, TOKENS_PER_BATCH) if len(own) else ():
+                batch = tokens.batch(own[chunk]).to(device)
+                rows[torch.as_tensor(chunk, device=device)] = encoder(batch).float()
+                advance(len(chunk))
+    finally:
+        encoder.train(was_training)
+    gathered = gather_rows(rows, [len(share) for share in shares]).cpu().numpy()
+    embeddings = np.empty((count, encoder.width), dtype=np.float32)
+    embeddings[np.concatenate(shares)] = gathered
+    return embeddings
+
+
+def pair_cosines(embeddings: np.ndarray, table: PairTable, dims: tuple[int, ...]) -> np.ndarray:
+    """Cosine similarities [M, N] of a table's pairs at every dim.
+
+    Raises:
+        NumericError: an embedding is NaN or Inf.
+    """
+    broken = ~np.isfinite(embeddings).all(axis=1)
+    if broken.any():
+        text = int(np.flatnonzero(broken)[0])
+        raise NumericError(f"{table.source}: {broken.sum()} embeddings are not finite, first that of text {text}")
+    return prefix_cosines(embeddings[table.text1], embeddings[table.text2], dims)
+
+
+def evaluate(
+    encoder: Encoder,
+    pairs: PairSet,
+    dims: tuple[int, ...],
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Metrics:
+    """All pair metrics at every dim. Each dim's threshold is fitted on these very pairs.
+
+    Raises:
+        NumericError: an embedding is NaN or Inf.
+    """
+    cosines = pair_cosines(embed(encoder, pairs.tokens, autocast, "Evaluating"), pairs.table, dims)
+    table = pairs.table
+    return {
+        str(dim): pair_metrics(scores, table.score, table.label) for dim, scores in zip(dims, cosines, strict=True)
+    }
+
+
+def evaluate_at(
+    encoder: Encoder,
+    pairs: PairSet,
+    thresholds: Mapping[str, float],
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Metrics:
+    """As `evaluate`, but precision, recall, F1 and false-positive rate are taken at thresholds fitted elsewhere."""
+    dims = tuple(int(dim) for dim in thresholds)
+    cosines = pair_cosines(embed(encoder, pairs.tokens, autocast, "Testing"), pairs.table, dims)
+    table = pairs.table
+    metrics = {}
+    for (dim, threshold), scores in zip(thresholds.items(), cosines, strict=True):
+        free = pair_metrics(scores, table.score, table.label)
+        metrics[dim] = {**free, **classify_at(scores, table.label, threshold), "threshold": threshold}
+    return metrics
+
+
+def verdict(baseline: Metrics, final: Metrics, metric: str) -> str:
+    """"BETTER" where the metric rose at every dim, "NOT BETTER" where it did not rise at the largest, else "MIXED"."""
+    largest = max(final, key=int)
+    rose = {dim: final[dim][metric] > baseline[dim][metric] for dim in final}
+    if all(rose.values()):
+        return "BETTER"
+    return "MIXED" if rose[largest] else "NOT BETTER"
+
+
+def json_ready(value: Any) -> Any:
+    """NaN, which JSON has no word for, as null; everything else as it is."""
+    if isinstance(value, dict):
+        return {key: json_ready(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [json_ready(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

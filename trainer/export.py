@@ -1,0 +1,140 @@
+"""The trained encoder as folders that load anywhere, proven by loading them.
+
+`model/` is a sentence-transformers folder with merged weights, `adapter/` the PEFT adapter alone. Both are read back
+from disk, and their embeddings of probe texts must equal the model in memory and differ from the one training began
+with; else the run fails. An adapter that was saved but not applied, or applied but not saved, cannot pass.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+from torch import Tensor
+
+from trainer import __version__
+from trainer.encoder import Encoder, load_encoder
+from trainer.errors import CheckpointError
+from trainer.evaluation import embed, tokenize_for
+from trainer.storage import new_folder
+
+# A sentence-transformers module list that every version of that library since 2.0 reads.
+_MODULES = (
+    ("", "sentence_transformers.models.Transformer"),
+    ("1_Pooling", "sentence_transformers.models.Pooling"),
+    ("2_Normalize", "sentence_transformers.models.Normalize"),
+)
+RELOAD_TOLERANCE = 1e-5  # on embeddings of length one, fp32
+
+
+def merged(encoder: Encoder) -> Encoder:
+    """A copy of the encoder on the CPU with its adapters folded into the weights; the encoder itself is unchanged."""
+    twin = copy.deepcopy(encoder).cpu().eval()
+    if isinstance(twin.backbone, peft.PeftModel):
+        twin.backbone = twin.backbone.merge_and_unload()  # type: ignore[operator]  # PEFT types it as a tensor
+    return twin
+
+
+def save_model(encoder: Encoder, folder: Path, card: str) -> None:
+    """Write a sentence-transformers folder: safetensors weights, tokenizer, pooling, model card.
+
+    Raises:
+        StorageError: the folder exists or cannot be written.
+    """
+    spec, plain = encoder.spec, merged(encoder)
+    with new_folder(folder) as path:
+        plain.model.save_pretrained(path, safe_serialization=True)
+        plain.tokenizer.model_max_length = spec.max_length
+        plain.tokenizer.save_pretrained(path)
+        modules = _MODULES if spec.normalize else _MODULES[:2]
+        _write_json(
+            path / "modules.json",
+            [{"idx": i, "name": str(i), "path": where, "type": kind} for i, (where, kind) in enumerate(modules)],
+        )
+        for where, _ in modules[1:]:
+            (path / where).mkdir()
+        _write_json(
+            path / "1_Pooling" / "config.json",
+            {
+                "word_embedding_dimension": encoder.width,
+                "pooling_mode_cls_token": spec.pooling == "cls",
+                "pooling_mode_mean_tokens": spec.pooling == "mean",
+                "pooling_mode_max_tokens": False,
+                "pooling_mode_mean_sqrt_len_tokens": False,
+            },
+        )
+        _write_json(
+            path / "sentence_bert_config.json", {"max_seq_length": spec.max_length, "do_lower_case": spec.lower_case}
+        )
+        _write_json(
+            path / "config_sentence_transformers.json",
+            {
+                "__version__": {"matryoshka_trainer": __version__},
+                "prompts": dict(spec.prompts),
+                "default_prompt_name": spec.default_prompt,
+                "similarity_fn_name": "cosine",
+            },
+        )
+        (path / "README.md").write_text(card, encoding="utf-8")
+
+
+def save_adapter(encoder: Encoder, folder: Path) -> None:
+    """Write the PEFT adapter alone. Raises StorageError where the folder exists or cannot be written."""
+    with new_folder(folder) as path:
+        encoder.backbone.save_pretrained(path, safe_serialization=True)
+        (path / "README.md").unlink(missing_ok=True)  # PEFT's is a form to fill in; the model's card is beside it
+
+
+def check_exports(encoder: Encoder, base: Encoder, folder: Path, probes: list[str]) -> dict[str, float]:
+    """Reload `model/` and `adapter/` from disk and compare with the encoder in memory and the untouched base.
+
+    Args:
+        base: the encoder that training began with.
+        folder: the run's folder.
+        probes: texts to compare on.
+
+    Returns:
+        The largest differences of unit-length embeddings: "model" and "adapter" against memory, "base" against base.
+
+    Raises:
+        CheckpointError: a reloaded model is not the one in memory, or is the base.
+    """
+    in_memory = _unit_embeddings(encoder, probes)
+    reloaded = {"model": load_encoder(str(folder / "model"))}
+    if (folder / "adapter").exists():
+        reloaded["adapter"] = copy.deepcopy(base).cpu()
+        reloaded["adapter"].backbone = peft.PeftModel.from_pretrained(reloaded["adapter"].model, folder / "adapter")
+    gaps = {name: float((_unit_embeddings(twin, probes) - in_memory).abs().max()) for name, twin in reloaded.items()}
+    for name, gap in gaps.items():
+        if not gap <= RELOAD_TOLERANCE:  # also catches NaN
+            raise CheckpointError(
+                f"{folder / name}: embeddings after reloading differ by {gap:.1e} from the trained model in memory "
+                f"(allowed {RELOAD_TOLERANCE:.0e}); the export is not what was trained"
+            )
+    moved = float((_unit_embeddings(base, probes) - in_memory).abs().max())
+    if moved <= 2 * max(gaps.values()):
+        raise CheckpointError(
+            f"{folder}: the exported model gives the embeddings of the untouched one (largest difference {moved:.1e}); "
+            "training changed nothing, raise optim.lr or train longer"
+        )
+    return {**gaps, "base": moved}
+
+
+def _unit_embeddings(encoder: Encoder, texts: list[str]) -> Tensor:
+    rows = torch.from_numpy(embed(encoder, tokenize_for(encoder, texts), description="Checking"))
+    return torch.nn.functional.normalize(rows.double(), dim=1)
+
+
+def choose_probes(texts: list[str], count: int = 32) -> list[str]:
+    """Texts spread evenly over the lengths that occur."""
+    by_length = sorted(texts, key=len)
+    return [by_length[i] for i in np.unique(np.linspace(0, len(by_length) - 1, count).astype(int))]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

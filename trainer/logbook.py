@@ -1,0 +1,93 @@
+"""What a run leaves behind as it goes: log lines, timings, and the signals that ask it to stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from trainer.evaluation import json_ready
+from trainer.storage import write_file
+
+
+@contextmanager
+def open_log(
+    folder: Path, accelerator: Accelerator, first_step: int, tensorboard: bool
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yields `log(line)`, which appends to log.jsonl and to the tracker.
+
+    Lines of `first_step` and later, which an interrupted run may have left, are dropped: each step stands once.
+    """
+    if tensorboard:
+        accelerator.init_trackers("tensorboard")
+    path = folder / "log.jsonl"
+    if accelerator.is_main_process:
+        old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in old if _step(line) < first_step]
+        write_file(path, "".join(line + "\n" for line in kept))
+    with path.open("a", encoding="utf-8") if accelerator.is_main_process else nullcontext() as file:
+
+        def log(line: dict[str, Any]) -> None:
+            if file is not None:
+                file.write(json.dumps(json_ready(line)) + "\n")
+                file.flush()
+            if tensorboard:
+                scalars = {key: value for key, value in line.items() if isinstance(value, int | float)}
+                accelerator.log(scalars, step=line["step"])
+
+        yield log
+    if tensorboard:
+        accelerator.end_training()
+
+
+def _step(line: str) -> float:
+    """The step of a log line; a line that a crash cut short counts as later than any."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return float("inf")
+
+
+@contextmanager
+def signals_noted() -> Iterator[Callable[[], bool]]:
+    """Yields `requested()`: whether SIGTERM or SIGINT came. The first is noted, a second has its usual effect."""
+    noted: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def note(number: int, frame: object) -> None:
+        noted.append(number)
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous[number] = signal.signal(number, note)
+    try:
+        yield lambda: bool(noted)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class Clock:
+    """Time spent in steps, evaluation and saving left out."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.rate = self.waiting = 0.0
+
+    def start_step(self) -> None:
+        self._start = time.perf_counter()
+
+    def data_is_here(self) -> None:
+        self._ready = time.perf_counter()
+
+    def end_step(self, tokens: int) -> None:
+        """Update `rate` (real tokens per second) and `waiting` (share of the step spent waiting for its batch)."""
+        took = time.perf_counter() - self._start
+        self.seconds += took
+        self.rate, self.waiting = tokens / took, (self._ready - self._start) / took

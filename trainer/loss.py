@@ -1,0 +1,158 @@
+"""Multiple-negatives ranking at every Matryoshka size, from logits that are computed once.
+
+Shapes: Q queries, G candidates, P labelled pairs, E embedding width, M dims.
+
+The dot product of the first d columns of two embeddings is part of the dot product of the first d' > d columns. So
+one E-wide product, taken block by block in ascending dims, passes through the dot products of every dim on its way:
+E multiply-adds a pair instead of the sum of the dims (1728 for 768 + 512 + 256 + 128 + 64). Dividing by the outer
+product of the prefix norms makes them cosines; the embeddings themselves are never normalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NORM_EPSILON = 1e-12  # as in torch.nn.functional.normalize: a zero vector has cosine 0 with everything
+
+
+def matryoshka_mnrl(
+    queries: Tensor,
+    candidates: Tensor,
+    *,
+    dims: Sequence[int],
+    weights: Sequence[float] | None = None,
+    scale: float | Tensor = 20.0,
+    targets: Tensor | None = None,
+    mask: Tensor | None = None,
+    total_queries: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each query's positive among all candidates, summed over dims.
+
+    Multiple-negatives ranking (Henderson et al. 2017, arXiv:1705.00652) under Matryoshka representation learning
+    (Kusupati et al. 2022, arXiv:2205.13147). Computed in fp32 (float64 for float64 input), also under autocast.
+
+    Args:
+        queries: [Q, E], not normalised.
+        candidates: [G, E], not normalised.
+        dims: prefix lengths in any order, each once, from 1 to E.
+        weights: one a dim, in the order of `dims`; 1 each by default.
+        scale: factor on the cosines (1 / temperature); a tensor where it is learned.
+        targets: [Q], the candidate that is each query's positive; 0..Q-1 by default.
+        mask: [Q, G] bool; True takes candidate j out of row i. A query's own target stays in.
+        total_queries: what the sum over queries is divided by, Q by default: the number of queries on all devices
+            where each holds a part.
+
+    Returns:
+        The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`.
+
+    Raises:
+        ValueError: dims, weights, targets, mask and embeddings do not fit each other.
+    """
+    count = queries.shape[0]
+    if targets is None:
+        targets = torch.arange(count, device=queries.device)
+    check_dims(dims, queries.shape[-1])
+    if queries.shape[-1] != candidates.shape[-1]:
+        raise ValueError(f"queries are {queries.shape[-1]} wide, candidates {candidates.shape[-1]}")
+    if targets.shape != (count,):
+        raise ValueError(f"targets has shape {tuple(targets.shape)}, not ({count},)")
+    if mask is not None:
+        if mask.shape != (count, candidates.shape[0]):
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, not ({count}, {candidates.shape[0]})")
+        mask = mask.scatter(1, targets[:, None], False)
+
+    with torch.autocast(queries.device.type, enabled=False):
+        losses = []
+        for cosines_QG in prefix_cosine_matrices(_full(queries), _full(candidates), dims):
+            logits_QG = scale * cosines_QG
+            if mask is not None:
+                logits_QG = logits_QG.masked_fill(mask, -torch.inf)
+            summed = F.cross_entropy(logits_QG, targets, reduction="sum")
+            losses.append(summed / (count if total_queries is None else total_queries))
+        return _weighted(losses, dims, weights)
+
+
+def pairwise_ranking(
+    first: Tensor,
+    second: Tensor,
+    labels: Tensor,
+    *,
+    dims: Sequence[int],
+    weights: Sequence[float] | None = None,
+    scale: float | Tensor = 20.0,
+) -> tuple[Tensor, Tensor]:
+    """Every positive pair should be more alike than every negative one: the CoSENT loss at every dim.
+
+    loss = log(1 + sum over positives p, negatives n of exp(scale * (cos_n - cos_p))). The sum is a product of one sum
+    over negatives and one over positives, so it costs O(P), not O(P^2). It is 0 where either kind is missing.
+    CoSENT: https://kexue.fm/archives/8847 (Su 2022).
+
+    Args:
+        first, second: [P, E], the two sides of the labelled pairs, not normalised.
+        labels: [P] bool, True for positives.
+        dims, weights, scale: as in `matryoshka_mnrl`.
+
+    Returns:
+        The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`.
+    """
+    check_dims(dims, first.shape[-1])
+    with torch.autocast(first.device.type, enabled=False):
+        first, second = _full(first), _full(second)
+        dot = norm1 = norm2 = first.new_zeros(first.shape[0])
+        by_dim = {}
+        for start, stop in _blocks(dims):
+            a_PB, b_PB = first[:, start:stop], second[:, start:stop]
+            dot, norm1, norm2 = dot + (a_PB * b_PB).sum(1), norm1 + a_PB.square().sum(1), norm2 + b_PB.square().sum(1)
+            logits_P = scale * dot / (_root(norm1) * _root(norm2))
+            hardest_negatives = torch.logsumexp(logits_P[~labels], 0)
+            hardest_positives = torch.logsumexp(-logits_P[labels], 0)
+            by_dim[stop] = F.softplus(hardest_negatives + hardest_positives)
+        return _weighted([by_dim[dim] for dim in dims], dims, weights)
+
+
+def prefix_cosine_matrices(queries: Tensor, candidates: Tensor, dims: Sequence[int]) -> Iterator[Tensor]:
+    """Cosines [Q, G] of the prefixes of [Q, E] and [G, E], one matrix a dim in the order of `dims`."""
+    dot_QG: Tensor | float = 0.0
+    square_Q: Tensor | float = 0.0
+    square_G: Tensor | float = 0.0
+    by_dim = {}
+    for start, stop in _blocks(dims):
+        a_QB, c_GB = queries[:, start:stop], candidates[:, start:stop]
+        dot_QG = dot_QG + a_QB @ c_GB.T
+        square_Q = square_Q + a_QB.square().sum(1)
+        square_G = square_G + c_GB.square().sum(1)
+        by_dim[stop] = dot_QG / (_root(square_Q)[:, None] * _root(square_G)[None, :])
+    return (by_dim[dim] for dim in dims)
+
+
+def check_dims(dims: Sequence[int], width: int) -> None:
+    """Raise ValueError unless every dim is a whole number from 1 to `width`, each once."""
+    if not dims or len(set(dims)) != len(dims) or min(dims) < 1 or max(dims) > width:
+        raise ValueError(f"dims {list(dims)} must be different numbers from 1 to the embedding width {width}")
+
+
+def _blocks(dims: Sequence[int]) -> list[tuple[int, int]]:
+    """The column ranges between neighbouring dims, ascending: (0, d1), (d1, d2), ..."""
+    edges = [0, *sorted(dims)]
+    return list(zip(edges, edges[1:], strict=False))
+
+
+def _root(square: Tensor) -> Tensor:
+    """Square root held off zero, where its gradient is infinite."""
+    return square.clamp_min(NORM_EPSILON**2).sqrt()
+
+
+def _full(embeddings: Tensor) -> Tensor:
+    return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+
+
+def _weighted(losses: list[Tensor], dims: Sequence[int], weights: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+    if weights is not None and len(weights) != len(dims):
+        raise ValueError(f"{len(weights)} weights for {len(dims)} dims")
+    by_dim_M = torch.stack(losses)
+    weights_M = torch.ones_like(by_dim_M) if weights is None else by_dim_M.new_tensor(list(weights))
+    return (weights_M * by_dim_M).sum(), by_dim_M

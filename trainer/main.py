@@ -1,0 +1,138 @@
+"""The command line: `trainer [train] ...` and `trainer evaluate ...`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Started as a file (`accelerate launch trainer/main.py`), Python puts trainer/ itself first on the path, where its
+    # modules would hide others of the same name. What belongs there is the folder above.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+
+from trainer.errors import InputError, TrainerError
+
+COMMANDS = ("train", "evaluate")
+
+
+def cli(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, do the work, return the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command = "train"
+    if arguments and not arguments[0].startswith("-"):
+        command = arguments.pop(0)
+    try:
+        if command not in COMMANDS:
+            raise InputError(f"unknown command {command!r}; use one of {', '.join(COMMANDS)}")
+        options = (train_parser() if command == "train" else evaluate_parser()).parse_args(arguments)
+        # Texts may hold anything; nothing that is written or read should depend on the shell's locale.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        (run_train if command == "train" else run_evaluate)(options)
+    except TrainerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except MemoryError:
+        print("error: out of memory: set train.tokens_per_chunk, or lower it", file=sys.stderr)
+        return InputError.exit_code
+    return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a bad command line as one line, like every other bad input."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse's never returns; neither does this
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """Options of `trainer train`."""
+    parser = Parser(
+        prog="trainer",
+        description="Fine-tune a text-embedding encoder on labelled pairs, at every Matryoshka size.",
+        epilog="Other command: trainer evaluate --help. Without --config a small example is trained in under a minute.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of the experiment")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting (may be repeated)"
+    )
+    parser.add_argument("--output-dir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
+    parser.add_argument("--resume", action="store_true", help="continue the run of that folder")
+    return parser
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    """Options of `trainer evaluate`."""
+    parser = Parser(prog="trainer evaluate", description="Judge an encoder on labelled pairs.", allow_abbrev=False)
+    parser.add_argument("--model", required=True, metavar="DIR|NAME")
+    parser.add_argument("--pairs", required=True, metavar="FILE", help="held-out pairs to report on")
+    parser.add_argument("--dev", metavar="FILE", help="pairs to fit the thresholds on (default: the pairs themselves)")
+    parser.add_argument("--baseline", metavar="NAME", help="model to compare with")
+    parser.add_argument("--dims", metavar="N,N,...", help="Matryoshka dims (default: the model's width)")
+    parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
+    parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
+    return parser
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """Load the config and train."""
+    from trainer.config import load_config
+
+    path = options.config or default_config()
+    overrides = [*options.set, *([f"output.dir={json.dumps(options.output_dir)}"] if options.output_dir else [])]
+    config = load_config(path, overrides)
+
+    from trainer.train import train  # imports torch: after everything that can fail without it
+
+    train(config, path.stem, options.resume)
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Evaluate a model, and a baseline beside it."""
+    from trainer.judge import judge, print_judgement
+
+    dims = parse_dims(options.dims)
+    judgement = judge(
+        options.model,
+        options.pairs,
+        dev=options.dev,
+        baseline=options.baseline,
+        dims=dims,
+        label_scale=options.label_scale,
+        positive_threshold=options.positive_threshold,
+    )
+    print_judgement(judgement)
+    if options.json:
+        from trainer.evaluation import json_ready
+        from trainer.storage import write_file
+
+        write_file(options.json, json.dumps(json_ready(dataclasses.asdict(judgement)), indent=2) + "\n")
+
+
+def parse_dims(text: str | None) -> tuple[int, ...]:
+    """"768,64" -> (768, 64); nothing -> (). Raises InputError."""
+    try:
+        dims = tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        dims = (0,)
+    if any(dim < 1 for dim in dims) or len(set(dims)) != len(dims):
+        raise InputError(f"--dims {text}: write different whole numbers above 0, as in --dims 768,128")
+    return dims
+
+
+def default_config() -> Path:
+    """configs/quickstart.toml, of the checkout or inside the installed package."""
+    package = Path(__file__).resolve().parent
+    places = [package.parent / "configs" / "quickstart.toml", package / "configs" / "quickstart.toml"]
+    return next((path for path in places if path.is_file()), places[0])
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

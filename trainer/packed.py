@@ -1,0 +1,282 @@
+"""A transformer forward over real tokens only.
+
+A batch is one flat run of T tokens, sequences laid end to end, longest first. Embeddings, projections, feed-forward
+and norms never look across tokens, so they run on the flat run as it is. Attention runs over groups of sequences of
+near-equal length, padded to the longest of their group, so padding costs a little attention and nothing else.
+
+Every weight is reached by calling the Hugging Face model's own submodules, which is why LoRA layers, checkpoints and
+exports need to know nothing of packing.
+
+Shapes: T tokens, N sequences, E width, H heads, D head width, n sequences of a group, L its padded length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# A group holds sequences at least this share as long as its longest. Lower means fewer, larger calls and more padding.
+GROUP_TOLERANCE = 0.8
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring sequences that share one attention call."""
+
+    start: int  # first token of the group in the flat run
+    stop: int
+    count: int  # n
+    length: int  # L
+    # For sequences of unequal length only: where each token of the flat run stands in the padded [n * L], and [n, L]
+    # marks of what is real there.
+    slots: Tensor | None = None
+    real: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """N sequences as one run of T tokens, longest first; `order` remembers how they came."""
+
+    input_ids: Tensor  # [T] int64
+    positions: Tensor  # [T] int64, from 0 within each sequence
+    segments: Tensor  # [T] int64, which sequence of the run a token belongs to
+    lengths: Tensor  # [N] int64, descending
+    order: Tensor  # [N] int64: sequence i as given is sequence order[i] of the run
+    groups: tuple[Group, ...]
+    max_length: int
+
+    @property
+    def token_count(self) -> int:
+        """T."""
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device) -> TokenBatch:
+        """The same batch on another device."""
+        if device == self.input_ids.device:
+            return self
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        groups = tuple(Group(g.start, g.stop, g.count, g.length, move(g.slots), move(g.real)) for g in self.groups)
+        names = ("input_ids", "positions", "segments", "lengths", "order")
+        return TokenBatch(
+            **{name: getattr(self, name).to(device, non_blocking=True) for name in names},
+            groups=groups,
+            max_length=self.max_length,
+        )
+
+
+def pack(ids: np.ndarray, lengths: np.ndarray) -> TokenBatch:
+    """Lay sequences end to end, longest first.
+
+    Args:
+        ids: [T] the tokens of all sequences in the order given, end to end.
+        lengths: [N] tokens in each, at least 1.
+    """
+    descending = np.argsort(-lengths, kind="stable")
+    starts = np.cumsum(lengths) - lengths
+    sorted_lengths = lengths[descending]
+    positions = ragged_arange(sorted_lengths)
+    segments = np.repeat(np.arange(len(lengths)), sorted_lengths)
+    order = np.empty_like(descending)
+    order[descending] = np.arange(len(lengths))
+    return TokenBatch(
+        input_ids=torch.from_numpy(ids[starts[descending][segments] + positions].astype(np.int64)),
+        positions=torch.from_numpy(positions),
+        segments=torch.from_numpy(segments),
+        lengths=torch.from_numpy(sorted_lengths.astype(np.int64)),
+        order=torch.from_numpy(order),
+        groups=tuple(_group(sorted_lengths)),
+        max_length=int(sorted_lengths[0]),
+    )
+
+
+def ragged_arange(lengths: np.ndarray) -> np.ndarray:
+    """0..l-1 for every l of [N], end to end: int64 [sum of lengths]."""
+    lengths = lengths.astype(np.int64)
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def _group(lengths: np.ndarray) -> list[Group]:
+    """Cut descending lengths [N] into groups within GROUP_TOLERANCE of their longest."""
+    groups = []
+    first = token = 0
+    while first < len(lengths):
+        length = int(lengths[first])
+        # Descending, so the group ends at the first sequence that is too short.
+        last = int(np.searchsorted(-lengths, -GROUP_TOLERANCE * length, side="right"))
+        members = lengths[first:last]
+        stop = token + int(members.sum())
+        if members[-1] == length:
+            groups.append(Group(token, stop, len(members), length))
+        else:
+            real = np.arange(length)[None, :] < members[:, None]
+            slots = torch.from_numpy(np.flatnonzero(real))
+            groups.append(Group(token, stop, len(members), length, slots, torch.from_numpy(real)))
+        first, token = last, stop
+    return groups
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the encoders of one kind are walked."""
+
+    layers: Callable[[Any], nn.ModuleList]
+    layer: Callable[[Any, Tensor, Callable[..., Tensor]], Tensor]  # (layer, hidden [T, E], attend) -> hidden [T, E]
+    attention: tuple[str, ...]  # its attention projections, as endings of module names
+    ffn: tuple[str, ...]
+    position_offset: bool = False  # positions start after the padding index, as fairseq's models have it
+    relative_bias: bool = False  # attention scores get a learned bias by bucketed distance
+    heads: str = "num_attention_heads"
+    attention_dropout: str = "attention_probs_dropout_prob"
+
+
+def _bert_layer(layer: Any, hidden: Tensor, attend: Callable[..., Tensor]) -> Tensor:
+    own = layer.attention.self
+    context = attend(own.query(hidden), own.key(hidden), own.value(hidden))
+    hidden = layer.attention.output(context, hidden)
+    return layer.output(layer.intermediate(hidden), hidden)
+
+
+def _mpnet_layer(layer: Any, hidden: Tensor, attend: Callable[..., Tensor]) -> Tensor:
+    attention, own = layer.attention, layer.attention.attn
+    context = own.o(attend(own.q(hidden), own.k(hidden), own.v(hidden)))
+    hidden = attention.LayerNorm(attention.dropout(context) + hidden)
+    return layer.output(layer.intermediate(hidden), hidden)
+
+
+def _distilbert_layer(layer: Any, hidden: Tensor, attend: Callable[..., Tensor]) -> Tensor:
+    own = layer.attention
+    context = own.out_lin(attend(own.q_lin(hidden), own.k_lin(hidden), own.v_lin(hidden)))
+    hidden = layer.sa_layer_norm(context + hidden)
+    return layer.output_layer_norm(layer.ffn(hidden) + hidden)
+
+
+_BERT_PROJECTIONS = {
+    "attention": ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    "ffn": ("intermediate.dense", r"layer.\d+.output.dense"),
+}
+_BERT = Family(lambda model: model.encoder.layer, _bert_layer, **_BERT_PROJECTIONS)
+_ROBERTA = Family(lambda model: model.encoder.layer, _bert_layer, **_BERT_PROJECTIONS, position_offset=True)
+FAMILIES: dict[str, Family] = {
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "mpnet": Family(
+        lambda model: model.encoder.layer,
+        _mpnet_layer,
+        attention=("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"),
+        ffn=_BERT_PROJECTIONS["ffn"],
+        position_offset=True,
+        relative_bias=True,
+    ),
+    "distilbert": Family(
+        lambda model: model.transformer.layer,
+        _distilbert_layer,
+        attention=("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+        ffn=("ffn.lin1", "ffn.lin2"),
+        heads="n_heads",
+        attention_dropout="attention_dropout",
+    ),
+}
+"""Keyed by `config.model_type`."""
+
+
+def packed_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
+    """The last hidden state [T, E] of a model of one of the FAMILIES, for the flat run of a batch."""
+    family = FAMILIES[model.config.model_type]
+    positions = batch.positions + (model.embeddings.word_embeddings.padding_idx + 1 if family.position_offset else 0)
+    hidden = model.embeddings(input_ids=batch.input_ids[None], position_ids=positions[None])[0]
+    bias = None
+    if family.relative_bias:
+        # [1, H, L, L] for the longest sequence; shorter ones see its upper left corner. Only the shape of the first
+        # argument is read.
+        bias = model.encoder.compute_position_bias(hidden.new_empty(1, batch.max_length, 1))
+    heads = getattr(model.config, family.heads)
+    dropout = getattr(model.config, family.attention_dropout) if model.training else 0.0
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return grouped_attention(query, key, value, batch.groups, heads, bias, dropout)
+
+    for layer in family.layers(model):
+        hidden = family.layer(layer, hidden, attend)
+    return hidden
+
+
+def grouped_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    groups: tuple[Group, ...],
+    heads: int,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention within each sequence of a flat run.
+
+    Args:
+        query, key, value: [T, H * D].
+        groups: the sequences, covering the run in order.
+        heads: H.
+        bias: [1, H, >= L, >= L], added to the scores by position within the sequence.
+        dropout: probability for each attention weight.
+
+    Returns:
+        [T, H * D].
+    """
+    # One split a tensor, so that backward joins the pieces once instead of adding full-size gradients group by group.
+    sizes = [group.stop - group.start for group in groups]
+    pieces = zip(groups, query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
+    return torch.cat([_group_attention(group, q, k, v, heads, bias, dropout) for group, q, k, v in pieces])
+
+
+def _group_attention(
+    group: Group, query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None, dropout: float
+) -> Tensor:
+    n, length, width = group.count, group.length, query.shape[-1]
+
+    def padded(flat: Tensor) -> Tensor:
+        """[tokens of the group, H * D] -> [n, H, L, D]"""
+        if group.slots is not None:
+            flat = flat.new_zeros(n * length, width).index_copy(0, group.slots, flat)
+        return flat.view(n, length, heads, -1).transpose(1, 2)
+
+    mask = None
+    if bias is not None:
+        mask = bias[:, :, :length, :length].to(query.dtype)
+    if group.real is not None:
+        hidden_keys = group.real[:, None, None, :]
+        mask = hidden_keys if mask is None else mask.masked_fill(~hidden_keys, -torch.inf)
+    out = F.scaled_dot_product_attention(padded(query), padded(key), padded(value), mask, dropout_p=dropout)
+    flat = out.transpose(1, 2).reshape(n * length, width)
+    return flat if group.slots is None else flat.index_select(0, group.slots)
+
+
+def padded_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
+    """The same through the model's own padded forward, for families that packing does not know."""
+    count = batch.lengths.shape[0]
+    input_ids = batch.input_ids.new_full((count, batch.max_length), model.config.pad_token_id or 0)
+    attention_mask = torch.zeros_like(input_ids)
+    input_ids[batch.segments, batch.positions] = batch.input_ids
+    attention_mask[batch.segments, batch.positions] = 1
+    hidden = model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    return hidden[batch.segments, batch.positions]
+
+
+def pool(hidden: Tensor, batch: TokenBatch, pooling: str) -> Tensor:
+    """[T, E] -> [N, E] in the order the sequences were given: the mean over tokens, or the first token ("cls")."""
+    if pooling == "cls":
+        pooled = hidden[batch.positions == 0]
+    else:
+        count = batch.lengths.shape[0]
+        summed = hidden.new_zeros(count, hidden.shape[1], dtype=torch.promote_types(hidden.dtype, torch.float32))
+        summed = summed.index_add(0, batch.segments, hidden.to(summed.dtype))
+        pooled = summed / batch.lengths[:, None]
+    return pooled[batch.order]

@@ -1,0 +1,119 @@
+"""A tiny random-weight encoder with a tokenizer built on the spot: a model to try the trainer on, with nothing to download."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+from trainer.errors import InputError, StorageError
+
+# Start, padding, end, unknown and mask of each family. All but the mask come first in the vocabulary, in the order of
+# their ids in the published models: MPNet and RoBERTa count positions from the padding id on, so it must be 1 there.
+ROBERTA_TOKENS = {"start": "<s>", "pad": "<pad>", "end": "</s>", "unknown": "<unk>", "mask": "<mask>"}
+BERT_TOKENS = {"pad": "[PAD]", "unknown": "[UNK]", "start": "[CLS]", "end": "[SEP]", "mask": "[MASK]"}
+FAMILIES = {"mpnet": ROBERTA_TOKENS, "roberta": ROBERTA_TOKENS, "bert": BERT_TOKENS, "distilbert": BERT_TOKENS}
+
+
+def build_tiny_mpnet(
+    folder: Path,
+    texts: Iterable[str],
+    *,
+    seed: int = 0,
+    family: str = "mpnet",
+    layers: int = 2,
+    hidden: int = 64,
+    heads: int = 4,
+    max_length: int = 128,
+) -> Path:
+    """Write a random-weight encoder and its tokenizer for `texts` into `folder`, which must not exist yet or be empty.
+
+    Reads back with `AutoModel.from_pretrained(folder, add_pooling_layer=False)` and `AutoTokenizer.from_pretrained(folder)`.
+    The files are a pure function of the arguments (the order of `texts` does not matter), the folder appears whole or not
+    at all, and torch's random state is left as it was.
+
+    Args:
+        texts: what the vocabulary is built from: their words, and their characters to spell any other word with.
+        family: the model type, one of FAMILIES; the tokenizer is WordPiece in all of them.
+        hidden: width of the embeddings; the feed-forward layers are twice as wide.
+        max_length: tokens of the longest sequence, start and end included.
+
+    Raises:
+        InputError: an unknown `family`.
+        StorageError: `folder` holds something, or cannot be written.
+    """
+    if family not in FAMILIES:
+        raise InputError(f"tiny model: family is {family!r}; use one of {', '.join(FAMILIES)}")
+    tokenizer = _tokenizer(texts, FAMILIES[family], max_length)
+    # The positions start behind the padding id where that is 1.
+    positions = max_length + 2 if family in ("mpnet", "roberta") else max_length
+    feed_forward = "hidden_dim" if family == "distilbert" else "intermediate_size"
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=positions,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        **{feed_forward: 2 * hidden},
+    )
+    # DistilBERT has no pooler at all, and no argument to leave it out.
+    without_pooler = {} if family == "distilbert" else {"add_pooling_layer": False}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = AutoModel.from_config(config, **without_pooler)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            whole = Path(scratch) / "model"
+            model.save_pretrained(whole)
+            tokenizer.save_pretrained(whole)
+            whole.rename(folder)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot write the tiny model there ({error.strerror}); name a new folder"
+        ) from error
+    return folder
+
+
+def _tokenizer(texts: Iterable[str], special: dict[str, str], max_length: int) -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer whose template is start, text, end."""
+    normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
+    characters = sorted({character for word in words for character in word})
+    # Words with a digit (hosts, users, times) are spelled out: new ones keep coming, and their digits are known.
+    plain = sorted(word for word in words if len(word) > 1 and not any(map(str.isdigit, word)))
+    first = [token for name, token in special.items() if name != "mask"]
+    tokens = first + characters + [f"##{character}" for character in characters] + plain + [special["mask"]]
+    backend = Tokenizer(WordPiece({token: number for number, token in enumerate(tokens)}, unk_token=special["unknown"]))
+    backend.normalizer, backend.pre_tokenizer, backend.decoder = normalizer, splitter, WordPieceDecoder()
+    start, end = special["start"], special["end"]
+    backend.post_processor = TemplateProcessing(
+        single=f"{start} $A {end}",
+        pair=f"{start} $A {end} $B {end}",
+        special_tokens=[(token, tokens.index(token)) for token in (start, end)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        bos_token=start,
+        cls_token=start,
+        eos_token=end,
+        sep_token=end,
+        pad_token=special["pad"],
+        unk_token=special["unknown"],
+        mask_token=special["mask"],
+    )
