@@ -15,7 +15,8 @@ fail() { say "$2" && exit "$1"; }
 
 # Print the version of Python $1; fail unless it is one that the project runs on.
 version_of() {
-  "$1" -I -S -c 'import sys; v = sys.version_info; print("%d.%d.%d" % v[:3]); sys.exit(not (3, 11) <= v[:2] <= (3, 13))' 2>/dev/null
+  local code='import sys; v = sys.version_info; print("%d.%d.%d" % v[:3]); sys.exit(not (3, 11) <= v[:2] <= (3, 13))'
+  "$1" -I -S -c "$code" 2>/dev/null
 }
 
 # Set `base` to a Python that can make virtual environments.
@@ -49,15 +50,17 @@ ready() {
 
 # Say in one line why the installation failed, from what the log holds, and stop.
 explain() {
-  local text room cause
+  local text room cause full="no space left|quota exceeded"
+  local unreachable="connection broken|name resolution|timed out|proxyerror|sslerror|from versions: none"
   text=$(<"$log")
   # Until pip says this it has only resolved and downloaded: what was installed before still is.
   [[ -z $previous || $text == *"Installing collected packages"* ]] || printf '%s\n' "$previous" >"$stamp"
   room=$(df -Pk "$venv" | awk 'NR == 2 { print int($4 / 1024) }')
   shopt -s nocasematch
-  if ((room < 1)) || [[ $text =~ "no space left"|"quota exceeded" ]]; then
-    fail 5 "no disk space left ($room MB free for $venv; 2 GB are needed, 8 GB with CUDA, and as much in ${TMPDIR:-/tmp}); log: $log"
-  elif [[ $text =~ "connection broken"|"name resolution"|"timed out"|"unreachable"|"refused"|"proxyerror"|"sslerror"|"from versions: none" ]]; then
+  if ((room < 1)) || [[ $text =~ $full ]]; then
+    cause="$room MB free for $venv; 2 GB are needed, 8 GB with CUDA, and as much in ${TMPDIR:-/tmp}"
+    fail 5 "no disk space left ($cause); log: $log"
+  elif [[ $text =~ $unreachable ]]; then
     fail 5 "no package index within reach, or it lacks a package: check the network and pip's settings; log: $log"
   elif [[ $text == *"no module named pip"* ]]; then
     fail 2 "$venv has no pip: run '$python -m ensurepip', or deactivate it and a .venv is made"
@@ -70,10 +73,12 @@ explain() {
 install() {
   local base version previous= extra
   if [[ -n ${VIRTUAL_ENV:-} ]]; then
-    version=$(version_of "$python") || fail 2 "$venv has Python ${version:-missing}, not 3.11 to 3.13: deactivate it and a .venv is made"
+    version=$(version_of "$python") ||
+      fail 2 "$venv has Python ${version:-missing}, not 3.11 to 3.13: deactivate it and a .venv is made"
   fi
   for extra in ${extras//,/ }; do
-    [[ $'\n'$(<"$root/pyproject.toml") == *$'\n'"$extra = ["* ]] || fail 2 "pyproject.toml has no extra '$extra' (TRAINER_EXTRAS)"
+    [[ $'\n'$(<"$root/pyproject.toml") == *$'\n'"$extra = ["* ]] ||
+      fail 2 "TRAINER_EXTRAS: pyproject.toml has no extra '$extra'"
   done
   if command -v flock >/dev/null; then # two first starts at once: one installs, the other waits
     exec 9<"${VIRTUAL_ENV:-$root}"

@@ -170,13 +170,12 @@ def test_one_process_hands_on_its_exit_code(installed: Project, code: int) -> No
     assert (result.returncode, result.stderr) == (code, "trainer: rank 0 ends\n")
 
 
-@pytest.mark.parametrize("code", [0, 3])
-def test_accelerate_flags_change_neither_code_nor_output(installed: Project, code: int) -> None:
-    result = installed.start("--mixed_precision", "no", "--", "exit", str(code))
-    assert (result.returncode, result.stderr) == (code, "trainer: rank 0 ends\n")
+def test_accelerate_flags_change_neither_code_nor_output(installed: Project) -> None:
+    result = installed.start("--mixed_precision", "no", "--", "exit", "3")
+    assert (result.returncode, result.stderr) == (3, "trainer: rank 0 ends\n")
 
 
-@pytest.mark.parametrize("code", [0, 2, 75])
+@pytest.mark.parametrize("code", [0, 75])
 def test_two_processes_hand_on_their_exit_code(installed: Project, code: int) -> None:
     result = installed.start(*TWO_RANKS, "exit", str(code))
     assert result.returncode == code
@@ -228,7 +227,6 @@ def test_an_accelerate_config_file_is_respected(installed: Project, tmp_path: Pa
     [
         (("--num_proceses", "2"), "--num_proceses"),
         (("show",), "'show'"),
-        (("--cpu", "--multi_gpu"), "--multi_gpu"),
         (("--num_processes", "2"), "--cpu"),
         (("--config_file", "/missing.yaml"), "/missing.yaml"),
     ],

@@ -20,8 +20,8 @@ LAYERS = (
     {"checkpoint", "config", "distributed", "incidents", "loss", "metrics", "packed", "pairs", "schedule"},
     {"curriculum", "encoder", "layout", "optim", "tiny", "tokens"},
     {"evaluation", "objective", "sources"},
-    {"export", "gradcache", "state", "summary"},
-    {"judge", "train"},
+    {"export", "gradcache", "judge", "logbook", "state", "summary"},
+    {"train"},
     {"main"},
     {"__main__"},
 )

@@ -557,6 +557,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "long row": ("a.tsv", "a\tb\t1\na\tb\tc\t1\n", ["row 2 has 4 cell(s)", "'\\t'"]),
     "unclosed quote": ("a.csv", HEAD + 'a,b,1,1\n\nc,"d,1,1\ne,f,1,1\n', ["row 2 (line 4)", "never closed"]),
     "text after a quote": ("a.csv", HEAD + 'a,"b"c,1,1\n', ["row 1 (line 2)", "double each quote"]),
+    "text after a quote, tabs": ("a.tsv", 'a\t"b"c\t1\n', ["the header (line 1)", "text follows a closing quote"]),
     "unclosed quote in the header": ("a.csv", '"text1,text2\n', ["the header (line 1)", "never closed"]),
     "Latin-1": ("a.csv", HEAD.encode() + "für,b,1,1\n".encode("latin-1"), ["byte 25 (line 2)", "UTF-8"]),
     "encoded surrogate": ("a.csv", HEAD.encode() + b"\xed\xa0\x80,b,1,1\n", ["byte 24 (line 2)"]),

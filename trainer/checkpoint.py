@@ -62,7 +62,9 @@ def load_newest(root: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
     for folder in reversed(folders):
         if problem := find_damage(folder):
             console.print(f"{folder}: {problem}; set aside", markup=False)
-            folder.rename(folder.with_name(folder.name + ".damaged"))
+            damaged = folder.with_name(folder.name + ".damaged")
+            shutil.rmtree(damaged, ignore_errors=True)  # the same step, damaged before
+            folder.rename(damaged)
             continue
         tensors = safetensors.torch.load((folder / "tensors.safetensors").read_bytes())
         return tensors, json.loads((folder / "state.json").read_bytes()), folder
@@ -79,7 +81,8 @@ def find_damage(folder: Path) -> str | None:
             if entries[name] != (found["size"], found["sha256"]):
                 return f"{name} is not what was written"
     except OSError as error:
-        return f"cannot read {Path(error.filename).name}: {error.strerror}"
+        # A failing disk gives an error without a file name.
+        return f"cannot read {Path(error.filename or folder).name}: {error.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "manifest.json is not what was written"
     return None

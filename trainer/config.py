@@ -226,7 +226,7 @@ def load_config(path: Path, overrides: typing.Sequence[str] = ()) -> Config:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; save the config as UTF-8") from error
     try:
         tree = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a plain ValueError is a number of thousands of digits
         raise InputError(f"{path}: not valid TOML: {error}".replace("\n", " ")) from error
     return resolve_config(tree, overrides, str(path))
 
@@ -256,7 +256,7 @@ def _apply_override(tree: dict[str, Any], text: str, origin: dict[str, str]) -> 
         raise InputError(f"--set {text}: write it as section.key=value, as in --set train.seed=1")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         value = raw  # a bare word or a path: the quotes that TOML wants are the shell's business
     if not isinstance(tree.setdefault(section, {}), dict):
         raise InputError(f"--set {text}: {section} is no section")
@@ -303,19 +303,19 @@ def _check(config: Config, origin: dict[str, str], source: str) -> None:
             shown = list(value) if isinstance(value, tuple) else value
             raise InputError(f"{origin.get(key, source)}: {key} = {json.dumps(shown)}: {rule.fix}")
 
-    def fail(key: str, message: str) -> typing.NoReturn:
-        raise InputError(f"{origin.get(key, source)}: {message}")
+    def fail(message: str) -> typing.NoReturn:
+        named = (word.strip(":") for word in message.split())
+        raise InputError(f"{next((origin[key] for key in named if key in origin), source)}: {message}")
 
     optim, loss, data = config.optim, config.loss, config.data
     if optim.warmup_ratio + optim.hold_ratio > 1:
-        total = f"{optim.warmup_ratio + optim.hold_ratio:.0%}"
-        fail("optim.hold_ratio", f"optim.warmup_ratio + optim.hold_ratio = {total}: together at most 100 %")
+        fail("optim.warmup_ratio + optim.hold_ratio are above 1: together they are at most the whole run")
     if optim.floor_lr > optim.lr:
-        fail("optim.floor_lr", f"optim.floor_lr = {optim.floor_lr:g} is above optim.lr = {optim.lr:g}: lower it")
+        fail(f"optim.floor_lr = {optim.floor_lr:g} is above optim.lr = {optim.lr:g}: lower it")
     if loss.weights and len(loss.weights) != len(loss.dims):
-        fail("loss.weights", f"loss.weights has {len(loss.weights)} values for {len(loss.dims)} loss.dims: one a dim")
+        fail(f"loss.weights has {len(loss.weights)} values for {len(loss.dims)} loss.dims: one a dim")
     if data.positive_threshold > data.label_scale:
-        fail("data.positive_threshold", "data.positive_threshold is above data.label_scale: no pair would be positive")
+        fail("data.positive_threshold is above data.label_scale: no pair would be positive")
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str:

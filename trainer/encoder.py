@@ -15,6 +15,8 @@ from typing import Any
 
 import peft
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -102,12 +104,7 @@ def load_encoder(name: str, *, max_length: int = 0, pooling: str = "auto") -> En
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     backbone = _load_backbone(folder, name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"model.name = {name}: cannot load the tokenizer: {_first_line(error)}") from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise InputError(f"model.name = {name}: the folder has no fast tokenizer (tokenizer.json); add one")
+    tokenizer = _load_tokenizer(folder, name)
     encoder = Encoder(backbone, tokenizer, _fit_length(spec, backbone, tokenizer, max_length))
     if backbone.config.model_type not in FAMILIES:
         console.print(
@@ -125,7 +122,7 @@ def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
         model, report = AutoModel.from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **extra
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"model.name = {name}: cannot load the model: {_first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise InputError(
@@ -133,6 +130,18 @@ def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
             "complete model"
         )
     return model
+
+
+def _load_tokenizer(folder: Path, name: str) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"model.name = {name}: cannot load the tokenizer: {_first_line(error)}") from error
+    # Where its files are missing, transformers may make one that knows its special tokens and no word.
+    is_empty = len(tokenizer) <= len(tokenizer.all_special_ids)
+    if is_empty or not getattr(tokenizer, "is_fast", False):
+        raise InputError(f"model.name = {name}: the folder has no fast tokenizer (tokenizer.json); add one")
+    return tokenizer
 
 
 def _find_folder(name: str) -> tuple[Path, Path]:
@@ -210,32 +219,38 @@ def _read_spec(name: str, root: Path, max_length: int, pooling: str) -> EncoderS
             where = _inside(root, modules[1]["path"], name) / "config.json"
             pooling = _read_pooling(_read_json(where, name), name)
     own = _optional_json(root / "config_sentence_transformers.json", name)
-    prompts = own.get("prompts") or {}
-    default = own.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    prompts, default = own.get("prompts") or {}, own.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str | None) for prompt in prompts.values()):
+        raise InputError(f"model.name = {name}: prompts in config_sentence_transformers.json are no named texts")
+    if default is not None and default not in list(prompts):
         raise InputError(f"model.name = {name}: default_prompt_name {default!r} is none of its prompts")
     transformer = _inside(root, modules[0]["path"], name) if modules else root
     bert = _optional_json(transformer / "sentence_bert_config.json", name)
+    own_length = bert.get("max_seq_length") or 0
+    if type(own_length) is not int or own_length < 0:
+        raise InputError(f"model.name = {name}: max_seq_length = {own_length!r} is no whole number above 0")
     return EncoderSpec(
         name=name,
         pooling=pooling,
-        max_length=max_length or int(bert.get("max_seq_length") or 0),
+        max_length=max_length or own_length,
         normalize="Normalize" in kinds,
         lower_case=bool(bert.get("do_lower_case", False)),
-        prompts=tuple(prompts.items()),
+        prompts=tuple((key, prompt or "") for key, prompt in prompts.items()),
         default_prompt=default,
     )
 
 
-def _read_pooling(config: dict[str, Any], name: str) -> str:
+def _read_pooling(config: Any, name: str) -> str:
     """Pooling of a sentence-transformers folder: one `pooling_mode`, or the older switch a mode."""
+    config = config if isinstance(config, dict) else {}
     old = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     modes = [old.get(key, key) for key, value in config.items() if key.startswith("pooling_mode_") and value]
     if "pooling_mode" in config:
         mode = config["pooling_mode"]
-        modes = [mode] if isinstance(mode, str) else list(mode)
+        modes = mode if isinstance(mode, list) else [mode]
     if modes not in (["mean"], ["cls"]):
-        raise InputError(f"model.name = {name}: pooling {' + '.join(modes)} cannot be honoured; set model.pooling")
+        shown = " + ".join(map(str, modes)) or "of no kind"
+        raise InputError(f"model.name = {name}: pooling {shown} cannot be honoured; set model.pooling")
     if config.get("include_prompt") is False:
         raise InputError(f"model.name = {name}: pooling without the prompt (include_prompt) cannot be honoured")
     return modes[0]

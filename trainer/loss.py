@@ -108,9 +108,11 @@ def pairwise_ranking(
             a_PB, b_PB = first[:, start:stop], second[:, start:stop]
             dot, norm1, norm2 = dot + (a_PB * b_PB).sum(1), norm1 + a_PB.square().sum(1), norm2 + b_PB.square().sum(1)
             logits_P = scale * dot / (_root(norm1) * _root(norm2))
-            hardest_negatives = torch.logsumexp(logits_P[~labels], 0)
-            hardest_positives = torch.logsumexp(-logits_P[labels], 0)
-            by_dim[stop] = F.softplus(hardest_negatives + hardest_positives)
+            soft_negatives = torch.logsumexp(logits_P[~labels], 0)
+            soft_positives = torch.logsumexp(-logits_P[labels], 0)
+            # log(1 + exp(x)); softplus would drop the 1 for x above 20.
+            spread = soft_negatives + soft_positives
+            by_dim[stop] = torch.logaddexp(spread, torch.zeros_like(spread))
         return _weighted([by_dim[dim] for dim in dims], dims, weights)
 
 

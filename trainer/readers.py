@@ -313,7 +313,8 @@ def _records(text: str, source: str, delimiter: str, headers: int) -> Iterator[t
             return
         except csv.Error as error:
             place = _place(row, line) if row >= 0 else f"the header (line {line})"
-            fault = "a double quote is never closed" if "end of data" in str(error) else str(error)
+            # csv's own words would put the delimiter, a tab, into the message
+            fault = "a quote is never closed" if "end of data" in str(error) else "text follows a closing quote"
             fix = "quote the whole cell and double each quote inside it"
             raise InputError(f"{source}: {place} is broken ({fault}): {fix}") from None
         if cells:

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainer.errors import StorageError
@@ -33,9 +33,12 @@ def write_file(path: Path, data: bytes | str) -> None:
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot write: {error.strerror}") from error
+    except BaseException as error:
+        with suppress(OSError):  # its folder may not be there either
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise StorageError(f"{path}: cannot write: {error.strerror or error}") from error
+        raise
 
 
 @contextmanager

@@ -103,8 +103,12 @@ def _digest(table: TokenTable) -> str:
 
 
 def _fingerprint(texts: Sequence[str], tokenizer: Any, max_length: int) -> str:
+    backend = tokenizer.backend_tokenizer
+    # Every call leaves its truncation in the tokenizer, which would give the same texts another key.
+    backend.no_truncation()
+    backend.no_padding()
     digest = hashlib.sha256()
-    for part in (tokenizer.backend_tokenizer.to_str(), str(max_length), *texts):
+    for part in (backend.to_str(), tokenizer.truncation_side, str(max_length), *texts):
         data = part.encode()
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
