@@ -309,7 +309,7 @@ def _check(config: Config, origin: dict[str, str], source: str) -> None:
 
     optim, loss, data = config.optim, config.loss, config.data
     if optim.warmup_ratio + optim.hold_ratio > 1:
-        fail("optim.warmup_ratio + optim.hold_ratio are above 1: together they are at most the whole run")
+        fail(f"optim.warmup_ratio + optim.hold_ratio = {optim.warmup_ratio + optim.hold_ratio:.0%}: at most 100 %")
     if optim.floor_lr > optim.lr:
         fail(f"optim.floor_lr = {optim.floor_lr:g} is above optim.lr = {optim.lr:g}: lower it")
     if loss.weights and len(loss.weights) != len(loss.dims):

@@ -138,8 +138,7 @@ def _load_tokenizer(folder: Path, name: str) -> Any:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"model.name = {name}: cannot load the tokenizer: {_first_line(error)}") from error
     # Where its files are missing, transformers may make one that knows its special tokens and no word.
-    is_empty = len(tokenizer) <= len(tokenizer.all_special_ids)
-    if is_empty or not getattr(tokenizer, "is_fast", False):
+    if len(tokenizer) <= len(tokenizer.all_special_ids) or not getattr(tokenizer, "is_fast", False):
         raise InputError(f"model.name = {name}: the folder has no fast tokenizer (tokenizer.json); add one")
     return tokenizer
 
@@ -217,7 +216,7 @@ def _read_spec(name: str, root: Path, max_length: int, pooling: str) -> EncoderS
         pooling = "mean"
         if "Pooling" in kinds:
             where = _inside(root, modules[1]["path"], name) / "config.json"
-            pooling = _read_pooling(_read_json(where, name), name)
+            pooling = _read_pooling(_optional_json(where, name), name)
     own = _optional_json(root / "config_sentence_transformers.json", name)
     prompts, default = own.get("prompts") or {}, own.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str | None) for prompt in prompts.values()):
@@ -240,9 +239,8 @@ def _read_spec(name: str, root: Path, max_length: int, pooling: str) -> EncoderS
     )
 
 
-def _read_pooling(config: Any, name: str) -> str:
+def _read_pooling(config: dict[str, Any], name: str) -> str:
     """Pooling of a sentence-transformers folder: one `pooling_mode`, or the older switch a mode."""
-    config = config if isinstance(config, dict) else {}
     old = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     modes = [old.get(key, key) for key, value in config.items() if key.startswith("pooling_mode_") and value]
     if "pooling_mode" in config:

@@ -48,16 +48,19 @@ def embed(
     tokens: TokenTable,
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     description: str = "Embedding",
+    alone: bool = False,
 ) -> np.ndarray:
-    """Embeddings [N, E] fp32 of all texts of a table, each encoded once, shared out over ranks.
+    """Embeddings [N, E] fp32 of all texts of a table, each encoded once.
 
+    The ranks share the texts out and all get the result; `alone`, this rank does it all and the others need not know.
     Dropout is off meanwhile; neither the training mode nor any random state is changed.
     """
     count, device = len(tokens.lengths), next(encoder.parameters()).device
+    workers = 1 if alone else world_size()
     # Dealing the length-sorted texts out in turn gives every rank nearly the same number of tokens.
     by_length = np.argsort(-tokens.lengths, kind="stable")
-    shares = [by_length[r :: world_size()] for r in range(world_size())]
-    own = shares[rank()]
+    shares = [by_length[worker::workers] for worker in range(workers)]
+    own = shares[0 if alone else rank()]
     rows = torch.empty(len(own), encoder.width, device=device)
     was_training = encoder.training
     encoder.eval()
@@ -69,9 +72,9 @@ def embed(
                 advance(len(chunk))
     finally:
         encoder.train(was_training)
-    gathered = gather_rows(rows, [len(share) for share in shares]).cpu().numpy()
+    gathered = rows if alone else gather_rows(rows, [len(share) for share in shares])
     embeddings = np.empty((count, encoder.width), dtype=np.float32)
-    embeddings[np.concatenate(shares)] = gathered
+    embeddings[np.concatenate(shares)] = gathered.cpu().numpy()
     return embeddings
 
 

@@ -126,7 +126,7 @@ def check_exports(encoder: Encoder, base: Encoder, folder: Path, probes: list[st
 
 
 def _unit_embeddings(encoder: Encoder, texts: list[str]) -> Tensor:
-    rows = torch.from_numpy(embed(encoder, tokenize_for(encoder, texts), description="Checking"))
+    rows = torch.from_numpy(embed(encoder, tokenize_for(encoder, texts), description="Checking", alone=True))
     return torch.nn.functional.normalize(rows.double(), dim=1)
 
 

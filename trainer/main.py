@@ -35,7 +35,9 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         (run_train if command == "train" else run_evaluate)(options)
     except TrainerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Bad input is the same on every rank: one of them says so.
+        if os.environ.get("RANK", "0") == "0" or not isinstance(error, InputError):
+            print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except MemoryError:
         print("error: out of memory: set train.tokens_per_chunk, or lower it", file=sys.stderr)

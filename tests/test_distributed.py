@@ -1,0 +1,135 @@
+"""Two and four gloo ranks against one process: the same plan, the same gradient, before any optimiser hides a factor."""
+
+from __future__ import annotations
+
+import socket
+import traceback
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from trainer import distributed as ranks
+from trainer.config import CurriculumConfig, LossConfig
+from trainer.curriculum import PhasedBatchSampler
+from trainer.layout import LayoutBuilder
+from trainer.objective import Objective
+from trainer.pairs import pairs_from_columns, positives_of
+
+WIDTH = 12
+GLOBAL_BATCH = 16
+LOSS = LossConfig(dims=(12, 4, 8), weights=(1.0, 0.5, 2.0), symmetric=True, pair_weight=0.7, learn_scale=True)
+
+
+def make_pairs():
+    rng = np.random.default_rng(0)
+    rows = [(f"a{i // 2}", f"p{i}" if i % 2 == 0 else f"n{rng.integers(50)}", 1 - i % 2) for i in range(64)]
+    rows += [(f"orphan {i}", f"n{i}", 0) for i in range(8)]
+    # Positives of a later phase, which must be masked in this one already.
+    later = [(f"a{i}", f"p{2 * ((i + k) % 32)}", 1) for i in range(32) for k in (1, 2, 3)]
+    first, second, labels = zip(*rows, *later, strict=True)
+    phases = [1] * len(rows) + [2] * len(later)
+    columns = {"texts1": first, "texts2": second, "labels": labels, "phase_indicators": phases}
+    return pairs_from_columns({name: list(column) for name, column in columns.items()}, "pairs")
+
+
+def make_model():
+    """Text id -> embedding through shared weights, so that every rank touches every parameter."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(500, 6, generator=generator, dtype=torch.float64)
+    weight = torch.randn(6, WIDTH, generator=generator, dtype=torch.float64).requires_grad_()
+    return features, torch.nn.Parameter(weight)
+
+
+def step_gradients(world_size: int, sabotage: str = ""):
+    """Plan of the run, loss and summed gradients of its first steps, on this rank."""
+    pairs = make_pairs()
+    sampler = PhasedBatchSampler(
+        pairs, CurriculumConfig(phases=(1, 2)), batch_size=GLOBAL_BATCH // world_size, seed=0, world_size=world_size
+    )
+    builder = LayoutBuilder(pairs, positives_of(pairs), rank=ranks.rank(), all_pairs=True)
+    features, weight = make_model()
+    objective = Objective(LOSS).double()
+    found = []
+    for step in range(3):
+        layout = builder.build([sampler.local(step, rank) for rank in range(world_size)])
+        if sabotage == "shift targets" and ranks.rank() > 0:
+            layout.targets[:] = (layout.targets + 1) % len(layout.candidates)
+        if sabotage == "drop mask":
+            layout.mask[:] = False
+            layout.reverse_mask[:] = False
+        own = layout.texts[ranks.rank()]
+        rows = ranks.gather_with_gradient(features[own] @ weight, [len(texts) for texts in layout.texts])
+        loss = objective(rows, layout, world_size)
+        weight.grad = objective.log_scale.grad = None
+        loss.total.backward()
+        parameters = [weight, objective.log_scale]
+        ranks.sum_gradients(parameters)
+        if sabotage == "scale by ranks":
+            for parameter in parameters:
+                parameter.grad *= world_size
+        total = ranks.sum_over_ranks(loss.total).item()
+        found.append((total, *(parameter.grad.clone().numpy() for parameter in parameters)))
+    return np.stack(list(sampler)), found
+
+
+def work(rank, world_size, port, sabotage, queue):
+    """One rank of a gloo group; whatever happens, something is put on the queue."""
+    try:
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+        queue.put((rank, step_gradients(world_size, sabotage)))
+        dist.barrier()
+        dist.destroy_process_group()
+    except Exception:
+        queue.put((rank, traceback.format_exc()))
+        raise
+
+
+def on_ranks(world_size, sabotage=""):
+    """Run `step_gradients` on so many processes; results in the order of ranks."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = mp.get_context("spawn")
+    queue = context.SimpleQueue()
+    processes = mp.spawn(work, (world_size, port, sabotage, queue), nprocs=world_size, join=False)
+    results = dict(queue.get() for _ in range(world_size))
+    processes.join()
+    return [results[rank] for rank in range(world_size)]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return step_gradients(1)
+
+
+def largest_difference(found, reference):
+    return max(
+        float(np.abs(np.asarray(mine) - np.asarray(theirs)).max())
+        for step, expected in zip(found, reference, strict=True)
+        for mine, theirs in zip(step, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_agree_with_one_process(world_size, alone):
+    plan, reference = alone
+    for rank_plan, found in on_ranks(world_size):
+        assert np.array_equal(rank_plan, plan)
+        assert largest_difference(found, reference) < 1e-10
+
+
+@pytest.mark.parametrize("sabotage", ["scale by ranks", "shift targets", "drop mask"])
+def test_a_broken_gather_is_noticed(sabotage, alone):
+    """Negative controls of the test above."""
+    assert all(largest_difference(found, alone[1]) > 1e-6 for _, found in on_ranks(2, sabotage))
+
+
+def test_one_process_needs_no_group():
+    rows = torch.randn(3, 4, requires_grad=True)
+    assert ranks.gather_with_gradient(rows, [3]) is rows and ranks.gather_rows(rows, [3]) is rows
+    assert ranks.world_size() == 1 and ranks.share_object({"a": 1}) == {"a": 1} and ranks.gather_objects(1) == [1]
+    assert ranks.any_rank(True, torch.device("cpu")) and not ranks.any_rank(False, torch.device("cpu"))

@@ -1,0 +1,350 @@
+"""Whole runs with the tiny MPNet: what they leave behind, what they refuse, what they survive."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainer import export, train
+from trainer.config import load_config
+from trainer.encoder import load_encoder
+from trainer.evaluation import embed, tokenize_for
+from trainer.incidents import generate_pairs
+from trainer.main import cli
+
+SMALL = {
+    "train.batch_size": "8",
+    "curriculum.epochs": "1",
+    "optim.lr": "1e-3",
+    "loss.dims": "[64, 16]",
+    "loss.pair_weight": "0.5",
+    "lora.enabled": "false",
+}
+
+
+@pytest.fixture(scope="module")
+def pair_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    paths = {}
+    for part, count in (("train", 72), ("dev", 36), ("test", 36)):
+        paths[part] = folder / f"{part}.json"
+        paths[part].write_text(json.dumps(generate_pairs(count, 0, part)))
+    return paths
+
+
+@pytest.fixture
+def run_small(tiny_model, pair_files, tmp_path):
+    """run_small(name, {key: value}, *options) -> (exit code, folder of the run)."""
+    config = tmp_path / "small.toml"
+    config.write_text(
+        f'[model]\nname = "{tiny_model("mpnet")}"\n'
+        f'[data]\ntrain = "{pair_files["train"]}"\ndev = "{pair_files["dev"]}"\n'
+    )
+
+    def run(name, changes=None, *options):
+        settings = [f"{key}={value}" for key, value in {**SMALL, **(changes or {})}.items()]
+        sets = [word for setting in settings for word in ("--set", setting)]
+        code = cli(["train", "--config", str(config), "--output-dir", str(tmp_path / name), *sets, *options])
+        return code, tmp_path / name
+
+    return run
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def steps_of(folder: Path) -> list[dict]:
+    return [line for line in lines(folder) if "loss" in line]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
+    changes = {"lora.enabled": str(lora).lower(), "lora.rank": 4, "optim.lr": 5e-3, "data.test": pair_files["test"]}
+    code, folder = run_small("run", changes)
+    assert code == 0
+    expected = {"config.toml", "plan.json", "log.jsonl", "metrics.json", "training_metadata.json", "model"}
+    assert expected | {"checkpoints"} | ({"adapter"} if lora else set()) == {p.name for p in folder.iterdir()}
+
+    plan = json.loads((folder / "plan.json").read_text())
+    assert [phase["name"] for phase in plan["phases"]] == ["1", "2", "3"]
+    logged = steps_of(folder)
+    assert [line["step"] for line in logged] == list(range(plan["steps"]))
+    assert [line["lr"] for line in logged] == plan["learning_rates"]
+    needed = {"phase", "epoch", "lr", "loss", "loss_by_dim", "grad_norm", "tokens_per_s", "waiting", "tokens"}
+    assert all(needed <= set(line) for line in logged)
+
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics["baseline"]) == set(metrics["final"]) == set(metrics["test"]["final"]) == {"64", "16"}
+    assert metrics["verdict"] in ("BETTER", "MIXED", "NOT BETTER")
+    # Frozen thresholds: those of test are dev's.
+    assert metrics["test"]["final"]["64"]["threshold"] == metrics["final"]["64"]["threshold"]
+    assert metrics["test"]["baseline"]["64"]["threshold"] == metrics["baseline"]["64"]["threshold"]
+
+    meta = json.loads((folder / "training_metadata.json").read_text())
+    trained = meta["trained"]
+    assert all(".lora_" in name for name in trained) if lora else len(trained) > 30
+    assert meta["versions"]["torch"] == torch.__version__ and meta["overlapping_texts"] == {"dev": 0, "test": 0}
+    # The config on record is the config that ran.
+    assert load_config(folder / "config.toml").lora.enabled is lora
+    # A finished run is not overwritten.
+    before = (folder / "metrics.json").read_bytes()
+    code, _ = run_small("run", changes)
+    assert code == 5 and (folder / "metrics.json").read_bytes() == before
+    assert "finished run" in capfd.readouterr().err
+    text = (folder / "model" / "README.md").read_text()
+    texts = json.loads(pair_files["train"].read_text())
+    assert not any(example in text for example in texts["texts1"] + texts["texts2"])
+
+
+def test_the_exported_model_is_the_best_and_loads_in_sentence_transformers(run_small, tiny_model):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    code, folder = run_small("run", {"eval.every": 2})
+    assert code == 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    values = {entry["step"]: entry["metrics"]["64"]["spearman"] for entry in metrics["evaluations"]}
+    assert metrics["best_step"] == max(values, key=values.get) and metrics["final"]["64"]["spearman"] == max(
+        values.values()
+    )
+    texts = ["VPN is down", "cannot  connect from home ", "x"]
+    peer = sentence_transformers.SentenceTransformer(str(folder / "model"), device="cpu")
+    ours = load_encoder(str(folder / "model"))
+    mine = embed(ours, tokenize_for(ours, texts))
+    np.testing.assert_allclose(mine, peer.encode(texts), atol=1e-5)
+    truncated = sentence_transformers.SentenceTransformer(str(folder / "model"), device="cpu", truncate_dim=16)
+    np.testing.assert_allclose(mine[:, :16], truncated.encode(texts), atol=1e-5)
+    base = load_encoder(str(tiny_model("mpnet")))
+    assert np.abs(mine - embed(base, tokenize_for(base, texts))).max() > 1e-3
+
+
+def test_the_quickstart_visibly_learns(tmp_path, capfd):
+    code = cli(["--output-dir", str(tmp_path / "quick")])
+    assert code == 0
+    metrics = json.loads((tmp_path / "quick" / "metrics.json").read_text())
+    for dim, final in metrics["final"].items():
+        assert final["roc_auc"] > metrics["baseline"][dim]["roc_auc"] + 0.1
+    assert metrics["verdict"] == "BETTER"
+    said = capfd.readouterr().err
+    assert "Plan" in said and "BETTER" in said and "SentenceTransformer" in said
+
+
+def test_an_adapter_that_is_not_applied_fails_the_run(run_small, monkeypatch, capfd):
+    """Negative control of the reload proof: the export forgets the adapters."""
+    honest = export.merged
+
+    def forgetful(encoder):
+        plain = honest(encoder)
+        base = load_encoder(encoder.spec.name)
+        plain.backbone.load_state_dict(base.backbone.state_dict())
+        return plain
+
+    monkeypatch.setattr(export, "merged", forgetful)
+    code, folder = run_small("run", {"lora.enabled": "true", "optim.lr": 5e-3})
+    assert code == 4 and "not what was trained" in capfd.readouterr().err
+    assert not (folder / "metrics.json").exists()
+
+
+def test_a_run_that_changes_nothing_fails(run_small, monkeypatch, capfd):
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
+    code, _ = run_small("run", {"lora.enabled": "true"})
+    assert code == 4 and "training changed nothing" in capfd.readouterr().err
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_cadence(run_small):
+    _, one = run_small("one")
+    _, two = run_small("two", {"eval.every": 1, "log.every": 2, "checkpoint.every": 3})
+    losses = {line["step"]: line["loss"] for line in steps_of(one)}
+    assert all(losses[line["step"]] == line["loss"] for line in steps_of(two))
+    _, three = run_small("three", {"train.seed": 1})
+    assert [line["loss"] for line in steps_of(three)] != list(losses.values())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora.enabled": "true", "train.tokens_per_chunk": 200}])
+def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, changes):
+    _, whole = run_small("whole", changes)
+    real = train.Run.train_step
+
+    def signalled(self, step, batch):
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, step, batch)
+
+    monkeypatch.setattr(train.Run, "train_step", signalled)
+    code, folder = run_small("stopped", changes)
+    assert code == 75 and [p.name for p in (folder / "checkpoints").iterdir()] == ["step-000003", "step-000005"]
+    monkeypatch.setattr(train.Run, "train_step", real)
+    code, folder = run_small("stopped", changes, "--resume")
+    assert code == 0
+    assert [line["loss"] for line in steps_of(folder)] == [line["loss"] for line in steps_of(whole)]
+    assert [line["step"] for line in steps_of(folder)] == [line["step"] for line in steps_of(whole)]
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(folder)[name]), name
+
+
+def test_another_config_cannot_resume_the_run(run_small, monkeypatch, capfd):
+    monkeypatch.setattr(train.Run, "judge", raise_on_call(2, train.Run.judge))
+    with pytest.raises(KeyboardInterrupt):
+        run_small("run")
+    # The run ended before any checkpoint.
+    code, _ = run_small("run", None, "--resume")
+    assert code == 4 and "no checkpoint" in capfd.readouterr().err
+
+
+def raise_on_call(number, function):
+    calls = []
+
+    def wrapper(self):
+        calls.append(1)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return function(self)
+
+    return wrapper
+
+
+def test_a_resume_with_another_setting_names_the_difference(run_small, monkeypatch, capfd):
+    monkeypatch.setattr(train, "finish", raise_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_small("run")
+    capfd.readouterr()
+    code, _ = run_small("run", {"optim.lr": "2e-3"}, "--resume")
+    assert code == 4 and "optim.lr was 0.001, is 0.002" in capfd.readouterr().err
+    monkeypatch.undo()
+    code, _ = run_small("run", {"log.every": "7"}, "--resume")
+    assert code == 0
+
+
+def raise_interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_number_that_is_none_stops_the_run_before_the_update(run_small, monkeypatch, what, capfd):
+    real = train.Run.prepare
+
+    def poisoned(self, step):
+        if step == 2:
+            parameter = next(iter(self.parameters.values()))
+            if what == "loss":
+                parameter.data.view(-1)[0] = float("nan")
+                parameter.data.mul_(float("nan"))
+            else:
+                parameter.register_hook(lambda gradient: gradient * float("inf"))
+        return real(self, step)
+
+    # Without the thread that works ahead, so that the poison strikes at step 2 exactly.
+    monkeypatch.setattr(train.Run, "prepare", poisoned)
+    code, folder = run_small("run")
+    said = capfd.readouterr().err
+    assert code == 3 and "phase 1" in said and "rows " in said and what in said
+    assert len(steps_of(folder)) <= 2 and not (folder / "model").exists()
+
+
+def test_label_0_pairs_change_the_run(run_small, pair_files, tmp_path):
+    """Taking labelled negatives for positives, as the notebook did, is another training."""
+    columns = json.loads(pair_files["train"].read_text())
+    flipped = tmp_path / "flipped.json"
+    flipped.write_text(json.dumps({**columns, "labels": [1] * 71 + [0]}))
+    _, honest = run_small("honest")
+    _, notebook = run_small("notebook", {"data.train": flipped})
+    assert steps_of(honest)[0]["loss"] != steps_of(notebook)[0]["loss"]
+
+
+def test_a_split_is_taken_where_no_dev_file_is_named(run_small):
+    code, folder = run_small("run", {"data.dev": '""', "data.dev_fraction": 0.3, "curriculum.mode": "mixed"})
+    meta = json.loads((folder / "training_metadata.json").read_text())
+    assert code == 0 and meta["rows"]["train"] + meta["rows"]["dev"] == 72 and 15 <= meta["rows"]["dev"] <= 28
+
+
+def test_early_stopping_ends_the_run(run_small, monkeypatch):
+    real = train.Run.judge
+    values = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.0, -0.1])
+
+    def falling(self):
+        metrics = real(self)
+        metrics["64"]["spearman"] = next(values)
+        return metrics
+
+    monkeypatch.setattr(train.Run, "judge", falling)
+    code, folder = run_small("run", {"eval.every": 1, "early_stopping.patience": 2})
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert code == 0 and len(steps_of(folder)) == 3 and metrics["best_step"] == 1
+    assert metrics["verdict"] == "NOT BETTER"  # and the model is exported all the same
+    assert (folder / "model" / "model.safetensors").exists()
+
+
+BAD = {
+    "missing file": ({"data.train": "nowhere.json"}, ["nowhere.json"]),
+    "dims wider than the model": ({"loss.dims": "[128, 64]"}, ["loss.dims", "64"]),
+    "max length beyond the positions": ({"model.max_length": "4000"}, ["model.max_length", "4000"]),
+    "unknown model": ({"model.name": "no/such-model"}, ["model.name", "no/such-model"]),
+    "batch larger than a phase": ({"train.batch_size": "600"}, ["train.batch_size", "600"]),
+    "batch of one": ({"train.batch_size": "1"}, ["train.batch_size"]),
+    "unknown key": ({"optim.learning_rate": "1"}, ["optim.learning_rate", "lr"]),
+    "number in quotes": ({"optim.lr": '"1e-5"'}, ["optim.lr", "quotes"]),
+    "negative rate": ({"optim.lr": "-1.0"}, ["optim.lr"]),
+    "warm-up and hold over 100 %": ({"optim.hold_ratio": "0.9"}, ["optim.hold_ratio", "100 %"]),
+    "fp16 without a GPU": ({"train.precision": "fp16"}, ["train.precision"]),
+    "target that matches nothing": ({"lora.enabled": "true", "lora.targets": '["q_proj"]'}, ["lora.targets", "q_proj"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_exit_2_and_no_folder(run_small, name, capfd):
+    changes, words = BAD[name]
+    if name == "fp16 without a GPU" and torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    code, folder = run_small("run", changes)
+    said = capfd.readouterr().err
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(errors) == 1 and "Traceback" not in said
+    assert all(word in errors[0] for word in words), errors[0]
+    assert not folder.exists()
+
+
+def test_one_class_only_is_refused(run_small, pair_files, tmp_path, capfd):
+    columns = json.loads(pair_files["train"].read_text())
+    path = tmp_path / "ones.json"
+    path.write_text(json.dumps({**columns, "labels": [1] * 72}))
+    code, folder = run_small("run", {"data.train": path})
+    assert code == 2 and "all 72 rows are positive" in capfd.readouterr().err and not folder.exists()
+
+
+def test_overlap_is_refused_or_recorded(run_small, pair_files):
+    code, folder = run_small("run", {"data.dev": pair_files["train"]})
+    assert code == 2 and not folder.exists()
+    code, folder = run_small("run", {"data.dev": pair_files["train"], "data.allow_overlap": "true"})
+    overlap = json.loads((folder / "training_metadata.json").read_text())["overlapping_texts"]["dev"]
+    assert code == 0 and overlap > 50
+
+
+def test_runs_without_a_folder_are_numbered(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(Path(__file__).parent.parent / "configs" / "quickstart.toml")
+    assert train.choose_folder(config, "quick", False) == Path("runs/quick")
+    (tmp_path / "runs" / "quick").mkdir(parents=True)
+    assert train.choose_folder(config, "quick", False) == Path("runs/quick-2")
+    assert train.choose_folder(config, "quick", True) == Path("runs/quick")
+
+
+def test_every_config_on_record_is_valid():
+    folder = Path(__file__).parent.parent / "configs"
+    paths = sorted(folder.glob("*.toml"))
+    assert paths
+    for path in paths:
+        text = path.read_text()
+        assert all(f"# {word}" in text for word in ("Reproduces:", "On:", "How long:", "Expect:")), path.name
+        tree = tomllib.loads(text)
+        needed = [] if "train" in tree.get("data", {}) else ["data.train=x.json"]
+        load_config(path, needed)
