@@ -1,4 +1,4 @@
-"""Two and four gloo ranks against one process: the same plan, the same gradient, before any optimiser hides a factor."""
+"""Two and four gloo ranks against one process: same plan, same gradient, before an optimiser can hide a factor."""
 
 from __future__ import annotations
 

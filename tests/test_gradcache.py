@@ -94,7 +94,9 @@ def slow_gradients(model, batch, budget, seed=3):
     positions = tokens.chunks(own, budget)
     model.zero_grad()
     torch.manual_seed(seed)
-    rows = torch.cat([pool(packed_hidden_states(model, b), b, "mean") for b in (tokens.batch(own[w]) for w in positions)])
+    rows = torch.cat(
+        [pool(packed_hidden_states(model, b), b, "mean") for b in (tokens.batch(own[w]) for w in positions)]
+    )
     whole = torch.empty_like(rows).index_copy(0, torch.as_tensor(np.concatenate(positions)), rows)
     loss = Objective(LOSS)(whole, layout).total
     loss.backward()

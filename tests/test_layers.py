@@ -21,6 +21,7 @@ LAYERS = (
     {"curriculum", "encoder", "layout", "optim", "tiny", "tokens"},
     {"evaluation", "objective", "sources"},
     {"export", "gradcache", "judge", "logbook", "state", "summary"},
+    {"run"},
     {"train"},
     {"main"},
     {"__main__"},

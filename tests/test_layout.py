@@ -16,9 +16,7 @@ from trainer.pairs import PairTable, pairs_from_columns, positives_of
 
 def table(rows) -> PairTable:
     first, second, labels = zip(*rows, strict=True)
-    return pairs_from_columns(
-        {"texts1": list(first), "texts2": list(second), "labels": list(labels)}, "pairs.json"
-    )
+    return pairs_from_columns({"texts1": list(first), "texts2": list(second), "labels": list(labels)}, "pairs.json")
 
 
 def builder(pairs: PairTable, rank: int = 0, all_pairs: bool = False) -> LayoutBuilder:
@@ -81,7 +79,10 @@ def test_a_negative_of_a_query_on_its_right_side_brings_its_left_side():
     assert sorted(found["candidates"]) == ["look-alike", "match", "right"]
 
 
-def objective_gradient(rows, embeddings, loss=LossConfig(dims=(8, 4)), unmask=False):
+TWO_DIMS = LossConfig(dims=(8, 4))
+
+
+def objective_gradient(rows, embeddings, loss=TWO_DIMS, unmask=False):
     """d loss / d embeddings of the batch of all rows, by text."""
     pairs = table(rows)
     layout = builder(pairs, all_pairs=loss.pair_weight > 0).build([np.arange(len(rows))])

@@ -35,9 +35,6 @@ from trainer.pairs import (
     split_by_component,
 )
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the data folder ../shared/data is not here")
-
 GOOD: dict[str, list[Any]] = {
     "texts1": ["printer is jammed", "vpn drops", "mail bounces"],
     "texts2": ["paper stuck in printer", "screen is black", "cannot send mail"],
@@ -705,34 +702,33 @@ def test_any_json_values_in_the_columns_give_rows_or_a_refusal(tmp_path: Path, c
 # ---- real data
 
 
-@needs_shared_data
 @pytest.mark.parametrize(
     ("name", "phases", "positives"),
     [("itsm_pairs_train.json", {1: 1280, 2: 1280, 3: 1278}, 1919), ("itsm_pairs_dev.json", {3: 818}, 409)],
 )
-def test_real_pairs_have_the_expected_counts(name: str, phases: dict[int, int], positives: int) -> None:
+def test_real_pairs_have_the_expected_counts(
+    name: str, phases: dict[int, int], positives: int, shared_data: Path
+) -> None:
     start = time.perf_counter()
-    table = read_pairs(SHARED_DATA / name)
+    table = read_pairs(shared_data / name)
     assert time.perf_counter() - start < 1
     assert Counter(table.phase.tolist()) == phases
     assert int(table.label.sum()) == positives
     assert table.categories1 is not None
 
 
-@needs_shared_data
-def test_real_graded_pairs_without_header() -> None:
-    table = read_pairs(SHARED_DATA / "stsb-en-dev.csv", label_scale=5)
+def test_real_graded_pairs_without_header(shared_data: Path) -> None:
+    table = read_pairs(shared_data / "stsb-en-dev.csv", label_scale=5)
     assert len(table) == 1500
     assert table.score.min() >= 0
     assert table.score.max() == 1
     with pytest.raises(InputError, match=r"row 1, label: 5\.0 is not between 0 and 1: .*data\.label_scale"):
-        read_pairs(SHARED_DATA / "stsb-en-dev.csv")
+        read_pairs(shared_data / "stsb-en-dev.csv")
 
 
-@needs_shared_data
-def test_texts_that_the_real_train_and_dev_share_are_found() -> None:
+def test_texts_that_the_real_train_and_dev_share_are_found(shared_data: Path) -> None:
     """17 short titles ("erp access issue") stand on both sides, by a plain set intersection as well."""
-    train, dev = (read_pairs(SHARED_DATA / f"itsm_pairs_{part}.json") for part in ("train", "dev"))
+    train, dev = (read_pairs(shared_data / f"itsm_pairs_{part}.json") for part in ("train", "dev"))
     plain = [{" ".join(text.casefold().split()) for text in table.texts} for table in (train, dev)]
     assert check_overlap(train, dev, allow=True) == len(plain[0] & plain[1]) == 17
     with pytest.raises(InputError, match="17 of its texts are also in"):

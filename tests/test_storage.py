@@ -1,4 +1,4 @@
-"""Files and folders are whole or not there: through errors, a full disk, Ctrl-C and a kill at every point of writing."""
+"""Files and folders are whole or not there: through errors, a full disk, Ctrl-C and a kill at any point of writing."""
 
 from __future__ import annotations
 
@@ -163,6 +163,7 @@ def test_everything_is_on_disk_before_the_name_is_given(tmp_path: Path, monkeypa
     fill(tmp_path / "run")
     named = events.index("name")
     assert {"sync a", "sync b", "sync sub"} <= set(events[:named])
+    assert events[named - 1].startswith("sync .run.")
     assert events[named + 1 :] == [f"sync {tmp_path.name}"]  # the name itself
     events.clear()
     write_file(tmp_path / "file", NEW)

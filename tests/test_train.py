@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer import export, train
+from trainer import export, run, train
 from trainer.config import load_config
 from trainer.encoder import load_encoder
 from trainer.evaluation import embed, tokenize_for
@@ -173,17 +173,17 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("changes", [{}, {"lora.enabled": "true", "train.tokens_per_chunk": 200}])
 def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, changes):
     _, whole = run_small("whole", changes)
-    real = train.Run.train_step
+    real = run.Run.train_step
 
     def signalled(self, step, batch):
         if step == 4:
             signal.raise_signal(signal.SIGTERM)
         return real(self, step, batch)
 
-    monkeypatch.setattr(train.Run, "train_step", signalled)
+    monkeypatch.setattr(run.Run, "train_step", signalled)
     code, folder = run_small("stopped", changes)
     assert code == 75 and [p.name for p in (folder / "checkpoints").iterdir()] == ["step-000003", "step-000005"]
-    monkeypatch.setattr(train.Run, "train_step", real)
+    monkeypatch.setattr(run.Run, "train_step", real)
     code, folder = run_small("stopped", changes, "--resume")
     assert code == 0
     assert [line["loss"] for line in steps_of(folder)] == [line["loss"] for line in steps_of(whole)]
@@ -193,7 +193,7 @@ def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, change
 
 
 def test_another_config_cannot_resume_the_run(run_small, monkeypatch, capfd):
-    monkeypatch.setattr(train.Run, "judge", raise_on_call(2, train.Run.judge))
+    monkeypatch.setattr(run.Run, "judge", raise_on_call(2, run.Run.judge))
     with pytest.raises(KeyboardInterrupt):
         run_small("run")
     # The run ended before any checkpoint.
@@ -231,7 +231,7 @@ def raise_interrupt(*_):
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_number_that_is_none_stops_the_run_before_the_update(run_small, monkeypatch, what, capfd):
-    real = train.Run.prepare
+    real = run.Run.prepare
 
     def poisoned(self, step):
         if step == 2:
@@ -244,7 +244,7 @@ def test_a_number_that_is_none_stops_the_run_before_the_update(run_small, monkey
         return real(self, step)
 
     # Without the thread that works ahead, so that the poison strikes at step 2 exactly.
-    monkeypatch.setattr(train.Run, "prepare", poisoned)
+    monkeypatch.setattr(run.Run, "prepare", poisoned)
     code, folder = run_small("run")
     said = capfd.readouterr().err
     assert code == 3 and "phase 1" in said and "rows " in said and what in said
@@ -268,7 +268,7 @@ def test_a_split_is_taken_where_no_dev_file_is_named(run_small):
 
 
 def test_early_stopping_ends_the_run(run_small, monkeypatch):
-    real = train.Run.judge
+    real = run.Run.judge
     values = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.0, -0.1])
 
     def falling(self):
@@ -276,7 +276,7 @@ def test_early_stopping_ends_the_run(run_small, monkeypatch):
         metrics["64"]["spearman"] = next(values)
         return metrics
 
-    monkeypatch.setattr(train.Run, "judge", falling)
+    monkeypatch.setattr(run.Run, "judge", falling)
     code, folder = run_small("run", {"eval.every": 1, "early_stopping.patience": 2})
     metrics = json.loads((folder / "metrics.json").read_text())
     assert code == 0 and len(steps_of(folder)) == 3 and metrics["best_step"] == 1

@@ -1,4 +1,4 @@
-"""What a person sees: one console on standard error, and progress that is a bar on a terminal and plain lines elsewhere."""
+"""What a person sees: one console on standard error; progress as a bar on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 

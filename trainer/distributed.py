@@ -26,7 +26,7 @@ def world_size() -> int:
 
 
 class _Gather(torch.autograd.Function):
-    """Forward: the ranks' rows end to end. Backward: each rank gets back the sum of all ranks' gradients of its rows."""
+    """Forward: the ranks' rows end to end. Backward: each rank gets the sum of all ranks' gradients of its rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:

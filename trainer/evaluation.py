@@ -104,9 +104,7 @@ def evaluate(
     """
     cosines = pair_cosines(embed(encoder, pairs.tokens, autocast, "Evaluating"), pairs.table, dims)
     table = pairs.table
-    return {
-        str(dim): pair_metrics(scores, table.score, table.label) for dim, scores in zip(dims, cosines, strict=True)
-    }
+    return {str(dim): pair_metrics(scores, table.score, table.label) for dim, scores in zip(dims, cosines, strict=True)}
 
 
 def evaluate_at(
@@ -127,7 +125,7 @@ def evaluate_at(
 
 
 def verdict(baseline: Metrics, final: Metrics, metric: str) -> str:
-    """"BETTER" where the metric rose at every dim, "NOT BETTER" where it did not rise at the largest, else "MIXED"."""
+    """ "BETTER" where the metric rose at every dim, "NOT BETTER" where it did not rise at the largest, else "MIXED"."""
     largest = max(final, key=int)
     rose = {dim: final[dim][metric] > baseline[dim][metric] for dim in final}
     if all(rose.values()):

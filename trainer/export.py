@@ -36,7 +36,7 @@ def merged(encoder: Encoder) -> Encoder:
     """A copy of the encoder on the CPU with its adapters folded into the weights; the encoder itself is unchanged."""
     twin = copy.deepcopy(encoder).cpu().eval()
     if isinstance(twin.backbone, peft.PeftModel):
-        twin.backbone = twin.backbone.merge_and_unload()  # type: ignore[operator]  # PEFT types it as a tensor
+        twin.backbone = twin.backbone.merge_and_unload()
     return twin
 
 
@@ -86,7 +86,7 @@ def save_model(encoder: Encoder, folder: Path, card: str) -> None:
 def save_adapter(encoder: Encoder, folder: Path) -> None:
     """Write the PEFT adapter alone. Raises StorageError where the folder exists or cannot be written."""
     with new_folder(folder) as path:
-        encoder.backbone.save_pretrained(path, safe_serialization=True)
+        encoder.backbone.save_pretrained(str(path), safe_serialization=True)
         (path / "README.md").unlink(missing_ok=True)  # PEFT's is a form to fill in; the model's card is beside it
 
 

@@ -1,12 +1,11 @@
 """Labelled pairs of IT incidents from a seeded grammar: data to try the trainer on, with nothing to download.
 
-A problem is a thing and what is wrong with it (96 of them: 6 categories x 4 things x 4 faults). Each thing and each fault
-can be said in FORMS ways that share few words, so word overlap says little about two texts and the meaning of the ways has
-to be learnt. A text is one way of naming the thing, one of naming the fault, a frame around them, and details.
+A problem is a thing and what is wrong with it: 30 of them, 5 categories x 3 things x 2 faults. Each thing and each fault
+can be said in FORMS ways that share few words, so the overlap of words says little about two texts, and which ways mean
+the same has to be learnt. A text is a way of naming the thing, one of naming the fault, a frame around them, and details.
 
-A split owns the combinations (way `i` of the thing, way `j` of the fault) with `(i + j) % FORMS` equal to its number.
-Hence no text of one split is in another, every way of saying a thing or a fault is in all of them, and two different
-combinations of one split share neither.
+A split owns the numbers (of rooms, sites, tickets) that leave its rank as the remainder when divided by the count of
+splits, and every text holds one number: so no text stands in two splits, and all words stand in all of them.
 """
 
 from __future__ import annotations
@@ -23,70 +22,54 @@ SPLITS = ("train", "dev", "test")
 FORMS = 3
 PHASES = 3
 
-# A line is a thing or a fault; its ways of being said are divided by "|". Every fault can befall every thing of its category.
+# Things, then faults, of a category: a line each, its FORMS ways divided by "|". Every fault can befall every thing.
 GRAMMAR: dict[str, tuple[str, str]] = {
     "network": (
         """vpn tunnel | remote access from home | anyconnect client
         wifi | wireless network | access point
         wall socket | wired port | ethernet jack""",
         """keeps dropping | disconnects every few minutes | is lost again and again
-        is very slow | crawls | has poor throughput
-        does not come up | is completely down | gives no signal""",
+        is very slow | crawls | has poor throughput""",
     ),
     "access": (
         """windows account | domain login | active directory user
         badge | door card | entry token
         payroll portal | salary self service | wage statement site""",
         """says permission denied | lacks authorisation | answers forbidden
-        has expired | is past its validity | ran out yesterday
-        got locked | is blocked after too many attempts | was frozen by wrong tries""",
+        has expired | is past its validity | ran out yesterday""",
     ),
     "hardware": (
         """laptop | notebook | portable computer
         printer | laserjet | multifunction copier
         monitor | external screen | lcd panel""",
         """will not power on | is dead when switched | lights no led
-        makes loud noise | rattles | hums like a bad fan
-        overheats | becomes burning hot | smells scorched""",
+        makes loud noise | rattles | hums like a bad fan""",
     ),
     "email": (
-        """mailbox | outlook inbox | exchange messages
+        """mailbox | outlook inbox | exchange store
         calendar | meeting schedule | appointment planner
         distribution list | mail group | recipients alias""",
         """does not synchronise | shows yesterday's state | stopped updating
-        lost items | is suddenly empty | has content missing
-        exceeds its quota | is full | hit the storage ceiling""",
+        lost items | is suddenly empty | has content missing""",
     ),
     "database": (
         """oracle instance | production database | sid primary
         reporting warehouse | bi cube | analytics mart
         nightly backup | rman dump | archive job""",
         """ran out of disk space | has a full tablespace | cannot extend its datafile
-        hangs on a deadlock | waits for row locks | is stuck behind a blocker
-        rejects new sessions | exhausted its connection pool | returns listener refused""",
-    ),
-    "software": (
-        """excel | spreadsheet program | xlsx workbook
-        erp client | sap gui | order entry mask
-        crm | customer relationship tool | salesforce tab""",
-        """crashes at launch | closes by itself | aborts with an exception
-        freezes | does not react to clicks | shows an endless hourglass
-        asks for a licence | says unregistered copy | complains about activation""",
+        hangs on a deadlock | waits for row locks | is stuck behind a blocker""",
     ),
 }
 
-# Around thing and fault: half of the frames name the thing first, half the fault first.
+# Around thing and fault: the first half of the frames names the thing first, the second half the fault.
+# `{number}` is in all of them: it keeps the splits apart.
 FRAMES = (
-    "{thing} {fault} since {day}, reported by {user}, room {number}",
-    "Room {number}: {thing} {fault}. Please call {user}",
-    "srv-{number} - {thing} {fault}",
-    "Hello team, the {thing} {fault}. It began on {day} in {site}. Thanks, {user}, phone {number}",
-    "User {user}, {site}: {thing} {fault} for the first time, host pc-{number}",
-    "'{fault}' reported by {user} for {thing}, asset {number}",
-    "It {fault}: {thing} at {site}, since {day}, ticket {number}",
-    "{site} / {fault} / {thing} / srv-{number}",
-    "Good morning, {user} says it {fault}. Affected is the {thing} in room {number} in {site}",
-    "Since {day} it {fault} ({thing}, host pc-{number})",
+    "{thing} {fault} since {day}, {user}, room {number}",
+    "Room {number}: {thing} {fault}, {user}",
+    "{site} {number} - {thing} {fault}",
+    "It {fault}: {thing} at {site}, ticket {number}",
+    "{site} / {fault} / {thing} / {number}",
+    "{user}, {day}: {fault}, {thing} {number}",
 )
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 SITES = ("Berlin", "Lyon", "Osaka", "Austin", "Porto", "Gdansk", "Pune", "Leeds")
@@ -115,12 +98,14 @@ def generate_pairs(count: int, seed: int, split: str) -> dict[str, list]:
 
     Every anchor (`texts1`) has a positive row and then a negative one (the last may lack it where `count` is odd).
 
-    | phase     | positive (same problem)                          | negative (other problem)                            |
-    |-----------|--------------------------------------------------|-----------------------------------------------------|
-    | 1, easy   | the same ways, other frame and details           | of another category                                 |
-    | 2, medium | other ways, frame and details                    | of the same category                                |
-    | 3, hard   | other ways and details, in the other order       | all words the same but the thing's or the fault's   |
+    | phase     | positive (same problem)                        | negative (other problem)                     |
+    |-----------|------------------------------------------------|----------------------------------------------|
+    | 1, easy   | the thing or the fault said in another way     | of another category                          |
+    | 2, medium | both in another way, other frame and details   | of the same category                         |
+    | 3, hard   | the same, and thing and fault change places    | a look-alike: same frame, same words for the |
+    |           |                                                | thing or the fault, other details            |
 
+    Close paraphrase and look-alike are alike to the eye, and only the paraphrase is the same problem.
     Phases hold the same number of anchors to within one. Categories are the grammar's names.
 
     Raises:
@@ -133,7 +118,7 @@ def generate_pairs(count: int, seed: int, split: str) -> dict[str, list]:
     if split not in SPLITS:
         raise InputError(f"incidents: split is {split!r}; use one of {', '.join(SPLITS)}")
     rng = Random(f"{seed}/{split}")
-    parity = SPLITS.index(split)
+    rank = SPLITS.index(split)
     problems = _all_problems()
     rows: list[tuple[str, str, int, int, str, str]] = []
     deck: list[Problem] = []
@@ -141,10 +126,10 @@ def generate_pairs(count: int, seed: int, split: str) -> dict[str, list]:
         # Deal from a shuffled deck: neighbouring anchors then are about different problems.
         deck = deck or sorted(problems, key=lambda _: rng.random())
         problem, phase = deck.pop(), 1 + number % PHASES
-        saying = _saying(rng, parity)
+        saying = _saying(rng, rank)
         anchor = _render(problem, saying)
-        positive = _render(problem, _paraphrase(rng, saying, phase, parity))
-        other, other_saying = _other_problem(rng, problems, problem, saying, phase, parity)
+        positive = _render(problem, _paraphrase(rng, saying, phase, rank))
+        other, other_saying = _other_problem(rng, problems, problem, saying, phase, rank)
         rows.append((anchor, positive, 1, phase, problem.category, problem.category))
         rows.append((anchor, _render(other, other_saying), 0, phase, problem.category, other.category))
     rows = sorted(rows[:count], key=lambda row: row[3])
@@ -152,31 +137,30 @@ def generate_pairs(count: int, seed: int, split: str) -> dict[str, list]:
     return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
 
-def _paraphrase(rng: Random, saying: Saying, phase: int, parity: int) -> Saying:
+def _paraphrase(rng: Random, saying: Saying, phase: int, rank: int) -> Saying:
     """Another way of saying the same problem, further away as the phase grows."""
-    thing_form = _other(rng, FORMS, saying.thing_form)
-    fault_form = _other(rng, FORMS, saying.fault_form)
+    thing_form, fault_form = _another(rng, FORMS, saying.thing_form), _another(rng, FORMS, saying.fault_form)
     if phase == 1:
-        if rng.random() < 0.5:
-            return saying._replace(thing_form=thing_form)
-        return saying._replace(fault_form=fault_form)
-    frame = _other(rng, len(FRAMES), saying.frame)
+        thing_changes = rng.random() < 0.5
+        return saying._replace(thing_form=thing_form) if thing_changes else saying._replace(fault_form=fault_form)
+    frame = _another(rng, len(FRAMES), saying.frame)
     if phase == 3:
-        frame = _pick(rng, range(len(FRAMES)//2)) + (len(FRAMES)//2 if saying.frame < len(FRAMES)//2 else 0)
-    return Saying(thing_form, fault_form, frame, _details(rng, parity))
+        half = len(FRAMES) // 2
+        frame = _pick(rng, range(half, len(FRAMES)) if saying.frame < half else range(half))
+    return Saying(thing_form, fault_form, frame, _details(rng, rank))
 
 
 def _other_problem(
-    rng: Random, problems: list[Problem], problem: Problem, saying: Saying, phase: int, parity: int
+    rng: Random, problems: list[Problem], problem: Problem, saying: Saying, phase: int, rank: int
 ) -> tuple[Problem, Saying]:
     """A problem that is not the anchor's, closer to it as the phase grows, and how it is said."""
     if phase == 1:
-        return _pick(rng, [p for p in problems if p.category != problem.category]), _saying(rng, parity)
+        return _pick(rng, [p for p in problems if p.category != problem.category]), _saying(rng, rank)
     others = [p for p in problems if p.category == problem.category and p != problem]
     if phase == 2:
-        return _pick(rng, others), _saying(rng, parity)
+        return _pick(rng, others), _saying(rng, rank)
     look_alikes = [p for p in others if p.thing == problem.thing or p.fault == problem.fault]
-    return _pick(rng, look_alikes), saying
+    return _pick(rng, look_alikes), saying._replace(details=_details(rng, rank))
 
 
 def _render(problem: Problem, saying: Saying) -> str:
@@ -187,21 +171,22 @@ def _render(problem: Problem, saying: Saying) -> str:
     return text[0].upper() + text[1:]
 
 
-def _saying(rng: Random, parity: int) -> Saying:
-    return Saying(_pick(rng, range(FORMS)), _pick(rng, range(FORMS)), _pick(rng, range(len(FRAMES))), _details(rng, parity))
+def _saying(rng: Random, rank: int) -> Saying:
+    forms = range(FORMS)
+    return Saying(_pick(rng, forms), _pick(rng, forms), _pick(rng, range(len(FRAMES))), _details(rng, rank))
 
 
-def _details(rng: Random, parity: int) -> dict[str, str]:
+def _details(rng: Random, rank: int) -> dict[str, str]:
     return {
-        "number": str(_pick(rng, range(10, 100))*3 + parity),
+        "number": str(len(SPLITS) * _pick(rng, range(4, 33)) + rank),
         "user": _pick(rng, USERS),
         "day": _pick(rng, DAYS),
         "site": _pick(rng, SITES),
     }
 
 
-def _other(rng, count, taken):
-    return _pick(rng, [f for f in range(count) if f != taken])
+def _another(rng: Random, count: int, taken: int) -> int:
+    return _pick(rng, [number for number in range(count) if number != taken])
 
 
 def _all_problems() -> list[Problem]:

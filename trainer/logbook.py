@@ -64,8 +64,8 @@ def signals_noted() -> Iterator[Callable[[], bool]]:
         noted.append(number)
         signal.signal(number, previous[number])
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        previous[number] = signal.signal(number, note)
+    for caught in (signal.SIGTERM, signal.SIGINT):
+        previous[caught] = signal.signal(caught, note)
     try:
         yield lambda: bool(noted)
     finally:

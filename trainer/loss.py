@@ -11,6 +11,7 @@ product of the prefix norms makes them cosines; the embeddings themselves are ne
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -139,8 +140,7 @@ def check_dims(dims: Sequence[int], width: int) -> None:
 
 def _blocks(dims: Sequence[int]) -> list[tuple[int, int]]:
     """The column ranges between neighbouring dims, ascending: (0, d1), (d1, d2), ..."""
-    edges = [0, *sorted(dims)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise([0, *sorted(dims)]))
 
 
 def _root(square: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def parse_dims(text: str | None) -> tuple[int, ...]:
-    """"768,64" -> (768, 64); nothing -> (). Raises InputError."""
+    """ "768,64" -> (768, 64); nothing -> (). Raises InputError."""
     try:
         dims = tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError:

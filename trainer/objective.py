@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,36 +39,33 @@ class Objective(nn.Module):
     def forward(self, embeddings: Tensor, layout: BatchLayout, world_size: int = 1) -> Loss:
         """This rank's part of the loss, from the gathered embeddings [U, E] of all ranks."""
         config, device = self.config, embeddings.device
-        common = {"dims": config.dims, "weights": config.weights or None, "scale": self.scale}
+        weights = config.weights or None
+        mnrl = partial(matryoshka_mnrl, dims=config.dims, weights=weights, scale=self.scale)
+        ranking = partial(pairwise_ranking, dims=config.dims, weights=weights, scale=self.scale)
 
-        def rows(index: object) -> Tensor:
-            return embeddings[torch.as_tensor(index, device=device)]
-
-        def on_device(array: object) -> Tensor:
+        def on_device(array: np.ndarray) -> Tensor:
             return torch.as_tensor(array, device=device)
+
+        def rows(index: np.ndarray) -> Tensor:
+            return embeddings[on_device(index)]
 
         queries, candidates = rows(layout.queries), rows(layout.candidates)
         targets, mask = on_device(layout.targets), on_device(layout.mask)
         every_query = max(len(layout.all_queries), 1)
-        total, by_dim = matryoshka_mnrl(
-            queries, candidates, targets=targets, mask=mask, total_queries=every_query, **common
-        )
+        total, by_dim = mnrl(queries, candidates, targets=targets, mask=mask, total_queries=every_query)
         if config.symmetric:
             own = torch.arange(len(layout.queries), device=device) + layout.first_query
-            reverse, reverse_by_dim = matryoshka_mnrl(
+            reverse, reverse_by_dim = mnrl(
                 candidates[targets],
                 rows(layout.all_queries),
                 targets=own,
                 mask=on_device(layout.reverse_mask),
                 total_queries=every_query,
-                **common,
             )
             total, by_dim = (total + reverse) / 2, (by_dim + reverse_by_dim) / 2
         if config.pair_weight:
             # Every rank sees all pairs and computes the same term: each contributes its share of it.
-            ranking, ranking_by_dim = pairwise_ranking(
-                rows(layout.pair1), rows(layout.pair2), on_device(layout.pair_labels), **common
-            )
+            term, term_by_dim = ranking(rows(layout.pair1), rows(layout.pair2), on_device(layout.pair_labels))
             share = config.pair_weight / world_size
-            total, by_dim = total + share * ranking, by_dim + share * ranking_by_dim
+            total, by_dim = total + share * term, by_dim + share * term_by_dim
         return Loss(total, by_dim.detach())

@@ -13,7 +13,7 @@ Shapes: T tokens, N sequences, E width, H heads, D head width, n sequences of a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -159,12 +159,14 @@ def _distilbert_layer(layer: Any, hidden: Tensor, attend: Callable[..., Tensor])
     return layer.output_layer_norm(layer.ffn(hidden) + hidden)
 
 
-_BERT_PROJECTIONS = {
-    "attention": ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
-    "ffn": ("intermediate.dense", r"layer.\d+.output.dense"),
-}
-_BERT = Family(lambda model: model.encoder.layer, _bert_layer, **_BERT_PROJECTIONS)
-_ROBERTA = Family(lambda model: model.encoder.layer, _bert_layer, **_BERT_PROJECTIONS, position_offset=True)
+_BERT_FFN = ("intermediate.dense", r"layer.\d+.output.dense")
+_BERT = Family(
+    lambda model: model.encoder.layer,
+    _bert_layer,
+    attention=("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    ffn=_BERT_FFN,
+)
+_ROBERTA = replace(_BERT, position_offset=True)
 FAMILIES: dict[str, Family] = {
     "bert": _BERT,
     "roberta": _ROBERTA,
@@ -173,7 +175,7 @@ FAMILIES: dict[str, Family] = {
         lambda model: model.encoder.layer,
         _mpnet_layer,
         attention=("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"),
-        ffn=_BERT_PROJECTIONS["ffn"],
+        ffn=_BERT_FFN,
         position_offset=True,
         relative_bias=True,
     ),

@@ -58,9 +58,7 @@ def load_data(config: DataConfig, seed: int) -> RunData:
 def _read(config: DataConfig, path: str, part: str, seed: int) -> PairTable:
     if path == INCIDENTS:
         return pairs_from_columns(generate_pairs(GENERATED_ROWS[part], seed, part), f"{INCIDENTS} ({part})")
-    return read_pairs(
-        path, label_scale=config.label_scale, positive_threshold=config.positive_threshold or None
-    )
+    return read_pairs(path, label_scale=config.label_scale, positive_threshold=config.positive_threshold or None)
 
 
 def locate_model(config: Config, data: RunData) -> str:

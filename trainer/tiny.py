@@ -1,4 +1,4 @@
-"""A tiny random-weight encoder with a tokenizer built on the spot: a model to try the trainer on, with nothing to download."""
+"""A tiny random-weight encoder and its tokenizer, built on the spot: a model to try the trainer on, with no download."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def build_tiny_mpnet(
 ) -> Path:
     """Write a random-weight encoder and its tokenizer for `texts` into `folder`, which must not exist yet or be empty.
 
-    Reads back with `AutoModel.from_pretrained(folder, add_pooling_layer=False)` and `AutoTokenizer.from_pretrained(folder)`.
-    The files are a pure function of the arguments (the order of `texts` does not matter), the folder appears whole or not
-    at all, and torch's random state is left as it was.
+    `AutoModel.from_pretrained` (without a pooler, which is not saved) and `AutoTokenizer.from_pretrained` read it back.
+    The files are a pure function of the arguments (the order of `texts` does not matter), the folder appears whole or
+    not at all, and torch's random state is left as it was.
 
     Args:
         texts: what the vocabulary is built from: their words, and their characters to spell any other word with.

@@ -1,0 +1,64 @@
+"""What every benchmark record holds, and where it goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "sentence-transformers", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions and hardware of this process."""
+    import torch
+
+    git = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True)
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "commit": git.stdout.strip() or None,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": found,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": device,
+        "command": " ".join([Path(sys.argv[0]).name, *map(_without_folder, sys.argv[1:])]),
+    }
+
+
+def save_record(name: str, record: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write a record as `name`.json. Returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _without_folder(argument: str) -> str:
+    """An argument with local folders taken out of its paths: a record should read the same everywhere."""
+    key, equals, value = argument.rpartition("=")
+    return key + equals + (Path(value).name if "/" in value else value)

@@ -1,0 +1,715 @@
+"""Encoders of every folder layout against sentence-transformers; what cannot be honoured is refused; LoRA as asked."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+
+from trainer.config import LoraConfig
+from trainer.console import console
+from trainer.encoder import Encoder, add_lora, load_encoder, weights_fingerprint
+from trainer.errors import InputError
+from trainer.evaluation import embed, tokenize_for
+from trainer.tiny import FAMILIES
+
+Build = Callable[[str], Path]
+
+WIDTH, LAYERS, LONGEST = 64, 2, 128  # of the tiny models
+TOLERANCE = 1e-5
+TEXTS = [
+    "the printer on floor 2 is jammed",
+    "  the printer\ton  floor 2\r\nis jammed \n",
+    "THE PRINTER On Floor 2 Is Jammed",
+    "",
+    " ",
+    "\n\t\u00a0\u2003",
+    "\u200b",
+    ".",
+    "vpn",
+    "vpn " * 700,
+    "x" * 3000,
+    "Drucker: Papierstau, Größe A4 – straße ÅÄÖ",
+    "日本語のテキスト 🙂 \ufffd",
+    "[SEP] [CLS] </s> [MASK] <s>",
+    "query: vpn drops every hour",
+]
+
+
+def embeddings(encoder: Encoder, texts: list[str] | None = None) -> np.ndarray:
+    """What the trainer makes of texts, at length one where the folder says so."""
+    rows = embed(encoder, tokenize_for(encoder, texts or TEXTS))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True) if encoder.spec.normalize else rows
+
+
+def assert_equals_peer(encoder: Encoder, folder: Path, texts: list[str] | None = None) -> None:
+    st = pytest.importorskip("sentence_transformers")
+    peer = st.SentenceTransformer(str(folder), device="cpu").encode(texts or TEXTS, show_progress_bar=False)
+    np.testing.assert_allclose(embeddings(encoder, texts), peer, rtol=0, atol=TOLERANCE)
+
+
+def refusal(folder: Path | str, **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        load_encoder(str(folder), **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file; None removes one."""
+    values = json.loads(path.read_bytes()) if path.exists() else {}
+    values = {key: value for key, value in (values | changes).items() if value is not None}
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+@pytest.fixture
+def plain(tiny_model: Build, tmp_path: Path) -> Path:
+    """A plain Hugging Face folder to spoil."""
+    return shutil.copytree(tiny_model("bert"), tmp_path / "model")
+
+
+def save_with_peer(source: Path, folder: Path, pooling: str = "mean", normalize: bool = True, **options: Any) -> Path:
+    """The folder that sentence-transformers itself writes for a backbone."""
+    st = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.sentence_transformer import modules as parts
+
+    backbone = parts.Transformer(str(source))
+    modules = [backbone, parts.Pooling(WIDTH, pooling_mode=pooling), *([parts.Normalize()] if normalize else [])]
+    st.SentenceTransformer(modules=modules, device="cpu", **options).save(str(folder))
+    return folder
+
+
+def write_old_layout(source: Path, folder: Path, pooling: str = "mean", inner: str = "", **bert: Any) -> Path:
+    """The layout of sentence-transformers 2 to 5, by hand; before them the Transformer lay in "0_Transformer"."""
+    shutil.copytree(source, folder / inner)
+    kinds = {inner: "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / inner / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 20} | bert))
+    (folder / "1_Pooling").mkdir()
+    switches = {f"pooling_mode_{mode}": False for mode in ("cls_token", "mean_tokens", "max_tokens")}
+    switches[{"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}[pooling]] = True
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": WIDTH} | switches))
+    return folder
+
+
+@pytest.fixture
+def packaged(tiny_model: Build, tmp_path: Path) -> Path:
+    """A sentence-transformers folder to spoil."""
+    return write_old_layout(tiny_model("bert"), tmp_path / "model")
+
+
+# ---- layouts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_plain_folder_is_mean_pooled_at_its_own_length(family: str, tiny_model: Build) -> None:
+    encoder = load_encoder(str(tiny_model(family)))
+    assert (encoder.spec.pooling, encoder.spec.max_length, encoder.width) == ("mean", LONGEST, WIDTH)
+    assert not encoder.spec.normalize
+    assert not encoder.training
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    assert not any("pooler" in name for name, _ in encoder.named_parameters())
+    assert_equals_peer(encoder, tiny_model(family))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("family", ["mpnet", "bert"])
+def test_a_folder_that_sentence_transformers_wrote(
+    family: str, pooling: str, normalize: bool, tiny_model: Build, tmp_path: Path
+) -> None:
+    folder = save_with_peer(tiny_model(family), tmp_path / "saved", pooling, normalize)
+    assert "sentence_transformers.base" in (folder / "modules.json").read_text()  # the layout of version 6
+    encoder = load_encoder(str(folder))
+    assert (encoder.spec.pooling, encoder.spec.normalize, encoder.spec.max_length) == (pooling, normalize, LONGEST)
+    assert_equals_peer(encoder, folder)
+
+
+@pytest.mark.parametrize("inner", ["", "0_Transformer"])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("family", ["mpnet", "roberta"])
+def test_a_folder_in_the_older_layout(family: str, pooling: str, inner: str, tiny_model: Build, tmp_path: Path) -> None:
+    folder = write_old_layout(tiny_model(family), tmp_path / "old", pooling, inner)
+    encoder = load_encoder(str(folder))
+    assert (encoder.spec.pooling, encoder.spec.normalize, encoder.spec.max_length) == (pooling, True, 20)
+    assert_equals_peer(encoder, folder)
+
+
+def test_the_comparison_can_fail(tiny_model: Build, tmp_path: Path) -> None:
+    folder = write_old_layout(tiny_model("bert"), tmp_path / "old", "cls")
+    with pytest.raises(AssertionError):
+        assert_equals_peer(load_encoder(str(folder), pooling="mean"), folder)
+    with pytest.raises(AssertionError):
+        assert_equals_peer(load_encoder(str(folder), max_length=19), folder)
+
+
+def test_the_pretrained_encoder_equals_its_peer(real_encoder: Path) -> None:
+    encoder = load_encoder(str(real_encoder))
+    assert (encoder.spec.pooling, encoder.spec.normalize, encoder.spec.max_length) == ("mean", True, 256)
+    assert_equals_peer(encoder, real_encoder)
+
+
+def test_the_pretrained_encoder_saved_anew_equals_itself(real_encoder: Path, tmp_path: Path) -> None:
+    st = pytest.importorskip("sentence_transformers")
+    st.SentenceTransformer(str(real_encoder), device="cpu").save(str(tmp_path / "saved"))
+    old, new = load_encoder(str(real_encoder)), load_encoder(str(tmp_path / "saved"))
+    assert (old.spec.pooling, old.spec.normalize, old.spec.max_length) == ("mean", True, new.spec.max_length)
+    assert weights_fingerprint(old) == weights_fingerprint(new)
+    np.testing.assert_array_equal(embeddings(old), embeddings(new))
+
+
+def test_a_vocabulary_alone_is_tokenizer_enough(real_encoder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(real_encoder, tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    np.testing.assert_array_equal(embeddings(load_encoder(str(folder))), embeddings(load_encoder(str(real_encoder))))
+
+
+def byte_level(folder: Path) -> None:
+    """Give a folder a tokenizer to which a space is part of the word, as RoBERTa's is."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), special, strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=LONGEST, **names).save_pretrained(folder)
+    config = AutoConfig.for_model(
+        "roberta",
+        vocab_size=len(vocabulary),
+        hidden_size=WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=WIDTH,
+        max_position_embeddings=LONGEST + 2,
+        pad_token_id=1,
+    )
+    torch.manual_seed(5)
+    AutoModel.from_config(config, add_pooling_layer=False).save_pretrained(folder)
+
+
+def test_a_byte_level_tokenizer_sees_case_and_inner_spaces(tmp_path: Path) -> None:
+    byte_level(tmp_path)
+    texts = sorted({text.strip() for text in TEXTS})
+    assert_equals_peer(load_encoder(str(tmp_path)), tmp_path, texts)
+
+
+# ---- pooling, prompts, case, length
+
+
+def test_a_pooling_that_is_asked_for_wins(packaged: Path) -> None:
+    encoder = load_encoder(str(packaged), pooling="cls")
+    assert encoder.spec.pooling == "cls"
+    edit(packaged / "1_Pooling" / "config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
+    np.testing.assert_array_equal(embeddings(encoder), embeddings(load_encoder(str(packaged))))
+
+
+def test_cls_is_the_first_token_of_the_models_own_forward(tiny_model: Build) -> None:
+    folder = tiny_model("mpnet")
+    encoder = load_encoder(str(folder), pooling="cls")
+    model, tokenizer = AutoModel.from_pretrained(folder, add_pooling_layer=False), AutoTokenizer.from_pretrained(folder)
+    for text, row in zip(TEXTS, embeddings(encoder), strict=True):
+        inputs = tokenizer(text, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            hidden = model(input_ids=inputs["input_ids"]).last_hidden_state[0]
+        np.testing.assert_allclose(row, hidden[0].numpy(), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("default", ["query", "passage", None])
+def test_the_default_prompt_is_put_before_every_text(default: str | None, tiny_model: Build, tmp_path: Path) -> None:
+    prompts = {"query": "query: ", "passage": "passage: ", "document": ""}
+    folder = save_with_peer(tiny_model("bert"), tmp_path / "saved", prompts=prompts, default_prompt_name=default)
+    encoder = load_encoder(str(folder))
+    assert encoder.spec.prompt == (prompts[default] if default else "")
+    assert dict(encoder.spec.prompts) == prompts
+    assert_equals_peer(encoder, folder)
+    moved = np.abs(embeddings(encoder) - embeddings(load_encoder(str(tiny_model("bert"))))).max()
+    assert (moved > TOLERANCE) or default is None
+
+
+def test_a_prompt_that_is_null_is_no_prompt(packaged: Path) -> None:
+    edit(packaged / "config_sentence_transformers.json", default_prompt_name="query")
+    (packaged / "config_sentence_transformers.json").write_text(
+        '{"prompts": {"query": null}, "default_prompt_name": "query"}'
+    )
+    assert load_encoder(str(packaged)).spec.prompt == ""
+
+
+def test_lower_case_is_done_before_a_tokenizer_that_does_not(tiny_model: Build, tmp_path: Path) -> None:
+    folders = [
+        write_old_layout(tiny_model("bert"), tmp_path / str(lower), do_lower_case=lower) for lower in (True, False)
+    ]
+    for folder in folders:
+        text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        assert '"lowercase": true' in text
+        (folder / "tokenizer.json").write_text(text.replace('"lowercase": true', '"lowercase": false'))
+    texts = [text for text in TEXTS if "[" not in text]  # upper-case special tokens are the one thing told apart
+    lower, cased = (load_encoder(str(folder)) for folder in folders)
+    assert_equals_peer(lower, folders[0], texts)
+    assert_equals_peer(cased, folders[1], texts)
+    assert np.abs(embeddings(lower, texts) - embeddings(cased, texts)).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("own", "tokenizers", "asked", "expected"),
+    [
+        (20, 128, 0, 20),  # the folder's own before the tokenizer's
+        (20, 128, 100, 100),  # what is asked for before the folder's own, also upwards
+        (20, 128, 3, 3),
+        (None, 50, 0, 50),
+        (None, 10**30, 0, LONGEST),  # the tokenizer knows of none: the positions
+        (500, 128, 0, LONGEST),  # more than there are positions
+        (None, 128, LONGEST, LONGEST),
+    ],
+)
+@pytest.mark.parametrize("family", ["mpnet", "distilbert"])
+def test_which_max_length_holds(
+    family: str, own: int | None, tokenizers: int, asked: int, expected: int, tiny_model: Build, tmp_path: Path
+) -> None:
+    folder = write_old_layout(tiny_model(family), tmp_path / "model", max_seq_length=own)
+    edit(folder / "tokenizer_config.json", model_max_length=tokenizers)
+    encoder = load_encoder(str(folder), max_length=asked)
+    assert encoder.spec.max_length == expected
+    assert tokenize_for(encoder, ["vpn " * 700]).lengths.tolist() == [expected]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_length_beyond_the_positions_is_refused_and_the_last_one_works(family: str, tiny_model: Build) -> None:
+    folder = tiny_model(family)
+    message = refusal(folder, max_length=LONGEST + 1)
+    assert message == f"model.max_length = {LONGEST + 1}: {folder} has positions for {LONGEST} tokens; lower it"
+    assert np.isfinite(embeddings(load_encoder(str(folder), max_length=LONGEST), ["vpn " * 700])).all()
+
+
+# ---- refused: no model
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "../nowhere", "~/nowhere", "a/b/c"])
+def test_a_folder_that_is_not_there(name: str) -> None:
+    assert refusal(name) == f"model.name = {name}: no such folder; name a model folder or a hub model"
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    assert "no such folder" in refusal(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["no-organisation/no-model", "no-such-model", "not a name!"])
+def test_a_hub_name_without_a_network(name: str) -> None:
+    message = refusal(name)
+    assert message.startswith(f"model.name = {name}: no such folder, and not to be had from the hub (")
+    assert message.endswith("; check the name and the network, or name a local folder")
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    assert "no config.json in" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["plain", "packaged"])
+def test_the_folders_that_are_spoilt_below_load_as_they_are(folder: str, request: pytest.FixtureRequest) -> None:
+    load_encoder(str(request.getfixturevalue(folder)))
+
+
+# ---- refused: code and pickles
+
+
+class Payload:
+    """Unpickling it makes a file."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.canary,))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_a_pickle_is_not_opened(name: str, plain: Path, tmp_path: Path) -> None:
+    (plain / "model.safetensors").unlink()
+    (plain / name).write_bytes(pickle.dumps(Payload(tmp_path / "canary")))
+    assert refusal(plain) == (
+        f"model.name = {plain}: only {name}, a pickle, which is not loaded; save the model as safetensors"
+    )
+    assert not (tmp_path / "canary").exists()
+    pickle.loads((plain / name).read_bytes())
+    assert (tmp_path / "canary").exists()  # it would have
+
+
+def test_a_pickle_beside_safetensors_is_not_opened_either(plain: Path, tmp_path: Path) -> None:
+    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt"):
+        (plain / name).write_bytes(pickle.dumps(Payload(tmp_path / "canary")))
+    load_encoder(str(plain))
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_pickle_is_not_opened_for_want_of_the_right_safetensors(plain: Path, tmp_path: Path) -> None:
+    (plain / "model.safetensors").rename(plain / "model_of_another_kind.safetensors")
+    (plain / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(tmp_path / "canary")))
+    assert "cannot load the model" in refusal(plain)
+    assert not (tmp_path / "canary").exists()
+
+
+def add_code(folder: Path, canary: Path) -> None:
+    (folder / "own.py").write_text(f"open({str(canary)!r}, 'w')\nclass Own: pass\n")
+
+
+def test_a_config_with_code_of_its_own_is_refused(plain: Path, tmp_path: Path) -> None:
+    add_code(plain, tmp_path / "canary")
+    edit(plain / "config.json", auto_map={"AutoConfig": "own.Own", "AutoModel": "own.Own"}, model_type="own")
+    assert "asks to run code of its own (auto_map)" in refusal(plain)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_the_code_of_a_tokenizer_is_not_run(plain: Path, tmp_path: Path) -> None:
+    add_code(plain, tmp_path / "canary")
+    edit(plain / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "own.Own"]}, tokenizer_class="Own")
+    load_encoder(str(plain))
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "own.Transformer",
+        "sentence_transformers_fork.models.Transformer",
+        "sentence_transformers.models.CLIP",
+    ],
+)
+def test_a_foreign_module_is_refused(kind: str, packaged: Path, tmp_path: Path) -> None:
+    add_code(packaged, tmp_path / "canary")
+    modules = json.loads((packaged / "modules.json").read_bytes())
+    modules[0]["type"] = kind
+    (packaged / "modules.json").write_text(json.dumps(modules))
+    message = refusal(packaged)
+    assert message.endswith("; only Transformer, Pooling and Normalize can be honoured")
+    assert kind.removeprefix("sentence_transformers.models.") in message
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "order",
+    [[0, 1, 2, 3], [0, 3, 1], [1, 0], [0, 2, 1], [0, 0, 1], [1], [0, 1, 1]],
+    ids=lambda order: "-".join("TPND"[i] for i in order),
+)
+def test_modules_that_cannot_be_honoured_are_refused(order: list[int], packaged: Path) -> None:
+    modules = json.loads((packaged / "modules.json").read_bytes())
+    modules.append({"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"})
+    (packaged / "modules.json").write_text(json.dumps([modules[i] for i in order]))
+    assert "can be honoured" in refusal(packaged)
+
+
+@pytest.mark.parametrize("path", ["..", "../other", "1_Pooling/../../other", "/tmp", "..\\other", "a\\..\\b"])
+@pytest.mark.parametrize("module", [0, 1])
+def test_a_module_outside_the_folder_is_refused(module: int, path: str, packaged: Path, plain_outside: Path) -> None:
+    modules = json.loads((packaged / "modules.json").read_bytes())
+    modules[module]["path"] = path
+    (packaged / "modules.json").write_text(json.dumps(modules))
+    assert "modules.json points outside the model folder" in refusal(packaged)
+
+
+@pytest.fixture
+def plain_outside(tiny_model: Build, tmp_path: Path) -> Path:
+    """A good model where a path out of the folder would find it."""
+    return shutil.copytree(tiny_model("bert"), tmp_path / "other")
+
+
+# ---- refused: what is in the files
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
+        ({"pooling_mode_cls_token": True}, "cls + mean"),
+        ({"pooling_mode_mean_tokens": False}, "of no kind"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+        ({"pooling_mode": ["mean", "max"]}, "mean + max"),
+        ({"pooling_mode": 3}, "3"),
+        ({"pooling_mode": [None]}, "None"),
+    ],
+)
+def test_a_pooling_that_cannot_be_honoured_is_refused(changes: dict[str, Any], shown: str, packaged: Path) -> None:
+    edit(packaged / "1_Pooling" / "config.json", **changes)
+    assert refusal(packaged) == (f"model.name = {packaged}: pooling {shown} cannot be honoured; set model.pooling")
+    assert load_encoder(str(packaged), pooling="mean").spec.pooling == "mean"
+
+
+def test_pooling_without_the_prompt_is_refused(packaged: Path) -> None:
+    edit(packaged / "1_Pooling" / "config.json", include_prompt=False)
+    assert "include_prompt" in refusal(packaged)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "complaint"),
+    [
+        ("config.json", "{", "config.json is no valid JSON"),
+        ("config.json", "[]", "cannot load the model"),
+        ("config.json", '{"model_type": "no-such-type"}', "cannot load the model"),
+        ("config.json", "[" * 100_000, "config.json is no valid JSON"),
+        ("modules.json", "{}", "modules.json is no list of modules"),
+        ("modules.json", "[1]", "modules.json is no list of modules"),
+        ("modules.json", '[{"type": 1, "path": ""}]', "modules.json is no list of modules"),
+        ("modules.json", "\xff", "modules.json is no valid JSON"),
+        ("1_Pooling/config.json", "[]", "config.json is no JSON object"),
+        ("1_Pooling/config.json", "", "config.json is no valid JSON"),
+        ("sentence_bert_config.json", "[]", "sentence_bert_config.json is no JSON object"),
+        ("sentence_bert_config.json", '{"max_seq_length": "20"}', "max_seq_length = '20' is no whole number above 0"),
+        ("sentence_bert_config.json", '{"max_seq_length": -1}', "max_seq_length = -1 is no whole number above 0"),
+        (
+            "sentence_bert_config.json",
+            '{"max_seq_length": Infinity}',
+            "max_seq_length = inf is no whole number above 0",
+        ),
+        ("config_sentence_transformers.json", '{"prompts": ["a"]}', "are no named texts"),
+        ("config_sentence_transformers.json", '{"prompts": {"a": 1}}', "are no named texts"),
+        ("config_sentence_transformers.json", '{"default_prompt_name": "a"}', "'a' is none of its prompts"),
+        ("config_sentence_transformers.json", '{"default_prompt_name": ["a"]}', "['a'] is none of its prompts"),
+        ("tokenizer.json", "{", "cannot load the tokenizer"),
+        ("tokenizer.json", "[]", "cannot load the tokenizer"),
+        ("tokenizer_config.json", "[]", "cannot load the tokenizer"),
+        ("model.safetensors", "", "cannot load the model"),
+        ("model.safetensors", "no safetensors at all", "cannot load the model"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(file: str, text: str, complaint: str, packaged: Path) -> None:
+    (packaged / file).write_bytes(text.encode("latin-1"))
+    message = refusal(packaged)
+    assert message.startswith(f"model.name = {packaged}: ")
+    assert complaint in message
+
+
+@pytest.mark.parametrize(
+    "changes", [{"hidden_size": 48}, {"hidden_size": "wide"}, {"num_attention_heads": 7}, {"vocab_size": 5}]
+)
+def test_a_config_that_does_not_fit_the_weights_is_refused(changes: dict[str, Any], plain: Path) -> None:
+    edit(plain / "config.json", **changes)
+    assert f"model.name = {plain}: cannot load the model: " in refusal(plain)
+
+
+def test_truncated_weights_are_refused(plain: Path) -> None:
+    data = (plain / "model.safetensors").read_bytes()
+    (plain / "model.safetensors").write_bytes(data[: len(data) // 2])
+    assert f"model.name = {plain}: cannot load the model: " in refusal(plain)
+
+
+def test_missing_weights_are_counted_and_named(plain: Path) -> None:
+    edit(plain / "config.json", num_hidden_layers=LAYERS + 1)
+    message = refusal(plain)
+    assert "16 weights are missing from the file, first encoder.layer.2." in message
+    edit(plain / "config.json", num_hidden_layers=LAYERS)
+    weights = load_file(plain / "model.safetensors")
+    del weights["embeddings.LayerNorm.weight"]
+    save_file(weights, plain / "model.safetensors", metadata={"format": "pt"})
+    assert "1 weights are missing from the file, first embeddings.LayerNorm.weight" in refusal(plain)
+
+
+def test_weights_that_are_not_there(plain: Path) -> None:
+    (plain / "model.safetensors").unlink()
+    assert refusal(plain) == f"model.name = {plain}: no weights; save the model as safetensors"
+
+
+def test_weights_that_are_too_many_are_left_out(plain: Path) -> None:
+    """Published encoders carry heads and poolers of their pretraining."""
+    before = weights_fingerprint(load_encoder(str(plain)))
+    weights = load_file(plain / "model.safetensors") | {"pooler.dense.weight": torch.ones(2, 2), "cls.x": torch.ones(1)}
+    save_file(weights, plain / "model.safetensors", metadata={"format": "pt"})
+    assert weights_fingerprint(load_encoder(str(plain))) == before
+
+
+@pytest.mark.parametrize("files", [["tokenizer.json"], ["tokenizer.json", "tokenizer_config.json"]])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_without_a_tokenizer_is_refused(
+    family: str, files: list[str], tiny_model: Build, tmp_path: Path
+) -> None:
+    """Transformers makes an empty one for some families, to which every text is the same."""
+    folder = shutil.copytree(tiny_model(family), tmp_path / "model")
+    for file in files:
+        (folder / file).unlink()
+    assert "tokenizer" in refusal(folder)
+
+
+# ---- LoRA
+
+BERT_ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+ATTENTION = {
+    "bert": BERT_ATTENTION,
+    "roberta": BERT_ATTENTION,
+    "mpnet": ("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"),
+    "distilbert": ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+}
+FFN = dict.fromkeys(FAMILIES, ("intermediate.dense", "output.dense")) | {"distilbert": ("ffn.lin1", "ffn.lin2")}
+
+
+def adapted(encoder: Encoder) -> set[str]:
+    """Endings of the adapted modules, below their layer; each must be there in every layer."""
+    prefix = "transformer.layer" if encoder.model.config.model_type == "distilbert" else "encoder.layer"
+    names = {name.split(".lora_")[0].removeprefix("backbone.base_model.model.") for name in encoder.trainable()}
+    layers = [
+        {name.removeprefix(f"{prefix}.{i}.") for name in names if name.startswith(f"{prefix}.{i}.")} for i in (0, 1)
+    ]
+    assert layers[0] == layers[1]
+    assert len(names) == len(layers[0]) * LAYERS
+    return layers[0]
+
+
+@pytest.mark.parametrize(("rank", "dora"), [(4, False), (8, True)])
+@pytest.mark.parametrize("targets", [("attention",), ("ffn",), ("ffn", "attention")], ids="+".join)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_targets_of_a_family_and_the_number_of_parameters(
+    family: str, targets: tuple[str, ...], rank: int, dora: bool, tiny_model: Build
+) -> None:
+    encoder = load_encoder(str(tiny_model(family)))
+    add_lora(encoder, LoraConfig(rank=rank, targets=targets, dora=dora))
+    expected = {"attention": ATTENTION[family], "ffn": FFN[family]}
+    assert adapted(encoder) == {name for target in targets for name in expected[target]}
+    count = 0
+    if "attention" in targets:
+        count += 4 * (rank * 2 * WIDTH + dora * WIDTH)
+    if "ffn" in targets:
+        count += 2 * rank * (WIDTH + 2 * WIDTH) + dora * (2 * WIDTH + WIDTH)
+    assert sum(parameter.numel() for parameter in encoder.trainable().values()) == count * LAYERS
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        (("query",), {"attention.self.query"}),
+        (("self.query", "self.value"), {"attention.self.query", "attention.self.value"}),
+        (("output.dense",), {"attention.output.dense", "output.dense"}),
+        (("dense",), {"attention.output.dense", "output.dense", "intermediate.dense"}),
+        (("attention", "intermediate.dense"), {*BERT_ATTENTION, "intermediate.dense"}),
+        (("query", "attention"), set(BERT_ATTENTION)),
+    ],
+)
+def test_a_target_is_the_ending_of_a_name(targets: tuple[str, ...], expected: set[str], tiny_model: Build) -> None:
+    encoder = load_encoder(str(tiny_model("bert")))
+    add_lora(encoder, LoraConfig(targets=targets))
+    assert adapted(encoder) == expected
+
+
+def test_a_target_may_be_a_single_module(tiny_model: Build) -> None:
+    encoder = load_encoder(str(tiny_model("bert")))
+    add_lora(encoder, LoraConfig(targets=("layer.1.attention.self.query",)))
+    stem = "backbone.base_model.model.encoder.layer.1.attention.self.query."
+    assert set(encoder.trainable()) == {stem + "lora_A.default.weight", stem + "lora_B.default.weight"}
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [("q_proj",), ("attention", "q_proj"), ("uery",), ("que.y",), (".*",), ("",), ("LayerNorm",), ("word_embeddings",)],
+    ids=repr,
+)
+def test_a_target_that_matches_nothing_is_refused_with_what_there_is(
+    targets: tuple[str, ...], tiny_model: Build
+) -> None:
+    encoder = load_encoder(str(tiny_model("bert")))
+    with pytest.raises(InputError) as caught:
+        add_lora(encoder, LoraConfig(targets=targets))
+    there = ", ".join(sorted([*BERT_ATTENTION, "intermediate.dense", "output.dense"]))
+    assert str(caught.value) == f"lora.targets: {targets[-1]!r} matches no linear layer; there are {there}"
+    assert all(parameter.requires_grad for parameter in encoder.parameters())  # nothing was begun
+
+
+@pytest.mark.parametrize("options", [{}, {"rslora": True}, {"dora": True}, {"rslora": True, "dora": True}], ids=str)
+@pytest.mark.parametrize("family", ["mpnet", "distilbert"])
+def test_exactly_the_adapters_train_and_fresh_ones_change_nothing(
+    family: str, options: dict[str, bool], tiny_model: Build
+) -> None:
+    encoder = load_encoder(str(tiny_model(family)))
+    before, fingerprint = embeddings(encoder), weights_fingerprint(encoder)
+    add_lora(encoder, LoraConfig(rank=4, alpha=6, dropout=0.1, **options))
+    kinds = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if options.get("dora") else set())
+    assert {name.split(".lora_")[1].split(".")[0] for name in encoder.trainable()} == {
+        kind.removeprefix("lora_") for kind in kinds
+    }
+    frozen = [parameter for parameter in encoder.parameters() if not parameter.requires_grad]
+    assert len(frozen) == len(list(load_encoder(str(tiny_model(family))).parameters()))
+    scales = {module.scaling["default"] for module in encoder.modules() if hasattr(module, "lora_A")}
+    assert scales == {6 / math.sqrt(4) if options.get("rslora") else 6 / 4}
+    np.testing.assert_allclose(embeddings(encoder), before, rtol=0, atol=1e-6)
+
+    assert weights_fingerprint(encoder) != fingerprint  # the adapters count
+    kept = [parameter.clone() for parameter in frozen]
+    encoder.train()
+    batch = tokenize_for(encoder, TEXTS).batch(np.arange(len(TEXTS)))
+    optimizer = torch.optim.SGD(encoder.trainable().values(), lr=1.0)
+    encoder(batch).square().sum().backward()
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(frozen, kept, strict=True))
+    assert np.abs(embeddings(encoder) - before).max() > 1e-3
+
+
+# ---- other families
+
+
+def build_other(family: str, folder: Path, source: Path) -> Path:
+    """A tiny model of a family that packing does not know, with the tokenizer of another."""
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=len(tokenizer),
+        embedding_size=32,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=WIDTH,
+        max_position_embeddings=LONGEST,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(1)
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", ["electra", "albert"])
+def test_an_unknown_family_takes_the_padded_path_and_says_so(family: str, tiny_model: Build, tmp_path: Path) -> None:
+    folder = build_other(family, tmp_path / family, tiny_model("bert"))
+    with console.capture() as captured:
+        encoder = load_encoder(str(folder))
+    line = captured.get()
+    assert line.startswith(f"{family} is none of ")
+    assert line.endswith(": training on the padded path\n")
+    assert line.count("\n") == 1
+
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(TEXTS, truncation=True, padding=True, return_tensors="pt")
+    mask = inputs["attention_mask"]
+    with torch.no_grad():
+        hidden = model(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state
+    expected = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    np.testing.assert_allclose(embeddings(encoder), expected.numpy(), rtol=0, atol=TOLERANCE)
+    assert_equals_peer(encoder, folder)
+
+
+def test_lora_in_an_unknown_family_asks_for_endings(tiny_model: Build, tmp_path: Path) -> None:
+    folder = build_other("electra", tmp_path / "electra", tiny_model("bert"))
+    with pytest.raises(InputError, match='"attention" is not known for electra; name module endings'):
+        add_lora(load_encoder(str(folder)), LoraConfig())
+    encoder = load_encoder(str(folder))
+    add_lora(encoder, LoraConfig(targets=("query", "value")))
+    assert adapted(encoder) == {"attention.self.query", "attention.self.value"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_known_family_says_nothing(family: str, tiny_model: Build, capfd: pytest.CaptureFixture[str]) -> None:
+    load_encoder(str(tiny_model(family)))
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,178 @@
+"""What lives as long as a run: its data, model, plan, optimizer and `Accelerator`, and one step of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from trainer import distributed as ranks
+from trainer.config import Config
+from trainer.console import console
+from trainer.curriculum import PhasedBatchSampler
+from trainer.encoder import Encoder, add_lora, load_encoder, weights_fingerprint
+from trainer.errors import InputError, NumericError
+from trainer.evaluation import Metrics, PairSet, evaluate, tokenize_for
+from trainer.gradcache import backward_in_chunks
+from trainer.layout import BatchLayout, LayoutBuilder
+from trainer.objective import Objective
+from trainer.optim import build_optimizer
+from trainer.packed import TokenBatch
+from trainer.pairs import positives_of
+from trainer.sources import RunData, load_data, locate_model
+from trainer.summary import learning_rates
+from trainer.tokens import TokenTable
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A step's input, made while the step before it runs."""
+
+    layout: BatchLayout
+    chunks: list[TokenBatch]
+    positions: list[np.ndarray]
+
+
+class Run:
+    """Everything that lives as long as the run."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.accelerator = make_accelerator(config)
+        self.device = self.accelerator.device
+        self.main: bool = self.accelerator.is_main_process
+        console.quiet = not self.main
+        set_seed(config.train.seed)
+
+        data = load_data(config.data, config.train.seed)
+        self.data: RunData = data
+        with self.accelerator.local_main_process_first():
+            self.model_name = locate_model(config, data)
+            self.encoder = self.load_base()
+        check_dims_fit(config, self.encoder)
+        self.sampler = PhasedBatchSampler(
+            data.train,
+            config.curriculum,
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            world_size=ranks.world_size(),
+        )
+        self.rates = learning_rates(config.optim, len(self.sampler))
+        with self.accelerator.local_main_process_first():  # the others find it in the cache
+            self.tokens: TokenTable = tokenize_for(self.encoder, data.train.texts)
+            self.dev = PairSet.build(data.dev, self.encoder)
+            self.test = PairSet.build(data.test, self.encoder) if data.test is not None else None
+        self.layouts = LayoutBuilder(
+            data.train, positives_of(data.train), rank=ranks.rank(), all_pairs=config.loss.pair_weight > 0
+        )
+        self.fingerprints = {
+            "train_data": data.train.fingerprint(),
+            "dev_data": data.dev.fingerprint(),
+            "base_weights": weights_fingerprint(self.encoder),
+        }
+        self.encoder.to(self.device)
+
+    def load_base(self) -> Encoder:
+        """The untouched encoder, from disk, on the CPU."""
+        model = self.config.model
+        return load_encoder(self.model_name, max_length=model.max_length, pooling=model.pooling)
+
+    def add_trainables(self) -> None:
+        """Adapters where asked for, the objective, and an optimizer over exactly what trains."""
+        if self.config.lora.enabled:
+            add_lora(self.encoder, self.config.lora)
+            self.encoder.to(self.device)
+        self.objective = Objective(self.config.loss).to(self.device)
+        self.parameters = self.encoder.trainable()
+        self.parameters |= {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
+        ranks.share_parameters(self.parameters.values())
+        # Accelerate's wrapper adds fp16 loss scaling. The schedule and the sharing of batches stay ours, and so does
+        # the sum of gradients over ranks: no DDP wrapper.
+        self.optimizer = self.accelerator.prepare_optimizer(build_optimizer(self.parameters, self.config.optim))
+        set_seed(self.config.train.seed + 1 + ranks.rank())  # dropout differs between ranks
+
+    def prepare(self, step: int) -> Prepared:
+        """Lay out and collate the batch of a step."""
+        shares = [self.sampler.local(step, rank) for rank in range(ranks.world_size())]
+        layout = self.layouts.build(shares)
+        own = layout.texts[ranks.rank()]
+        positions = self.tokens.chunks(own, self.config.train.tokens_per_chunk)
+        chunks = [self.tokens.batch(own[where]) for where in positions]
+        return Prepared(layout, chunks, positions)
+
+    def train_step(self, step: int, batch: Prepared) -> dict[str, Any]:
+        """One update. Returns what there is to log.
+
+        Raises:
+            NumericError: the loss or the gradient is not finite; nothing has been updated.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rates[step]
+        counts = [len(texts) for texts in batch.layout.texts]
+        loss = backward_in_chunks(
+            encode=self.encoder,
+            batches=[chunk.to(self.device) for chunk in batch.chunks],
+            positions=batch.positions,
+            loss_of=lambda rows: self.objective(
+                ranks.gather_with_gradient(rows, counts), batch.layout, ranks.world_size()
+            ),
+            backward=self.accelerator.backward,
+            autocast=self.accelerator.autocast,
+        )
+        ranks.sum_gradients(self.parameters.values())
+        limit = self.config.optim.clip_norm or float("inf")
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
+        total = float(ranks.sum_over_ranks(loss.total))
+        by_dim = ranks.sum_over_ranks(loss.by_dim).tolist()
+        self.check_finite(step, total, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {
+            "loss": total,
+            "loss_by_dim": dict(zip(map(str, self.config.loss.dims), by_dim, strict=True)),
+            "grad_norm": norm,
+            "skipped": bool(self.optimizer.step_was_skipped),
+            "tokens": int(ranks.sum_over_ranks(torch.tensor(sum(c.token_count for c in batch.chunks))).item()),
+        }
+
+    def check_finite(self, step: int, loss: float, norm: float) -> None:
+        """Stop before an update that would ruin the weights; an fp16 overflow is skipped by the loss scaler instead."""
+        scaler = self.accelerator.scaler
+        overflow_is_handled = scaler is not None and scaler.get_scale() > 1
+        if np.isfinite(loss) and (np.isfinite(norm) or overflow_is_handled):
+            return
+        rows = self.data.train.row[self.sampler[step]]
+        shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+        what = f"gradient norm is {norm}" if np.isfinite(loss) else f"loss is {loss}"
+        raise NumericError(
+            f"step {step}, phase {self.sampler.phase_at(step).name}: the {what}; nothing was updated. The batch holds "
+            f"rows {shown} of {self.data.train.source}; lower optim.lr, or train in bf16 or fp32"
+        )
+
+    def judge(self) -> Metrics:
+        """All metrics on dev."""
+        return evaluate(self.encoder, self.dev, self.config.loss.dims, self.accelerator.autocast)
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """The accelerator of a run, in exactly the precision asked for."""
+    precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
+    trackers = "tensorboard" if config.log.tensorboard else None
+    try:
+        return Accelerator(mixed_precision=precision, log_with=trackers)
+    except ValueError as error:
+        raise InputError(f"train.precision = {config.train.precision}: {error}".replace("\n", " ")) from error
+
+
+def check_dims_fit(config: Config, encoder: Encoder) -> None:
+    """Raise InputError where a Matryoshka dim is wider than the model."""
+    if max(config.loss.dims) > encoder.width:
+        raise InputError(
+            f"loss.dims = {list(config.loss.dims)}: {config.model.name} is {encoder.width} wide; "
+            f"use dims up to {encoder.width}"
+        )
