@@ -151,3 +151,13 @@ def test_groups_cover_the_run_in_order_within_the_tolerance():
     assert batch.groups[-1].stop == batch.token_count and sum(g.count for g in batch.groups) == len(lengths)
     slots = sum(g.count * g.length for g in batch.groups)
     assert batch.token_count <= slots <= batch.token_count / packed.GROUP_TOLERANCE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padding_token_that_a_text_spells_out_is_treated_as_hugging_face_does(family):
+    model = build(family).double().eval()
+    ids, lengths = sequences([5, 9, 9, 2])
+    ids[[1, 7, 8, 20]] = model.config.pad_token_id
+    mine, _ = outputs_and_gradients(model, packed_hidden_states, ids, lengths)
+    theirs, _ = outputs_and_gradients(model, padded_hidden_states, ids, lengths)
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)

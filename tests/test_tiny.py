@@ -1,4 +1,4 @@
-"""The tiny encoder: it loads as published ones do, is a pure function of its arguments, and appears whole or not at all."""
+"""The tiny encoder: loads as published ones do, is a pure function of its arguments, appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from trainer.errors import InputError, StorageError
@@ -20,7 +20,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def load(folder: Path, family: str = "mpnet") -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
+def load(folder: Path, family: str = "mpnet") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     options = {} if family == "distilbert" else {"add_pooling_layer": False}
     model, told = AutoModel.from_pretrained(folder, output_loading_info=True, use_safetensors=True, **options)
     assert not any(told.values()), told

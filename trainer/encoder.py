@@ -28,6 +28,7 @@ from trainer.packed import FAMILIES, TokenBatch, packed_hidden_states, padded_hi
 
 # Patterns of a snapshot: never pickles, ONNX files or code.
 HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/config.json"]
+SHORTEST = 3  # start, one token, end
 UNBOUNDED = 10**6  # tokenizers write a huge model_max_length where they know of none
 
 
@@ -76,7 +77,7 @@ class Encoder(nn.Module):
 
     def prepare(self, text: str) -> str:
         """A text as the tokenizer should see it: after the prompt, in lower case where the model wants it."""
-        text = self.spec.prompt + text.strip()
+        text = self.spec.prompt + text
         return text.lower() if self.spec.lower_case else text
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -100,9 +101,7 @@ def load_encoder(name: str, *, max_length: int = 0, pooling: str = "auto") -> En
     if "auto_map" in config:
         raise InputError(f"model.name = {name}: config.json asks to run code of its own (auto_map); use another model")
     _require_safetensors(folder, name)
-    # Its report of unused heads and its weight-loading bar would drown ours; what matters of it is checked below.
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    hush_transformers()
     backbone = _load_backbone(folder, name)
     tokenizer = _load_tokenizer(folder, name)
     encoder = Encoder(backbone, tokenizer, _fit_length(spec, backbone, tokenizer, max_length))
@@ -111,6 +110,12 @@ def load_encoder(name: str, *, max_length: int = 0, pooling: str = "auto") -> En
             f"{backbone.config.model_type} is none of {', '.join(FAMILIES)}: training on the padded path", markup=False
         )
     return encoder.eval()
+
+
+def hush_transformers() -> None:
+    """Turn off its loading reports and bars, which would drown ours; what matters of them is checked here."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
@@ -263,6 +268,8 @@ def _fit_length(spec: EncoderSpec, backbone: Any, tokenizer: Any, asked: int) ->
     if asked > positions:
         raise InputError(f"model.max_length = {asked}: {spec.name} has positions for {positions} tokens; lower it")
     own = min(spec.max_length or tokenizer.model_max_length, positions)
+    if own < SHORTEST:
+        raise InputError(f"model.name = {spec.name}: its max length is {own} tokens; set model.max_length")
     return replace(spec, max_length=own if own < UNBOUNDED else 512)
 
 

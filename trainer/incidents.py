@@ -1,8 +1,8 @@
 """Labelled pairs of IT incidents from a seeded grammar: data to try the trainer on, with nothing to download.
 
-A problem is a thing and what is wrong with it: 30 of them, 5 categories x 3 things x 2 faults. Each thing and each fault
-can be said in FORMS ways that share few words, so the overlap of words says little about two texts, and which ways mean
-the same has to be learnt. A text is a way of naming the thing, one of naming the fault, a frame around them, and details.
+A problem is a thing and what is wrong with it: 30 of them, 5 categories x 3 things x 2 faults. Each thing and fault can
+be said in FORMS ways that share few words, so the overlap of words says little about two texts, and which ways mean the
+same has to be learnt. A text is a way of naming the thing, one of naming the fault, a frame around them, and details.
 
 A split owns the numbers (of rooms, sites, tickets) that leave its rank as the remainder when divided by the count of
 splits, and every text holds one number: so no text stands in two splits, and all words stand in all of them.

@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Sequence
 
 from trainer.errors import InputError, TrainerError
@@ -33,11 +34,13 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         options = (train_parser() if command == "train" else evaluate_parser()).parse_args(arguments)
         # Texts may hold anything; nothing that is written or read should depend on the shell's locale.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        # PEFT still asks transformers for a property by its old name; a user can do nothing about it.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         (run_train if command == "train" else run_evaluate)(options)
     except TrainerError as error:
         # Bad input is the same on every rank: one of them says so.
         if os.environ.get("RANK", "0") == "0" or not isinstance(error, InputError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {error}".replace("\n", " "), file=sys.stderr)
         return error.exit_code
     except MemoryError:
         print("error: out of memory: set train.tokens_per_chunk, or lower it", file=sys.stderr)

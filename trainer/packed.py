@@ -194,7 +194,9 @@ FAMILIES: dict[str, Family] = {
 def packed_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
     """The last hidden state [T, E] of a model of one of the FAMILIES, for the flat run of a batch."""
     family = FAMILIES[model.config.model_type]
-    positions = batch.positions + (model.embeddings.word_embeddings.padding_idx + 1 if family.position_offset else 0)
+    positions = batch.positions
+    if family.position_offset:
+        positions = _fairseq_positions(batch, model.embeddings.word_embeddings.padding_idx)
     hidden = model.embeddings(input_ids=batch.input_ids[None], position_ids=positions[None])[0]
     bias = None
     if family.relative_bias:
@@ -210,6 +212,15 @@ def packed_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
     for layer in family.layers(model):
         hidden = family.layer(layer, hidden, attend)
     return hidden
+
+
+def _fairseq_positions(batch: TokenBatch, padding: int) -> Tensor:
+    """Positions [T] from padding + 1; a padding token, which a text may spell out, is skipped and gets `padding`."""
+    real = (batch.input_ids != padding).long()
+    counted = real.cumsum(0)
+    starts = batch.lengths.cumsum(0) - batch.lengths
+    before = (counted - real)[starts][batch.segments]
+    return (counted - before) * real + padding
 
 
 def grouped_attention(

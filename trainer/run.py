@@ -15,7 +15,7 @@ from trainer import distributed as ranks
 from trainer.config import Config
 from trainer.console import console
 from trainer.curriculum import PhasedBatchSampler
-from trainer.encoder import Encoder, add_lora, load_encoder, weights_fingerprint
+from trainer.encoder import Encoder, add_lora, hush_transformers, load_encoder, weights_fingerprint
 from trainer.errors import InputError, NumericError
 from trainer.evaluation import Metrics, PairSet, evaluate, tokenize_for
 from trainer.gradcache import backward_in_chunks
@@ -49,6 +49,7 @@ class Run:
         console.quiet = not self.main
         set_seed(config.train.seed)
 
+        hush_transformers()
         data = load_data(config.data, config.train.seed)
         self.data: RunData = data
         with self.accelerator.local_main_process_first():

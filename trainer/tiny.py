@@ -1,4 +1,4 @@
-"""A tiny random-weight encoder and its tokenizer, built on the spot: a model to try the trainer on, with no download."""
+"""A tiny random-weight encoder and tokenizer, built on the spot: a model to try the trainer on, with no download."""
 
 from __future__ import annotations
 
