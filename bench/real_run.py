@@ -3,7 +3,7 @@
 Dev metrics before and after at every dim come from the run itself; a general similarity set (STS format: two sentences
 and a score from 0 to 5) is judged before and after, in fp32. Writes bench/results/NAME.json.
 
-    python bench/real_run.py --config configs/itsm_minilm.toml --model DIR --train pairs.json --dev dev.json --sts sts.csv
+    python bench/real_run.py --config configs/itsm_minilm.toml --model DIR --train FILE --dev FILE --sts FILE
 """
 
 from __future__ import annotations

@@ -19,11 +19,17 @@ import torch
 from torch import Tensor
 
 from trainer import checkpoint
-from trainer.checkpoint import KEEP, find_damage, load_newest, save_checkpoint
+from trainer.checkpoint import KEEP, find_damage, load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.console import console
 from trainer.errors import CheckpointError, StorageError
 
 FILES = ("manifest.json", "state.json", "tensors.safetensors")
+
+
+def load_newest(root: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Path]:
+    """What a resume does: find, then read."""
+    folder = newest_checkpoint(root)
+    return *load_checkpoint(folder), folder
 
 
 def tensors_of(step: int) -> dict[str, Tensor]:
@@ -115,7 +121,7 @@ def test_a_step_saved_twice_is_left_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [lambda root: None, lambda root: root.mkdir(), lambda root: root.write_text("file")])
 def test_where_there_is_none_that_is_said(make: Callable[[Path], Any], tmp_path: Path) -> None:
     make(tmp_path / "checkpoints")
-    with pytest.raises(CheckpointError, match="no checkpoint to resume from; start without --resume"):
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from; remove the folder"):
         load_newest(tmp_path / "checkpoints")
 
 

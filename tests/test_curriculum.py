@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from trainer.config import CurriculumConfig
-from trainer.curriculum import PhasedBatchSampler
+from trainer.curriculum import PhasedBatchSampler, _spread_repeats, _Unit
 from trainer.errors import InputError
 from trainer.pairs import PairTable, pairs_from_columns
 
@@ -173,6 +173,19 @@ def test_impossible_phases_are_errors(rows, config, words):
     with pytest.raises(InputError) as caught:
         PhasedBatchSampler(table(rows), config, batch_size=4, seed=0)
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+def test_every_repeat_of_a_batch_is_looked_at():
+    def unit(*texts, row=0):
+        return _Unit((row,), frozenset(texts))
+
+    first = [_Unit((0, 1), frozenset((1, 2, 3))), unit(1, 4), unit(5, 6), unit(7, 8), unit(7, 9)]
+    second = [unit(10 + 2 * i, 11 + 2 * i) for i in range(6)]
+    batches = [first, second]
+    assert _spread_repeats(batches) == 0
+    for batch in batches:
+        texts = [text for u in batch for text in u.texts]
+        assert len(texts) == len(set(texts))
 
 
 def test_planning_is_fast_enough_for_many_rows():

@@ -91,7 +91,7 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     meta = json.loads((folder / "training_metadata.json").read_text())
     trained = meta["trained"]
     assert all(".lora_" in name for name in trained) if lora else len(trained) > 30
-    assert meta["versions"]["torch"] == torch.__version__ and meta["overlapping_texts"] == {"dev": 0, "test": 0}
+    assert meta["versions"]["torch"] == torch.__version__ and set(meta["overlapping_texts"].values()) == {0}
     # The config on record is the config that ran.
     assert load_config(folder / "config.toml").lora.enabled is lora
     # A finished run is not overwritten.
@@ -182,7 +182,11 @@ def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, change
 
     monkeypatch.setattr(run.Run, "train_step", signalled)
     code, folder = run_small("stopped", changes)
-    assert code == 75 and [p.name for p in (folder / "checkpoints").iterdir()] == ["step-000003", "step-000005"]
+    assert code == 75 and {p.name for p in (folder / "checkpoints").iterdir()} == {
+        "step-000000",
+        "step-000003",
+        "step-000005",
+    }
     monkeypatch.setattr(run.Run, "train_step", real)
     code, folder = run_small("stopped", changes, "--resume")
     assert code == 0
@@ -192,25 +196,65 @@ def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, change
         assert torch.equal(tensor, weights(folder)[name]), name
 
 
-def test_another_config_cannot_resume_the_run(run_small, monkeypatch, capfd):
-    monkeypatch.setattr(run.Run, "judge", raise_on_call(2, run.Run.judge))
+def test_a_run_killed_in_its_first_step_or_in_its_export_is_resumed(run_small, monkeypatch, tmp_path):
+    monkeypatch.setattr(run.Run, "train_step", raise_interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_small("run")
-    # The run ended before any checkpoint.
-    code, _ = run_small("run", None, "--resume")
-    assert code == 4 and "no checkpoint" in capfd.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(export, "check_exports", raise_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_small("run", None, "--resume")
+    monkeypatch.undo()
+    assert cli(["--output-dir", str(tmp_path / "run"), "--resume"]) == 0  # with the run's own config
+    assert sorted(p.name for p in (tmp_path / "run").iterdir() if p.is_dir()) == ["checkpoints", "model"]
 
 
-def raise_on_call(number, function):
-    calls = []
+@pytest.mark.parametrize("content", ["model/config.json", "notes.txt"])
+def test_a_folder_that_holds_something_is_refused_before_any_work(run_small, tmp_path, content, capfd):
+    path = tmp_path / "run" / content
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    code, _ = run_small("run")
+    assert code == 5 and "no empty folder" in capfd.readouterr().err
 
-    def wrapper(self):
-        calls.append(1)
-        if len(calls) == number:
-            raise KeyboardInterrupt
-        return function(self)
 
-    return wrapper
+def test_tensorboard_gets_the_metrics(run_small):
+    pytest.importorskip("tensorboard")
+    code, folder = run_small("run", {"log.tensorboard": "true"})
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = {path.parent for path in folder.rglob("events.*")}
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    wanted = {"loss", "lr", "loss_by_dim/64", "evaluation/64/spearman"}
+    assert code == 0 and wanted <= set(accumulator.Tags()["scalars"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_out_of_memory_names_the_setting(run_small, monkeypatch, error, capfd):
+    def exhausted(*_):
+        raise error
+
+    monkeypatch.setattr(run.Run, "train_step", exhausted)
+    code, _ = run_small("run")
+    assert code == 2 and "train.tokens_per_chunk" in capfd.readouterr().err
+
+
+def test_a_full_disk_is_exit_5(run_small, monkeypatch, capfd):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run.Run, "train_step", full)
+    code, _ = run_small("run")
+    assert code == 5 and "No space left" in capfd.readouterr().err
+
+
+def test_dev_and_test_must_differ(run_small, pair_files, capfd):
+    code, folder = run_small("run", {"data.test": pair_files["dev"]})
+    assert code == 2 and "dev.json" in capfd.readouterr().err and not folder.exists()
 
 
 def test_a_resume_with_another_setting_names_the_difference(run_small, monkeypatch, capfd):

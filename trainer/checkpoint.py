@@ -48,8 +48,8 @@ def save_checkpoint(root: Path, step: int, tensors: dict[str, Tensor], state: di
     return folder
 
 
-def load_newest(root: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
-    """The newest checkpoint whose files are what its manifest says, as (tensors, state, folder).
+def newest_checkpoint(root: Path) -> Path:
+    """The newest checkpoint whose files are what its manifest says.
 
     A damaged one is named and renamed to end in `.damaged`; the next older one is tried.
 
@@ -58,7 +58,7 @@ def load_newest(root: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
     """
     folders = _folders(root)
     if not folders:
-        raise CheckpointError(f"{root}: no checkpoint to resume from; start without --resume")
+        raise CheckpointError(f"{root}: no checkpoint to resume from; remove the folder of the run, or name another")
     for folder in reversed(folders):
         if problem := find_damage(folder):
             console.print(f"{folder}: {problem}; set aside", markup=False)
@@ -66,9 +66,14 @@ def load_newest(root: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
             shutil.rmtree(damaged, ignore_errors=True)  # the same step, damaged before
             folder.rename(damaged)
             continue
-        tensors = safetensors.torch.load((folder / "tensors.safetensors").read_bytes())
-        return tensors, json.loads((folder / "state.json").read_bytes()), folder
+        return folder
     raise CheckpointError(f"{root}: none of {len(folders)} checkpoints is whole; start a new run")
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, state) of a checkpoint that `newest_checkpoint` found whole."""
+    tensors = safetensors.torch.load((folder / "tensors.safetensors").read_bytes())
+    return tensors, json.loads((folder / "state.json").read_bytes())
 
 
 def find_damage(folder: Path) -> str | None:

@@ -80,7 +80,8 @@ class TrainConfig:
     precision: str = "fp32"
     """"fp32", "bf16" or "fp16"; the weights being trained stay in fp32."""
     tokens_per_chunk: int = 0
-    """Most tokens that go through the encoder at once; 0 puts no limit. It changes memory, not the result."""
+    """Most tokens that go through the encoder at once; 0 puts no limit. It changes memory, not the batch's gradient
+    (dropout draws other masks)."""
     seed: int = 0
 
 

@@ -151,7 +151,7 @@ def _phase_rows(table: PairTable, config: CurriculumConfig, size: int) -> list[t
     else:
         present = [int(phase) for phase in np.unique(table.phase)]
         if unknown := [phase for phase in present if phase not in config.phases]:
-            row = int(np.flatnonzero(table.phase == unknown[0])[0]) + 1
+            row = int(table.row[table.phase == unknown[0]][0])
             raise InputError(
                 f"{table.source}: row {row}: phase {unknown[0]} is not in curriculum.phases = {list(config.phases)}; "
                 "add it there or mend the row"
@@ -240,15 +240,15 @@ def _spread_repeats(batches: list[list[_Unit]]) -> int:
     for number, batch in enumerate(batches):
         others = [*batches[max(number - LOOKAHEAD, 0) : number], *batches[number + 1 : number + 1 + LOOKAHEAD]]
         repeated = [place for place in range(len(batch)) if not batch[place].texts.isdisjoint(_texts(batch, place))]
-        # Of units that share a text, one may stay: each is looked at again when its turn comes.
-        remaining += not all(
-            batch[place].texts.isdisjoint(_texts(batch, place)) or _swap(batch, place, others) for place in repeated
-        )
+        for place in repeated:
+            if not batch[place].texts.isdisjoint(_texts(batch, place)):  # its twin may have been swapped out meanwhile
+                _swap(batch, place, others)
+        remaining += any(not batch[place].texts.isdisjoint(_texts(batch, place)) for place in repeated)
     return remaining
 
 
-def _swap(batch: list[_Unit], place: int, others: list[list[_Unit]]) -> bool:
-    """Exchange one unit with one as large of another batch so that neither batch repeats a text for it."""
+def _swap(batch: list[_Unit], place: int, others: list[list[_Unit]]) -> None:
+    """Exchange one unit with one as large of another batch, if there is one so that neither batch repeats a text."""
     mine, rest = batch[place], _texts(batch, place)
     for other in others:
         for position, theirs in enumerate(other):
@@ -258,8 +258,7 @@ def _swap(batch: list[_Unit], place: int, others: list[list[_Unit]]) -> bool:
                 and mine.texts.isdisjoint(_texts(other, position))
             ):
                 batch[place], other[position] = theirs, mine
-                return True
-    return False
+                return
 
 
 def _texts(batch: list[_Unit], without: int) -> set[int]:

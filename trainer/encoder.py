@@ -27,7 +27,7 @@ from trainer.errors import InputError
 from trainer.packed import FAMILIES, TokenBatch, packed_hidden_states, padded_hidden_states, pool
 
 # Patterns of a snapshot: never pickles, ONNX files or code.
-HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/config.json"]
+HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
 SHORTEST = 3  # start, one token, end
 UNBOUNDED = 10**6  # tokenizers write a huge model_max_length where they know of none
 

@@ -13,12 +13,12 @@ import torch
 from trainer.console import progress
 from trainer.distributed import gather_rows, rank, world_size
 from trainer.encoder import Encoder
-from trainer.errors import NumericError
+from trainer.errors import InputError, NumericError
 from trainer.metrics import classify_at, pair_metrics, prefix_cosines
 from trainer.pairs import PairTable
 from trainer.tokens import TokenTable, tokenize
 
-TOKENS_PER_BATCH = 16_384
+TOKENS_PER_BATCH = 8_192
 
 Metrics = dict[str, dict[str, float]]
 """Dim (as a string, as JSON has it) -> metric -> value."""
@@ -38,9 +38,20 @@ class PairSet:
 
 
 def tokenize_for(encoder: Encoder, texts: list[str]) -> TokenTable:
-    """Texts as an encoder wants them: its prompt, its case, its length."""
+    """Texts as an encoder wants them: its prompt, its case, its length.
+
+    Raises:
+        InputError: the tokenizer gives tokens that the model has no embedding for.
+    """
     prepared = [encoder.prepare(text) for text in texts]
-    return tokenize(prepared, encoder.tokenizer, encoder.spec.max_length)
+    tokens = tokenize(prepared, encoder.tokenizer, encoder.spec.max_length)
+    rows = encoder.model.get_input_embeddings().num_embeddings
+    if (largest := int(tokens.ids.max())) >= rows:
+        raise InputError(
+            f"model.name = {encoder.spec.name}: the tokenizer gives token {largest}, the model has embeddings for "
+            f"{rows}; use the tokenizer it was trained with"
+        )
+    return tokens
 
 
 def embed(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,27 @@ def merged(encoder: Encoder) -> Encoder:
     if isinstance(twin.backbone, peft.PeftModel):
         twin.backbone = twin.backbone.merge_and_unload()
     return twin
+
+
+def export(encoder: Encoder, base: Encoder, folder: Path, card: str, probes: list[str]) -> dict[str, float]:
+    """Write `model/`, and `adapter/` where there are adapters, into a run's folder; only what passed the proof arrives.
+
+    Returns what `check_exports` found. Raises CheckpointError as that does, StorageError where files cannot be written.
+    """
+    staging = folder / ".export"
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        save_model(encoder, staging / "model", card)
+        if isinstance(encoder.backbone, peft.PeftModel):
+            save_adapter(encoder, staging / "adapter")
+        differences = check_exports(encoder, base, staging, probes)
+        for path in staging.iterdir():
+            final = folder / path.name
+            shutil.rmtree(final, ignore_errors=True)  # of an export that was cut short
+            path.rename(final)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return differences
 
 
 def save_model(encoder: Encoder, folder: Path, card: str) -> None:
@@ -85,6 +107,8 @@ def save_model(encoder: Encoder, folder: Path, card: str) -> None:
 
 def save_adapter(encoder: Encoder, folder: Path) -> None:
     """Write the PEFT adapter alone. Raises StorageError where the folder exists or cannot be written."""
+    for config in encoder.backbone.peft_config.values():
+        config.base_model_name_or_path = encoder.spec.name  # not where the hub's files lie on this machine
     with new_folder(folder) as path:
         encoder.backbone.save_pretrained(str(path), safe_serialization=True)
         (path / "README.md").unlink(missing_ok=True)  # PEFT's is a form to fill in; the model's card is beside it

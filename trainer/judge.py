@@ -11,6 +11,7 @@ from trainer.console import console
 from trainer.encoder import Encoder, load_encoder
 from trainer.errors import InputError
 from trainer.evaluation import Metrics, PairSet, evaluate, evaluate_at, verdict
+from trainer.metrics import spearman_ceiling
 from trainer.pairs import PairTable, check_overlap, read_pairs, require_both_classes
 
 SHOWN = ("spearman", "pearson", "roc_auc", "average_precision", "f1", "precision", "recall", "false_positive_rate")
@@ -24,6 +25,7 @@ class Judgement:
     model: Metrics
     baseline: Metrics | None
     verdict: str | None
+    spearman_ceiling: float | None  # the highest Spearman reachable against binary labels at their positive share
 
 
 def judge(
@@ -51,8 +53,8 @@ def judge(
         return table
 
     table, fitting = read(pairs), read(dev) if dev else None
-    if fitting is not None:
-        check_overlap(fitting, table, allow=False)
+    if fitting is not None and (shared := check_overlap(fitting, table, allow=True)):
+        raise InputError(f"--dev {dev}: {shared} of its texts are also in {pairs}; remove them from one side")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoders = [load_encoder(name).to(device) for name in (model, baseline) if name]
     if len({encoder.width for encoder in encoders}) > 1:
@@ -68,6 +70,7 @@ def judge(
         model=found[0],
         baseline=second,
         verdict=verdict(second, found[0], "spearman") if second else None,
+        spearman_ceiling=spearman_ceiling(table.label) if set(table.score.tolist()) <= {0.0, 1.0} else None,
     )
 
 
@@ -96,5 +99,7 @@ def print_judgement(judgement: Judgement) -> None:
                 cells += [f"{before:.4f}", f"{values[key] - before:+.4f}"]
             table.add_row(*cells)
         console.print(table)
+    if judgement.spearman_ceiling:
+        console.print(f"Highest Spearman reachable with these binary labels: {judgement.spearman_ceiling:.4f}")
     if judgement.verdict:
         console.print(judgement.verdict)

@@ -38,12 +38,22 @@ def open_log(
                 file.write(json.dumps(json_ready(line)) + "\n")
                 file.flush()
             if tensorboard:
-                scalars = {key: value for key, value in line.items() if isinstance(value, int | float)}
-                accelerator.log(scalars, step=line["step"])
+                accelerator.log(_scalars(line), step=line["step"])
 
         yield log
     if tensorboard:
         accelerator.end_training()
+
+
+def _scalars(line: dict[str, Any], path: str = "") -> dict[str, float]:
+    """The numbers of a log line, nested ones under names joined by slashes."""
+    found: dict[str, float] = {}
+    for key, value in line.items():
+        if isinstance(value, dict):
+            found |= _scalars(value, f"{path}{key}/")
+        elif isinstance(value, int | float):
+            found[path + key] = value
+    return found
 
 
 def _step(line: str) -> float:

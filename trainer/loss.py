@@ -55,6 +55,8 @@ def matryoshka_mnrl(
     """
     count = queries.shape[0]
     if targets is None:
+        if candidates.shape[0] < count:
+            raise ValueError(f"{candidates.shape[0]} candidates for {count} queries: name the targets")
         targets = torch.arange(count, device=queries.device)
     check_dims(dims, queries.shape[-1])
     if queries.shape[-1] != candidates.shape[-1]:

@@ -17,7 +17,7 @@ import os
 import warnings
 from collections.abc import Sequence
 
-from trainer.errors import InputError, TrainerError
+from trainer.errors import InputError, Stopped, StorageError, TrainerError
 
 COMMANDS = ("train", "evaluate")
 
@@ -38,14 +38,31 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         (run_train if command == "train" else run_evaluate)(options)
     except TrainerError as error:
-        # Bad input is the same on every rank: one of them says so.
-        if os.environ.get("RANK", "0") == "0" or not isinstance(error, InputError):
-            print(f"error: {error}".replace("\n", " "), file=sys.stderr)
+        # Bad input and a signal are the same on every rank of a machine: one of them says so.
+        if os.environ.get("LOCAL_RANK", "0") == "0" or not isinstance(error, InputError | Stopped):
+            report(error)
         return error.exit_code
-    except MemoryError:
-        print("error: out of memory: set train.tokens_per_chunk, or lower it", file=sys.stderr)
+    except OSError as error:
+        report(error)
+        return StorageError.exit_code
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        report("out of memory: set train.tokens_per_chunk, to 16384 first and lower while it still runs out")
         return InputError.exit_code
     return 0
+
+
+def report(error: object) -> None:
+    """Print an error as one line."""
+    print(f"error: {error}".replace("\n", " "), file=sys.stderr)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, on a GPU or on the CPU."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
 
 
 class Parser(argparse.ArgumentParser):
@@ -91,6 +108,8 @@ def run_train(options: argparse.Namespace) -> None:
     from trainer.config import load_config
 
     path = options.config or default_config()
+    if options.resume and options.output_dir and not options.config:
+        path = Path(options.output_dir) / "config.toml"  # the run's own
     overrides = [*options.set, *([f"output.dir={json.dumps(options.output_dir)}"] if options.output_dir else [])]
     config = load_config(path, overrides)
 

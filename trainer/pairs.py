@@ -331,16 +331,7 @@ def _canonical_count(table: PairTable) -> int:
 
 def positives_of(table: PairTable) -> csr_matrix:
     """[C, C] symmetric sparse bool matrix: True where some row labels these two canonical texts positive."""
-    return _pair_matrix(table, table.label)
-
-
-def negatives_of(table: PairTable) -> csr_matrix:
-    """[C, C] symmetric sparse bool matrix: True where some row labels these two canonical texts negative."""
-    return _pair_matrix(table, ~table.label)
-
-
-def _pair_matrix(table: PairTable, rows: NDArray[np.bool_]) -> csr_matrix:
-    first, second = table.canonical[table.text1[rows]], table.canonical[table.text2[rows]]
+    first, second = table.canonical[table.text1[table.label]], table.canonical[table.text2[table.label]]
     sides = (np.concatenate([first, second]), np.concatenate([second, first]))
     size = _canonical_count(table)
     return csr_matrix((np.ones(2 * len(first), dtype=np.bool_), sides), shape=(size, size))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from trainer import distributed as ranks
-from trainer.config import Config
+from trainer.config import Config, OutputConfig
 from trainer.console import console
 from trainer.curriculum import PhasedBatchSampler
-from trainer.encoder import Encoder, add_lora, hush_transformers, load_encoder, weights_fingerprint
+from trainer.encoder import Encoder, add_lora, hush_transformers, load_encoder, resolve_targets, weights_fingerprint
 from trainer.errors import InputError, NumericError
 from trainer.evaluation import Metrics, PairSet, evaluate, tokenize_for
 from trainer.gradcache import backward_in_chunks
@@ -42,8 +43,8 @@ class Run:
     """Everything that lives as long as the run."""
 
     def __init__(self, config: Config, folder: Path) -> None:
-        self.config, self.folder = config, folder
-        self.accelerator = make_accelerator(config)
+        self.config, self.folder = replace(config, output=OutputConfig(dir=str(folder))), folder
+        self.accelerator = make_accelerator(config, folder)
         self.device = self.accelerator.device
         self.main: bool = self.accelerator.is_main_process
         console.quiet = not self.main
@@ -56,6 +57,8 @@ class Run:
             self.model_name = locate_model(config, data)
             self.encoder = self.load_base()
         check_dims_fit(config, self.encoder)
+        if config.lora.enabled:
+            resolve_targets(self.encoder.model, config.lora.targets)  # complains before any work is done
         self.sampler = PhasedBatchSampler(
             data.train,
             config.curriculum,
@@ -95,7 +98,7 @@ class Run:
         # Accelerate's wrapper adds fp16 loss scaling. The schedule and the sharing of batches stay ours, and so does
         # the sum of gradients over ranks: no DDP wrapper.
         self.optimizer = self.accelerator.prepare_optimizer(build_optimizer(self.parameters, self.config.optim))
-        set_seed(self.config.train.seed + 1 + ranks.rank())  # dropout differs between ranks
+        set_seed((self.config.train.seed + 1 + ranks.rank()) % 2**32)  # dropout differs between ranks
 
     def prepare(self, step: int) -> Prepared:
         """Lay out and collate the batch of a step."""
@@ -128,8 +131,9 @@ class Run:
         ranks.sum_gradients(self.parameters.values())
         limit = self.config.optim.clip_norm or float("inf")
         norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
-        total = float(ranks.sum_over_ranks(loss.total))
-        by_dim = ranks.sum_over_ranks(loss.by_dim).tolist()
+        tokens = sum(chunk.token_count for chunk in batch.chunks)
+        parts = torch.cat([loss.total.detach().view(1), loss.by_dim, loss.by_dim.new_tensor([tokens])])
+        total, *by_dim, tokens = ranks.sum_over_ranks(parts.double()).tolist()
         self.check_finite(step, total, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -137,8 +141,8 @@ class Run:
             "loss": total,
             "loss_by_dim": dict(zip(map(str, self.config.loss.dims), by_dim, strict=True)),
             "grad_norm": norm,
-            "skipped": bool(self.optimizer.step_was_skipped),
-            "tokens": int(ranks.sum_over_ranks(torch.tensor(sum(c.token_count for c in batch.chunks))).item()),
+            "skipped": not np.isfinite(norm),  # the fp16 loss scaler passes over an update that overflowed
+            "tokens": int(tokens),
         }
 
     def check_finite(self, step: int, loss: float, norm: float) -> None:
@@ -160,12 +164,14 @@ class Run:
         return evaluate(self.encoder, self.dev, self.config.loss.dims, self.accelerator.autocast)
 
 
-def make_accelerator(config: Config) -> Accelerator:
-    """The accelerator of a run, in exactly the precision asked for."""
+def make_accelerator(config: Config, folder: Path) -> Accelerator:
+    """The accelerator of a run, in exactly the precision asked for, with the tracker asked for."""
     precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
+    if config.log.tensorboard and not find_spec("tensorboard"):  # accelerate would leave it out without a word
+        raise InputError("log.tensorboard = true: tensorboard is not installed; install the extra `track`")
     trackers = "tensorboard" if config.log.tensorboard else None
     try:
-        return Accelerator(mixed_precision=precision, log_with=trackers)
+        return Accelerator(mixed_precision=precision, log_with=trackers, project_dir=str(folder))
     except ValueError as error:
         raise InputError(f"train.precision = {config.train.precision}: {error}".replace("\n", " ")) from error
 

@@ -33,7 +33,7 @@ class RunData:
     train: PairTable
     dev: PairTable
     test: PairTable | None
-    overlap: dict[str, int]  # "dev", "test" -> texts also in train
+    overlap: dict[str, int]  # "dev", "test" -> texts also in train; "dev and test" -> texts in both
 
 
 def load_data(config: DataConfig, seed: int) -> RunData:
@@ -52,6 +52,8 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     for table in (train, *held_out.values()):
         require_both_classes(table)
     overlap = {name: check_overlap(train, table, config.allow_overlap) for name, table in held_out.items()}
+    if test is not None:
+        overlap["dev and test"] = check_overlap(dev, test, config.allow_overlap)
     return RunData(train, dev, test, overlap)
 
 
@@ -71,7 +73,7 @@ def locate_model(config: Config, data: RunData) -> str:
     if not folder.exists():
         try:
             build_tiny_mpnet(folder, texts, seed=config.train.seed)
-        except StorageError:
+        except StorageError as error:
             if not Path(folder, "config.json").exists():  # else another rank was faster
-                raise
+                raise StorageError(f"{folder}: cannot build the tiny model there; set TRAINER_CACHE") from error
     return str(folder)

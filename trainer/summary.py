@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,14 +35,17 @@ def learning_rates(config: OptimConfig, steps: int) -> list[float]:
     ]
 
 
-def plan_record(sampler: PhasedBatchSampler, rates: list[float], config: Config) -> dict[str, Any]:
-    """plan.json: phases, steps, the learning rate of every step."""
+def plan_record(
+    sampler: PhasedBatchSampler, rates: list[float], config: Config, parameters: dict[str, Parameter]
+) -> dict[str, Any]:
+    """plan.json: phases, steps, trained parameters with their shapes, the learning rate of every step."""
     first_hold, first_decay = schedule_edges(len(rates), config.optim.warmup_ratio, config.optim.hold_ratio)
     return {
         "steps": len(sampler),
         "global_batch_size": sampler.global_size,
         "phases": [asdict(phase) for phase in sampler.phases],
         "schedule": {"first_hold_step": first_hold, "first_decay_step": first_decay},
+        "trained": {name: list(parameter.shape) for name, parameter in parameters.items()},
         "learning_rates": rates,
     }
 
@@ -48,7 +53,10 @@ def plan_record(sampler: PhasedBatchSampler, rates: list[float], config: Config)
 def print_plan(sampler: PhasedBatchSampler, rates: list[float], parameters: dict[str, Parameter]) -> None:
     """Show what is about to happen: trained parameters, phases, the learning rate at every boundary."""
     trained = sum(parameter.numel() for parameter in parameters.values())
-    console.print(f"Training {trained:,} values in {len(parameters)} tensors, {len(sampler)} steps")
+    console.print(f"{len(sampler)} steps, training {trained:,} values in {len(parameters)} tensors:")
+    kinds = Counter((re.sub(r"\.\d+\.", ".*.", name), tuple(p.shape)) for name, p in parameters.items())
+    for (name, shape), count in kinds.items():
+        console.print(f"  {count:3} x {name} {list(shape)}", markup=False)
     table = Table(title="Plan", title_justify="left")
     for heading in ("phase", "rows +/-", "epochs", "steps", "neg/anchor", "riding/extra", "left over", "LR first-last"):
         table.add_column(heading, justify="left" if heading == "phase" else "right")
@@ -88,7 +96,7 @@ def print_summary(baseline: Metrics, final: Metrics, verdict: str, best_step: in
         "MIXED": "the trained model beats the untouched one at the largest dim, not at every one",
         "NOT BETTER": "the trained model does not beat the untouched one: keep using that",
     }[verdict]
-    console.print(f"{verdict}: {meaning} (best at step {best_step}).\nModel: {model}\n")
+    console.print(f"{verdict}: {meaning} (best at step {best_step}).\nModel: {model}\n", markup=False)
     console.print(usage(model, min(final, key=int)), markup=False)
 
 

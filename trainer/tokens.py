@@ -65,7 +65,7 @@ def tokenize(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenTabl
         table = _read_cached(str(path), len(texts))
         if table is not None:
             return table
-        console.print(f"{path}: damaged; tokenising again")
+        console.print(f"{path}: damaged; tokenising again", markup=False)
     ids: list[np.ndarray] = []
     lengths: list[int] = []
     with progress("Tokenising", len(texts)) as advance:

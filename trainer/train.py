@@ -15,16 +15,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from trainer import __version__
 from trainer import distributed as ranks
-from trainer.checkpoint import load_newest, save_checkpoint
+from trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.config import Config, dump_config, to_tree
 from trainer.console import console, progress
 from trainer.errors import CheckpointError, InputError, Stopped, StorageError
 from trainer.evaluation import Metrics, PairSet, evaluate_at, json_ready, verdict
-from trainer.export import check_exports, choose_probes, save_adapter, save_model
+from trainer.export import choose_probes, export
 from trainer.logbook import Clock, open_log, signals_noted
 from trainer.run import Run
 from trainer.state import Best, RunState, identity, restore, snapshot
@@ -45,15 +46,12 @@ def train(config: Config, name: str, resume: bool = False) -> Path:
         TrainerError: one of its kinds; see `trainer.errors`.
     """
     folder = choose_folder(config, name, resume)
-    try:
-        run = Run(config, folder)
-        with signals_noted() as stop_requested:
-            state = start_state(run, resume)
-            with open_log(run.folder, run.accelerator, state.step, run.config.log.tensorboard) as log:
-                steps(run, state, log, stop_requested)
+    run = Run(config, folder)
+    with signals_noted() as stop_requested:
+        state = start_state(run, resume)
+        with open_log(run.folder, run.accelerator, state.step, run.config.log.tensorboard) as log:
+            steps(run, state, log, stop_requested)
         finish(run, state)
-    except torch.OutOfMemoryError as error:
-        raise InputError(out_of_memory(config)) from error
     return folder
 
 
@@ -64,7 +62,7 @@ def steps(run: Run, state: RunState, log: Callable[[dict[str, Any]], None], stop
     clock = Clock(state.seconds)
     with ThreadPoolExecutor(1) as ahead, progress("Training", len(sampler), state.step) as advance:
         upcoming = ahead.submit(run.prepare, state.step) if state.step < len(sampler) else None
-        while state.step < len(sampler):
+        while state.step < len(sampler) and not out_of_patience(config, state):
             step, phase = state.step, sampler.phase_at(state.step)
             clock.start_step()
             assert upcoming is not None
@@ -94,10 +92,15 @@ def steps(run: Run, state: RunState, log: Callable[[dict[str, Any]], None], stop
                 checkpoint(run, state)
             if stopping and not last:
                 raise Stopped(f"{run.folder}: stopped by a signal after step {step}; continue with --resume")
-            patience = config.early_stopping.patience
-            if patience and state.without_best >= patience:
-                console.print(f"No new best in {patience} evaluations: stopping early after step {step}")
-                break
+
+
+def out_of_patience(config: Config, state: RunState) -> bool:
+    """Whether early stopping ends the run here; says so."""
+    patience = config.early_stopping.patience
+    if not patience or state.without_best < patience:
+        return False
+    console.print(f"No new best in {patience} evaluations: stopping early after step {state.step - 1}")
+    return True
 
 
 def note_evaluation(run: Run, state: RunState, log: Callable[[dict[str, Any]], None]) -> None:
@@ -105,7 +108,8 @@ def note_evaluation(run: Run, state: RunState, log: Callable[[dict[str, Any]], N
     metrics = run.judge()
     metric, largest = run.config.eval.metric, str(max(run.config.loss.dims))
     value = metrics[largest][metric]
-    is_best = state.best is None or value > state.best.value
+    # Not "above": the first value may be NaN, where dev scores are all equal, and any number beats that.
+    is_best = state.best is None or not (value <= state.best.value or np.isnan(value))
     if is_best:
         weights = {name: parameter.detach().cpu().clone() for name, parameter in run.parameters.items()}
         state.best, state.without_best = Best(state.step, value, metrics, weights), 0
@@ -125,7 +129,9 @@ def start_state(run: Run, resume: bool) -> RunState:
     root = run.folder / "checkpoints"
     if resume:
         run.add_trainables()
-        tensors, values, path = load_newest(root)
+        # One rank looks, for it renames what is damaged.
+        path = Path(ranks.share_object(str(newest_checkpoint(root)) if run.main else None))
+        tensors, values = load_checkpoint(path)
         current = identity(to_tree(run.config), run.fingerprints)
         if changed := [key for key in current if values["identity"].get(key) != current[key]]:
             details = "; ".join(f"{key} was {values['identity'].get(key)!r}, is {current[key]!r}" for key in changed)
@@ -138,9 +144,10 @@ def start_state(run: Run, resume: bool) -> RunState:
     print_plan(run.sampler, run.rates, run.parameters)
     if run.main:
         write_file(run.folder / "config.toml", dump_config(run.config))
-        write_json(run.folder / "plan.json", plan_record(run.sampler, run.rates, run.config))
-    ranks.barrier()
-    return RunState(baseline=baseline)
+        write_json(run.folder / "plan.json", plan_record(run.sampler, run.rates, run.config, run.parameters))
+    state = RunState(baseline=baseline)
+    checkpoint(run, state)
+    return state
 
 
 def checkpoint(run: Run, state: RunState) -> None:
@@ -167,11 +174,7 @@ def finish(run: Run, state: RunState) -> None:
         metrics["test"] = judge_on_test(run, state, run.test)
     if run.main:
         card = model_card(run.config, state.baseline, best.metrics, result)
-        save_model(run.encoder, run.folder / "model", card)
-        if run.config.lora.enabled:
-            save_adapter(run.encoder, run.folder / "adapter")
-        base = run.load_base()
-        differences = check_exports(run.encoder, base, run.folder, choose_probes(run.data.dev.texts))
+        differences = export(run.encoder, run.load_base(), run.folder, card, choose_probes(run.data.dev.texts))
         write_json(run.folder / "training_metadata.json", metadata(run, state, differences))
         write_json(run.folder / FINISHED, metrics)
         print_summary(state.baseline, best.metrics, result, best.step, run.folder / "model")
@@ -217,8 +220,8 @@ def metadata(run: Run, state: RunState, differences: dict[str, float]) -> dict[s
         "fingerprints": run.fingerprints,
         "rows": {"train": len(run.data.train), "dev": len(run.data.dev)},
         "overlapping_texts": run.data.overlap,
-        "truncated_texts": int((run.tokens.lengths >= spec.max_length).sum()),
-        "scale": float(run.objective.scale),
+        "texts_at_max_length": int((run.tokens.lengths == spec.max_length).sum()),
+        "scale": float(torch.as_tensor(run.objective.scale).detach()),
         "steps": state.step,
         "seconds": round(state.seconds, 3),
         "resumed_at": state.resumed_at,
@@ -241,19 +244,14 @@ def choose_folder(config: Config, name: str, resume: bool) -> Path:
     finished = (folder / FINISHED).exists()
     if resume and (finished or not folder.is_dir()):
         raise InputError(f"{folder}: {'this run is finished' if finished else 'no run'}; nothing to resume")
-    if not resume and (folder / "config.toml").exists():
-        what = "a finished run" if finished else "an unfinished run (continue it with --resume)"
-        raise StorageError(f"{folder}: holds {what}, which is not overwritten; name another folder with --output-dir")
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "is no empty folder"
+        if (folder / "config.toml").exists():
+            what = "holds a finished run" if finished else "holds an unfinished run (continue it with --resume)"
+        raise StorageError(f"{folder}: {what} and is not overwritten; name another with --output-dir")
     return folder
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in one step, NaN as null."""
     write_file(path, json.dumps(json_ready(value), indent=2, ensure_ascii=False) + "\n")
-
-
-def out_of_memory(config: Config) -> str:
-    """What to change when memory runs out."""
-    now = config.train.tokens_per_chunk
-    fix = f"below {now}" if now else "to 16384, or lower while it still runs out"
-    return f"out of memory: set train.tokens_per_chunk {fix}; it changes memory, not the result"
