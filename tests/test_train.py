@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -392,3 +396,48 @@ def test_every_config_on_record_is_valid():
         tree = tomllib.loads(text)
         needed = [] if "train" in tree.get("data", {}) else ["data.train=x.json"]
         load_config(path, needed)
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files, tmp_path):
+    """Through the launcher, dropout off: the same plan, the same losses, the same model."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model("mpnet"), model)
+    config = json.loads((model / "config.json").read_text())
+    zero = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (model / "config.json").write_text(json.dumps({**config, **zero}))
+    settings = {**SMALL, "model.name": model, "data.train": pair_files["train"], "data.dev": pair_files["dev"]}
+    settings |= {"loss.symmetric": "true", "curriculum.replay": 0.2}
+    empty = tmp_path / "empty.toml"
+    empty.write_text("")
+
+    def launch(name, batch_size, *flags):
+        sets = [f"--set={key}={value}" for key, value in {**settings, "train.batch_size": batch_size}.items()]
+        command = [
+            sys.executable,
+            "-m",
+            "trainer.launcher",
+            *flags,
+            f"--config={empty}",
+            f"--output-dir={tmp_path / name}",
+            *sets,
+        ]
+        subprocess.run(
+            command,
+            cwd=Path(__file__).parent.parent,
+            check=True,
+            timeout=240,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        return tmp_path / name
+
+    one = launch("one", 8)
+    two = launch("two", 4, "--num_processes", "2", "--cpu", "--")
+    plans = [json.loads((folder / "plan.json").read_text()) for folder in (one, two)]
+    assert plans[0] == plans[1]
+    for mine, theirs in zip(steps_of(one), steps_of(two), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4) and mine["tokens"] <= theirs["tokens"]
+        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(tensor, weights(two)[name], rtol=0, atol=2e-4, msg=name)
+    metadata = json.loads((two / "training_metadata.json").read_text())
+    assert metadata["processes"] == 2
