@@ -1,0 +1,105 @@
+"""Render the tables of README.md from the records in bench/results, so that no figure in it is typed by hand.
+
+    python bench/report.py            rewrite README.md
+    python bench/report.py --check    exit 1 where README.md is not what the records say
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "bench" / "results"
+
+
+def real_run(record: dict[str, Any]) -> list[str]:
+    """Dev and STS figures of a `real_run.py` record, a row a dim."""
+    lines = [
+        "| dim | dev Spearman | dev ROC-AUC | dev best F1 | STS-b dev Spearman |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for dim, after in record["dev"]["final"].items():
+        before = record["dev"]["baseline"][dim]
+        sts = [record["sts"][key][dim]["spearman"] for key in ("baseline", "final")]
+        cells = [change(before[key], after[key]) for key in ("spearman", "roc_auc", "f1")]
+        lines.append(f"| {dim} | {' | '.join(cells)} | {change(*sts)} |")
+    return [*lines, "", *source(record, f"{record['steps']} steps in {record['training_seconds']:.0f} s")]
+
+
+def side_by_side(record: dict[str, Any]) -> list[str]:
+    """Dev Spearman of each way of training, a row a way."""
+    names = {
+        "untouched": "untouched model",
+        "notebook": "sentence-transformers, labels ignored (the notebook)",
+        "documented": "sentence-transformers, positives with hard negatives (its documentation)",
+        "ours": "this trainer",
+    }
+    dims = list(record["dev"]["untouched"])
+    lines = [f"| trained by | {' | '.join(f'{dim} dims' for dim in dims)} | ROC-AUC at {dims[0]} | time |"]
+    lines.append("|---|" + "---:|" * (len(dims) + 2))
+    for kind, name in names.items():
+        if kind not in record["dev"]:
+            continue
+        metrics, seconds = record["dev"][kind], record["seconds"].get(kind)
+        cells = [f"{metrics[dim]['spearman']:.4f}" for dim in dims] + [f"{metrics[dims[0]]['roc_auc']:.4f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} | {f'{seconds:.0f} s' if seconds else ''} |")
+    settings = record["settings"]
+    said = (
+        f"{settings['epochs']} epochs, batch {settings['batch_size']}, peak LR {settings['lr']:g}, max length "
+        f"{settings['max_length']}, {settings['precision']}"
+    )
+    return [*lines, "", *source(record, said)]
+
+
+def change(before: float, after: float) -> str:
+    """Two values and their difference."""
+    return f"{before:.4f} → {after:.4f} ({after - before:+.4f})"
+
+
+def source(record: dict[str, Any], said: str) -> list[str]:
+    """The line under a table: what it was measured on."""
+    env = record["environment"]
+    where = env["gpu"] or f"{env['processor']}, {env['cores']} cores, {env['threads']} threads"
+    packages = env["packages"]
+    return [f"{said}; {where}; torch {packages['torch']}, transformers {packages['transformers']}; {env['date'][:10]}."]
+
+
+BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
+    "real run": ("itsm_minilm", real_run),
+    "real run, LoRA": ("itsm_minilm_lora", real_run),
+    "side by side": ("side_by_side", side_by_side),
+}
+
+
+def render(text: str) -> str:
+    """README text with every block between its markers written anew from its record."""
+    for name, (record, table) in BLOCKS.items():
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        lines = table(json.loads((RESULTS / f"{record}.json").read_text(encoding="utf-8")))
+        body = "\n".join([begin, "", *lines, "", end])
+        text, found = re.subn(re.escape(begin) + ".*?" + re.escape(end), lambda _, body=body: body, text, flags=re.S)
+        if found != 1:
+            raise SystemExit(f"README.md: expected one block {begin}, found {found}")
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    old = README.read_text(encoding="utf-8")
+    new = render(old)
+    if options.check:
+        sys.exit(0 if new == old else "README.md is not what the records say: run python bench/report.py")
+    README.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
