@@ -1,7 +1,7 @@
 """Render the tables of README.md from the records in bench/results, so that no figure in it is typed by hand.
 
-    python bench/report.py            rewrite README.md
-    python bench/report.py --check    exit 1 where README.md is not what the records say
+python bench/report.py            rewrite README.md
+python bench/report.py --check    exit 1 where README.md is not what the records say
 """
 
 from __future__ import annotations

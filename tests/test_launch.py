@@ -360,8 +360,8 @@ def test_a_python_without_venv_is_named(project: Project) -> None:
 @pytest.fixture
 def checked(project: Project) -> Project:
     """A project whose checks pass: one module, one test."""
-    for name in ("launcher", "main"):
-        (project.root / f"trainer/{name}.py").unlink()
+    (project.root / "trainer/main.py").unlink()
+    (project.root / "trainer/launcher.py").write_text('print("the example ran")\n')
     for folder in (".ci", "tests"):
         (project.root / folder).mkdir()
     shutil.copy(ROOT / ".ci/run", project.root / ".ci/run")
@@ -378,6 +378,7 @@ def test_ci_installs_and_ends_with_the_summary_of_pytest(checked: Project) -> No
     result = run_ci(checked)
     assert result.returncode == 0, result.stdout + result.stderr
     assert checked.installs() == ["venv", ".[real,report,test,track]"]
+    assert "the example ran" in result.stdout
     assert "1 passed" in result.stdout.splitlines()[-1]
 
 
@@ -387,6 +388,7 @@ def test_ci_installs_and_ends_with_the_summary_of_pytest(checked: Project) -> No
         ("trainer/bad.py", "import os\n", "F401"),
         ("trainer/bad.py", "x  =  1\n", "reformatted"),
         ("trainer/bad.py", 'x: int = "1"\n', "assignment"),
+        ("trainer/launcher.py", "raise SystemExit(1)\n", "All checks passed"),
         ("tests/test_bad.py", "def test_bad() -> None:\n    assert not 1\n", "1 failed"),
     ],
 )
