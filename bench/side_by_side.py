@@ -72,6 +72,7 @@ def train_peer(kind: str, table: PairTable, options: argparse.Namespace, folder:
         warmup_steps=0.15,
         weight_decay=0.01,
         bf16=options.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
         seed=0,
         save_strategy="no",
         report_to="none",
