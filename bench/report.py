@@ -42,14 +42,14 @@ def side_by_side(record: dict[str, Any]) -> list[str]:
         "ours": "this trainer",
     }
     dims = list(record["dev"]["untouched"])
-    lines = [f"| trained by | {' | '.join(f'{dim} dims' for dim in dims)} | ROC-AUC at {dims[0]} | time |"]
-    lines.append("|---|" + "---:|" * (len(dims) + 2))
+    lines = [f"| trained by | {' | '.join(f'{dim} dims' for dim in dims)} | ROC-AUC at {dims[0]} |"]
+    lines.append("|---|" + "---:|" * (len(dims) + 1))
     for kind, name in names.items():
         if kind not in record["dev"]:
             continue
-        metrics, seconds = record["dev"][kind], record["seconds"].get(kind)
+        metrics = record["dev"][kind]
         cells = [f"{metrics[dim]['spearman']:.4f}" for dim in dims] + [f"{metrics[dims[0]]['roc_auc']:.4f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} | {f'{seconds:.0f} s' if seconds else ''} |")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     settings = record["settings"]
     said = (
         f"{settings['epochs']} epochs, batch {settings['batch_size']}, peak LR {settings['lr']:g}, max length "

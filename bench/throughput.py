@@ -217,7 +217,7 @@ class Peer:
             per_device_train_batch_size=self.options.batch_size,
             max_steps=len(batches),
             bf16=self.options.precision == "bf16",
-        use_cpu=not torch.cuda.is_available(),
+            use_cpu=not torch.cuda.is_available(),
             learning_rate=5e-6,
             weight_decay=0.01,
             save_strategy="no",
