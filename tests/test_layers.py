@@ -16,7 +16,7 @@ MODULES = {path.stem: path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = (
     {"console", "errors"},
-    {"readers", "storage"},
+    {"readers", "storage", "tiled"},
     {"checkpoint", "config", "distributed", "incidents", "loss", "metrics", "packed", "pairs", "schedule"},
     {"curriculum", "encoder", "layout", "optim", "tiny", "tokens"},
     {"evaluation", "objective", "sources"},

@@ -57,9 +57,10 @@ def test_mnrl_equals_the_definition(shape, data):
     mask = torch.rand(rows, rows + extra, generator=generator) < 0.3
     scale = 200 * torch.rand((), generator=generator, dtype=torch.float64).add(0.01)
     scale.requires_grad_()
+    tile = data.draw(st.sampled_from([1, 2, 3, 7, 1024]))
 
     fast, by_dim = matryoshka_mnrl(
-        queries, candidates, dims=dims, weights=weights, scale=scale, targets=targets, mask=mask
+        queries, candidates, dims=dims, weights=weights, scale=scale, targets=targets, mask=mask, tile=tile
     )
     slow, slow_by_dim = slow_mnrl(queries, candidates, dims, weights, scale, targets, mask)
     torch.testing.assert_close(fast, slow, **EXACT)
@@ -171,3 +172,47 @@ def test_what_does_not_fit_is_an_error(change):
     with pytest.raises(ValueError):
         matryoshka_mnrl(torch.randn(2, 8), torch.randn(3, 8), **change)
     matryoshka_mnrl(torch.randn(2, 8), torch.randn(3, 8), dims=[8, 1])  # the same inputs are fine otherwise
+
+
+def test_a_row_with_a_single_candidate_has_loss_zero():
+    torch.manual_seed(4)
+    queries, candidates = torch.randn(3, 8).double().requires_grad_(), torch.randn(4, 8).double().requires_grad_()
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    loss, _ = matryoshka_mnrl(queries, candidates, dims=[8, 2], scale=200.0, mask=mask, tile=2)
+    assert loss.item() == 0 and all(gradient.abs().max() == 0 for gradient in grads(loss, queries, candidates))
+
+
+@pytest.mark.parametrize("tile", [16, 1024])
+def test_fp32_is_close_to_the_definition(tile):
+    torch.manual_seed(5)
+    queries, candidates = torch.randn(50, 64).requires_grad_(), torch.randn(90, 64).requires_grad_()
+    mask, targets = torch.rand(50, 90) < 0.2, torch.randperm(90)[:50]
+    arguments = ([64, 8], [1.0, 1.0], 20.0, targets, mask)
+    fast, _ = matryoshka_mnrl(queries, candidates, dims=[64, 8], targets=targets, mask=mask, tile=tile)
+    slow, _ = slow_mnrl(queries.double(), candidates.double(), *arguments)
+    assert fast.item() == pytest.approx(slow.item(), rel=1e-5)
+    for a, b in zip(grads(fast, queries, candidates), grads(slow, queries, candidates), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_memory_does_not_grow_with_the_square():
+    """Tensors kept for backward: a few numbers a row, no matrix of queries by candidates."""
+    saved = []
+
+    def pack(tensor):
+        saved.append(tensor.numel())
+        return tensor
+
+    queries, candidates = torch.randn(400, 8, requires_grad=True), torch.randn(400, 8, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        matryoshka_mnrl(queries, candidates, dims=[8, 4, 2], tile=32)
+    assert max(saved) <= 400 * 8
+
+
+def test_the_gradient_is_fp32_when_backward_runs_under_autocast():
+    torch.manual_seed(6)
+    queries, candidates = torch.randn(8, 32).requires_grad_(), torch.randn(8, 32)
+    (outside,) = grads(matryoshka_mnrl(queries, candidates, dims=[32, 16])[0], queries)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (inside,) = grads(matryoshka_mnrl(queries, candidates, dims=[32, 16])[0], queries)
+    torch.testing.assert_close(inside, outside, rtol=0, atol=0)

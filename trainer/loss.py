@@ -1,23 +1,23 @@
-"""Multiple-negatives ranking at every Matryoshka size, from logits that are computed once.
+"""Multiple-negatives ranking and a pairwise ranking term at every Matryoshka size, on unnormalised embeddings.
 
 Shapes: Q queries, G candidates, P labelled pairs, E embedding width, M dims.
 
 The dot product of the first d columns of two embeddings is part of the dot product of the first d' > d columns. So
 one E-wide product, taken block by block in ascending dims, passes through the dot products of every dim on its way:
 E multiply-adds a pair instead of the sum of the dims (1728 for 768 + 512 + 256 + 128 + 64). Dividing by the outer
-product of the prefix norms makes them cosines; the embeddings themselves are never normalised.
+product of the prefix norms makes them cosines; the embeddings themselves are never normalised. `tiled.py` does that
+tile by tile, so that no Q x G matrix is ever held.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-NORM_EPSILON = 1e-12  # as in torch.nn.functional.normalize: a zero vector has cosine 0 with everything
+from trainer.tiled import TILE, TiledLosses, prefix_norms
 
 
 def matryoshka_mnrl(
@@ -30,6 +30,7 @@ def matryoshka_mnrl(
     targets: Tensor | None = None,
     mask: Tensor | None = None,
     total_queries: int | None = None,
+    tile: int = TILE,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each query's positive among all candidates, summed over dims.
 
@@ -46,6 +47,7 @@ def matryoshka_mnrl(
         mask: [Q, G] bool; True takes candidate j out of row i. A query's own target stays in.
         total_queries: what the sum over queries is divided by, Q by default: the number of queries on all devices
             where each holds a part.
+        tile: rows and columns of logits that are held at a time.
 
     Returns:
         The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`.
@@ -68,15 +70,13 @@ def matryoshka_mnrl(
             raise ValueError(f"mask has shape {tuple(mask.shape)}, not ({count}, {candidates.shape[0]})")
         mask = mask.scatter(1, targets[:, None], False)
 
+    ascending = sorted(dims)
     with torch.autocast(queries.device.type, enabled=False):
-        losses = []
-        for cosines_QG in prefix_cosine_matrices(_full(queries), _full(candidates), dims):
-            logits_QG = scale * cosines_QG
-            if mask is not None:
-                logits_QG = logits_QG.masked_fill(mask, -torch.inf)
-            summed = F.cross_entropy(logits_QG, targets, reduction="sum")
-            losses.append(summed / (count if total_queries is None else total_queries))
-        return _weighted(losses, dims, weights)
+        queries, candidates = _full(queries), _full(candidates)
+        scale = torch.as_tensor(scale, dtype=queries.dtype, device=queries.device)
+        summed_M = TiledLosses.apply(queries, candidates, scale, targets, mask, ascending, tile)
+        by_dim_M = summed_M / (count if total_queries is None else total_queries)
+        return _weighted(by_dim_M[[ascending.index(dim) for dim in dims]], weights)
 
 
 def pairwise_ranking(
@@ -105,33 +105,17 @@ def pairwise_ranking(
     check_dims(dims, first.shape[-1])
     with torch.autocast(first.device.type, enabled=False):
         first, second = _full(first), _full(second)
-        dot = norm1 = norm2 = first.new_zeros(first.shape[0])
-        by_dim = {}
-        for start, stop in _blocks(dims):
-            a_PB, b_PB = first[:, start:stop], second[:, start:stop]
-            dot, norm1, norm2 = dot + (a_PB * b_PB).sum(1), norm1 + a_PB.square().sum(1), norm2 + b_PB.square().sum(1)
-            logits_P = scale * dot / (_root(norm1) * _root(norm2))
-            soft_negatives = torch.logsumexp(logits_P[~labels], 0)
-            soft_positives = torch.logsumexp(-logits_P[labels], 0)
+        ascending = sorted(dims)
+        dot = first.new_zeros(first.shape[0])
+        norms = prefix_norms(first, ascending) * prefix_norms(second, ascending)
+        losses = {}
+        for k, (start, stop) in enumerate(pairwise([0, *ascending])):
+            dot = dot + (first[:, start:stop] * second[:, start:stop]).sum(1)
+            logits_P = scale * dot / norms[k]
             # log(1 + exp(x)); softplus would drop the 1 for x above 20.
-            spread = soft_negatives + soft_positives
-            by_dim[stop] = torch.logaddexp(spread, torch.zeros_like(spread))
-        return _weighted([by_dim[dim] for dim in dims], dims, weights)
-
-
-def prefix_cosine_matrices(queries: Tensor, candidates: Tensor, dims: Sequence[int]) -> Iterator[Tensor]:
-    """Cosines [Q, G] of the prefixes of [Q, E] and [G, E], one matrix a dim in the order of `dims`."""
-    dot_QG: Tensor | float = 0.0
-    square_Q: Tensor | float = 0.0
-    square_G: Tensor | float = 0.0
-    by_dim = {}
-    for start, stop in _blocks(dims):
-        a_QB, c_GB = queries[:, start:stop], candidates[:, start:stop]
-        dot_QG = dot_QG + a_QB @ c_GB.T
-        square_Q = square_Q + a_QB.square().sum(1)
-        square_G = square_G + c_GB.square().sum(1)
-        by_dim[stop] = dot_QG / (_root(square_Q)[:, None] * _root(square_G)[None, :])
-    return (by_dim[dim] for dim in dims)
+            spread = torch.logsumexp(logits_P[~labels], 0) + torch.logsumexp(-logits_P[labels], 0)
+            losses[stop] = torch.logaddexp(spread, torch.zeros_like(spread))
+        return _weighted(torch.stack([losses[dim] for dim in dims]), weights)
 
 
 def check_dims(dims: Sequence[int], width: int) -> None:
@@ -140,23 +124,12 @@ def check_dims(dims: Sequence[int], width: int) -> None:
         raise ValueError(f"dims {list(dims)} must be different numbers from 1 to the embedding width {width}")
 
 
-def _blocks(dims: Sequence[int]) -> list[tuple[int, int]]:
-    """The column ranges between neighbouring dims, ascending: (0, d1), (d1, d2), ..."""
-    return list(pairwise([0, *sorted(dims)]))
-
-
-def _root(square: Tensor) -> Tensor:
-    """Square root held off zero, where its gradient is infinite."""
-    return square.clamp_min(NORM_EPSILON**2).sqrt()
-
-
 def _full(embeddings: Tensor) -> Tensor:
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 
-def _weighted(losses: list[Tensor], dims: Sequence[int], weights: Sequence[float] | None) -> tuple[Tensor, Tensor]:
-    if weights is not None and len(weights) != len(dims):
-        raise ValueError(f"{len(weights)} weights for {len(dims)} dims")
-    by_dim_M = torch.stack(losses)
+def _weighted(by_dim_M: Tensor, weights: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+    if weights is not None and len(weights) != len(by_dim_M):
+        raise ValueError(f"{len(weights)} weights for {len(by_dim_M)} dims")
     weights_M = torch.ones_like(by_dim_M) if weights is None else by_dim_M.new_tensor(list(weights))
     return (weights_M * by_dim_M).sum(), by_dim_M
