@@ -52,7 +52,7 @@ def side_by_side(record: dict[str, Any]) -> list[str]:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     settings = record["settings"]
     said = (
-        f"{settings['epochs']} epochs, batch {settings['batch_size']}, peak LR {settings['lr']:g}, max length "
+        f"{settings['epochs']} epochs, batch {settings['batch_size']}, peak LR {settings['lr']:.0e}, max length "
         f"{settings['max_length']}, {settings['precision']}"
     )
     return [*lines, "", *source(record, said)]
@@ -66,7 +66,8 @@ def change(before: float, after: float) -> str:
 def source(record: dict[str, Any], said: str) -> list[str]:
     """The line under a table: what it was measured on."""
     env = record["environment"]
-    where = env["gpu"] or f"{env['processor']}, {env['cores']} cores, {env['threads']} threads"
+    threads = f"{env['threads']} thread{'s' if env['threads'] > 1 else ''}"
+    where = env["gpu"] or f"{env['processor']}, {threads} of {env['cores']} cores"
     packages = env["packages"]
     return [f"{said}; {where}; torch {packages['torch']}, transformers {packages['transformers']}; {env['date'][:10]}."]
 
