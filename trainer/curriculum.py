@@ -6,7 +6,7 @@ one integer, every rank knows every batch, and a resumed run continues exactly w
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -236,34 +236,34 @@ def _spread_repeats(batches: list[list[_Unit]]) -> int:
     The last batches of an epoch get what the others passed over, so repeats gather there. Returns how many batches
     still repeat a text.
     """
+    counts = [Counter(text for unit in batch for text in unit.texts) for batch in batches]
     remaining = 0
     for number, batch in enumerate(batches):
-        others = [*batches[max(number - LOOKAHEAD, 0) : number], *batches[number + 1 : number + 1 + LOOKAHEAD]]
-        repeated = [place for place in range(len(batch)) if not batch[place].texts.isdisjoint(_texts(batch, place))]
-        for place in repeated:
-            if not batch[place].texts.isdisjoint(_texts(batch, place)):  # its twin may have been swapped out meanwhile
-                _swap(batch, place, others)
-        remaining += any(not batch[place].texts.isdisjoint(_texts(batch, place)) for place in repeated)
+        reach = range(max(number - LOOKAHEAD, 0), min(number + LOOKAHEAD + 1, len(batches)))
+        for place, unit in enumerate(batch):
+            if any(counts[number][text] > 1 for text in unit.texts):
+                _swap(batches, counts, number, place, [other for other in reach if other != number])
+        remaining += max(counts[number].values()) > 1
     return remaining
 
 
-def _swap(batch: list[_Unit], place: int, others: list[list[_Unit]]) -> None:
-    """Exchange one unit with one as large of another batch, if there is one so that neither batch repeats a text."""
-    mine, rest = batch[place], _texts(batch, place)
+def _swap(batches: list[list[_Unit]], counts: list[Counter[int]], number: int, place: int, others: list[int]) -> None:
+    """Exchange a unit with one as large of another batch, if there is one so that neither repeats a text for it."""
+
+    def fits(unit: _Unit, batch: int, leaving: _Unit) -> bool:
+        return all(counts[batch][text] == (text in leaving.texts) for text in unit.texts)
+
+    mine = batches[number][place]
     for other in others:
-        for position, theirs in enumerate(other):
-            if (
-                len(theirs.rows) == len(mine.rows)
-                and theirs.texts.isdisjoint(rest)
-                and mine.texts.isdisjoint(_texts(other, position))
-            ):
-                batch[place], other[position] = theirs, mine
+        if any(counts[other][text] > 1 for text in mine.texts):
+            continue  # one unit less would not make room; where a text is everywhere this saves the search
+        for position, theirs in enumerate(batches[other]):
+            if len(theirs.rows) == len(mine.rows) and fits(theirs, number, mine) and fits(mine, other, theirs):
+                batches[number][place], batches[other][position] = theirs, mine
+                for batch, comes, goes in ((number, theirs, mine), (other, mine, theirs)):
+                    counts[batch].subtract(goes.texts)
+                    counts[batch].update(comes.texts)
                 return
-
-
-def _texts(batch: list[_Unit], without: int) -> set[int]:
-    """The texts of a batch's units but one."""
-    return set().union(*(unit.texts for place, unit in enumerate(batch) if place != without))
 
 
 def _sample(units: list[_Unit], rows: int, rng: np.random.Generator) -> list[_Unit]:
