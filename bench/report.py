@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,21 @@ def side_by_side(record: dict[str, Any]) -> list[str]:
     return [*lines, "", *source(record, said)]
 
 
+def loss(record: dict[str, Any]) -> list[str]:
+    """Time and memory of the loss beside the plain definition."""
+    lines = [
+        "| loss, forward and backward, 5 dims of 768 | this trainer | plain definition | ratio |",
+        "|---|---:|---:|---:|",
+    ]
+    for entry in record["time"]:
+        mine, theirs = (statistics.median(entry["seconds"][kind]) * 1000 for kind in ("ours", "plain"))
+        lines.append(f"| time at batch {entry['size']:,} | {mine:,.0f} ms | {theirs:,.0f} ms | {entry['ratio']:.2f} |")
+    memory = record["memory"]
+    mine, theirs = (memory["bytes"][kind] / 2**20 for kind in ("ours", "plain"))
+    row = f"| extra memory at batch {memory['size']:,} | {mine:,.0f} MiB | {theirs:,.0f} MiB | {memory['ratio']:.3f} |"
+    return [*lines, row, "", *source(record, "medians of interleaved runs, fp32")]
+
+
 def change(before: float, after: float) -> str:
     """Two values and their difference."""
     return f"{before:.4f} → {after:.4f} ({after - before:+.4f})"
@@ -75,6 +91,7 @@ def source(record: dict[str, Any], said: str) -> list[str]:
 BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "real run": ("itsm_minilm", real_run),
     "real run, LoRA": ("itsm_minilm_lora", real_run),
+    "loss": ("loss", loss),
     "side by side": ("side_by_side", side_by_side),
 }
 
