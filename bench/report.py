@@ -74,6 +74,20 @@ def loss(record: dict[str, Any]) -> list[str]:
     return [*lines, row, "", *source(record, "medians of interleaved runs, fp32")]
 
 
+def throughput(record: dict[str, Any]) -> list[str]:
+    """Training steps beside the peer's on the same batches."""
+    settings = record["settings"]
+    name = f"{settings['model']}, LoRA, batch {settings['batch_size']}, max length {settings['max_length']}"
+    mine, theirs = (statistics.median(sample["seconds"] for sample in record[kind]) for kind in ("ours", "peer"))
+    return [
+        "| training step on real tickets | this trainer | sentence-transformers | times as fast | share of sgemm peak |",
+        "|---|---:|---:|---:|---:|",
+        f"| {name} | {mine:.1f} s | {theirs:.1f} s | {record['ratio']:.1f} | {record['mfu']:.0%} |",
+        "",
+        *source(record, f"{len(record['ours'])} steps each in turns, {settings['precision']}"),
+    ]
+
+
 def change(before: float, after: float) -> str:
     """Two values and their difference."""
     return f"{before:.4f} → {after:.4f} ({after - before:+.4f})"
@@ -92,6 +106,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "real run": ("itsm_minilm", real_run),
     "real run, LoRA": ("itsm_minilm_lora", real_run),
     "loss": ("loss", loss),
+    "throughput": ("throughput_minilm-l6_fp32_cpu", throughput),
     "side by side": ("side_by_side", side_by_side),
 }
 
