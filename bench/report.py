@@ -80,7 +80,7 @@ def throughput(record: dict[str, Any]) -> list[str]:
     name = f"{settings['model']}, LoRA, batch {settings['batch_size']}, max length {settings['max_length']}"
     mine, theirs = (statistics.median(sample["seconds"] for sample in record[kind]) for kind in ("ours", "peer"))
     return [
-        "| training step on real tickets | this trainer | sentence-transformers | times as fast | share of sgemm peak |",
+        "| training step on real tickets | this trainer | sentence-transformers | times as fast | of sgemm peak |",
         "|---|---:|---:|---:|---:|",
         f"| {name} | {mine:.1f} s | {theirs:.1f} s | {record['ratio']:.1f} | {record['mfu']:.0%} |",
         "",
