@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from trainer.config import LoraConfig
 from trainer.console import console
 from trainer.errors import InputError
+from trainer.layers import make_lean
 from trainer.packed import FAMILIES, TokenBatch, packed_hidden_states, padded_hidden_states, pool
 
 # Patterns of a snapshot: never pickles, ONNX files or code.
@@ -55,6 +56,7 @@ class Encoder(nn.Module):
 
     def __init__(self, backbone: PreTrainedModel, tokenizer: Any, spec: EncoderSpec) -> None:
         super().__init__()
+        make_lean(backbone)
         self.backbone: PreTrainedModel | peft.PeftModel = backbone
         self.tokenizer = tokenizer
         self.spec = spec
@@ -300,18 +302,17 @@ def add_lora(encoder: Encoder, config: LoraConfig) -> None:
         InputError: a target matches no linear layer, or something else than adapters would train.
     """
     targets = resolve_targets(encoder.model, config.targets)
-    encoder.backbone = peft.get_peft_model(
-        encoder.model,
-        peft.LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides by the rank; a fraction is fine
-            lora_dropout=config.dropout,
-            target_modules=targets,
-            use_rslora=config.rslora,
-            use_dora=config.dora,
-            bias="none",
-        ),
+    adapters = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides by the rank; a fraction is fine
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+        bias="none",
     )
+    encoder.backbone = peft.get_peft_model(encoder.model, adapters)
+    make_lean(encoder.backbone)
     trained = encoder.trainable()
     strangers = [name for name in trained if ".lora_" not in name]
     bare = [target for target in targets if not any(f".{target}.lora_" in name for name in trained)]

@@ -12,7 +12,7 @@ Shapes: T tokens, N sequences, E width, H heads, D head width, n sequences of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from trainer import layers
 
 # A group holds sequences at least this share as long as its longest. Lower means fewer, larger calls and more padding.
 GROUP_TOLERANCE = 0.8
@@ -138,23 +140,32 @@ class Family:
     attention_dropout: str = "attention_probs_dropout_prob"
 
 
+def _lowered(hidden: Tensor) -> Tensor:
+    """In the precision of autocast, once: each projection would make its own copy of what they all read."""
+    kind = hidden.device.type
+    return hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
+
+
 def _bert_layer(layer: Any, hidden: Tensor, attend: Callable[..., Tensor]) -> Tensor:
     own = layer.attention.self
-    context = attend(own.query(hidden), own.key(hidden), own.value(hidden))
+    inputs = _lowered(hidden)
+    context = attend(own.query(inputs), own.key(inputs), own.value(inputs))
     hidden = layer.attention.output(context, hidden)
     return layer.output(layer.intermediate(hidden), hidden)
 
 
 def _mpnet_layer(layer: Any, hidden: Tensor, attend: Callable[..., Tensor]) -> Tensor:
     attention, own = layer.attention, layer.attention.attn
-    context = own.o(attend(own.q(hidden), own.k(hidden), own.v(hidden)))
+    inputs = _lowered(hidden)
+    context = own.o(attend(own.q(inputs), own.k(inputs), own.v(inputs)))
     hidden = attention.LayerNorm(attention.dropout(context) + hidden)
     return layer.output(layer.intermediate(hidden), hidden)
 
 
 def _distilbert_layer(layer: Any, hidden: Tensor, attend: Callable[..., Tensor]) -> Tensor:
     own = layer.attention
-    context = own.out_lin(attend(own.q_lin(hidden), own.k_lin(hidden), own.v_lin(hidden)))
+    inputs = _lowered(hidden)
+    context = own.out_lin(attend(own.q_lin(inputs), own.k_lin(inputs), own.v_lin(inputs)))
     hidden = layer.sa_layer_norm(context + hidden)
     return layer.output_layer_norm(layer.ffn(hidden) + hidden)
 
@@ -202,12 +213,13 @@ def packed_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
     if family.relative_bias:
         # [1, H, L, L] for the longest sequence; shorter ones see its upper left corner. Only the shape of the first
         # argument is read.
-        bias = model.encoder.compute_position_bias(hidden.new_empty(1, batch.max_length, 1))
+        bias = _lowered(model.encoder.compute_position_bias(hidden.new_empty(1, batch.max_length, 1)))
+    masks = [attention_mask(group, bias) for group in batch.groups]
     heads = getattr(model.config, family.heads)
     dropout = getattr(model.config, family.attention_dropout) if model.training else 0.0
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return grouped_attention(query, key, value, batch.groups, heads, bias, dropout)
+        return grouped_attention(query, key, value, batch.groups, masks, heads, dropout)
 
     for layer in family.layers(model):
         hidden = family.layer(layer, hidden, attend)
@@ -223,13 +235,26 @@ def _fairseq_positions(batch: TokenBatch, padding: int) -> Tensor:
     return (counted - before) * real + padding
 
 
+def attention_mask(group: Group, bias: Tensor | None) -> Tensor | None:
+    """What the scores of a group get, for all layers: the bias [1, H, >= L, >= L] by position, -inf on padding.
+
+    [n or 1, H or 1, L, L], or a boolean mark of the real keys [n, 1, 1, L] where there is no bias, or None.
+    """
+    if bias is not None:
+        bias = bias[:, :, : group.length, : group.length]
+    if group.real is None:
+        return bias
+    real_keys = group.real[:, None, None, :]
+    return real_keys if bias is None else bias.masked_fill(~real_keys, -torch.inf)
+
+
 def grouped_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    groups: tuple[Group, ...],
+    groups: Sequence[Group],
+    masks: Sequence[Tensor | None],
     heads: int,
-    bias: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
     """Attention within each sequence of a flat run.
@@ -237,8 +262,8 @@ def grouped_attention(
     Args:
         query, key, value: [T, H * D].
         groups: the sequences, covering the run in order.
+        masks: the `attention_mask` of each.
         heads: H.
-        bias: [1, H, >= L, >= L], added to the scores by position within the sequence.
         dropout: probability for each attention weight.
 
     Returns:
@@ -246,12 +271,12 @@ def grouped_attention(
     """
     # One split a tensor, so that backward joins the pieces once instead of adding full-size gradients group by group.
     sizes = [group.stop - group.start for group in groups]
-    pieces = zip(groups, query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
-    return torch.cat([_group_attention(group, q, k, v, heads, bias, dropout) for group, q, k, v in pieces])
+    pieces = zip(groups, masks, query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
+    return torch.cat([_group_attention(group, mask, q, k, v, heads, dropout) for group, mask, q, k, v in pieces])
 
 
 def _group_attention(
-    group: Group, query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None, dropout: float
+    group: Group, mask: Tensor | None, query: Tensor, key: Tensor, value: Tensor, heads: int, dropout: float
 ) -> Tensor:
     n, length, width = group.count, group.length, query.shape[-1]
 
@@ -261,15 +286,23 @@ def _group_attention(
             flat = flat.new_zeros(n * length, width).index_copy(0, group.slots, flat)
         return flat.view(n, length, heads, -1).transpose(1, 2)
 
-    mask = None
-    if bias is not None:
-        mask = bias[:, :, :length, :length].to(query.dtype)
-    if group.real is not None:
-        hidden_keys = group.real[:, None, None, :]
-        mask = hidden_keys if mask is None else mask.masked_fill(~hidden_keys, -torch.inf)
-    out = F.scaled_dot_product_attention(padded(query), padded(key), padded(value), mask, dropout_p=dropout)
+    out = _attention(padded(query), padded(key), padded(value), mask, dropout)
     flat = out.transpose(1, 2).reshape(n * length, width)
     return flat if group.slots is None else flat.index_select(0, group.slots)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, probability: float) -> Tensor:
+    """Attention over [n, H, L, D] with the mask that `scaled_dot_product_attention` takes.
+
+    On the CPU that function has no fast path under dropout, and its slow one draws the dropout on one thread and
+    guards against rows without any key, which do not occur here.
+    """
+    if not probability or query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=probability)
+    scores = (query * query.shape[-1] ** -0.5) @ key.mT
+    if mask is not None:
+        scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
+    return layers.dropout(scores.softmax(-1), probability) @ value
 
 
 def padded_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
