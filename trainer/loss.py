@@ -6,18 +6,23 @@ The dot product of the first d columns of two embeddings is part of the dot prod
 one E-wide product, taken block by block in ascending dims, passes through the dot products of every dim on its way:
 E multiply-adds a pair instead of the sum of the dims (1728 for 768 + 512 + 256 + 128 + 64). Dividing by the outer
 product of the prefix norms makes them cosines; the embeddings themselves are never normalised. `tiled.py` does that
-tile by tile, so that no Q x G matrix is ever held.
+tile by tile, so that no Q x G matrix is ever held, and `fused.py` in kernels of its own on a GPU.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from trainer.tiled import TILE, TiledLosses, prefix_norms
+from trainer.tiled import TILE, TiledLosses, inverse_norms, row_scales
+
+# Queries times candidates from which the kernels are chosen: below, a tile or so holds everything. Not measured.
+KERNEL_SIZE = 2**20
 
 
 def matryoshka_mnrl(
@@ -31,11 +36,14 @@ def matryoshka_mnrl(
     mask: Tensor | None = None,
     total_queries: int | None = None,
     tile: int = TILE,
+    implementation: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each query's positive among all candidates, summed over dims.
 
     Multiple-negatives ranking (Henderson et al. 2017, arXiv:1705.00652) under Matryoshka representation learning
-    (Kusupati et al. 2022, arXiv:2205.13147). Computed in fp32 (float64 for float64 input), also under autocast.
+    (Kusupati et al. 2022, arXiv:2205.13147). Computed in fp32 (float64 for float64 input), also under autocast; the
+    kernels multiply bf16 embeddings as they are. However long or short an embedding is, its cosines are exact; a zero
+    vector has cosine 0 with everything and gets no gradient.
 
     Args:
         queries: [Q, E], not normalised.
@@ -47,13 +55,16 @@ def matryoshka_mnrl(
         mask: [Q, G] bool; True takes candidate j out of row i. A query's own target stays in.
         total_queries: what the sum over queries is divided by, Q by default: the number of queries on all devices
             where each holds a part.
-        tile: rows and columns of logits that are held at a time.
+        tile: rows and columns of logits that are held at a time, where no kernel does it.
+        implementation: "tiled" (any device), "triton" (where `kernel_available`), or "auto": the kernels on a GPU that
+            has them for large enough products, tiles otherwise and for float64.
 
     Returns:
         The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`.
 
     Raises:
-        ValueError: dims, weights, targets, mask and embeddings do not fit each other.
+        ValueError: dims, weights, targets, mask and embeddings do not fit each other, or the implementation is unknown
+            or not available.
     """
     count = queries.shape[0]
     if targets is None:
@@ -71,10 +82,17 @@ def matryoshka_mnrl(
         mask = mask.scatter(1, targets[:, None], False)
 
     ascending = sorted(dims)
+    kernels = _with_kernels(implementation, queries, candidates)
     with torch.autocast(queries.device.type, enabled=False):
-        queries, candidates = _full(queries), _full(candidates)
-        scale = torch.as_tensor(scale, dtype=queries.dtype, device=queries.device)
-        summed_M = TiledLosses.apply(queries, candidates, scale, targets, mask, ascending, tile)
+        if not (kernels and queries.dtype == candidates.dtype == torch.bfloat16):
+            queries, candidates = _full(queries), _full(candidates)
+        scale = torch.as_tensor(scale, dtype=torch.promote_types(queries.dtype, torch.float32), device=queries.device)
+        if kernels:
+            from trainer.fused import FusedLosses  # imports triton, which not every machine has
+
+            summed_M = FusedLosses.apply(queries, candidates, scale, targets, mask, ascending)
+        else:
+            summed_M = TiledLosses.apply(queries, candidates, scale, targets, mask, ascending, tile)
         by_dim_M = summed_M / (count if total_queries is None else total_queries)
         return _weighted(by_dim_M[[ascending.index(dim) for dim in dims]], weights)
 
@@ -104,14 +122,14 @@ def pairwise_ranking(
     """
     check_dims(dims, first.shape[-1])
     with torch.autocast(first.device.type, enabled=False):
-        first, second = _full(first), _full(second)
+        first, second = (rows * row_scales(rows)[:, None] for rows in (_full(first), _full(second)))
         ascending = sorted(dims)
         dot = first.new_zeros(first.shape[0])
-        norms = prefix_norms(first, ascending) * prefix_norms(second, ascending)
+        inverses = inverse_norms(first, ascending), inverse_norms(second, ascending)
         losses = {}
         for k, (start, stop) in enumerate(pairwise([0, *ascending])):
             dot = dot + (first[:, start:stop] * second[:, start:stop]).sum(1)
-            logits_P = scale * dot / norms[k]
+            logits_P = scale * dot * inverses[0][k] * inverses[1][k]
             # log(1 + exp(x)); softplus would drop the 1 for x above 20.
             spread = torch.logsumexp(logits_P[~labels], 0) + torch.logsumexp(-logits_P[labels], 0)
             losses[stop] = torch.logaddexp(spread, torch.zeros_like(spread))
@@ -122,6 +140,27 @@ def check_dims(dims: Sequence[int], width: int) -> None:
     """Raise ValueError unless every dim is a whole number from 1 to `width`, each once."""
     if not dims or len(set(dims)) != len(dims) or min(dims) < 1 or max(dims) > width:
         raise ValueError(f"dims {list(dims)} must be different numbers from 1 to the embedding width {width}")
+
+
+def kernel_available(device: torch.device) -> bool:
+    """Whether the kernels run there: an NVIDIA GPU from compute capability 8.0, or a CPU in Triton's interpreter."""
+    if find_spec("triton") is None:
+        return False
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _with_kernels(implementation: str, queries: Tensor, candidates: Tensor) -> bool:
+    device = queries.device
+    if implementation == "auto":
+        large = len(queries) * len(candidates) >= KERNEL_SIZE and queries.dtype != torch.float64
+        return large and device.type == "cuda" and kernel_available(device)
+    if implementation not in ("tiled", "triton"):
+        raise ValueError(f"implementation {implementation!r} is none of auto, tiled, triton")
+    if implementation == "triton" and not kernel_available(device):
+        raise ValueError(f"no kernels on {device}: they need the package triton and an NVIDIA GPU from capability 8.0")
+    return implementation == "triton"
 
 
 def _full(embeddings: Tensor) -> Tensor:

@@ -10,6 +10,9 @@ logits again, tile by tile, and turns them into gradients with two more E-wide p
 and likewise for c with rows and columns exchanged. g_m is the gradient of the loss of dim m over the number of queries,
 s the scale, block k the columns between the neighbouring dims d_(k-1) and d_k, which every dim m >= k contains.
 
+Cosines do not change with the length of a row. So each row is taken times a power of two that brings its largest entry
+near 1, and no square overflows or vanishes, however long or short the row is.
+
 Shapes: Q queries, G candidates, E width, M dims ascending, q and g the rows and columns of a tile.
 """
 
@@ -23,14 +26,27 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-NORM_EPSILON = 1e-12  # as in torch.nn.functional.normalize: a zero vector has cosine 0 with everything
+ZERO_LENGTH = 1e-15  # a prefix this much shorter than its row's largest entry counts as a zero vector
 TILE = 1024
 
 
-def prefix_norms(rows: Tensor, dims: Sequence[int]) -> Tensor:
-    """Lengths [M, N] of the prefixes of [N, E], held off zero, for ascending dims."""
+def row_scales(rows: Tensor) -> Tensor:
+    """Powers of two [N] that bring the largest entry of each row of [N, E] near 1. Constants: no gradient runs in."""
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    largest = torch.linalg.vector_norm(rows.detach(), torch.inf, dim=1, dtype=dtype)
+    tiny = torch.finfo(dtype).tiny  # beyond these limits the power itself would overflow or vanish
+    exponents = torch.frexp(largest.clamp(tiny, 0.25 / tiny)).exponent
+    return torch.ldexp(torch.ones_like(largest), -exponents)
+
+
+def inverse_norms(rows: Tensor, dims: Sequence[int]) -> Tensor:
+    """1 / length of the prefixes of [N, E] for ascending dims: [M, N]. Rows are scaled with `row_scales` before.
+
+    0 for a zero vector: its cosine with everything is 0, and its gradient too.
+    """
     squares = [rows[:, start:stop].square().sum(1) for start, stop in pairwise([0, *dims])]
-    return torch.stack(squares).cumsum(0).clamp_min(NORM_EPSILON**2).sqrt()
+    squares_MN = torch.stack(squares).cumsum(0)
+    return torch.where(squares_MN < ZERO_LENGTH**2, torch.inf, squares_MN).rsqrt()
 
 
 class TiledLosses(torch.autograd.Function):
@@ -47,16 +63,19 @@ class TiledLosses(torch.autograd.Function):
         dims: Sequence[int],
         tile: int,
     ) -> Tensor:
-        norms = prefix_norms(queries, dims), prefix_norms(candidates, dims)
-        factors = scale / norms[0], 1 / norms[1]
+        scales = row_scales(queries), row_scales(candidates)
+        inverses = tuple(
+            inverse_norms(rows * by[:, None], dims) for rows, by in zip((queries, candidates), scales, strict=True)
+        )
+        factors = scale * inverses[0], inverses[1]
         log_sums_MQ = queries.new_full((len(dims), len(queries)), -torch.inf)
         target_logits_MQ = torch.zeros_like(log_sums_MQ)
-        for q, g in _tiles(len(queries), len(candidates), tile):
+        for q, g, a_qE, c_gE in _tiles(queries, candidates, scales, tile):
             columns, inside = _targets_in(targets, q, g)
-            for k, logits in enumerate(_logits(queries, candidates, factors, mask, dims, q, g)):
+            for k, logits in enumerate(_logits(a_qE, c_gE, factors, mask, dims, q, g)):
                 log_sums_MQ[k, q] = torch.logaddexp(log_sums_MQ[k, q], logits.logsumexp(1))
                 target_logits_MQ[k, q] += (logits.gather(1, columns) * inside).squeeze(1)
-        ctx.save_for_backward(queries, candidates, scale, targets, mask, log_sums_MQ, *norms)
+        ctx.save_for_backward(queries, candidates, scale, targets, mask, log_sums_MQ, *scales, *inverses)
         ctx.dims, ctx.tile = dims, tile
         return (log_sums_MQ - target_logits_MQ).sum(1)
 
@@ -69,16 +88,17 @@ class TiledLosses(torch.autograd.Function):
 
 
 def _backward(ctx: Any, gradients_M: Tensor) -> tuple[Tensor | None, ...]:
-    queries, candidates, scale, targets, mask, log_sums_MQ, *norms = ctx.saved_tensors
+    queries, candidates, scale, targets, mask, log_sums_MQ, *lengths = ctx.saved_tensors
+    scales, inverses = lengths[:2], lengths[2:]
     dims, blocks = ctx.dims, list(pairwise([0, *ctx.dims]))
     d_queries, d_candidates = torch.zeros_like(queries), torch.zeros_like(candidates)
-    factors = scale / norms[0], 1 / norms[1]
+    factors = scale * inverses[0], inverses[1]
     # sum_j of g P l for every query and sum_i for every candidate: what their norms and the scale get.
-    per_query, per_candidate = torch.zeros_like(norms[0]), torch.zeros_like(norms[1])
-    for q, g in _tiles(len(queries), len(candidates), ctx.tile):
+    per_query, per_candidate = torch.zeros_like(inverses[0]), torch.zeros_like(inverses[1])
+    for q, g, a_qE, c_gE in _tiles(queries, candidates, scales, ctx.tile):
         columns, inside = _targets_in(targets, q, g)
         by_dim = []
-        for k, logits in enumerate(_logits(queries, candidates, factors, mask, dims, q, g)):
+        for k, logits in enumerate(_logits(a_qE, c_gE, factors, mask, dims, q, g)):
             slopes = (logits - log_sums_MQ[k, q, None]).exp_()
             slopes.scatter_add_(1, columns, -inside.to(slopes.dtype))
             slopes *= gradients_M[k]
@@ -89,16 +109,16 @@ def _backward(ctx: Any, gradients_M: Tensor) -> tuple[Tensor | None, ...]:
         suffix = torch.zeros_like(by_dim[0])
         for (start, stop), slopes in zip(reversed(blocks), reversed(by_dim), strict=True):
             suffix += slopes
-            d_queries[q, start:stop] += suffix @ candidates[g, start:stop]
-            d_candidates[g, start:stop] += suffix.T @ queries[q, start:stop]
-    _subtract_norm_terms(d_queries, queries, norms[0], per_query, blocks)
-    _subtract_norm_terms(d_candidates, candidates, norms[1], per_candidate, blocks)
+            d_queries[q, start:stop] += suffix @ c_gE[:, start:stop]
+            d_candidates[g, start:stop] += suffix.T @ a_qE[:, start:stop]
+    finish_gradient(d_queries, queries, scales[0], inverses[0], per_query, dims)
+    finish_gradient(d_candidates, candidates, scales[1], inverses[1], per_candidate, dims)
     return d_queries, d_candidates, (per_query.sum() / scale).view_as(scale), None, None, None, None
 
 
 def _logits(
-    queries: Tensor,
-    candidates: Tensor,
+    a_qE: Tensor,
+    c_gE: Tensor,
     factors: Sequence[Tensor],
     mask: Tensor | None,
     dims: Sequence[int],
@@ -109,27 +129,37 @@ def _logits(
 
     Masked ones are the lowest number there is: times 0 that is 0, as -inf is not.
     """
-    dot = queries.new_zeros(len(queries[q]), len(candidates[g]))
+    dot = a_qE.new_zeros(len(a_qE), len(c_gE))
     for k, (start, stop) in enumerate(pairwise([0, *dims])):
-        dot.addmm_(queries[q, start:stop], candidates[g, start:stop].T)
+        dot.addmm_(a_qE[:, start:stop], c_gE[:, start:stop].T)
         logits = (dot * factors[0][k, q, None]).mul_(factors[1][k, None, g])
         yield logits if mask is None else logits.masked_fill_(mask[q, g], torch.finfo(logits.dtype).min)
 
 
-def _subtract_norm_terms(
-    gradient: Tensor, rows: Tensor, norms: Tensor, sums: Tensor, blocks: Sequence[tuple[int, int]]
+def finish_gradient(
+    gradient: Tensor, rows: Tensor, scales: Tensor, inverses: Tensor, sums: Tensor, dims: Sequence[int]
 ) -> None:
-    """What the gradient loses because longer vectors have smaller logits. A length held off zero does not change."""
-    terms_MN = torch.where(norms > NORM_EPSILON, sums / norms.square(), 0)
-    suffix_MN = terms_MN.flip(0).cumsum(0).flip(0)
-    for k, (start, stop) in enumerate(blocks):
-        gradient[:, start:stop] -= rows[:, start:stop] * suffix_MN[k, :, None]
+    """Turn S @ c into the gradient of the rows [N, E], in place.
+
+    Longer vectors have smaller logits, which takes a share of each row itself off, from its sums of g P l [M, N]; and
+    S @ c is the gradient of the scaled rows.
+    """
+    suffix_MN = (sums * inverses.square()).flip(0).cumsum(0).flip(0)
+    for k, (start, stop) in enumerate(pairwise([0, *dims])):
+        gradient[:, start:stop] -= rows[:, start:stop] * scales[:, None] * suffix_MN[k, :, None]
+    gradient *= scales[:, None]
 
 
-def _tiles(queries: int, candidates: int, tile: int) -> Iterator[tuple[slice, slice]]:
-    for first in range(0, queries, tile):
-        for start in range(0, candidates, tile):
-            yield slice(first, min(first + tile, queries)), slice(start, min(start + tile, candidates))
+def _tiles(
+    queries: Tensor, candidates: Tensor, scales: Sequence[Tensor], tile: int
+) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """The tiles as rows and columns, each with its scaled queries [q, E] and candidates [g, E]."""
+    for first in range(0, len(queries), tile):
+        q = slice(first, first + tile)
+        a_qE = queries[q] * scales[0][q, None]
+        for start in range(0, len(candidates), tile):
+            g = slice(start, min(start + tile, len(candidates)))
+            yield q, g, a_qE, candidates[g] * scales[1][g, None]
 
 
 def _targets_in(targets: Tensor, q: slice, g: slice) -> tuple[Tensor, Tensor]:
