@@ -15,7 +15,7 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # triton reads it once, when it is imported
+    os.environ["TRITON_INTERPRET"] = "1"  # triton reads it once, when it is imported, which other modules may do first
 
 from trainer.tiny import build_tiny_mpnet
 

@@ -109,7 +109,7 @@ def _backward(ctx: Any, gradients_M: Tensor) -> tuple[Tensor | None, ...]:
             suffixes, column_sums, len(queries) - q.start, len(candidates) - g.start, len(a_QW), len(c_GW),
             len(candidates), len(c_gW), a_qW.shape[1], g.start, side, **_constants(a_qW, dims),
         )  # fmt: skip
-        pass
+        per_candidate[:, g] += column_sums.sum(0)
         _add_products(suffixes, c_gW, d_a[q], dims)
         _add_products(suffixes.transpose(1, 2), a_qW, d_c[g], dims)
     d_queries = _finished(d_a, queries, a_scales, a_inverses, per_query, dims)
