@@ -15,8 +15,8 @@ PACKAGE = Path(trainer.__file__).parent
 MODULES = {path.stem: path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = (
-    {"console", "errors"},
-    {"readers", "storage", "tiled"},
+    {"console", "errors", "process"},
+    {"flash", "lean", "readers", "storage", "tiled", "transfer"},
     {"checkpoint", "config", "distributed", "incidents", "loss", "metrics", "packed", "pairs", "schedule"},
     {"curriculum", "encoder", "layout", "optim", "tiny", "tokens"},
     {"evaluation", "objective", "sources"},

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer import layers
+from trainer.lean import dropout as drop
 
 # A group holds sequences at least this share as long as its longest. Lower means fewer, larger calls and more padding.
+# From 0.6 to 1 an attention call of real tickets took the same time within its noise (2 cores).
 GROUP_TOLERANCE = 0.8
+BLOCK = 64  # rows of a sequence that one program of the GPU kernel owns
 
 
 @dataclass(frozen=True)
@@ -50,29 +54,14 @@ class TokenBatch:
     segments: Tensor  # [T] int64, which sequence of the run a token belongs to
     lengths: Tensor  # [N] int64, descending
     order: Tensor  # [N] int64: sequence i as given is sequence order[i] of the run
-    groups: tuple[Group, ...]
+    groups: tuple[Group, ...]  # for the CPU
+    blocks: Tensor  # [NB, 3] int32, for the GPU: first token of the sequence, its length, first row of a block of rows
     max_length: int
 
     @property
     def token_count(self) -> int:
         """T."""
         return self.input_ids.shape[0]
-
-    def to(self, device: torch.device) -> TokenBatch:
-        """The same batch on another device."""
-        if device == self.input_ids.device:
-            return self
-
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        groups = tuple(Group(g.start, g.stop, g.count, g.length, move(g.slots), move(g.real)) for g in self.groups)
-        names = ("input_ids", "positions", "segments", "lengths", "order")
-        return TokenBatch(
-            **{name: getattr(self, name).to(device, non_blocking=True) for name in names},
-            groups=groups,
-            max_length=self.max_length,
-        )
 
 
 def pack(ids: np.ndarray, lengths: np.ndarray) -> TokenBatch:
@@ -89,6 +78,9 @@ def pack(ids: np.ndarray, lengths: np.ndarray) -> TokenBatch:
     segments = np.repeat(np.arange(len(lengths)), sorted_lengths)
     order = np.empty_like(descending)
     order[descending] = np.arange(len(lengths))
+    counts = -(-sorted_lengths // BLOCK)
+    begins = np.cumsum(sorted_lengths) - sorted_lengths
+    blocks = [np.repeat(begins, counts), np.repeat(sorted_lengths, counts), ragged_arange(counts) * BLOCK]
     return TokenBatch(
         input_ids=torch.from_numpy(ids[starts[descending][segments] + positions].astype(np.int64)),
         positions=torch.from_numpy(positions),
@@ -96,6 +88,7 @@ def pack(ids: np.ndarray, lengths: np.ndarray) -> TokenBatch:
         lengths=torch.from_numpy(sorted_lengths.astype(np.int64)),
         order=torch.from_numpy(order),
         groups=tuple(_group(sorted_lengths)),
+        blocks=torch.from_numpy(np.stack(blocks, axis=1).astype(np.int32)),
         max_length=int(sorted_lengths[0]),
     )
 
@@ -202,8 +195,12 @@ FAMILIES: dict[str, Family] = {
 """Keyed by `config.model_type`."""
 
 
-def packed_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
-    """The last hidden state [T, E] of a model of one of the FAMILIES, for the flat run of a batch."""
+def packed_hidden_states(model: Any, batch: TokenBatch, compiled: bool = False) -> Tensor:
+    """The last hidden state [T, E] of a model of one of the FAMILIES, for the flat run of a batch.
+
+    Args:
+        compiled: compile a layer with torch.compile, once for all layers and all numbers of tokens.
+    """
     family = FAMILIES[model.config.model_type]
     positions = batch.positions
     if family.position_offset:
@@ -214,16 +211,48 @@ def packed_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
         # [1, H, L, L] for the longest sequence; shorter ones see its upper left corner. Only the shape of the first
         # argument is read.
         bias = _lowered(model.encoder.compute_position_bias(hidden.new_empty(1, batch.max_length, 1)))
-    masks = [attention_mask(group, bias) for group in batch.groups]
-    heads = getattr(model.config, family.heads)
     dropout = getattr(model.config, family.attention_dropout) if model.training else 0.0
+    attend = choose_attention(batch, bias, getattr(model.config, family.heads), dropout)
+    layer_step = _compiled(family.layer) if compiled else family.layer
+    for layer in family.layers(model):
+        hidden = layer_step(layer, hidden, attend)
+    return hidden
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+
+@cache
+def _compiled(layer_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    # Dynamic: a batch's number of tokens does not recompile, and nothing need be rounded up to a few sizes.
+    return torch.compile(layer_step, dynamic=True)
+
+
+def choose_attention(batch: TokenBatch, bias: Tensor | None, heads: int, dropout: float) -> Callable[..., Tensor]:
+    """Attention (query, key, value [T, H * D]) -> [T, H * D] within the sequences of a batch, by where it runs.
+
+    Args:
+        bias: [1, H, L, L], added to the scores by position within the sequence.
+    """
+    if has_kernel(batch.input_ids.device):
+        from trainer.flash import packed_attention
+
+        # By distance from -(L - 1) to L - 1: the first column upwards, then the first row.
+        table = torch.cat([bias[0, :, :, 0].flip(1), bias[0, :, 0, 1:]], 1).float() if bias is not None else None
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return packed_attention(query, key, value, batch.blocks, BLOCK, heads, table, dropout)
+
+        return attend
+
+    masks = [attention_mask(group, bias) for group in batch.groups]
+
+    def attend_in_groups(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return grouped_attention(query, key, value, batch.groups, masks, heads, dropout)
 
-    for layer in family.layers(model):
-        hidden = family.layer(layer, hidden, attend)
-    return hidden
+    return attend_in_groups
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Whether attention runs as a Triton kernel there; elsewhere it runs in groups of sequences."""
+    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def _fairseq_positions(batch: TokenBatch, padding: int) -> Tensor:
@@ -302,7 +331,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p
     scores = (query * query.shape[-1] ** -0.5) @ key.mT
     if mask is not None:
         scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
-    return layers.dropout(scores.softmax(-1), probability) @ value
+    return drop(scores.softmax(-1), probability) @ value
 
 
 def padded_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
@@ -319,7 +348,7 @@ def padded_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
 def pool(hidden: Tensor, batch: TokenBatch, pooling: str) -> Tensor:
     """[T, E] -> [N, E] in the order the sequences were given: the mean over tokens, or the first token ("cls")."""
     if pooling == "cls":
-        pooled = hidden[batch.positions == 0]
+        pooled = hidden[batch.lengths.cumsum(0) - batch.lengths]
     else:
         count = batch.lengths.shape[0]
         summed = hidden.new_zeros(count, hidden.shape[1], dtype=torch.promote_types(hidden.dtype, torch.float32))

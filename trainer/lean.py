@@ -91,7 +91,7 @@ LEAN: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: Dropout, nn.Linear: 
 
 
 def make_lean(module: nn.Module) -> None:
-    """Turn every layer below a module into its faster kind, in place. They hold the same things: only the class differs."""
+    """Turn every layer below a module into its faster kind, in place: what it holds stays, only its class changes."""
     for child in module.modules():
         if type(child) in LEAN:
             child.__class__ = LEAN[type(child)]
