@@ -97,32 +97,34 @@ class Block(nn.Module):
         return self.drop(torch.relu(self.dense(x)))
 
 
-def adapted(dropout=0.0, **options):
+def adapted(dropout=0.0, dtype=torch.float64, **options):
     torch.manual_seed(0)
     config = peft.LoraConfig(r=4, lora_alpha=6, lora_dropout=dropout, target_modules=["dense"], **options)
     model = peft.get_peft_model(Block(), config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter)
-    return model.double().eval()
+    return model.to(dtype).eval()
 
 
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}])
 @pytest.mark.parametrize("shape", [(9, 24), (2, 5, 24)])
-def test_lora_gives_pefts_values_and_gradients(options, shape):
-    slow, fast = adapted(**options), adapted(**options)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_lora_gives_pefts_values_and_gradients(options, shape, dtype):
+    slow, fast = adapted(dtype=dtype, **options), adapted(dtype=dtype, **options)
     make_lean(fast)
     assert isinstance(fast.base_model.model.dense, LoraLinear)
-    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    upstream = torch.randn(shape, dtype=torch.float64)
+    x = torch.randn(shape, dtype=dtype, requires_grad=True)
+    upstream = torch.randn(shape, dtype=dtype)
+    close = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-5}
     found = [
         (model(x), torch.autograd.grad(model(x), [x, *filter(lambda p: p.requires_grad, model.parameters())], upstream))
         for model in (slow, fast)
     ]
-    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found[0], found[1], **close)
     with fast.disable_adapter(), slow.disable_adapter():
-        torch.testing.assert_close(fast(x), slow(x))
-    torch.testing.assert_close(fast.merge_and_unload()(x), slow.merge_and_unload()(x))
+        torch.testing.assert_close(fast(x), slow(x), **close)
+    torch.testing.assert_close(fast.merge_and_unload()(x), slow.merge_and_unload()(x), **close)
 
 
 def test_lora_applies_its_dropout():
