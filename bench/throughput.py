@@ -33,24 +33,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from records import environment, save_record
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from records import RESULTS, environment, save_record
+from workload import SHAPES, ticket_pairs, write_model
 
 from trainer.config import load_config
 from trainer.console import console
-from trainer.incidents import generate_pairs
 from trainer.lean import Linear
-from trainer.packed import TokenBatch
 from trainer.process import tune_process
-from trainer.readers import Field, read_table
 from trainer.run import Run
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "mpnet-base": {"layers": 12, "max_length": 384},
-    "mpnet-4": {"layers": 4, "max_length": 384},
-    "minilm-l6": {"layers": 6, "max_length": 256},
-}
-"""mpnet-*: all-mpnet-base-v2's shape with random weights; minilm-l6: the encoder itself."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {"precision": "fp32", "batch_size": 64},
@@ -62,46 +52,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_model(shape: str, encoder: str, folder: Path) -> Path:
-    """The model that both sides train, as a folder."""
-    if shape == "minilm-l6":
-        return Path(encoder)
-    config = AutoConfig.for_model(
-        "mpnet", vocab_size=30527, num_hidden_layers=SHAPES[shape]["layers"], max_position_embeddings=514
-    )
-    torch.manual_seed(0)
-    AutoModel.from_config(config, add_pooling_layer=False).save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(encoder)
-    tokenizer.model_max_length = 512
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def write_pairs(tickets: str | None, folder: Path, count: int) -> Path:
-    """Title-against-body pairs of tickets, all positive but a few negatives, which a run needs to have."""
-    path = folder / "pairs.json"
-    if tickets is None:
-        path.write_text(json.dumps(generate_pairs(count, 0, "train")))
-        return path
-    fields = (Field("short_description", "short_descriptions"), Field("description", "descriptions"))
-    columns = read_table(tickets, fields).columns
-    titles, bodies = columns["short_description"], columns["description"]
-    chosen: dict[str, str] = {}
-    for title, body in zip(titles, bodies, strict=True):
-        if title.strip() and body.strip() and title.strip() != body.strip():
-            chosen.setdefault(title, body)
-    pairs = list(chosen.items())
-    order = np.random.default_rng(0).permutation(len(pairs))[:count]
-    pairs = [pairs[i] for i in order]
-    path.write_text(
-        json.dumps(
-            {
-                "texts1": [a for a, _ in pairs] + [pairs[0][0]],
-                "texts2": [b for _, b in pairs] + [pairs[1][1]],
-                "labels": [1] * len(pairs) + [0],
-            }
-        )
-    )
+def write_pairs(tickets: str | None, path: Path, count: int) -> Path:
+    """Title-against-body pairs of tickets, all positive but the one negative that a run needs to have."""
+    pairs = ticket_pairs(tickets, count)
+    columns = {
+        "texts1": [a for a, _ in pairs] + [pairs[0][0]],
+        "texts2": [b for _, b in pairs] + [pairs[1][1]],
+        "labels": [1] * len(pairs) + [0],
+    }
+    path.write_text(json.dumps(columns))
     return path
 
 
@@ -133,15 +92,6 @@ def model_flops(model: Any, lengths: np.ndarray, lora_rank: int) -> float:
     return (4 * frozen - 2 * unused + 6 * adapters) * tokens + 3 * attention
 
 
-def wasted(chunks: list[TokenBatch], device: torch.device) -> float:
-    """Share of attention's scores that is padding; the GPU's kernel has none."""
-    if device.type == "cuda":
-        return 0.0
-    padded = sum(group.count * group.length**2 for chunk in chunks for group in chunk.groups)
-    real = sum(float((chunk.lengths.double() ** 2).sum()) for chunk in chunks)
-    return 1 - real / padded
-
-
 @contextmanager
 def timed(owner: Any, method: str, name: str, spent: dict[str, float]) -> Iterator[None]:
     """Add the seconds of every call of a method to `spent`."""
@@ -160,6 +110,14 @@ def timed(owner: Any, method: str, name: str, spent: dict[str, float]) -> Iterat
         yield
     finally:
         setattr(owner, method, real)
+
+
+def default_preset() -> str:
+    """The preset of this machine."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    name = torch.cuda.get_device_name().lower()
+    return "rtx5090" if "5090" in name else "h200" if "h200" in name else "h100"
 
 
 class Ours:
@@ -213,7 +171,7 @@ class Ours:
                         "seconds": seconds,
                         "waiting": ready - start,
                         "tokens": int(lengths.sum()),
-                        "waste": wasted(batch.chunks, device),
+                        "waste": batch.waste,
                         "flops": flops,
                         "peak_flops": max(before, after),
                         "share_of_peak": flops / seconds / max(before, after),
@@ -343,7 +301,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model = write_model(options.model, options.encoder, folder / "model")
-        pairs = write_pairs(options.tickets, folder, options.pairs)
+        pairs = write_pairs(options.tickets, folder / "pairs.json", options.pairs)
         ours = Ours(options, model, pairs, folder)
         peer = Peer(options, model, folder) if options.peer else None
         ours.block(options.warmup, options.precision)
@@ -363,7 +321,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         memory = None if peer else ours.peak_memory(options.precision)  # on a CPU the peer's would count
     record: dict[str, Any] = {
         "environment": environment(),
-        "settings": {key: value for key, value in vars(options).items() if key not in ("encoder", "tickets")},
+        "settings": {
+            key: value for key, value in vars(options).items() if key not in ("encoder", "tickets", "results")
+        },
         "real_tickets": options.tickets is not None,
         "ours": mine,
         "splits": splits,
@@ -388,9 +348,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SHAPES, default="mpnet-4")
-    parser.add_argument("--encoder", required=True, help="folder of all-MiniLM-L6-v2: the model, or just its tokenizer")
-    parser.add_argument("--tickets", help="CSV with short_description and description (default: generated pairs)")
-    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--encoder", help="folder of all-MiniLM-L6-v2: the model, or just its tokenizer")
+    parser.add_argument(
+        "--tickets", help="CSV with short_description and description (default: made-up words of real tickets' lengths)"
+    )
+    parser.add_argument("--preset", choices=PRESETS, default=default_preset(), help="default: what is here")
     parser.add_argument("--precision", choices=("fp32", "bf16"))
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--max-length", type=int)
@@ -405,6 +367,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="steps a block")
     parser.add_argument("--name", help="name of the record")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
     options.precision = options.precision or PRESETS[options.preset]["precision"]
     options.batch_size = options.batch_size or PRESETS[options.preset]["batch_size"]
@@ -419,7 +382,9 @@ def main() -> None:
         + (f", bf16 {record['bf16_ratio']:.2f} x fp32" if "bf16_ratio" in record else "")
         + f", waiting {record['waiting_share']:.2%}"
     )
-    path = save_record(options.name or f"throughput_{options.model}_{options.precision}_{options.preset}", record)
+    path = save_record(
+        options.name or f"throughput_{options.model}_{options.precision}_{options.preset}", record, options.results
+    )
     console.print(f"Record: {path}", markup=False)
 
 

@@ -16,6 +16,7 @@ pytest.importorskip("triton", reason="needs the package triton (extra `test`, on
 
 from trainer import flash, packed
 from trainer.encoder import load_encoder
+from trainer.transfer import to_device
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 REACH = 140
@@ -28,7 +29,7 @@ def problem(lengths, heads, width, seed, with_bias=True):
     """(batch, query, key, value, table by distance, the same as a full bias, gradient of the output)."""
     torch.manual_seed(seed)
     lengths = np.array(lengths)
-    batch = packed.pack(np.arange(lengths.sum()), lengths).to(DEVICE)
+    batch = to_device(packed.pack(np.arange(lengths.sum()), lengths), DEVICE)
     query, key, value, upstream = torch.randn(4, lengths.sum(), heads * width, **KIND).unbind()
     table = torch.randn(heads, 2 * REACH - 1, **KIND) if with_bias else None
     inputs = [tensor.requires_grad_() for tensor in (query, key, value, table) if tensor is not None]
@@ -114,7 +115,7 @@ def test_gradients_under_dropout_are_those_of_the_same_mask():
 def test_a_model_through_the_kernel_gives_the_same_embeddings_and_gradients(family, tiny_model, monkeypatch):
     model = load_encoder(str(tiny_model(family))).model.to(**KIND)
     lengths = np.array([5, 30, 1, 12])
-    batch = packed.pack(np.random.default_rng(0).integers(5, 60, lengths.sum()), lengths).to(DEVICE)
+    batch = to_device(packed.pack(np.random.default_rng(0).integers(5, 60, lengths.sum()), lengths), DEVICE)
     found = []
     for on in (False, True):
         monkeypatch.setattr(packed, "has_kernel", lambda device, on=on: on)

@@ -25,7 +25,7 @@ from trainer.config import LoraConfig
 from trainer.console import console
 from trainer.errors import InputError
 from trainer.lean import make_lean
-from trainer.packed import FAMILIES, TokenBatch, packed_hidden_states, padded_hidden_states, pool
+from trainer.packed import FAMILIES, TokenBatch, has_kernel, packed_hidden_states, padded_hidden_states, pool
 
 # Patterns of a snapshot: never pickles, ONNX files or code.
 HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
@@ -71,6 +71,14 @@ class Encoder(nn.Module):
     def width(self) -> int:
         """E, the embedding width."""
         return int(self.model.config.hidden_size)
+
+    @property
+    def path(self) -> str:
+        """How texts go through the model where it is now, in words."""
+        if self.model.config.model_type not in FAMILIES:
+            return "padded"
+        attention = "attention by Triton kernel" if has_kernel(self.model.device) else "attention in groups"
+        return f"packed, {attention}{', layers compiled' if self.compiled else ''}"
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """Embeddings [N, E] in the order the sequences were given."""

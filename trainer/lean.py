@@ -69,7 +69,7 @@ class _OneDnnLinear(torch.autograd.Function):
 class _AddLowRank(torch.autograd.Function):
     """(result [T, O], inner [T, R], outer [O, R]) -> result + inner @ outer.T, in place.
 
-    Autograd's own products for this shape take half as long again: both are skinny, and it has them the wrong way round.
+    Autograd's own products take half as long again here: they are skinny, and it has them the wrong way round.
     """
 
     @staticmethod

@@ -28,7 +28,7 @@ from trainer.lean import dropout as drop
 # A group holds sequences at least this share as long as its longest. Lower means fewer, larger calls and more padding.
 # From 0.6 to 1 an attention call of real tickets took the same time within its noise (2 cores).
 GROUP_TOLERANCE = 0.8
-FEED_FORWARD_ROWS = 1024  # tokens whose four-fold inner activations are at work at a time on the CPU
+ROWS = 1024  # tokens that the CPU takes through the second half of a layer at a time
 BLOCK = 64  # rows of a sequence that one program of the GPU kernel owns
 
 
@@ -58,11 +58,18 @@ class TokenBatch:
     groups: tuple[Group, ...]  # for the CPU
     blocks: Tensor  # [NB, 3] int32, for the GPU: first token of the sequence, its length, first row of a block of rows
     max_length: int
+    scores: int  # attention scores a head, over all sequences
 
     @property
     def token_count(self) -> int:
         """T."""
         return self.input_ids.shape[0]
+
+    @property
+    def waste(self) -> float:
+        """Share of the attention scores that is padding, where attention runs in groups."""
+        padded = sum(group.count * group.length**2 for group in self.groups)
+        return 1 - self.scores / padded
 
 
 def pack(ids: np.ndarray, lengths: np.ndarray) -> TokenBatch:
@@ -91,6 +98,7 @@ def pack(ids: np.ndarray, lengths: np.ndarray) -> TokenBatch:
         groups=tuple(_group(sorted_lengths)),
         blocks=torch.from_numpy(np.stack(blocks, axis=1).astype(np.int32)),
         max_length=int(sorted_lengths[0]),
+        scores=int((sorted_lengths.astype(np.int64) ** 2).sum()),
     )
 
 
@@ -125,7 +133,8 @@ class Family:
     """How the encoders of one kind are walked."""
 
     layers: Callable[[Any], nn.ModuleList]
-    layer: Callable[[Any, Tensor, Callable[..., Tensor]], Tensor]  # (layer, hidden [T, E], attend) -> hidden [T, E]
+    project: Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]]  # (layer, hidden [T, E]) -> query, key, value
+    finish: Callable[[Any, Tensor, Tensor], Tensor]  # (layer, what attention found [T, E], hidden) -> hidden
     attention: tuple[str, ...]  # its attention projections, as endings of module names
     ffn: tuple[str, ...]
     position_offset: bool = False  # positions start after the padding index, as fairseq's models have it
@@ -140,42 +149,42 @@ def _lowered(hidden: Tensor) -> Tensor:
     return hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
 
 
-def _feed_forward(layer: Any, hidden: Tensor) -> Tensor:
-    """The second half of a layer. Tokens do not meet here, so the CPU takes a cache's worth of them at a time."""
-    rows = FEED_FORWARD_ROWS if hidden.device.type == "cpu" else len(hidden)
-    if len(hidden) <= rows:
-        return layer.output(layer.intermediate(hidden), hidden)
-    return torch.cat([layer.output(layer.intermediate(part), part) for part in hidden.split(rows)])
+def _bert_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    own, inputs = layer.attention.self, _lowered(hidden)
+    return own.query(inputs), own.key(inputs), own.value(inputs)
 
 
-def _bert_layer(layer: Any, hidden: Tensor, attend: Callable[..., Tensor]) -> Tensor:
-    own = layer.attention.self
-    inputs = _lowered(hidden)
-    context = attend(own.query(inputs), own.key(inputs), own.value(inputs))
+def _bert_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
     hidden = layer.attention.output(context, hidden)
-    return _feed_forward(layer, hidden)
+    return layer.output(layer.intermediate(hidden), hidden)
 
 
-def _mpnet_layer(layer: Any, hidden: Tensor, attend: Callable[..., Tensor]) -> Tensor:
-    attention, own = layer.attention, layer.attention.attn
-    inputs = _lowered(hidden)
-    context = own.o(attend(own.q(inputs), own.k(inputs), own.v(inputs)))
-    hidden = attention.LayerNorm(attention.dropout(context) + hidden)
-    return _feed_forward(layer, hidden)
+def _mpnet_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    own, inputs = layer.attention.attn, _lowered(hidden)
+    return own.q(inputs), own.k(inputs), own.v(inputs)
 
 
-def _distilbert_layer(layer: Any, hidden: Tensor, attend: Callable[..., Tensor]) -> Tensor:
-    own = layer.attention
-    inputs = _lowered(hidden)
-    context = own.out_lin(attend(own.q_lin(inputs), own.k_lin(inputs), own.v_lin(inputs)))
-    hidden = layer.sa_layer_norm(context + hidden)
+def _mpnet_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
+    attention = layer.attention
+    hidden = attention.LayerNorm(attention.dropout(attention.attn.o(context)) + hidden)
+    return layer.output(layer.intermediate(hidden), hidden)
+
+
+def _distilbert_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    own, inputs = layer.attention, _lowered(hidden)
+    return own.q_lin(inputs), own.k_lin(inputs), own.v_lin(inputs)
+
+
+def _distilbert_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
+    hidden = layer.sa_layer_norm(layer.attention.out_lin(context) + hidden)
     return layer.output_layer_norm(layer.ffn(hidden) + hidden)
 
 
 _BERT_FFN = ("intermediate.dense", r"layer.\d+.output.dense")
 _BERT = Family(
     lambda model: model.encoder.layer,
-    _bert_layer,
+    _bert_project,
+    _bert_finish,
     attention=("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
     ffn=_BERT_FFN,
 )
@@ -186,7 +195,8 @@ FAMILIES: dict[str, Family] = {
     "xlm-roberta": _ROBERTA,
     "mpnet": Family(
         lambda model: model.encoder.layer,
-        _mpnet_layer,
+        _mpnet_project,
+        _mpnet_finish,
         attention=("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"),
         ffn=_BERT_FFN,
         position_offset=True,
@@ -194,7 +204,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "distilbert": Family(
         lambda model: model.transformer.layer,
-        _distilbert_layer,
+        _distilbert_project,
+        _distilbert_finish,
         attention=("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
         ffn=("ffn.lin1", "ffn.lin2"),
         heads="n_heads",
@@ -222,16 +233,22 @@ def packed_hidden_states(model: Any, batch: TokenBatch, compiled: bool = False) 
         bias = _lowered(model.encoder.compute_position_bias(hidden.new_empty(1, batch.max_length, 1)))
     dropout = getattr(model.config, family.attention_dropout) if model.training else 0.0
     attend = choose_attention(batch, bias, getattr(model.config, family.heads), dropout)
-    layer_step = _compiled(family.layer) if compiled else family.layer
+    project, finish = family.project, family.finish
+    if compiled:
+        project, finish = _compiled(project), _compiled(finish)
+    # Tokens meet in attention alone. The CPU takes the rest of a layer a cache's worth of them at a time.
+    rows = ROWS if hidden.device.type == "cpu" else batch.token_count
     for layer in family.layers(model):
-        hidden = layer_step(layer, hidden, attend)
+        context = attend(*project(layer, hidden))
+        parts = zip(context.split(rows), hidden.split(rows), strict=True)
+        hidden = torch.cat([finish(layer, *part) for part in parts])
     return hidden
 
 
 @cache
-def _compiled(layer_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # Dynamic: a batch's number of tokens does not recompile, and nothing need be rounded up to a few sizes.
-    return torch.compile(layer_step, dynamic=True)
+    return torch.compile(function, dynamic=True)
 
 
 def choose_attention(batch: TokenBatch, bias: Tensor | None, heads: int, dropout: float) -> Callable[..., Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from trainer.gradcache import backward_in_chunks
 from trainer.layout import BatchLayout, LayoutBuilder
 from trainer.objective import Objective
 from trainer.optim import build_optimizer
-from trainer.packed import TokenBatch
+from trainer.packed import TokenBatch, has_kernel
 from trainer.pairs import positives_of
 from trainer.sources import RunData, load_data, locate_model
 from trainer.summary import learning_rates
@@ -42,6 +43,7 @@ class Prepared:
     chunks: list[TokenBatch]
     positions: list[Tensor]  # of each chunk's texts among the rank's
     tokens: int  # that the rank encodes
+    waste: float  # share of its attention that is padding
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Pending:
     """An update whose numbers may still be on their way from the device."""
 
     step: int
+    waste: float
     numbers: Arriving  # loss, tokens, stop, loss of each dim; gradient norm last
 
 
@@ -124,8 +127,14 @@ class Run:
         own = layout.texts[ranks.rank()]
         positions = self.tokens.chunks(own, self.config.train.tokens_per_chunk)
         chunks = [self.tokens.batch(own[where]) for where in positions]
-        tokens = sum(chunk.token_count for chunk in chunks)
-        return to_device(Prepared(layout, chunks, [torch.from_numpy(p) for p in positions], tokens), self.device)
+        prepared = Prepared(
+            layout,
+            chunks,
+            [torch.from_numpy(p) for p in positions],
+            tokens=sum(chunk.token_count for chunk in chunks),
+            waste=0.0 if has_kernel(self.device) else float(np.mean([chunk.waste for chunk in chunks])),
+        )
+        return to_device(prepared, self.device)
 
     def train_step(self, step: int, batch: Prepared, stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
         """One update. Returns what there is to log of the updates whose numbers have arrived.
@@ -158,7 +167,7 @@ class Run:
         counters = [torch.full((1,), float(value), device=self.device) for value in (batch.tokens, stop())]
         parts = torch.cat([loss.total.detach().view(1), *counters, loss.by_dim]).double()
         numbers = torch.cat([ranks.sum_over_ranks(parts), norm.detach().double().view(1)])
-        self.pending.append(Pending(step, Arriving(numbers)))
+        self.pending.append(Pending(step, batch.waste, Arriving(numbers)))
         arrived = self.settle(self.lag)
         if self.accelerator.scaler is None:
             # The fused optimizer reads this on the device and passes over the update.
@@ -182,6 +191,8 @@ class Run:
                     "grad_norm": norm,
                     "skipped": not np.isfinite(norm),  # the fp16 loss scaler passes over an update that overflowed
                     "tokens": int(tokens),
+                    "waste": pending.waste,
+                    "peak_memory": peak_memory(self.device),
                     "stop": stop > 0,
                 }
             )
@@ -204,6 +215,16 @@ class Run:
     def judge(self) -> Metrics:
         """All metrics on dev."""
         return evaluate(self.encoder, self.dev, self.config.loss.dims, self.accelerator.autocast)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows
+
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024
 
 
 def make_accelerator(config: Config, folder: Path) -> Accelerator:

@@ -59,6 +59,7 @@ def steps(run: Run, state: RunState, log: Callable[[dict[str, Any]], None], stop
     """The loop over the plan, from where the state stands."""
     config, sampler = run.config, run.sampler
     run.encoder.train()
+    console.print(f"Encoder on {run.device}: {run.encoder.path}", markup=False)
     clock = Clock(state.seconds)
     with ThreadPoolExecutor(1) as ahead, progress("Training", len(sampler), state.step) as advance:
         upcoming = ahead.submit(run.prepare, state.step) if state.step < len(sampler) else None
@@ -225,6 +226,7 @@ def metadata(run: Run, state: RunState, differences: dict[str, float]) -> dict[s
             **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
         },
         "device": str(run.device),
+        "encoder_path": run.encoder.path,
         "precision": run.accelerator.mixed_precision,
         "processes": ranks.world_size(),
         "threads": torch.get_num_threads(),

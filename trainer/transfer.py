@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-T = TypeVar("T")
 
-
-def to_device(value: T, device: torch.device) -> T:
+def to_device(value: Any, device: torch.device) -> Any:
     """Every tensor in a dataclass, tuple or list on a device; anything else stays as it is.
 
     To a GPU, the copies start from pinned memory and are not waited for.
@@ -20,7 +18,7 @@ def to_device(value: T, device: torch.device) -> T:
         pinned = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
         return pinned.to(device, non_blocking=True)
     if isinstance(value, tuple | list):
-        return type(value)(to_device(item, device) for item in value)  # type: ignore[return-value]
+        return type(value)(to_device(item, device) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{item.name: to_device(getattr(value, item.name), device) for item in fields(value)})
     return value
