@@ -3,7 +3,8 @@
 A step embeds 64 labelled pairs (a ticket's title against its body), takes the Matryoshka loss at every dim, runs
 backward into LoRA adapters on all attention projections, clips and updates. Both sides get the same texts in the same
 batches, the same model, max length, precision and dropout; they take turns, block by block, so that a slow minute of
-the machine hits both.
+the machine hits both. The first step of a block is not counted. The peer has malloc as its users have it; ours keeps
+freed memory, as it does in a run.
 
 Share of peak (MFU): FLOPs that the real tokens need over the time of the step, divided by the fastest matrix product
 measured just before or after that step in the same precision (the clock of a shared machine drifts by a third).
@@ -39,7 +40,7 @@ from workload import SHAPES, ticket_pairs, write_model
 from trainer.config import load_config
 from trainer.console import console
 from trainer.lean import Linear
-from trainer.process import tune_process
+from trainer.process import keep_freed_memory, tune_process
 from trainer.run import Run
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -310,13 +311,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         theirs: list[dict[str, float]] = []
         for _ in range(options.blocks):
             first = ours.step
-            batches = [ours.texts(first + i) for i in range(options.steps)]
-            mine += ours.block(options.steps, options.precision)
+            batches = [ours.texts(first + i) for i in range(options.steps + 1)]
+            mine += ours.block(options.steps + 1, options.precision)[1:]
             if options.bf16:
                 ours.step = first  # the same batches
-                lowered += ours.block(options.steps, "bf16")
+                lowered += ours.block(options.steps + 1, "bf16")[1:]
             if peer:
-                theirs += peer.block(batches)
+                keep_freed_memory(False)
+                theirs += peer.block(batches)[1:]
+                keep_freed_memory(True)
         splits = ours.split(options.steps, options.precision)
         memory = None if peer else ours.peak_memory(options.precision)  # on a CPU the peer's would count
     record: dict[str, Any] = {
