@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ from trainer.config import load_config
 from trainer.console import console
 from trainer.lean import Linear
 from trainer.process import keep_freed_memory, tune_process
-from trainer.run import Run
+from trainer.run import Run, peak_memory
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {"precision": "fp32", "batch_size": 64},
@@ -212,22 +211,6 @@ class Ours:
             self.step += 1
         return samples
 
-    def peak_memory(self, precision: str) -> int:
-        """Most bytes in use during one step: of the device, or of this process."""
-        batch, device = self.run.prepare(self.step), self.run.device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")
-        with self.in_precision(precision):
-            self.run.train_step(self.step, batch)
-            self.run.settle()
-        self.step += 1
-        if device.type == "cuda":
-            return torch.cuda.max_memory_allocated()
-        status = Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
-
     def texts(self, step: int) -> list[tuple[str, str]]:
         """The pairs of a step, as text."""
         table = self.run.data.train
@@ -304,8 +287,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         model = write_model(options.model, options.encoder, folder / "model")
         pairs = write_pairs(options.tickets, folder / "pairs.json", options.pairs)
         ours = Ours(options, model, pairs, folder)
-        peer = Peer(options, model, folder) if options.peer else None
         ours.block(options.warmup, options.precision)
+        memory = peak_memory(ours.run.device)  # before the peer takes some
+        peer = Peer(options, model, folder) if options.peer else None
         mine: list[dict[str, float]] = []
         lowered: list[dict[str, float]] = []
         theirs: list[dict[str, float]] = []
@@ -321,7 +305,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 theirs += peer.block(batches)[1:]
                 keep_freed_memory(True)
         splits = ours.split(options.steps, options.precision)
-        memory = None if peer else ours.peak_memory(options.precision)  # on a CPU the peer's would count
     record: dict[str, Any] = {
         "environment": environment(),
         "settings": {
@@ -383,7 +366,7 @@ def main() -> None:
         f"{record['pairs_per_s']:.2f} pairs/s, {record['mfu']:.1%} of {record['peak_flops'] / 1e9:,.0f} GFLOP/s"
         + (f", {record['ratio']:.2f} x sentence-transformers" if "ratio" in record else "")
         + (f", bf16 {record['bf16_ratio']:.2f} x fp32" if "bf16_ratio" in record else "")
-        + f", waiting {record['waiting_share']:.2%}"
+        + f", waiting {record['waiting_share']:.2%}, peak memory {record['peak_memory'] / 2**30:.1f} GiB"
     )
     path = save_record(
         options.name or f"throughput_{options.model}_{options.precision}_{options.preset}", record, options.results
