@@ -78,8 +78,8 @@ def throughput(*records: dict[str, Any]) -> list[str]:
     """Training steps beside the peer's on the same batches, a row a model."""
     lines = [
         "| training step on real tickets | this trainer | sentence-transformers | times as fast | of sgemm peak | "
-        "in bf16 | waiting for data |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "in bf16 | waiting for data | peak memory |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for record in records:
         settings = record["settings"]
@@ -87,7 +87,8 @@ def throughput(*records: dict[str, Any]) -> list[str]:
         mine, theirs = (statistics.median(sample["seconds"] for sample in record[kind]) for kind in ("ours", "peer"))
         lines.append(
             f"| {name} | {mine:.1f} s | {theirs:.1f} s | {record['ratio']:.1f} | {record['mfu']:.0%} | "
-            f"{record['bf16_ratio']:.2f} x faster | {record['waiting_share']:.2%} |"
+            f"{record['bf16_ratio']:.2f} x faster | {record['waiting_share']:.2%} | "
+            + (f"{record['peak_memory'] / 2**30:.1f} GiB |" if record["peak_memory"] else "not taken |")
         )
     steps = len(records[0]["ours"])
     said = f"LoRA on all attention projections, {steps} steps each in turns, fp32; {where_time_goes(records[0])}"
