@@ -15,8 +15,8 @@ PACKAGE = Path(trainer.__file__).parent
 MODULES = {path.stem: path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = (
-    {"console", "errors"},
-    {"readers", "storage", "tiled"},
+    {"console", "errors", "process"},
+    {"flash", "lean", "readers", "storage", "tiled", "transfer"},
     {"bootstrap", "checkpoint", "config", "distributed", "incidents", "loss", "metrics", "packed", "pairs"}
     | {"retrieval", "schedule"},
     {"curriculum", "encoder", "layout", "optim", "thresholds", "tiny", "tokens"},

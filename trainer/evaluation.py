@@ -23,6 +23,7 @@ from trainer.metrics import classify_at, pair_metrics, prefix_cosines
 from trainer.pairs import PairTable
 from trainer.storage import cache_dir, write_file
 from trainer.tokens import TokenTable, tokenize
+from trainer.transfer import to_device
 
 TOKENS_PER_BATCH = 8_192
 
@@ -84,7 +85,7 @@ def embed(
     try:
         with progress(description, len(own)) as advance, torch.no_grad(), autocast():
             for chunk in tokens.chunks(own, TOKENS_PER_BATCH) if len(own) else ():
-                batch = tokens.batch(own[chunk]).to(device)
+                batch = to_device(tokens.batch(own[chunk]), device)
                 rows[torch.as_tensor(chunk, device=device)] = encoder(batch).float()
                 advance(len(chunk))
     finally:

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Sequence
 
 from trainer.errors import InputError, Stopped, StorageError, TrainerError
+from trainer.process import tune_process
 
 COMMANDS = ("train", "evaluate")
 
@@ -31,10 +32,7 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         if command not in COMMANDS:
             raise InputError(f"unknown command {command!r}; use one of {', '.join(COMMANDS)}")
         options = (train_parser() if command == "train" else evaluate_parser()).parse_args(arguments)
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-        # OpenMP's threads wait for each other by spinning. Beside another busy process on the same cores that took the
-        # quickstart from 18 s to over 5 minutes. Read when torch is first imported.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        tune_process()
         # PEFT still asks transformers for a property by its old name; a user can do nothing about it.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         (run_train if command == "train" else run_evaluate)(options)

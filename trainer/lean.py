@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from peft.tuners import lora
@@ -23,13 +24,15 @@ def dropout(x: Tensor, probability: float) -> Tensor:
     """Inverted dropout: each value is zeroed with the given probability, the others are scaled to keep the mean.
 
     On the CPU, torch draws one random number a value on one thread, which costs a sixth of a training step of
-    mpnet-base. There, one 64-bit number decides four values, and the probability is rounded to the nearest 1/65536.
+    mpnet-base. There, one 64-bit number decides four values, and the probability is rounded to the nearest 1/65536. The
+    numbers come from a fast generator that torch's own seeds, so torch's random state still decides them.
     """
     threshold = round(probability * LEVELS)
     if x.device.type != "cpu" or not 0 < threshold < LEVELS:
         return F.dropout(x, probability)
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    uniform = words.view(torch.int16)[: x.numel()].view(x.shape)
+    seed = torch.empty(1, dtype=torch.int64).random_().numpy()
+    words = np.random.SFC64(seed).random_raw((x.numel() + 3) // 4)
+    uniform = torch.from_numpy(words.view(np.int16)[: x.numel()]).view(x.shape)
     kept = (uniform >= threshold - LEVELS // 2).to(x.dtype)
     return x * kept.mul_(LEVELS / (LEVELS - threshold))
 
@@ -63,6 +66,30 @@ class _OneDnnLinear(torch.autograd.Function):
         )
 
 
+class _AddLowRank(torch.autograd.Function):
+    """(result [T, O], inner [T, R], outer [O, R]) -> result + inner @ outer.T, in place.
+
+    Autograd's own products take half as long again here: they are skinny, and it has them the wrong way round.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, result: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
+        ctx.mark_dirty(result)
+        ctx.save_for_backward(inner, outer)
+        return result.addmm_(inner, outer.T)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        inner, outer = ctx.saved_tensors
+        d_result = gradients[0]
+        if ONEDNN_LINEAR is not None and d_result.dtype == torch.float32:
+            d_inner = ONEDNN_LINEAR(d_result, outer.T, None, "none", [], "")
+        else:
+            d_inner = d_result @ outer
+        return d_result, d_inner, d_result.T @ inner
+
+
 class Linear(nn.Linear):
     """A linear layer whose fp32 product on the CPU is oneDNN's."""
 
@@ -83,15 +110,15 @@ class LoraLinear(lora.Linear):
             return super().forward(x, *args, **kwargs)
         result = self.base_layer(x)
         inner = self.lora_A[adapter](self.lora_dropout[adapter](x))
-        outer = self.lora_B[adapter].weight.T * self.scaling[adapter]
-        return result.addmm_(inner, outer.to(inner.dtype))
+        outer = (self.lora_B[adapter].weight * self.scaling[adapter]).to(inner.dtype)
+        return _AddLowRank.apply(result, inner, outer) if x.device.type == "cpu" else result.addmm_(inner, outer.T)
 
 
 LEAN: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: Dropout, nn.Linear: Linear, lora.Linear: LoraLinear}
 
 
 def make_lean(module: nn.Module) -> None:
-    """Turn every layer below a module into its faster kind, in place. They hold the same things: only the class differs."""
+    """Turn every layer below a module into its faster kind, in place: what it holds stays, only its class changes."""
     for child in module.modules():
         if type(child) in LEAN:
             child.__class__ = LEAN[type(child)]
