@@ -78,14 +78,81 @@ def test_linear_keeps_what_it_has_no_fast_path_for():
     assert layer.double()(x[0].double()).dtype == torch.float64
 
 
-@pytest.mark.skipif(lean.ONEDNN_LINEAR is None, reason="torch was built without oneDNN")
-def test_the_fast_product_is_really_taken(monkeypatch):
-    """Negative control: with a wrong operator in its place, values and gradients change."""
-    layer, x = Linear(8, 4), torch.randn(5, 8, requires_grad=True)
-    right = torch.autograd.grad(layer(x).sum(), x)[0]
-    real = lean.ONEDNN_LINEAR
-    monkeypatch.setattr(lean, "ONEDNN_LINEAR", lambda *a: 2 * real(*a))
-    torch.testing.assert_close(torch.autograd.grad(layer(x).sum(), x)[0], 2 * right)
+needs_onednn = pytest.mark.skipif(not lean.HAS_ONEDNN, reason="torch was built without oneDNN")
+
+
+@pytest.mark.parametrize("trains", ["x", "x weight bias"])
+def test_linear_under_autocast_gives_torchs_values_and_gradients(trains):
+    torch.manual_seed(0)
+    slow = nn.Linear(64, 48)
+    fast = copy.deepcopy(slow)
+    make_lean(fast)
+    x = torch.randn(37, 64, requires_grad=True)
+    upstream = torch.randn(37, 48, dtype=torch.bfloat16)
+    found = []
+    for layer in (slow, fast):
+        layer.requires_grad_("weight" in trains)
+        wanted = [t for t in (x, *layer.parameters()) if t.requires_grad]
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(x)
+        found.append((out, torch.autograd.grad(out, wanted, upstream)))
+    assert found[1][0].dtype == torch.bfloat16
+    # Both round sums of up to 64 products to 8 bits; in which order they add is theirs.
+    torch.testing.assert_close(found[0], found[1], rtol=2e-2, atol=2e-2)
+
+
+@needs_onednn
+@pytest.mark.parametrize("way", ["forward", "backward"])
+def test_the_fast_product_is_really_taken(monkeypatch, way):
+    """Negative control: with a wrong product in its place, values and gradients change."""
+    layer, x = Linear(8, 4).requires_grad_(False), torch.randn(5, 8, requires_grad=True)
+    right = layer(x), torch.autograd.grad(layer(x).sum(), x)[0]
+    setattr(lean._packs[layer.weight], way, 2 * getattr(lean._packs[layer.weight], way).to_dense())
+    wrong = layer(x) - layer.bias, torch.autograd.grad(layer(x).sum(), x)[0]
+    expected = 2 * (right[0] - layer.bias) if way == "forward" else 2 * right[1]
+    torch.testing.assert_close(wrong[way == "backward"], expected)
+
+
+def _write_in_place(layer):
+    with torch.no_grad():
+        layer.weight.mul_(3)
+
+
+def _write_elsewhere(layer):
+    layer.weight.data = layer.weight.data * 3
+
+
+def _load(layer):
+    layer.load_state_dict({name: value * 3 for name, value in layer.state_dict().items()})
+
+
+@needs_onednn
+@pytest.mark.parametrize("change", [_write_in_place, _write_elsewhere, _load])
+def test_a_packed_weight_is_packed_anew_when_it_changes(change, monkeypatch):
+    layer, x = Linear(8, 4, bias=False).requires_grad_(False), torch.randn(5, 8, requires_grad=True)
+    before = layer(x), torch.autograd.grad(layer(x).sum(), x)[0]
+    change(layer)
+    torch.testing.assert_close((layer(x), torch.autograd.grad(layer(x).sum(), x)[0]), (3 * before[0], 3 * before[1]))
+    monkeypatch.setattr(lean._Packed, "holds", lambda *a: True)  # negative control
+    change(layer)
+    torch.testing.assert_close(layer(x), 3 * before[0])
+
+
+@needs_onednn
+def test_a_packed_weight_is_packed_once_and_goes_with_its_weight():
+    layer, x = Linear(8, 4).requires_grad_(False), torch.randn(5, 8)
+    layer(x)
+    first, count = lean._packs[layer.weight], len(lean._packs)
+    layer(x)
+    assert lean._packs[layer.weight] is first
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x)
+    assert lean._packs[layer.weight].dtype == torch.bfloat16
+    del layer, first
+    assert len(lean._packs) == count - 1
+    trained = Linear(8, 4)
+    trained(x)
+    assert trained.weight not in lean._packs
 
 
 class Block(nn.Module):
@@ -125,6 +192,23 @@ def test_lora_gives_pefts_values_and_gradients(options, shape, dtype):
     with fast.disable_adapter(), slow.disable_adapter():
         torch.testing.assert_close(fast(x), slow(x), **close)
     torch.testing.assert_close(fast.merge_and_unload()(x), slow.merge_and_unload()(x), **close)
+
+
+@needs_onednn
+@pytest.mark.parametrize("forgets", [True, False])
+def test_merging_and_unmerging_in_place_reach_the_packed_weight(forgets, monkeypatch):
+    if not forgets:  # negative control: PEFT's own write is one that nothing notices
+        monkeypatch.delattr(LoraLinear, "merge")
+    model = adapted(dtype=torch.float32)
+    make_lean(model)
+    x = torch.randn(9, 24)
+    with torch.no_grad():
+        adapted_values = model(x)
+        layer = model.base_model.model.dense
+        layer.merge()
+        assert torch.allclose(model(x), adapted_values, atol=1e-5) == forgets
+        layer.unmerge()
+        torch.testing.assert_close(model(x), adapted_values, rtol=1e-5, atol=1e-5)
 
 
 def test_lora_applies_its_dropout():

@@ -5,6 +5,7 @@ They hold nothing of their own, so state dicts, checkpoints and exports do not n
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import torch.nn.functional as F
 from peft.tuners import lora
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakTensorKeyDictionary
 
 LEVELS = 2**16  # resolution of a CPU dropout probability
 # torch's own fp32 products go to MKL, which reaches 80 % of oneDNN's speed on AMD processors and is even elsewhere.
-# torch.compile calls oneDNN by this operator; it has no backward of its own.
-ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+# torch.compile calls oneDNN by these operators; they have no backward of their own.
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:
@@ -44,26 +46,65 @@ class Dropout(nn.Dropout):
         return dropout(input, self.p) if self.training and self.p else input
 
 
+class _Packed:
+    """A frozen weight [O, I] in oneDNN's own layout for the products forward and backward, each made when first asked.
+
+    Handed a plain weight, oneDNN rearranges it in every call; under autocast it would be rounded anew as well.
+    """
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+        # An alias: as long as it lives, no other weight can come to lie where this one does.
+        self.weight, self.dtype, self.version = weight.detach(), dtype, weight._version
+
+    def holds(self, weight: Tensor, dtype: torch.dtype) -> bool:
+        """Whether this is still that weight. Blind, as autograd is, to writes through `weight.data`."""
+        same = self.weight.data_ptr() == weight.data_ptr() and self.version == weight._version
+        return same and self.dtype == dtype
+
+    @cached_property
+    def forward(self) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(self.weight.to(self.dtype))
+
+    @cached_property
+    def backward(self) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(self.weight.T.to(self.dtype))
+
+
+_packs = WeakTensorKeyDictionary()
+
+
+def _oriented(weight: Tensor, dtype: torch.dtype, way: str) -> Tensor:
+    """A weight [O, I] as the product "forward" takes it, or its transpose for "backward"; packed once if frozen."""
+    if weight.requires_grad:
+        return weight.detach().to(dtype) if way == "forward" else weight.detach().T.to(dtype)
+    if weight not in _packs or not _packs[weight].holds(weight, dtype):
+        _packs[weight] = _Packed(weight, dtype)
+    return getattr(_packs[weight], way)
+
+
 class _OneDnnLinear(torch.autograd.Function):
-    """(x [T, I], weight [O, I], bias [O] or None) -> [T, O] in fp32."""
+    """(x [T, I], weight [O, I], bias [O] or None) -> [T, O] in the type of x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        assert ONEDNN_LINEAR is not None
         ctx.save_for_backward(x if weight.requires_grad else None, weight)
-        return ONEDNN_LINEAR(x, weight, bias, "none", [], "")
+        return _product(x, _oriented(weight, x.dtype, "forward"), None if bias is None else bias.detach().to(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        assert ONEDNN_LINEAR is not None
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
         return (
-            ONEDNN_LINEAR(gradients[0], weight.T, None, "none", [], "") if need_x else None,
+            _product(gradients[0], _oriented(weight, gradients[0].dtype, "backward")) if need_x else None,
             gradients[0].T @ x if need_weight else None,
             gradients[0].sum(0) if need_bias else None,
         )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [T, I] times a plain or packed weight [O, I], plus bias [O]: [T, O]."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class _AddLowRank(torch.autograd.Function):
@@ -83,25 +124,32 @@ class _AddLowRank(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         inner, outer = ctx.saved_tensors
         d_result = gradients[0]
-        if ONEDNN_LINEAR is not None and d_result.dtype == torch.float32:
-            d_inner = ONEDNN_LINEAR(d_result, outer.T, None, "none", [], "")
-        else:
-            d_inner = d_result @ outer
+        plain = HAS_ONEDNN and d_result.dtype == torch.float32
+        d_inner = _product(d_result, outer.T) if plain else d_result @ outer
         return d_result, d_inner, d_result.T @ inner
 
 
 class Linear(nn.Linear):
-    """A linear layer whose fp32 product on the CPU is oneDNN's."""
+    """A linear layer whose products on the CPU are oneDNN's: in fp32, or in bf16 under autocast."""
 
     def forward(self, input: Tensor) -> Tensor:
-        plain = input.ndim == 2 and input.dtype == self.weight.dtype == torch.float32 and input.device.type == "cpu"
-        if ONEDNN_LINEAR is None or not plain or torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
+        known = dtype in (torch.float32, torch.bfloat16) and self.weight.dtype == torch.float32
+        if not HAS_ONEDNN or not known or input.ndim != 2 or input.device.type != "cpu":
             return super().forward(input)
-        return _OneDnnLinear.apply(input, self.weight, self.bias)
+        return _OneDnnLinear.apply(input.to(dtype), self.weight, self.bias)
 
 
 class LoraLinear(lora.Linear):
     """PEFT's LoRA layer, the low-rank product added to the result in place and scaled at its small factor."""
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        super().merge(*args, **kwargs)
+        _packs.pop(self.get_base_layer().weight, None)  # PEFT writes through weight.data
+
+    def unmerge(self) -> None:
+        super().unmerge()
+        _packs.pop(self.get_base_layer().weight, None)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         adapter = self.active_adapters[0]
