@@ -17,11 +17,12 @@ MODULES = {path.stem: path for path in PACKAGE.rglob("*.py")}
 LAYERS = (
     {"console", "errors", "mnrl_kernel", "process", "tiled"},
     {"flash", "fused", "lean", "readers", "storage", "transfer"},
-    {"checkpoint", "config", "distributed", "incidents", "loss", "metrics", "packed", "pairs", "schedule"},
-    {"curriculum", "encoder", "layout", "optim", "tiny", "tokens"},
+    {"bootstrap", "checkpoint", "config", "distributed", "incidents", "loss", "metrics", "packed", "pairs"}
+    | {"retrieval", "schedule"},
+    {"curriculum", "encoder", "layout", "optim", "thresholds", "tiny", "tokens"},
     {"evaluation", "objective", "sources"},
-    {"export", "gradcache", "judge", "logbook", "state", "summary"},
-    {"run"},
+    {"assess", "export", "gradcache", "logbook", "state", "summary"},
+    {"judge", "run"},
     {"train"},
     {"main"},
     {"__main__"},
