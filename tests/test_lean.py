@@ -78,7 +78,7 @@ def test_linear_keeps_what_it_has_no_fast_path_for():
     assert layer.double()(x[0].double()).dtype == torch.float64
 
 
-needs_onednn = pytest.mark.skipif(not lean.HAS_ONEDNN, reason="torch was built without oneDNN")
+needs_onednn = pytest.mark.skipif(not lean.AVAILABLE, reason="torch was built without oneDNN")
 
 
 @pytest.mark.parametrize("trains", ["x", "x weight bias"])

@@ -16,7 +16,7 @@ from trainer.loss import kernel_available, matryoshka_mnrl
 
 pytest.importorskip("triton", reason="needs the package triton (extra `test`, on Linux)")
 
-from trainer import fused  # noqa: E402
+from trainer import fused
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EXACT = torch.float32 if DEVICE.type == "cuda" else torch.float64  # a GPU's kernels have no float64
@@ -184,7 +184,7 @@ def test_which_implementation_is_taken(monkeypatch):
         assert not loss._with_kernels("auto", gpu, gpu)
     assert not loss._with_kernels("auto", rows, rows)
     for name in ("triton", "fastest"):
-        with pytest.raises(ValueError, match="kernels|fastest"):
+        with pytest.raises(ValueError, match=r"kernels|fastest"):
             loss._with_kernels(name, rows, rows)
 
 
@@ -228,7 +228,7 @@ def compiled(kernel, rows, masked, turned, capability):
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 for rows, flag in product(("bf16", "fp32"), (False, True)):
-    kernels = [compiled(mnrl_kernel.forward, rows, flag, False, 90), compiled(mnrl_kernel.slopes, rows, flag, False, 90)]
+    kernels = [compiled(kernel, rows, flag, False, 90) for kernel in (mnrl_kernel.forward, mnrl_kernel.slopes)]
     kernels.append(compiled(mnrl_kernel.products, rows, False, flag, 90))
     for kernel in kernels:
         assert "wgmma" in kernel.asm["ptx"] and kernel.metadata.shared <= 227 * 1024, (kernel.name, rows)

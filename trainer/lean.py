@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from trainer.onednn import AVAILABLE, packed, product
+
 LEVELS = 2**16  # resolution of a CPU dropout probability
-# torch's own fp32 products go to MKL, which reaches 80 % of oneDNN's speed on AMD processors and is even elsewhere.
-# torch.compile calls oneDNN by these operators; they have no backward of their own.
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:
@@ -63,11 +62,11 @@ class _Packed:
 
     @cached_property
     def forward(self) -> Tensor:
-        return torch.ops.mkldnn._reorder_linear_weight(self.weight.to(self.dtype))
+        return packed(self.weight.to(self.dtype))
 
     @cached_property
     def backward(self) -> Tensor:
-        return torch.ops.mkldnn._reorder_linear_weight(self.weight.T.to(self.dtype))
+        return packed(self.weight.T.to(self.dtype))
 
 
 _packs = WeakTensorKeyDictionary()
@@ -88,7 +87,7 @@ class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if weight.requires_grad else None, weight)
-        return _product(x, _oriented(weight, x.dtype, "forward"), None if bias is None else bias.detach().to(x.dtype))
+        return product(x, _oriented(weight, x.dtype, "forward"), None if bias is None else bias.detach().to(x.dtype))
 
     @staticmethod
     @once_differentiable
@@ -96,15 +95,10 @@ class _OneDnnLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
         return (
-            _product(gradients[0], _oriented(weight, gradients[0].dtype, "backward")) if need_x else None,
+            product(gradients[0], _oriented(weight, gradients[0].dtype, "backward")) if need_x else None,
             gradients[0].T @ x if need_weight else None,
             gradients[0].sum(0) if need_bias else None,
         )
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [T, I] times a plain or packed weight [O, I], plus bias [O]: [T, O]."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class _AddLowRank(torch.autograd.Function):
@@ -124,9 +118,7 @@ class _AddLowRank(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         inner, outer = ctx.saved_tensors
         d_result = gradients[0]
-        plain = HAS_ONEDNN and d_result.dtype == torch.float32
-        d_inner = _product(d_result, outer.T) if plain else d_result @ outer
-        return d_result, d_inner, d_result.T @ inner
+        return d_result, product(d_result, outer.T), d_result.T @ inner
 
 
 class Linear(nn.Linear):
@@ -135,7 +127,7 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
         known = dtype in (torch.float32, torch.bfloat16) and self.weight.dtype == torch.float32
-        if not HAS_ONEDNN or not known or input.ndim != 2 or input.device.type != "cpu":
+        if not AVAILABLE or not known or input.ndim != 2 or input.device.type != "cpu":
             return super().forward(input)
         return _OneDnnLinear.apply(input.to(dtype), self.weight, self.bias)
 

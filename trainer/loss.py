@@ -87,7 +87,9 @@ def matryoshka_mnrl(
         if not (kernels and queries.dtype == candidates.dtype == torch.bfloat16):
             queries, candidates = _full(queries), _full(candidates)
         dtype = torch.promote_types(queries.dtype, torch.float32)
-        scale = scale.to(queries.device, dtype) if isinstance(scale, Tensor) else queries.new_full((), scale, dtype=dtype)
+        scale = (
+            scale.to(queries.device, dtype) if isinstance(scale, Tensor) else queries.new_full((), scale, dtype=dtype)
+        )
         inputs = queries, candidates, scale, targets, mask, ascending
         if kernels:
             from trainer.fused import FusedLosses  # imports triton, which not every machine has
