@@ -1,9 +1,12 @@
 """The Matryoshka loss, forward and backward: ours beside the plain definition, one normalised product a dim.
 
-Time: both in one process, in turns. Memory: each in a process of its own, the peak of its resident size over the
-size just before the loss. Writes bench/results/loss.json.
+Time: both in one process, in turns, as torch and malloc come by default. Memory: each in a process of its own, the peak
+over what is held just before the loss; gradients count, embeddings do not. One batch too large for the plain definition
+can be taken by ours alone. On a GPU the plain definition is compiled, and there is the share of the measured
+matrix-product peak: of 6 Q G E operations, one E-wide product forward and two backward. Logits that backward computes
+again count for nothing.
 
-    python bench/loss.py
+    python bench/loss.py --large 131072
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from records import environment, save_record
+from records import RESULTS, environment, save_record
+from throughput import matmul_peak
 from torch import Tensor
 
 from trainer.console import console
@@ -43,19 +48,24 @@ def ours(queries: Tensor, candidates: Tensor) -> Tensor:
     return matryoshka_mnrl(queries, candidates, dims=DIMS)[0]
 
 
-KINDS = {"plain": plain, "ours": ours}
+KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"plain": plain, "ours": ours}
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def embeddings(size: int) -> tuple[Tensor, Tensor]:
-    """Random queries and candidates [size, 768] that want gradients."""
+    """Random queries and candidates [size, 768] that want gradients: bf16 on a GPU, fp32 elsewhere."""
     torch.manual_seed(0)
-    return torch.randn(size, DIMS[0], requires_grad=True), torch.randn(size, DIMS[0], requires_grad=True)
+    dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
+    first, second = (torch.randn(size, DIMS[0], device=DEVICE, dtype=dtype) for _ in range(2))
+    return first.requires_grad_(), second.requires_grad_()
 
 
 def step(kind: str, rows: tuple[Tensor, Tensor]) -> float:
     """Seconds of one forward and backward."""
     start = time.perf_counter()
     torch.autograd.grad(KINDS[kind](*rows), rows)
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -72,20 +82,28 @@ def time_both(size: int, repeats: int) -> dict[str, Any]:
     return {"size": size, "seconds": samples, "ratios": ratios, "ratio": statistics.median(ratios)}
 
 
-def peak_bytes(kind: str, size: int) -> int:
-    """Extra resident bytes of one forward and backward, gradients included, in a fresh process."""
+def in_child(kind: str, size: int) -> dict[str, float]:
+    """Extra bytes and seconds of one forward and backward in a fresh process."""
     command = [sys.executable, __file__, "--child", kind, "--sizes", str(size)]
-    return int(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["bytes"])
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
 def child(kind: str, size: int) -> None:
-    """What `peak_bytes` starts."""
+    """What `in_child` starts."""
     step(kind, embeddings(64))  # libraries are loaded and threads are there
     rows = embeddings(size)
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    step(kind, rows)
-    print(json.dumps({"bytes": resident("VmHWM") - before}))
+    if DEVICE.type == "cuda":
+        step(kind, rows)  # kernels are compiled and chosen
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        seconds = step(kind, rows)
+        extra = torch.cuda.max_memory_allocated() - before
+    else:
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        seconds = step(kind, rows)
+        extra = resident("VmHWM") - before
+    print(json.dumps({"bytes": extra, "seconds": seconds}))
 
 
 def resident(name: str) -> int:
@@ -97,10 +115,15 @@ def resident(name: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 1024, 4096], help="batch sizes to time")
-    parser.add_argument("--memory-size", type=int, default=8192, help="batch size to take the memory of")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory-size", type=int, default=16384, help="batch size to take the memory of")
+    parser.add_argument("--large", type=int, default=0, help="batch size for ours alone")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--name", default="loss", help="name of the record")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if DEVICE.type == "cuda":
+        KINDS["plain"] = torch.compile(plain)
     if options.child:
         child(options.child, options.sizes[0])
         return
@@ -108,11 +131,18 @@ def main() -> None:
     for size in options.sizes:
         record["time"].append(time_both(size, options.repeats))
         console.print(f"B = {size}: {record['time'][-1]['ratio']:.2f} x the time of the plain definition")
-    peaks = {kind: peak_bytes(kind, options.memory_size) for kind in KINDS}
+    peaks = {kind: in_child(kind, options.memory_size)["bytes"] for kind in KINDS}
     record["memory"] = {"size": options.memory_size, "bytes": peaks, "ratio": peaks["ours"] / peaks["plain"]}
-    megabytes = {kind: value // 2**20 for kind, value in peaks.items()}
+    megabytes = {kind: round(value / 2**20) for kind, value in peaks.items()}
     console.print(f"B = {options.memory_size}: extra memory in MiB {megabytes}, ratio {record['memory']['ratio']:.3f}")
-    console.print(f"Record: {save_record('loss', record)}", markup=False)
+    if options.large:
+        large = {"size": options.large, **in_child("ours", options.large)}
+        if DEVICE.type == "cuda":
+            operations = 6 * options.large**2 * DIMS[0]
+            large["share_of_peak"] = operations / large["seconds"] / matmul_peak("bf16", DEVICE)
+        record["large"] = large
+        console.print(f"B = {options.large}: {large['seconds']:.0f} s, {large['bytes'] / 2**20:,.0f} MiB extra")
+    console.print(f"Record: {save_record(options.name, record, options.results)}", markup=False)
 
 
 if __name__ == "__main__":
