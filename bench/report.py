@@ -78,6 +78,30 @@ def loss(record: dict[str, Any]) -> list[str]:
     return [*lines, "", *source(record, "medians of interleaved runs, fp32")]
 
 
+def any_batch(caching: dict[str, Any], ranks: dict[str, Any]) -> list[str]:
+    """A large batch beside a small one, and two processes beside one."""
+    settings = caching["settings"]
+    large, small = settings["batch_size"], settings["small"]
+    small_bytes = max(run["bytes"] for run in caching["small"])
+    one, two = (statistics.median(ranks["seconds"][name]) for name in ("one", "two"))
+    memory = (
+        f"{caching['large']['bytes'] / 2**20:,.0f} MiB | {small_bytes / 2**20:,.0f} MiB | {caching['memory_ratio']:.2f}"
+    )
+    pair = statistics.median(caching["large"]["seconds"]) / large * 1000
+    time = f"{pair:.1f} ms | {pair / caching['time_ratio']:.1f} ms | {caching['time_ratio']:.2f}"
+    batch = ranks["settings"]["batch_size"]
+    lines = [
+        f"| {settings['model']}, real tickets | | | ratio |",
+        "|---|---:|---:|---:|",
+        f"| extra memory: batch {large:,} in chunks, batch {small} whole | {memory} | {caching['memory_ratio']:.2f} |",
+        f"| time a pair, likewise | {time} |",
+        f"| time of a step of batch {batch}: two processes, one, on the same cores | {two:.2f} s | {one:.2f} s | "
+        f"{ranks['time_ratio']:.2f} |",
+        f"| gradients of the two, float64: difference over the largest | {ranks['gradient_difference']:.0e} | | |",
+    ]
+    return [*lines, "", *source(caching, f"chunks of {settings['tokens_per_chunk']:,} tokens, fp32, LoRA")]
+
+
 def throughput(*records: dict[str, Any]) -> list[str]:
     """Training steps beside the peer's on the same batches, a row a model."""
     lines = [
@@ -166,6 +190,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "real run": (("itsm_minilm",), real_run),
     "real run, LoRA": (("itsm_minilm_lora",), real_run),
     "loss": (("loss",), loss),
+    "any batch": (("gradient_caching", "two_ranks"), any_batch),
     "throughput": (THROUGHPUT, throughput),
     "input pipeline": (("input_pipeline",), input_pipeline),
     "side by side": (("side_by_side",), side_by_side),

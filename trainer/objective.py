@@ -39,8 +39,14 @@ class Objective(nn.Module):
         """This rank's part of the loss, from the gathered embeddings [U, E] of all ranks."""
         config = self.config
         weights = config.weights or None
-        mnrl = partial(matryoshka_mnrl, dims=config.dims, weights=weights, scale=self.scale)
         ranking = partial(pairwise_ranking, dims=config.dims, weights=weights, scale=self.scale)
+        mnrl = partial(
+            matryoshka_mnrl,
+            dims=config.dims,
+            weights=weights,
+            scale=self.scale,
+            implementation=config.implementation,
+        )
         queries, candidates = embeddings[layout.queries], embeddings[layout.candidates]
         every_query = max(len(layout.all_queries), 1)
         total, by_dim = mnrl(queries, candidates, targets=layout.targets, mask=layout.mask, total_queries=every_query)

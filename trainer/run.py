@@ -25,6 +25,7 @@ from trainer.errors import InputError, NumericError
 from trainer.evaluation import Metrics, PairSet, evaluate, tokenize_for
 from trainer.gradcache import backward_in_chunks
 from trainer.layout import BatchLayout, LayoutBuilder
+from trainer.loss import kernel_available
 from trainer.objective import Objective
 from trainer.optim import build_optimizer
 from trainer.packed import TokenBatch, has_kernel
@@ -111,6 +112,8 @@ class Run:
         if self.config.lora.enabled:
             add_lora(self.encoder, self.config.lora)
             self.encoder.to(self.device)
+        if self.config.loss.implementation == "triton" and not kernel_available(self.device):
+            raise InputError(f'loss.implementation = "triton" does not run on {self.device}: use "auto"')
         self.objective = Objective(self.config.loss).to(self.device)
         self.parameters = self.encoder.trainable()
         self.parameters |= {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
