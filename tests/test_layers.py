@@ -16,12 +16,12 @@ MODULES = {path.stem: path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = (
     {"console", "errors"},
-    {"readers", "storage", "tiled"},
+    {"cleaning", "masking", "readers", "storage", "tiled"},
     {"checkpoint", "config", "distributed", "incidents", "loss", "metrics", "packed", "pairs", "schedule"},
-    {"curriculum", "encoder", "layout", "optim", "tiny", "tokens"},
-    {"evaluation", "objective", "sources"},
-    {"export", "gradcache", "judge", "logbook", "state", "summary"},
-    {"run"},
+    {"curriculum", "encoder", "layout", "optim", "similarity", "tickets", "tiny", "tokens"},
+    {"augment", "evaluation", "mining", "objective", "sources"},
+    {"build_options", "build_report", "export", "gradcache", "judge", "logbook", "negatives", "state", "summary"},
+    {"builder", "run"},
     {"train"},
     {"main"},
     {"__main__"},

@@ -1,4 +1,4 @@
-"""The command line: `trainer [train] ...` and `trainer evaluate ...`."""
+"""The command line: `trainer [train] ...`, `trainer evaluate ...` and `trainer build-pairs ...`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from trainer.errors import InputError, Stopped, StorageError, TrainerError
-
-COMMANDS = ("train", "evaluate")
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:
@@ -31,14 +29,15 @@ def cli(arguments: Sequence[str] | None = None) -> int:
     try:
         if command not in COMMANDS:
             raise InputError(f"unknown command {command!r}; use one of {', '.join(COMMANDS)}")
-        options = (train_parser() if command == "train" else evaluate_parser()).parse_args(arguments)
+        make_parser, work = COMMANDS[command]
+        options = make_parser().parse_args(arguments)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         # OpenMP's threads wait for each other by spinning. Beside another busy process on the same cores that took the
         # quickstart from 18 s to over 5 minutes. Read when torch is first imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # PEFT still asks transformers for a property by its old name; a user can do nothing about it.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-        (run_train if command == "train" else run_evaluate)(options)
+        work(options)
     except TrainerError as error:
         # Bad input and a signal are the same on every rank of a machine: one of them says so.
         if os.environ.get("LOCAL_RANK", "0") == "0" or not isinstance(error, InputError | Stopped):
@@ -79,7 +78,8 @@ def train_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="trainer",
         description="Fine-tune a text-embedding encoder on labelled pairs, at every Matryoshka size.",
-        epilog="Other command: trainer evaluate --help. Without --config a small example is trained in under a minute.",
+        epilog="Other commands: trainer evaluate --help, trainer build-pairs --help. Without --config a small example "
+        "is trained in under a minute.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of the experiment")
@@ -102,6 +102,15 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
     parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
+    return parser
+
+
+def build_pairs_parser() -> argparse.ArgumentParser:
+    """Options of `trainer build-pairs`."""
+    from trainer.build_options import DESCRIPTION, EPILOG, add_options
+
+    parser = Parser(prog="trainer build-pairs", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    add_options(parser)
     return parser
 
 
@@ -142,6 +151,14 @@ def run_evaluate(options: argparse.Namespace) -> None:
         write_file(options.json, json.dumps(json_ready(dataclasses.asdict(judgement)), indent=2) + "\n")
 
 
+def run_build_pairs(options: argparse.Namespace) -> None:
+    """Build pairs from raw tickets."""
+    from trainer.build_options import settings_from
+    from trainer.builder import build_pairs
+
+    build_pairs(settings_from(options))
+
+
 def parse_dims(text: str | None) -> tuple[int, ...]:
     """ "768,64" -> (768, 64); nothing -> (). Raises InputError."""
     try:
@@ -159,6 +176,12 @@ def default_config() -> Path:
     places = [package.parent / "configs" / "quickstart.toml", package / "configs" / "quickstart.toml"]
     return next((path for path in places if path.is_file()), places[0])
 
+
+COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argparse.Namespace], None]]] = {
+    "train": (train_parser, run_train),
+    "evaluate": (evaluate_parser, run_evaluate),
+    "build-pairs": (build_pairs_parser, run_build_pairs),
+}
 
 if __name__ == "__main__":
     sys.exit(cli())
