@@ -16,7 +16,7 @@ from trainer.tickets import Tickets
 PHASES = (
     Phase(1, "easy", 400, Band(0.6, 0.95, "same"), Band(0, 0.1, "other")),
     Phase(2, "medium", 400, Band(0.5, 0.95, "other"), Band(0.1, 0.3, "same")),
-    Phase(3, "hard", 400, Band(0.4, 0.6, "same"), Band(0.2, 0.5, "any")),
+    Phase(3, "hard", 400, Band(0.4, 0.65, "same"), Band(0.2, 0.5, "any")),
 )
 SHARES = (0.15, 0.15)
 
@@ -227,11 +227,15 @@ def test_negatives_stay_within_a_language_and_away_from_friends() -> None:
 
 def test_negatives_share_the_anchors_of_positives_and_their_difference_in_length() -> None:
     tickets = make_tickets(0)
-    lengths = np.array([len(text) for text in tickets.texts])
+    # Long texts about some problems, by a word that TF-IDF does not see: alike in length are alike in content.
+    texts = [text + " the" * (2 * sum(map(ord, text.split()[0])) % 50) for text in tickets.texts]
+    tickets = replace(tickets, texts=texts)
+    lengths = np.array([len(text) for text in texts])
     for positives, negatives in select(tickets, mine(tickets)).values():
         assert np.isin(negatives.first, np.concatenate([positives.first, positives.second])).mean() > 0.9
         gaps = [np.abs(lengths[pairs.first] - lengths[pairs.second]).mean() for pairs in (positives, negatives)]
-        assert abs(gaps[0] - gaps[1]) < 3
+        print(gaps)
+        assert abs(gaps[0] - gaps[1]) < 0.1 * gaps[0]
 
 
 def test_no_ticket_is_used_more_often_than_allowed() -> None:
