@@ -1,6 +1,6 @@
-"""Render the tables of README.md from the records in bench/results, so that no figure in it is typed by hand.
+"""Render the tables and the picture of README.md from the records in bench/results: no figure is typed by hand.
 
-python bench/report.py            rewrite README.md
+python bench/report.py            rewrite README.md and draw its picture (extra `report`)
 python bench/report.py --check    exit 1 where README.md is not what the records say
 """
 
@@ -74,18 +74,73 @@ def loss(record: dict[str, Any]) -> list[str]:
     return [*lines, row, "", *source(record, "medians of interleaved runs, fp32")]
 
 
-def throughput(record: dict[str, Any]) -> list[str]:
-    """Training steps beside the peer's on the same batches."""
-    settings = record["settings"]
-    name = f"{settings['model']}, LoRA, batch {settings['batch_size']}, max length {settings['max_length']}"
-    mine, theirs = (statistics.median(sample["seconds"] for sample in record[kind]) for kind in ("ours", "peer"))
-    return [
-        "| training step on real tickets | this trainer | sentence-transformers | times as fast | of sgemm peak |",
-        "|---|---:|---:|---:|---:|",
-        f"| {name} | {mine:.1f} s | {theirs:.1f} s | {record['ratio']:.1f} | {record['mfu']:.0%} |",
-        "",
-        *source(record, f"{len(record['ours'])} steps each in turns, {settings['precision']}"),
+def throughput(*records: dict[str, Any]) -> list[str]:
+    """Training steps beside the peer's on the same batches, a row a model."""
+    lines = [
+        "| training step on real tickets | this trainer | sentence-transformers | times as fast | of sgemm peak | "
+        "in bf16 | waiting for data | peak memory |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
+    for record in records:
+        settings = record["settings"]
+        name = f"{settings['model']}, batch {settings['batch_size']}, max length {settings['max_length']}"
+        mine, theirs = (statistics.median(sample["seconds"] for sample in record[kind]) for kind in ("ours", "peer"))
+        lines.append(
+            f"| {name} | {mine:.1f} s | {theirs:.1f} s | {record['ratio']:.1f} | {record['mfu']:.0%} | "
+            f"{record['bf16_ratio']:.2f} x faster | {record['waiting_share']:.2%} | "
+            + (f"{record['peak_memory'] / 2**30:.1f} GiB |" if record["peak_memory"] else "not taken |")
+        )
+    steps = len(records[0]["ours"])
+    said = f"LoRA on all attention projections, {steps} steps each in turns, fp32; {where_time_goes(records[0])}"
+    return [*lines, "", "![real tokens a second](bench/results/throughput.svg)", "", *source(records[0], said)]
+
+
+def where_time_goes(record: dict[str, Any]) -> str:
+    """The split of a step, in words."""
+    split = record["split"]
+    return f"{record['settings']['model']}: " + ", ".join(f"{name} {share:.1%}" for name, share in split.items())
+
+
+def draw_throughput(*records: dict[str, Any]) -> None:
+    """Bars of real tokens a second: the peer, ours, ours in bf16."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "throughput"  # the same picture from the same records
+    labels, rates, colours = [], [], []
+    for record in records:
+        rows = {"sentence-transformers": "peer", "this trainer": "ours", "this trainer, bf16": "bf16"}
+        for (label, kind), colour in zip(rows.items(), ("#9aa0a6", "#1a73e8", "#0b3d91"), strict=True):
+            labels.append(f"{record['settings']['model']}: {label}")
+            # The batches are the same, so the tokens of ours are everyone's.
+            pairs = zip(record["ours"], record[kind], strict=True)
+            rates.append(statistics.median(mine["tokens"] / other["seconds"] for mine, other in pairs))
+            colours.append(colour)
+    figure, axes = pyplot.subplots(figsize=(8, 0.45 * len(labels) + 0.9))
+    axes.bar_label(axes.barh(labels, rates, color=colours), fmt="{:,.0f}", padding=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("real tokens a second")
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(RESULTS / "throughput.svg", metadata={"Date": None})
+
+
+def input_pipeline(record: dict[str, Any]) -> list[str]:
+    """Tokenising, collating, starting."""
+    settings = record["settings"]
+    lines = [
+        "| input | |",
+        "|---|---:|",
+        f"| tokenising, once a data set | {record['tokenising_tokens_per_s']:,.0f} tokens/s |",
+        f"| laying out and collating a batch of {settings['batch_size']} | "
+        f"{record['collating_tokens_per_s']:,.0f} tokens/s, {record['share_of_step']:.2%} of a step |",
+        f"| from the command to the first step, {settings['pairs']:,} pairs, tokens cached | "
+        f"{record['start_seconds']:.1f} s |",
+    ]
+    return [*lines, "", *source(record, f"{settings['model']}, median of {len(record['starts'])} starts")]
 
 
 def change(before: float, after: float) -> str:
@@ -102,20 +157,27 @@ def source(record: dict[str, Any], said: str) -> list[str]:
     return [f"{said}; {where}; torch {packages['torch']}, transformers {packages['transformers']}; {env['date'][:10]}."]
 
 
-BLOCKS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
-    "real run": ("itsm_minilm", real_run),
-    "real run, LoRA": ("itsm_minilm_lora", real_run),
-    "loss": ("loss", loss),
-    "throughput": ("throughput_minilm-l6_fp32_cpu", throughput),
-    "side by side": ("side_by_side", side_by_side),
+THROUGHPUT = ("throughput_mpnet-4_fp32_cpu", "throughput_minilm-l6_fp32_cpu")
+BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
+    "real run": (("itsm_minilm",), real_run),
+    "real run, LoRA": (("itsm_minilm_lora",), real_run),
+    "loss": (("loss",), loss),
+    "throughput": (THROUGHPUT, throughput),
+    "input pipeline": (("input_pipeline",), input_pipeline),
+    "side by side": (("side_by_side",), side_by_side),
 }
+
+
+def read_record(name: str) -> dict[str, Any]:
+    """A record of bench/results."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def render(text: str) -> str:
     """README text with every block between its markers written anew from its record."""
-    for name, (record, table) in BLOCKS.items():
+    for name, (records, table) in BLOCKS.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        lines = table(json.loads((RESULTS / f"{record}.json").read_text(encoding="utf-8")))
+        lines = table(*map(read_record, records))
         body = "\n".join([begin, "", *lines, "", end])
         text, found = re.subn(re.escape(begin) + ".*?" + re.escape(end), lambda _, body=body: body, text, flags=re.S)
         if found != 1:
@@ -132,6 +194,7 @@ def main() -> None:
     if options.check:
         sys.exit(0 if new == old else "README.md is not what the records say: run python bench/report.py")
     README.write_text(new, encoding="utf-8")
+    draw_throughput(*map(read_record, THROUGHPUT))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,17 @@
 A step embeds 64 labelled pairs (a ticket's title against its body), takes the Matryoshka loss at every dim, runs
 backward into LoRA adapters on all attention projections, clips and updates. Both sides get the same texts in the same
 batches, the same model, max length, precision and dropout; they take turns, block by block, so that a slow minute of
-the machine hits both.
+the machine hits both. The first step of a block is not counted. The peer has malloc as its users have it; ours keeps
+freed memory, as it does in a run.
 
-Share of peak (MFU): model FLOPs of the real tokens over the time of the step, divided by the fastest matrix product
-measured here in the same precision. A token costs 2 FLOPs a weight of the layers forward and 2 more backward for the
-gradient on activations; LoRA never computes the weight gradient of the frozen base, so that is not counted. Attention
-adds 4 * E FLOPs a token and key forward and twice that backward. Padding counts for nothing.
+Share of peak (MFU): FLOPs that the real tokens need over the time of the step, divided by the fastest matrix product
+measured just before or after that step in the same precision (the clock of a shared machine drifts by a third).
+A token costs 2 FLOPs a weight of the layers forward and 2 more backward for the gradient on activations; LoRA never
+computes the weight gradient of the frozen base, nor the activations' gradient below the first adapters, so neither
+counts. Adapters cost 6 FLOPs a weight. Attention adds 4 * E FLOPs a token and key forward and twice that backward.
+Padding counts for nothing.
+
+The split of a step is taken in steps of its own, with the device waited for at each border.
 
     python bench/throughput.py --model minilm-l6 --encoder DIR --tickets tickets.csv --peer
 """
@@ -17,29 +22,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from records import environment, save_record
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from records import RESULTS, environment, save_record
+from workload import SHAPES, ticket_pairs, write_model
 
 from trainer.config import load_config
 from trainer.console import console
-from trainer.incidents import generate_pairs
-from trainer.readers import Field, read_table
-from trainer.run import Run
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "mpnet-base": {"layers": 12, "max_length": 384},
-    "mpnet-4": {"layers": 4, "max_length": 384},
-    "minilm-l6": {"layers": 6, "max_length": 256},
-}
-"""mpnet-*: all-mpnet-base-v2's shape with random weights; minilm-l6: the encoder itself."""
+from trainer.lean import Linear
+from trainer.process import keep_freed_memory, tune_process
+from trainer.run import Run, peak_memory
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {"precision": "fp32", "batch_size": 64},
@@ -51,70 +52,72 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_model(shape: str, encoder: str, folder: Path) -> Path:
-    """The model that both sides train, as a folder."""
-    if shape == "minilm-l6":
-        return Path(encoder)
-    config = AutoConfig.for_model(
-        "mpnet", vocab_size=30527, num_hidden_layers=SHAPES[shape]["layers"], max_position_embeddings=514
-    )
-    torch.manual_seed(0)
-    AutoModel.from_config(config, add_pooling_layer=False).save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(encoder)
-    tokenizer.model_max_length = 512
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def write_pairs(tickets: str | None, folder: Path, count: int) -> Path:
-    """Title-against-body pairs of tickets, all positive but a few negatives, which a run needs to have."""
-    path = folder / "pairs.json"
-    if tickets is None:
-        path.write_text(json.dumps(generate_pairs(count, 0, "train")))
-        return path
-    fields = (Field("short_description", "short_descriptions"), Field("description", "descriptions"))
-    columns = read_table(tickets, fields).columns
-    titles, bodies = columns["short_description"], columns["description"]
-    chosen: dict[str, str] = {}
-    for title, body in zip(titles, bodies, strict=True):
-        if title.strip() and body.strip() and title.strip() != body.strip():
-            chosen.setdefault(title, body)
-    pairs = list(chosen.items())
-    order = np.random.default_rng(0).permutation(len(pairs))[:count]
-    pairs = [pairs[i] for i in order]
-    path.write_text(
-        json.dumps(
-            {
-                "texts1": [a for a, _ in pairs] + [pairs[0][0]],
-                "texts2": [b for _, b in pairs] + [pairs[1][1]],
-                "labels": [1] * len(pairs) + [0],
-            }
-        )
-    )
+def write_pairs(tickets: str | None, path: Path, count: int) -> Path:
+    """Title-against-body pairs of tickets, all positive but the one negative that a run needs to have."""
+    pairs = ticket_pairs(tickets, count)
+    columns = {
+        "texts1": [a for a, _ in pairs] + [pairs[0][0]],
+        "texts2": [b for _, b in pairs] + [pairs[1][1]],
+        "labels": [1] * len(pairs) + [0],
+    }
+    path.write_text(json.dumps(columns))
     return path
 
 
 def matmul_peak(precision: str, device: torch.device) -> float:
-    """The fastest large matrix product seen in a few tries, in FLOP/s."""
-    size = 8192 if device.type == "cuda" else 1536
+    """The fastest large matrix product seen in a few tries, in FLOP/s: torch's own, or that of our linear layer."""
+    size, tries = (8192, 12) if device.type == "cuda" else (1536, 6)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    layer = Linear(size, size, bias=False, device=device).requires_grad_(False)
+    products = [lambda: a @ b, lambda: layer(a)]
     best = 0.0
-    for _ in range(12):
-        start = time.perf_counter()
-        c = a @ b
-        float(c.flatten()[0])  # waits for the device
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for product in products * tries:
+            start = time.perf_counter()
+            float(product()[0, 0])  # waits for the device
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
     return best
 
 
-def model_flops(model: Any, lengths: np.ndarray) -> float:
+def model_flops(model: Any, lengths: np.ndarray, lora_rank: int) -> float:
     """FLOPs of forward and backward over sequences of these lengths [N]; see the top of the file."""
     config = model.config
     width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    weights = layers * (4 * width * width + 2 * width * inner)
+    tokens = float(lengths.sum())
+    frozen = layers * (4 * width * width + 2 * width * inner)
+    unused = 3 * width * width  # query, key and value of the first layer: nothing below them is trained
+    adapters = layers * 4 * 2 * lora_rank * width
     attention = layers * 4 * width * float((lengths.astype(np.float64) ** 2).sum())
-    return 4 * weights * float(lengths.sum()) + 3 * attention
+    return (4 * frozen - 2 * unused + 6 * adapters) * tokens + 3 * attention
+
+
+@contextmanager
+def timed(owner: Any, method: str, name: str, spent: dict[str, float]) -> Iterator[None]:
+    """Add the seconds of every call of a method to `spent`."""
+    real = getattr(owner, method)
+
+    def stopwatch(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        result = real(*args, **kwargs)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+        return result
+
+    setattr(owner, method, stopwatch)
+    try:
+        yield
+    finally:
+        setattr(owner, method, real)
+
+
+def default_preset() -> str:
+    """The preset of this machine."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    name = torch.cuda.get_device_name().lower()
+    return "rtx5090" if "5090" in name else "h200" if "h200" in name else "h100"
 
 
 class Ours:
@@ -143,20 +146,68 @@ class Ours:
         self.run.encoder.train()
         self.step = 0
 
-    def block(self, steps: int) -> list[dict[str, float]]:
-        """Seconds, real tokens and FLOPs of each of some steps."""
+    def block(self, steps: int, precision: str) -> list[dict[str, float]]:
+        """Some steps, the next batch prepared while one runs, as in a run. What was measured of each."""
         samples = []
+        device = self.run.device
+        with self.in_precision(precision), ThreadPoolExecutor(1) as ahead:
+            upcoming = ahead.submit(self.run.prepare, self.step)
+            before = matmul_peak(precision, device)
+            for _ in range(steps):
+                start = time.perf_counter()
+                batch = upcoming.result()
+                ready = time.perf_counter()
+                upcoming = ahead.submit(self.run.prepare, self.step + 1)
+                self.run.train_step(self.step, batch)
+                self.run.settle()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                seconds = time.perf_counter() - start
+                after = matmul_peak(precision, device)
+                lengths = self.run.tokens.lengths[batch.layout.texts[0]]
+                flops = model_flops(self.run.encoder.model, lengths, self.run.config.lora.rank)
+                samples.append(
+                    {
+                        "seconds": seconds,
+                        "waiting": ready - start,
+                        "tokens": int(lengths.sum()),
+                        "waste": batch.waste,
+                        "flops": flops,
+                        "peak_flops": max(before, after),
+                        "share_of_peak": flops / seconds / max(before, after),
+                    }
+                )
+                before = after
+                self.step += 1
+        return samples
+
+    @contextmanager
+    def in_precision(self, precision: str) -> Iterator[None]:
+        """Steps under the autocast that accelerate would set for a precision; one process holds one setting."""
+        device, accelerator = self.run.device, self.run.accelerator
+        usual = accelerator.autocast
+        if precision == "bf16":
+            accelerator.autocast = lambda: torch.autocast(device.type, torch.bfloat16)
+        try:
+            yield
+        finally:
+            accelerator.autocast = usual
+
+    def split(self, steps: int, precision: str) -> list[dict[str, float]]:
+        """Seconds of each part of some steps, each part waited for; not for the rate."""
+        run, samples = self.run, []
+        parts = {"encoder": (run.encoder, "forward"), "loss": (run.objective, "forward")}
+        parts |= {"backward": (run.accelerator, "backward"), "optimizer": (run.optimizer, "step")}
         for _ in range(steps):
-            start = time.perf_counter()
-            batch = self.run.prepare(self.step)
-            ready = time.perf_counter()
-            logged = self.run.train_step(self.step, batch)
-            end = time.perf_counter()
-            lengths = self.run.tokens.lengths[batch.layout.texts[0]]
-            flops = model_flops(self.run.encoder.model, lengths)
-            samples.append(
-                {"seconds": end - start, "collate": ready - start, "tokens": logged["tokens"], "flops": flops}
-            )
+            batch, spent = run.prepare(self.step), {}
+            with self.in_precision(precision), ExitStack() as stack:
+                for name, (owner, method) in parts.items():
+                    stack.enter_context(timed(owner, method, name, spent))
+                start = time.perf_counter()
+                run.train_step(self.step, batch)
+                run.settle()
+                spent["rest"] = time.perf_counter() - start - sum(spent.values())
+            samples.append(spent)
             self.step += 1
         return samples
 
@@ -234,44 +285,60 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model = write_model(options.model, options.encoder, folder / "model")
-        pairs = write_pairs(options.tickets, folder, options.pairs)
+        pairs = write_pairs(options.tickets, folder / "pairs.json", options.pairs)
         ours = Ours(options, model, pairs, folder)
+        ours.block(options.warmup, options.precision)
+        memory = peak_memory(ours.run.device)  # before the peer takes some
         peer = Peer(options, model, folder) if options.peer else None
-        peaks = [matmul_peak(options.precision, ours.run.device)]
-        ours.block(options.warmup)
         mine: list[dict[str, float]] = []
+        lowered: list[dict[str, float]] = []
         theirs: list[dict[str, float]] = []
         for _ in range(options.blocks):
-            batches = [ours.texts(ours.step + i) for i in range(options.steps)]
-            mine += ours.block(options.steps)
-            peaks.append(matmul_peak(options.precision, ours.run.device))
+            first = ours.step
+            batches = [ours.texts(first + i) for i in range(options.steps + 1)]
+            mine += ours.block(options.steps + 1, options.precision)[1:]
+            if options.bf16:
+                ours.step = first  # the same batches
+                lowered += ours.block(options.steps + 1, "bf16")[1:]
             if peer:
-                theirs += peer.block(batches)
-    rate = statistics.median(sample["tokens"] / sample["seconds"] for sample in mine)
+                keep_freed_memory(False)
+                theirs += peer.block(batches)[1:]
+                keep_freed_memory(True)
+        splits = ours.split(options.steps, options.precision)
     record: dict[str, Any] = {
         "environment": environment(),
-        "settings": {key: value for key, value in vars(options).items() if key not in ("encoder", "tickets")},
+        "settings": {
+            key: value for key, value in vars(options).items() if key not in ("encoder", "tickets", "results")
+        },
         "real_tickets": options.tickets is not None,
         "ours": mine,
-        "peak_flops": max(peaks),
-        "peaks": peaks,
-        "tokens_per_s": rate,
-        "pairs_per_s": statistics.median(options.batch_size / sample["seconds"] for sample in mine),
-        "mfu": statistics.median(sample["flops"] / sample["seconds"] for sample in mine) / max(peaks),
-        "collate_share": statistics.median(sample["collate"] / sample["seconds"] for sample in mine),
+        "splits": splits,
+        "tokens_per_s": median(sample["tokens"] / sample["seconds"] for sample in mine),
+        "pairs_per_s": median(options.batch_size / sample["seconds"] for sample in mine),
+        "mfu": median(sample["share_of_peak"] for sample in mine),
+        "peak_flops": max(sample["peak_flops"] for sample in mine),
+        "waiting_share": median(sample["waiting"] / sample["seconds"] for sample in mine),
+        "waste": median(sample["waste"] for sample in mine),
+        "split": {name: median(split[name] / sum(split.values()) for split in splits) for name in splits[0]},
+        "peak_memory": memory,
     }
+    if lowered:
+        paired = [a["seconds"] / b["seconds"] for a, b in zip(mine, lowered, strict=True)]
+        record |= {"bf16": lowered, "bf16_ratio": median(paired), "bf16_ratios": paired}
     if theirs:
         paired = [b["seconds"] / a["seconds"] for a, b in zip(mine, theirs, strict=True)]
-        record |= {"peer": theirs, "ratio": statistics.median(paired), "ratios": paired}
+        record |= {"peer": theirs, "ratio": median(paired), "ratios": paired}
     return record
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SHAPES, default="mpnet-4")
-    parser.add_argument("--encoder", required=True, help="folder of all-MiniLM-L6-v2: the model, or just its tokenizer")
-    parser.add_argument("--tickets", help="CSV with short_description and description (default: generated pairs)")
-    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--encoder", help="folder of all-MiniLM-L6-v2: the model, or just its tokenizer")
+    parser.add_argument(
+        "--tickets", help="CSV with short_description and description (default: made-up words of real tickets' lengths)"
+    )
+    parser.add_argument("--preset", choices=PRESETS, default=default_preset(), help="default: what is here")
     parser.add_argument("--precision", choices=("fp32", "bf16"))
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--max-length", type=int)
@@ -279,22 +346,31 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3000)
     parser.add_argument("--dims", type=int, nargs="+")
     parser.add_argument("--peer", action="store_true", help="sentence-transformers beside it")
+    parser.add_argument(
+        "--bf16", action="store_true", help="our own bf16 steps beside those of fp32, on the same batches"
+    )
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--blocks", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="steps a block")
     parser.add_argument("--name", help="name of the record")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
     options.precision = options.precision or PRESETS[options.preset]["precision"]
     options.batch_size = options.batch_size or PRESETS[options.preset]["batch_size"]
     options.max_length = options.max_length or SHAPES[options.model]["max_length"]
     options.dims = options.dims or ([384, 256, 128, 64] if options.model == "minilm-l6" else [768, 512, 256, 128, 64])
+    tune_process()
     record = measure(options)
     console.print(
         f"{options.model} {options.precision}: {record['tokens_per_s']:,.0f} real tokens/s, "
         f"{record['pairs_per_s']:.2f} pairs/s, {record['mfu']:.1%} of {record['peak_flops'] / 1e9:,.0f} GFLOP/s"
         + (f", {record['ratio']:.2f} x sentence-transformers" if "ratio" in record else "")
+        + (f", bf16 {record['bf16_ratio']:.2f} x fp32" if "bf16_ratio" in record else "")
+        + f", waiting {record['waiting_share']:.2%}, peak memory {record['peak_memory'] / 2**30:.1f} GiB"
     )
-    path = save_record(options.name or f"throughput_{options.model}_{options.precision}_{options.preset}", record)
+    path = save_record(
+        options.name or f"throughput_{options.model}_{options.precision}_{options.preset}", record, options.results
+    )
     console.print(f"Record: {path}", markup=False)
 
 

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from trainer.console import console
 from trainer.encoder import load_encoder
 from trainer.errors import InputError, NumericError
-from trainer.evaluation import PairSet, embed, evaluate, evaluate_at, json_ready, tokenize_for, verdict
+from trainer.evaluation import (
+    PairSet,
+    embed,
+    embed_cached,
+    evaluate,
+    evaluate_at,
+    json_ready,
+    tokenize_for,
+    verdict,
+)
 from trainer.incidents import generate_pairs
-from trainer.judge import judge
+from trainer.judge import Question, judge
 from trainer.main import cli
 from trainer.pairs import pairs_from_columns, read_pairs
 
@@ -104,22 +115,127 @@ def test_nan_is_null_in_json():
 
 
 @pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "embeddings"
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Counts how many texts went through an encoder."""
+    counted = []
+    real = embed
+
+    def counting(encoder, tokens, *rest, **options):
+        counted.append(len(tokens.lengths))
+        return real(encoder, tokens, *rest, **options)
+
+    monkeypatch.setattr("trainer.evaluation.embed", counting)
+    return counted
+
+
+def test_the_same_texts_are_not_embedded_twice_by_the_same_model(tiny_model, table, cache, encoded, tmp_path):
+    first = load_encoder(str(tiny_model("mpnet")))
+    tokens = tokenize_for(first, table.texts)
+    rows = embed_cached(first, tokens)
+    assert np.array_equal(rows, embed(first, tokens)) and len(encoded) == 1
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model("mpnet"), copy)
+    assert np.array_equal(embed_cached(load_encoder(str(copy)), tokens), rows) and len(encoded) == 1
+    # Whatever changes embeddings changes the key.
+    assert len(embed_cached(first, tokenize_for(first, table.texts[1:]))) == len(rows) - 1 and len(encoded) == 2
+    assert not np.array_equal(embed_cached(load_encoder(str(copy), pooling="cls"), tokens), rows)
+    with torch.no_grad():
+        first.model.encoder.layer[1].output.LayerNorm.bias[0] += 0.1
+    assert not np.array_equal(embed_cached(first, tokens), rows)
+    settings = json.loads((copy / "config.json").read_text()) | {"layer_norm_eps": 0.5}
+    (copy / "config.json").write_text(json.dumps(settings))
+    assert not np.array_equal(embed_cached(load_encoder(str(copy)), tokens), rows)
+    assert len(encoded) == 5 == len(list(cache.iterdir()))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[:-1], lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]]
+)
+def test_damaged_embeddings_are_made_again(damage, encoder, table, cache, encoded):
+    tokens = tokenize_for(encoder, table.texts)
+    rows = embed_cached(encoder, tokens)
+    (path,) = cache.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    with console.capture() as captured:
+        assert np.array_equal(embed_cached(encoder, tokens), rows)
+    assert f"{path}: damaged; embedding again" in captured.get() and len(encoded) == 2
+    assert path.read_bytes() == whole
+
+
+@pytest.fixture
 def files(tmp_path):
     paths = {part: tmp_path / f"{part}.json" for part in ("dev", "test")}
     for part, path in paths.items():
-        path.write_text(json.dumps(generate_pairs(48, 3, part)))
+        path.write_text(json.dumps(generate_pairs(120, 3, part)))
+    paths["sts"] = tmp_path / "sts.csv"
+    rng = np.random.default_rng(0)
+    rows = [f"a vpn {i},no mail {i * 7 % 60},{rng.integers(51) / 10}" for i in range(60)]
+    paths["sts"].write_text("\n".join(rows) + "\n")
     return paths
 
 
-def test_the_evaluate_command(tiny_model, files, tmp_path, capfd):
-    model, out = str(tiny_model("mpnet")), tmp_path / "out.json"
-    arguments = ["--model", model, "--pairs", str(files["test"]), "--dev", str(files["dev"]), "--baseline", model]
-    assert cli(["evaluate", *arguments, "--dims", "64,16", "--json", str(out)]) == 0
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    """A folder that thresholds may be kept in."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("mpnet"), folder)
+    return folder
+
+
+def test_the_evaluate_command(model, tiny_model, files, tmp_path, capfd):
+    baseline, out = tiny_model("bert"), tmp_path / "out.json"
+    arguments = ["--model", model, "--pairs", files["test"], "--dev", files["dev"], "--baseline", baseline]
+    arguments += ["--dims", "64,16", "--json", out, "--resamples", "100", "--forgetting", files["sts"]]
+    assert cli(["evaluate", *map(str, arguments)]) == 0
     found = json.loads(out.read_text())
-    assert found["model"] == found["baseline"] and set(found["model"]) == {"64", "16"}
-    assert found["verdict"] == "NOT BETTER" and "dev.json" in found["thresholds_from"]
-    assert "Thresholds fitted on" in capfd.readouterr().err
-    assert "in-sample" in judge(model, str(files["test"])).thresholds_from
+    dims = {"64", "16"}
+    for part in ("model", "baseline", "verdicts", "diagnostic", "forgetting"):
+        assert set(found[part]) == dims
+    assert set(found["intervals"]) == {"model", "baseline", "difference"}
+    assert found["verdict"] in ("BETTER", "NOT BETTER", "UNCLEAR") and found["spearman_ceiling"] > 0.8
+    assert found["thresholds_from"]["model"] == f"{files['dev']} by f1"
+    for system in ("model", "baseline"):
+        assert found["thresholds"][system]["values"].keys() == dims
+        assert {dim: found[system][dim]["threshold"] for dim in dims} == found["thresholds"][system]["values"]
+    said = capfd.readouterr().err
+    for word in ("ndcg@10", "Verdict by spearman", "INSUFFICIENT", "Highest Spearman", "general similarity"):
+        assert word in said
+    assert f"Thresholds kept in {model}" in said and not (baseline / "thresholds.json").exists()
+
+
+def test_kept_thresholds_are_applied_frozen_and_in_sample_ones_are_named(model, tiny_model, files):
+    def asked(**options):
+        return judge(Question(str(model), str(files["test"]), dims=(64, 16), resamples=100, **options))
+
+    loose = asked()
+    assert loose.thresholds_from["model"] == f"{files['test']} by f1 (in-sample)"
+    arguments = ["--model", model, "--pairs", files["test"], "--dev", files["dev"], "--dims", "64,16"]
+    assert cli(["evaluate", *map(str, arguments), "--threshold", "false_positive_rate=0.2"]) == 0
+    kept = asked(baseline=str(tiny_model("bert")))
+    assert kept.thresholds["model"].values != loose.thresholds["model"].values
+    assert "dev.json by false_positive_rate=0.2, kept in" in kept.thresholds_from["model"]
+    assert kept.thresholds_from["baseline"].endswith("(in-sample)")
+    # What was fitted on the judged pairs themselves is in-sample wherever it was kept.
+    own = judge(Question(str(model), str(files["dev"]), dims=(16,), resamples=100))
+    assert "kept in" in own.thresholds_from["model"] and own.thresholds_from["model"].endswith("(in-sample)")
+
+
+def test_a_model_beside_itself_is_not_better_and_encodes_nothing_new(model, files, cache, encoded):
+    question = Question(str(model), str(files["test"]), baseline=str(model), dims=(64, 8), resamples=100)
+    found = judge(question)
+    assert found.found.metrics["model"] == found.found.metrics["baseline"] and found.verdict == "NOT BETTER"
+    # `judge` has its own name for `embed`: what is counted here is what the cache could not give.
+    assert len(encoded) == 1
+    again = judge(question)
+    assert again.found.metrics == found.found.metrics and again.found.intervals == found.found.intervals
+    assert len(encoded) == 1
 
 
 @pytest.mark.parametrize(
@@ -130,23 +246,46 @@ def test_the_evaluate_command(tiny_model, files, tmp_path, capfd):
         ({"--model": "no/such-model"}, "no/such-model"),
         ({"--pairs": "nowhere.csv"}, "nowhere.csv"),
         ({"--dev": "same"}, "texts are also in"),
+        ({"--threshold": "precision=2"}, "precision=2"),
+        ({"--metric": "false_positive_rate"}, "--metric"),
+        ({"--forgetting": "sts"}, "--baseline"),
+        ({"--forgetting": "nowhere.csv", "--baseline": "model"}, "nowhere.csv"),
+        ({"--resamples": "10"}, "--resamples"),
+        ({"--resamples": "many"}, "--resamples"),
+        ({"--seed": "-1"}, "--seed"),
+        ({"--fewest": "0"}, "--fewest"),
     ],
 )
 def test_bad_input_of_evaluate(tiny_model, files, changes, word, capfd):
-    arguments = {"--model": str(tiny_model("mpnet")), "--pairs": str(files["test"]), **changes}
-    if arguments.get("--dev") == "same":
-        arguments["--dev"] = str(files["test"])
+    model = str(tiny_model("mpnet"))
+    meant = {"same": str(files["test"]), "sts": str(files["sts"]), "model": model}
+    arguments = {"--model": model, "--pairs": str(files["test"])}
+    arguments |= {option: meant.get(value, value) for option, value in changes.items()}
     assert cli(["evaluate", *[part for pair in arguments.items() for part in pair]]) == 2
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and word in said
 
 
-def test_models_of_different_widths_are_not_compared(tiny_model, tmp_path, files):
+def test_damaged_or_foreign_thresholds_are_one_line(model, tiny_model, files, capfd):
+    arguments = ["--model", str(model), "--pairs", str(files["test"]), "--dims", "64"]
+    (model / "thresholds.json").write_text("{")
+    assert cli(["evaluate", *arguments]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "thresholds.json" in said and "--dev" in said
+
+
+def test_models_of_different_widths_need_common_dims(tiny_model, tmp_path, files):
     from trainer.tiny import build_tiny_mpnet
 
-    other = build_tiny_mpnet(tmp_path / "narrow", ["a"], hidden=32)
-    with pytest.raises(InputError, match="32 wide"):
-        judge(str(tiny_model("mpnet")), str(files["test"]), baseline=str(other))
+    narrow = str(build_tiny_mpnet(tmp_path / "narrow", ["a"], hidden=32))
+    wide, pairs = str(tiny_model("mpnet")), str(files["test"])
+    with pytest.raises(InputError, match=r"32 wide: name dims that fit both, such as --dims 32"):
+        judge(Question(wide, pairs, baseline=narrow))
+    for model, baseline in ((wide, narrow), (narrow, wide)):
+        with pytest.raises(InputError, match=r"--dims 64: .*narrow is 32 wide; use dims up to 32"):
+            judge(Question(model, pairs, baseline=baseline, dims=(64, 32)))
+        found = judge(Question(model, pairs, baseline=baseline, dims=(32,), resamples=100))
+        assert found.found.verdicts.keys() == {"32"}
 
 
 def test_the_real_encoder_has_its_known_figures(real_encoder, shared_data):

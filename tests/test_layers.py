@@ -15,13 +15,14 @@ PACKAGE = Path(trainer.__file__).parent
 MODULES = {path.stem: path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = (
-    {"console", "errors"},
-    {"cleaning", "masking", "readers", "storage", "tiled"},
-    {"checkpoint", "config", "distributed", "incidents", "loss", "metrics", "packed", "pairs", "schedule"},
-    {"curriculum", "encoder", "layout", "optim", "similarity", "tickets", "tiny", "tokens"},
+    {"console", "errors", "process"},
+    {"cleaning", "flash", "lean", "masking", "readers", "storage", "tiled", "transfer"},
+    {"bootstrap", "checkpoint", "config", "distributed", "incidents", "loss", "metrics", "packed", "pairs"}
+    | {"retrieval", "schedule"},
+    {"curriculum", "encoder", "layout", "optim", "similarity", "thresholds", "tickets", "tiny", "tokens"},
     {"augment", "evaluation", "mining", "objective", "sources"},
-    {"build_options", "build_report", "export", "gradcache", "judge", "logbook", "negatives", "state", "summary"},
-    {"builder", "run"},
+    {"assess", "build_options", "build_report", "export", "gradcache", "logbook", "negatives", "state", "summary"},
+    {"builder", "judge", "run"},
     {"train"},
     {"main"},
     {"__main__"},

@@ -82,6 +82,8 @@ class TrainConfig:
     tokens_per_chunk: int = 0
     """Most tokens that go through the encoder at once; 0 puts no limit. It changes memory, not the batch's gradient
     (dropout draws other masks)."""
+    compile: bool = True
+    """Compile the encoder's layers on a GPU (torch.compile); about a minute, once a run."""
     seed: int = 0
 
 

@@ -83,11 +83,6 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """True on all ranks where it is True on one."""
-    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item())
-
-
 def share_object(value: Any) -> Any:
     """Rank 0's value of a small JSON-like object, on all ranks."""
     if world_size() == 1:

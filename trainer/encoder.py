@@ -24,8 +24,8 @@ from transformers.utils import logging as transformers_logging
 from trainer.config import LoraConfig
 from trainer.console import console
 from trainer.errors import InputError
-from trainer.layers import make_lean
-from trainer.packed import FAMILIES, TokenBatch, packed_hidden_states, padded_hidden_states, pool
+from trainer.lean import make_lean
+from trainer.packed import FAMILIES, TokenBatch, has_kernel, packed_hidden_states, padded_hidden_states, pool
 
 # Patterns of a snapshot: never pickles, ONNX files or code.
 HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
@@ -60,6 +60,7 @@ class Encoder(nn.Module):
         self.backbone: PreTrainedModel | peft.PeftModel = backbone
         self.tokenizer = tokenizer
         self.spec = spec
+        self.compiled = False  # whether torch.compile may have the layers of the packed path
 
     @property
     def model(self) -> Any:
@@ -71,10 +72,20 @@ class Encoder(nn.Module):
         """E, the embedding width."""
         return int(self.model.config.hidden_size)
 
+    @property
+    def path(self) -> str:
+        """How texts go through the model where it is now, in words."""
+        if self.model.config.model_type not in FAMILIES:
+            return "padded"
+        attention = "attention by Triton kernel" if has_kernel(self.model.device) else "attention in groups"
+        return f"packed, {attention}{', layers compiled' if self.compiled else ''}"
+
     def forward(self, batch: TokenBatch) -> Tensor:
         """Embeddings [N, E] in the order the sequences were given."""
-        packed = self.model.config.model_type in FAMILIES
-        hidden = (packed_hidden_states if packed else padded_hidden_states)(self.model, batch)
+        if self.model.config.model_type in FAMILIES:
+            hidden = packed_hidden_states(self.model, batch, self.compiled)
+        else:
+            hidden = padded_hidden_states(self.model, batch)
         return pool(hidden, batch, self.spec.pooling)
 
     def prepare(self, text: str) -> str:

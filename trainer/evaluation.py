@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import torch
+from safetensors import SafetensorError, safe_open
 
-from trainer.console import progress
-from trainer.distributed import gather_rows, rank, world_size
-from trainer.encoder import Encoder
+from trainer.console import console, progress
+from trainer.distributed import gather_rows, rank, share_object, world_size
+from trainer.encoder import Encoder, weights_fingerprint
 from trainer.errors import InputError, NumericError
 from trainer.metrics import classify_at, pair_metrics, prefix_cosines
 from trainer.pairs import PairTable
+from trainer.storage import cache_dir, write_file
 from trainer.tokens import TokenTable, tokenize
+from trainer.transfer import to_device
 
 TOKENS_PER_BATCH = 8_192
 
@@ -78,7 +85,7 @@ def embed(
     try:
         with progress(description, len(own)) as advance, torch.no_grad(), autocast():
             for chunk in tokens.chunks(own, TOKENS_PER_BATCH) if len(own) else ():
-                batch = tokens.batch(own[chunk]).to(device)
+                batch = to_device(tokens.batch(own[chunk]), device)
                 rows[torch.as_tensor(chunk, device=device)] = encoder(batch).float()
                 advance(len(chunk))
     finally:
@@ -87,6 +94,46 @@ def embed(
     embeddings = np.empty((count, encoder.width), dtype=np.float32)
     embeddings[np.concatenate(shares)] = gathered.cpu().numpy()
     return embeddings
+
+
+def embed_cached(encoder: Encoder, tokens: TokenTable, description: str = "Embedding") -> np.ndarray:
+    """As `embed` in fp32, or from the cache where the same encoder met the same tokens before. For untouched models.
+
+    The cache is keyed by all weights, the model's settings, the pooling, the kind of device and every token.
+    """
+    path = cache_dir() / "embeddings" / f"{_embedding_key(encoder, tokens)}.safetensors"
+    found = share_object(_read_cached(path) if rank() == 0 and path.exists() else None)
+    if found is not None:
+        return np.asarray(found)
+    rows = embed(encoder, tokens, description=description)
+    if rank() == 0:
+        write_file(path, safetensors.numpy.save({"rows": rows}, metadata={"sha256": _digest(rows)}))
+    return rows
+
+
+def _embedding_key(encoder: Encoder, tokens: TokenTable) -> str:
+    config = encoder.model.config.to_dict()
+    settings = {key: value for key, value in config.items() if key != "_name_or_path"}  # copies of a model are one
+    device = next(encoder.parameters()).device.type
+    parts = [weights_fingerprint(encoder), settings, encoder.spec.pooling, device, _digest(tokens.ids, tokens.offsets)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+
+def _read_cached(path: Path) -> np.ndarray | None:
+    """The embeddings of a cache file, or None where it does not hold what its checksum says."""
+    try:
+        with safe_open(path, framework="np") as file:
+            rows: np.ndarray = file.get_tensor("rows")
+            if (file.metadata() or {}).get("sha256") == _digest(rows):
+                return rows
+    except SafetensorError:
+        pass  # said below
+    console.print(f"{path}: damaged; embedding again", markup=False)
+    return None
 
 
 def pair_cosines(embeddings: np.ndarray, table: PairTable, dims: tuple[int, ...]) -> np.ndarray:
@@ -127,7 +174,11 @@ def evaluate_at(
     """As `evaluate`, but precision, recall, F1 and false-positive rate are taken at thresholds fitted elsewhere."""
     dims = tuple(int(dim) for dim in thresholds)
     cosines = pair_cosines(embed(encoder, pairs.tokens, autocast, "Testing"), pairs.table, dims)
-    table = pairs.table
+    return metrics_at(cosines, pairs.table, thresholds)
+
+
+def metrics_at(cosines: np.ndarray, table: PairTable, thresholds: Mapping[str, float]) -> Metrics:
+    """All pair metrics of cosines [M, N], dim by dim as in `thresholds`, which were fitted elsewhere."""
     metrics = {}
     for (dim, threshold), scores in zip(thresholds.items(), cosines, strict=True):
         free = pair_metrics(scores, table.score, table.label)

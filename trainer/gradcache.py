@@ -1,8 +1,8 @@
 """Batches larger than memory: embed in chunks, take the loss on the embeddings, replay the chunks with gradient.
 
-The contrastive loss needs all embeddings of a batch at once, the encoder does not. So (1) embed every chunk without a
-graph; (2) compute the loss and its gradient on the embeddings; (3) embed every chunk again, now with a graph and with
-the same dropout, and push the embeddings' gradient through it. Activations of one chunk are alive at a time, and the
+The contrastive loss needs all embeddings of a batch at once, the encoder does not. So (1) embed every chunk and forget
+its graph; (2) compute the loss and its gradient on the embeddings; (3) embed every chunk again, with the same dropout,
+keep its graph, and push the embeddings' gradient through it. Activations of one chunk are alive at a time, and the
 gradient is that of the whole batch (Gao et al. 2021, arXiv:2101.06983). One chunk takes the direct way.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from trainer.packed import TokenBatch
 def backward_in_chunks(
     encode: Callable[[TokenBatch], Tensor],
     batches: Sequence[TokenBatch],
-    positions: Sequence[np.ndarray],
+    positions: Sequence[Tensor],
     loss_of: Callable[[Tensor], Loss],
     backward: Callable[[Tensor], None],
     autocast: Callable[[], AbstractContextManager[None]],
@@ -32,7 +31,7 @@ def backward_in_chunks(
     Args:
         encode: token batch -> embeddings [n, E].
         batches: the chunks, on the encoder's device.
-        positions: for each chunk, which rows of the whole [N, E] its embeddings are.
+        positions: for each chunk [n], which rows of the whole [N, E] its embeddings are.
         loss_of: embeddings [N, E] -> loss.
         backward: runs backward from a scalar (with loss scaling where the precision needs it).
         autocast: context for the encoder's forward.
@@ -40,16 +39,17 @@ def backward_in_chunks(
     if len(batches) == 1:
         with autocast():
             rows = encode(batches[0])
-        loss = loss_of(rows[_inverse(positions, rows.device)])
+        loss = loss_of(rows[_inverse(positions)])
         backward(loss.total)
         return loss
 
     states, parts = [], []
     for batch in batches:
         states.append(_random_state(batch.input_ids.device))
-        with torch.no_grad(), autocast():
-            parts.append(encode(batch))
-    embeddings = torch.cat(parts)[_inverse(positions, parts[0].device)].requires_grad_()
+        # With a graph that is thrown away: a layer compiled without gradient would draw other dropout.
+        with autocast():
+            parts.append(encode(batch).detach())
+    embeddings = torch.cat(parts)[_inverse(positions)].requires_grad_()
     loss = loss_of(embeddings)
     backward(loss.total)
     gradient = embeddings.grad
@@ -59,14 +59,14 @@ def backward_in_chunks(
         _set_random_state(state, batch.input_ids.device)
         with autocast():
             rows = encode(batch)
-        rows.backward(gradient[torch.as_tensor(where, device=gradient.device)].to(rows.dtype))
+        rows.backward(gradient[where].to(rows.dtype))
     _set_random_state(after, embeddings.device)
     return loss
 
 
-def _inverse(positions: Sequence[np.ndarray], device: torch.device) -> Tensor:
+def _inverse(positions: Sequence[Tensor]) -> Tensor:
     """Index that puts the chunks' rows, end to end, back in the order of the batch."""
-    return torch.as_tensor(np.argsort(np.concatenate(positions)), device=device)
+    return torch.cat(list(positions)).argsort()
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

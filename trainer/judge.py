@@ -2,104 +2,294 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from rich import box
 from rich.table import Table
 
+from trainer.assess import FEWEST, JUDGED_BY, Assessment, assess, forgetting, overall_verdict
+from trainer.bootstrap import RESAMPLES
 from trainer.console import console
-from trainer.encoder import Encoder, load_encoder
+from trainer.encoder import Encoder, load_encoder, weights_fingerprint
 from trainer.errors import InputError
-from trainer.evaluation import Metrics, PairSet, evaluate, evaluate_at, verdict
+from trainer.evaluation import embed, embed_cached, pair_cosines, tokenize_for
 from trainer.metrics import spearman_ceiling
 from trainer.pairs import PairTable, check_overlap, read_pairs, require_both_classes
+from trainer.thresholds import FILE, Thresholds, fit_thresholds, parse_rule, store_thresholds, stored_thresholds
 
-SHOWN = ("spearman", "pearson", "roc_auc", "average_precision", "f1", "precision", "recall", "false_positive_rate")
+STS_SCALE = 5.0  # scores of a forgetting set run from 0 to this
+
+
+@dataclass(frozen=True)
+class Question:
+    """What `trainer evaluate` is asked."""
+
+    model: str
+    pairs: str
+    dev: str | None = None
+    """Pairs to fit thresholds on; without, those kept in a model's folder, else the judged pairs themselves."""
+    baseline: str | None = None
+    dims: tuple[int, ...] = ()
+    """Empty: the full width."""
+    label_scale: float = 1.0
+    positive_threshold: float | None = None
+    rule: str = "f1"
+    """How thresholds are fitted; see `thresholds.parse_rule`."""
+    metric: str = "spearman"
+    """What the verdict goes by, one of JUDGED_BY."""
+    forgetting: str | None = None
+    """STS file of general similarity, judged before (baseline) and after (model)."""
+    resamples: int = RESAMPLES
+    seed: int = 0
+    fewest: int = FEWEST
+    """Pairs of either kind that the adversarial diagnostic needs."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Metrics of a model, and of a baseline beside it."""
+    """Everything that was found. Systems are "model" and, where there is one, "baseline"."""
 
-    thresholds_from: str
-    model: Metrics
-    baseline: Metrics | None
+    question: Question
+    thresholds: dict[str, Thresholds]
+    """By system."""
+    thresholds_from: dict[str, str]
+    """By system, in words; ends in "(in-sample)" where F1, precision and recall are flattered."""
+    found: Assessment
     verdict: str | None
-    spearman_ceiling: float | None  # the highest Spearman reachable against binary labels at their positive share
+    """Over all dims; None without a baseline."""
+    spearman_ceiling: float | None
+    """The highest Spearman reachable against binary labels at their positive share; None for graded ones."""
+    data_fingerprint: str
+    pairs: int
+    forgetting: dict[str, dict[str, dict[str, Any]]] | None
+    """Dim -> metric -> before, after, and the interval of their difference."""
 
 
-def judge(
-    model: str,
-    pairs: str,
-    *,
-    dev: str | None = None,
-    baseline: str | None = None,
-    dims: tuple[int, ...] = (),
-    label_scale: float = 1.0,
-    positive_threshold: float | None = None,
-) -> Judgement:
-    """Evaluate an encoder; thresholds are fitted on `dev` and frozen, or on the pairs themselves, which is said.
+@dataclass(frozen=True)
+class _Data:
+    """The tables of a question."""
 
-    Args:
-        dims: the model's full width by default.
+    table: PairTable
+    dev: PairTable | None
+    general: PairTable | None
+
+
+def judge(question: Question) -> Judgement:
+    """Evaluate an encoder, and a baseline beside it, at thresholds frozen wherever that is possible.
 
     Raises:
-        InputError: a file or a model is bad, or the two models differ in width.
+        InputError: a file, a model or an option is bad, or the dims do not fit both models.
+        NumericError: an embedding is NaN or Inf.
     """
-
-    def read(path: str) -> PairTable:
-        table = read_pairs(path, label_scale=label_scale, positive_threshold=positive_threshold)
-        require_both_classes(table)
-        return table
-
-    table, fitting = read(pairs), read(dev) if dev else None
-    if fitting is not None and (shared := check_overlap(fitting, table, allow=True)):
-        raise InputError(f"--dev {dev}: {shared} of its texts are also in {pairs}; remove them from one side")
+    _check_options(question)
+    data = _read(question)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoders = [load_encoder(name).to(device) for name in (model, baseline) if name]
-    if len({encoder.width for encoder in encoders}) > 1:
-        widths = ", ".join(f"{encoder.spec.name} is {encoder.width} wide" for encoder in encoders)
-        raise InputError(f"{widths}: they cannot be compared dim by dim; use a baseline of the same width")
-    dims = dims or (encoders[0].width,)
-    if max(dims) > encoders[0].width:
-        raise InputError(f"--dims {max(dims)}: {model} is {encoders[0].width} wide; use dims up to that")
-    found = [_judge_one(encoder, table, fitting, dims) for encoder in encoders]
-    second = found[1] if baseline else None
+    names = {"model": question.model} | ({"baseline": question.baseline} if question.baseline else {})
+    encoders = {system: load_encoder(name).to(device) for system, name in names.items()}
+    dims = _fit_dims(question.dims, encoders.values())
+    kept = {system: _stored(encoder, question, dims) for system, encoder in encoders.items()}  # may be bad: before work
+    rows = {system: _embed(system, encoder, data.table) for system, encoder in encoders.items()}
+    thresholds, origins = {}, {}
+    for system, encoder in encoders.items():
+        on, on_rows = data.table, rows[system]
+        if data.dev is not None:
+            on, on_rows = data.dev, _embed(system, encoder, data.dev)
+        cosines = pair_cosines(on_rows, on, dims)
+        weights = weights_fingerprint(encoder)
+        thresholds[system] = kept[system] or fit_thresholds(cosines, on, dims, question.rule, weights)
+        origins[system] = _origin(thresholds[system], data.table, Path(names[system]) / FILE if kept[system] else None)
+    values = {system: fitted.values for system, fitted in thresholds.items()}
+    options = {"resamples": question.resamples, "seed": question.seed}
+    found = assess(data.table, rows, values, metric=question.metric, fewest=question.fewest, **options)
+    forgotten = None
+    if data.general is not None:
+        before, after = (_embed(system, encoders[system], data.general) for system in ("baseline", "model"))
+        forgotten = forgetting(data.general, before, after, dims, **options)
+    binary = set(data.table.score.tolist()) <= {0.0, 1.0}
     return Judgement(
-        thresholds_from=fitting.source if fitting else f"{table.source} (in-sample)",
-        model=found[0],
-        baseline=second,
-        verdict=verdict(second, found[0], "spearman") if second else None,
-        spearman_ceiling=spearman_ceiling(table.label) if set(table.score.tolist()) <= {0.0, 1.0} else None,
+        question=question,
+        thresholds=thresholds,
+        thresholds_from=origins,
+        found=found,
+        verdict=overall_verdict(found.verdicts) if found.verdicts else None,
+        spearman_ceiling=spearman_ceiling(data.table.label) if binary else None,
+        data_fingerprint=data.table.fingerprint(),
+        pairs=len(data.table),
+        forgetting=forgotten,
     )
 
 
-def _judge_one(encoder: Encoder, table: PairTable, fitting: PairTable | None, dims: tuple[int, ...]) -> Metrics:
-    pairs = PairSet.build(table, encoder)
-    if fitting is None:
-        return evaluate(encoder, pairs, dims)
-    on_dev = evaluate(encoder, PairSet.build(fitting, encoder), dims)
-    return evaluate_at(encoder, pairs, {dim: values["threshold"] for dim, values in on_dev.items()})
+def _check_options(question: Question) -> None:
+    parse_rule(question.rule)
+    if question.metric not in JUDGED_BY:
+        raise InputError(f"--metric {question.metric}: use one of {', '.join(JUDGED_BY)}")
+    if question.forgetting and not question.baseline:
+        raise InputError("--forgetting needs a model to compare with: name the one before training as --baseline")
+    for option, value, least in (("--resamples", question.resamples, 100), ("--fewest", question.fewest, 1)):
+        if value < least:
+            raise InputError(f"{option} {value}: use {least} or more")
+    if question.seed < 0:
+        raise InputError(f"--seed {question.seed}: use 0 or more")
+
+
+def _read(question: Question) -> _Data:
+    def read(path: str) -> PairTable:
+        table = read_pairs(path, label_scale=question.label_scale, positive_threshold=question.positive_threshold)
+        require_both_classes(table)
+        return table
+
+    table, dev = read(question.pairs), read(question.dev) if question.dev else None
+    if dev is not None and (shared := check_overlap(dev, table, allow=True)):
+        raise InputError(
+            f"--dev {question.dev}: {shared} of its texts are also in {question.pairs}; remove them from one side"
+        )
+    general = read_pairs(question.forgetting, label_scale=STS_SCALE) if question.forgetting else None
+    return _Data(table, dev, general)
+
+
+def _fit_dims(dims: tuple[int, ...], encoders: Iterable[Encoder]) -> tuple[int, ...]:
+    """The dims asked for, else the common width."""
+    encoders = list(encoders)
+    narrowest = min(encoders, key=lambda encoder: encoder.width)
+    if not dims and len({encoder.width for encoder in encoders}) > 1:
+        widths = ", ".join(f"{encoder.spec.name} is {encoder.width} wide" for encoder in encoders)
+        raise InputError(f"{widths}: name dims that fit both, such as --dims {narrowest.width}")
+    if dims and max(dims) > narrowest.width:
+        raise InputError(
+            f"--dims {max(dims)}: {narrowest.spec.name} is {narrowest.width} wide; use dims up to {narrowest.width}"
+        )
+    return dims or (narrowest.width,)
+
+
+def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thresholds | None:
+    """Thresholds kept beside a model, where none are to be fitted on dev."""
+    return None if question.dev else stored_thresholds(Path(encoder.spec.name), dims, weights_fingerprint(encoder))
+
+
+def _embed(system: str, encoder: Encoder, table: PairTable) -> np.ndarray:
+    """Embeddings [T, E] of a table's texts. A baseline comes again and again, a model in training does not."""
+    tokens = tokenize_for(encoder, table.texts)
+    return (embed_cached if system == "baseline" else embed)(encoder, tokens, description=f"Embedding ({system})")
+
+
+def _origin(thresholds: Thresholds, table: PairTable, file: Path | None) -> str:
+    kept = f", kept in {file}" if file else ""
+    in_sample = " (in-sample)" if thresholds.data_fingerprint == table.fingerprint() else ""
+    return f"{thresholds.source} by {thresholds.rule}{kept}{in_sample}"
+
+
+def keep_thresholds(judgement: Judgement) -> None:
+    """Store thresholds fitted on dev in the model's folder, where it is a folder that can be written to.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    folder = Path(judgement.question.model)
+    if not judgement.question.dev or not folder.is_dir():
+        return
+    if not os.access(folder, os.W_OK):
+        console.print(f"{folder} is read-only: thresholds are not kept there", markup=False)
+        return
+    path = store_thresholds(folder, judgement.thresholds["model"])
+    console.print(f"Thresholds kept in {path}", markup=False)
+
+
+def judgement_record(judgement: Judgement) -> dict[str, Any]:
+    """What --json writes: metrics as "model" and "baseline", then everything else that was found."""
+    record = asdict(judgement)
+    found = record.pop("found")
+    metrics = found.pop("metrics")
+    return {"model": metrics["model"], "baseline": metrics.get("baseline"), **record, **found}
 
 
 def print_judgement(judgement: Judgement) -> None:
-    """Show the metrics as a table a dim, baseline beside the model."""
-    console.print(f"Thresholds fitted on {judgement.thresholds_from}", markup=False)
-    for dim, values in judgement.model.items():
-        table = Table(title=f"{dim} dims", title_justify="left")
-        table.add_column("metric")
-        table.add_column("model", justify="right")
-        if judgement.baseline:
-            table.add_column("baseline", justify="right")
-            table.add_column("difference", justify="right")
-        for key in SHOWN:
-            cells = [key, f"{values[key]:.4f}"]
-            if judgement.baseline:
-                before = judgement.baseline[dim][key]
-                cells += [f"{before:.4f}", f"{values[key] - before:+.4f}"]
-            table.add_row(*cells)
-        console.print(table)
+    """Show a table a system, the differences with the verdict, the diagnostic, and what was forgotten."""
+    question, found = judgement.question, judgement.found
+    groups = found.groups
+    console.print(
+        f"{judgement.pairs} pairs, {found.queries} queries; 95 % intervals from {question.resamples} resamples (seed "
+        f"{question.seed}) of {groups['count']} {groups['kind']}, worth {groups['effective']:.0f} of equal size",
+        markup=False,
+    )
+    names = {"model": question.model, "baseline": question.baseline}
+    for system, metrics in found.metrics.items():
+        title = f"{system}: {names[system]}; thresholds fitted on {judgement.thresholds_from[system]}"
+        _print_metrics(title, metrics, found.intervals[system])
+    if found.verdicts:
+        differences = {
+            dim: {name: value - found.metrics["baseline"][dim][name] for name, value in metrics.items()}
+            for dim, metrics in found.metrics["model"].items()
+        }
+        title = "model less baseline, paired"
+        _print_metrics(title, differences, found.intervals["difference"], {f"by {question.metric}": found.verdicts})
+    for name, reason in found.undefined.items():
+        console.print(f"No interval of {name}: {reason}", markup=False)
+    _print_diagnostic(judgement)
+    if judgement.forgetting:
+        _print_forgetting(judgement.forgetting)
     if judgement.spearman_ceiling:
         console.print(f"Highest Spearman reachable with these binary labels: {judgement.spearman_ceiling:.4f}")
     if judgement.verdict:
-        console.print(judgement.verdict)
+        console.print(f"Verdict by {question.metric} over all dims: {judgement.verdict}")
+
+
+def _table(title: str, first: str, columns: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first)
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _cell(value: float, ends: list[float] | None, sign: str = "") -> str:
+    """A value with its interval, "-" where it is undefined."""
+    shown = "-" if np.isnan(value) else f"{value:{sign}.4f}"
+    return shown if ends is None or np.isnan(ends).any() else f"{shown} ({ends[0]:{sign}.3f},{ends[1]:{sign}.3f})"
+
+
+def _print_metrics(
+    title: str,
+    metrics: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, Mapping[str, list[float]]],
+    last: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """A column a dim, a row a metric, and rows of words at the end: differences, where there are such rows."""
+    table = _table(title, "metric", (f"{dim} dims" for dim in metrics))
+    for name in next(iter(metrics.values())):
+        cells = (_cell(values[name], intervals[dim].get(name), "+" if last else "") for dim, values in metrics.items())
+        table.add_row(name, *cells)
+    for heading, words in (last or {}).items():
+        table.add_row(heading, *(words[dim] for dim in metrics), style="bold")
+    console.print(table, markup=False)
+
+
+def _print_diagnostic(judgement: Judgement) -> None:
+    diagnostic = judgement.found.diagnostic
+    counts = next(iter(diagnostic.values()))
+    title = (
+        f"adversarial diagnostic: {counts['positives']} positives across categories against {counts['negatives']} "
+        f"negatives within one; at least {judgement.question.fewest} of each, ROC-AUC and F1 at least 0.70"
+    )
+    systems = list(judgement.found.metrics)
+    table = _table(title, "dims", [f"{name} {system}" for system in systems for name in ("ROC-AUC", "F1")])
+    table.add_column("status")
+    in_sample = " (in-sample threshold)" if judgement.thresholds_from["model"].endswith("(in-sample)") else ""
+    for dim, entry in diagnostic.items():
+        cells = (_cell(entry[system][name], None) for system in systems for name in ("roc_auc", "f1"))
+        table.add_row(dim, *cells, entry["status"] + in_sample)
+    console.print(table)
+
+
+def _print_forgetting(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    table = _table("general similarity, before and after", "dims", ("metric", "before", "after", "difference"))
+    for dim, metrics in found.items():
+        for name, entry in metrics.items():
+            difference = _cell(entry["after"] - entry["before"], entry["difference"], "+")
+            table.add_row(dim, name, _cell(entry["before"], None), _cell(entry["after"], None), difference)
+    console.print(table)

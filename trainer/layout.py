@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import sparse
+from torch import Tensor
 
 from trainer.pairs import PairTable
 
@@ -21,16 +23,16 @@ class BatchLayout:
     """Positions in the gathered embeddings [U, E], rank after rank."""
 
     texts: tuple[np.ndarray, ...]  # text ids that each rank encodes, each once
-    queries: np.ndarray  # [Q] of this rank
-    candidates: np.ndarray  # [G] of all ranks
-    targets: np.ndarray  # [Q] into candidates
-    mask: np.ndarray  # [Q, G] bool: the query's own copies and known positives
-    all_queries: np.ndarray  # of all ranks; rows of the other direction are this rank's targets
+    queries: Tensor  # [Q] of this rank
+    candidates: Tensor  # [G] of all ranks
+    targets: Tensor  # [Q] into candidates
+    mask: Tensor  # [Q, G] bool: the query's own copies and known positives
+    all_queries: Tensor  # of all ranks; rows of the other direction are this rank's targets
     first_query: int  # where this rank's queries stand among all_queries
-    reverse_mask: np.ndarray  # [Q, all queries] bool: the target's own copies and known positives
-    pair1: np.ndarray  # [P] every labelled pair of the global batch
-    pair2: np.ndarray  # [P]
-    pair_labels: np.ndarray  # [P] bool
+    reverse_mask: Tensor  # [Q, all queries] bool: the target's own copies and known positives
+    pair1: Tensor  # [P] every labelled pair of the global batch
+    pair2: Tensor  # [P]
+    pair_labels: Tensor  # [P] bool
 
 
 class LayoutBuilder:
@@ -69,14 +71,14 @@ class LayoutBuilder:
             texts=tuple(encoded),
             queries=where(query_texts[own]),
             candidates=where(unique_candidates),
-            targets=np.searchsorted(unique_candidates, target_texts[own]),
+            targets=torch.from_numpy(np.searchsorted(unique_candidates, target_texts[own])),
             mask=self._related(query_texts[own], unique_candidates),
             all_queries=where(query_texts),
             first_query=first,
             reverse_mask=self._related(target_texts[own], query_texts),
             pair1=where(table.text1[pairs]),
             pair2=where(table.text2[pairs]),
-            pair_labels=table.label[pairs],
+            pair_labels=torch.from_numpy(table.label[pairs]),
         )
 
     def _candidates(self, rows: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -87,10 +89,10 @@ class LayoutBuilder:
         swapped = ~positive & np.isin(table.canonical[second], anchors) & ~np.isin(table.canonical[first], anchors)
         return np.where(swapped, first, second)
 
-    def _related(self, texts: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def _related(self, texts: np.ndarray, others: np.ndarray) -> Tensor:
         """[texts, others] bool: copies of each other, or known positives."""
         a, b = self.table.canonical[texts], self.table.canonical[others]
-        return (a[:, None] == b[None, :]) | self.known_positives[a][:, b].toarray()
+        return torch.from_numpy((a[:, None] == b[None, :]) | self.known_positives[a][:, b].toarray())
 
 
 class _Finder:
@@ -99,5 +101,5 @@ class _Finder:
     def __init__(self, texts: np.ndarray) -> None:
         self.texts, self.first = np.unique(texts, return_index=True)
 
-    def __call__(self, texts: np.ndarray) -> np.ndarray:
-        return self.first[np.searchsorted(self.texts, texts)]
+    def __call__(self, texts: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.first[np.searchsorted(self.texts, texts)])

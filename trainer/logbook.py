@@ -88,7 +88,7 @@ class Clock:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.rate = self.waiting = 0.0
+        self.took = self.waiting = 0.0  # seconds of the last step, and the share of it spent waiting for its batch
 
     def start_step(self) -> None:
         self._start = time.perf_counter()
@@ -96,8 +96,7 @@ class Clock:
     def data_is_here(self) -> None:
         self._ready = time.perf_counter()
 
-    def end_step(self, tokens: int) -> None:
-        """Update `rate` (real tokens per second) and `waiting` (share of the step spent waiting for its batch)."""
-        took = time.perf_counter() - self._start
-        self.seconds += took
-        self.rate, self.waiting = tokens / took, (self._ready - self._start) / took
+    def end_step(self) -> None:
+        self.took = time.perf_counter() - self._start
+        self.seconds += self.took
+        self.waiting = (self._ready - self._start) / self.took

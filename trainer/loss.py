@@ -73,10 +73,11 @@ def matryoshka_mnrl(
     ascending = sorted(dims)
     with torch.autocast(queries.device.type, enabled=False):
         queries, candidates = _full(queries), _full(candidates)
-        scale = torch.as_tensor(scale, dtype=queries.dtype, device=queries.device)
-        summed_M = TiledLosses.apply(queries, candidates, scale, targets, mask, ascending, tile)
+        if not isinstance(scale, Tensor):
+            scale = queries.new_full((), scale)
+        summed_M = TiledLosses.apply(queries, candidates, scale.to(queries), targets, mask, ascending, tile)
         by_dim_M = summed_M / (count if total_queries is None else total_queries)
-        return _weighted(by_dim_M[[ascending.index(dim) for dim in dims]], weights)
+        return _weighted([by_dim_M[ascending.index(dim)] for dim in dims], weights)
 
 
 def pairwise_ranking(
@@ -112,10 +113,13 @@ def pairwise_ranking(
         for k, (start, stop) in enumerate(pairwise([0, *ascending])):
             dot = dot + (first[:, start:stop] * second[:, start:stop]).sum(1)
             logits_P = scale * dot / norms[k]
+            # Filled, not selected: how many there are of a kind would have to be asked of the device.
+            least = torch.finfo(logits_P.dtype).min
+            spread = torch.logsumexp(logits_P.masked_fill(labels, least), 0)
+            spread = spread + torch.logsumexp((-logits_P).masked_fill(~labels, least), 0)
             # log(1 + exp(x)); softplus would drop the 1 for x above 20.
-            spread = torch.logsumexp(logits_P[~labels], 0) + torch.logsumexp(-logits_P[labels], 0)
             losses[stop] = torch.logaddexp(spread, torch.zeros_like(spread))
-        return _weighted(torch.stack([losses[dim] for dim in dims]), weights)
+        return _weighted([losses[dim] for dim in dims], weights)
 
 
 def check_dims(dims: Sequence[int], width: int) -> None:
@@ -128,8 +132,10 @@ def _full(embeddings: Tensor) -> Tensor:
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 
-def _weighted(by_dim_M: Tensor, weights: Sequence[float] | None) -> tuple[Tensor, Tensor]:
-    if weights is not None and len(weights) != len(by_dim_M):
-        raise ValueError(f"{len(weights)} weights for {len(by_dim_M)} dims")
-    weights_M = torch.ones_like(by_dim_M) if weights is None else by_dim_M.new_tensor(list(weights))
-    return (weights_M * by_dim_M).sum(), by_dim_M
+def _weighted(by_dim: Sequence[Tensor], weights: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+    if weights is not None and len(weights) != len(by_dim):
+        raise ValueError(f"{len(weights)} weights for {len(by_dim)} dims")
+    by_dim_M = torch.stack(list(by_dim))
+    if weights is None:
+        return by_dim_M.sum(), by_dim_M
+    return torch.stack([weight * loss for weight, loss in zip(weights, by_dim, strict=True)]).sum(), by_dim_M

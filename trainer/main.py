@@ -11,13 +11,13 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse
-import dataclasses
 import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
 
 from trainer.errors import InputError, Stopped, StorageError, TrainerError
+from trainer.process import tune_process
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:
@@ -31,10 +31,7 @@ def cli(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"unknown command {command!r}; use one of {', '.join(COMMANDS)}")
         make_parser, work = COMMANDS[command]
         options = make_parser().parse_args(arguments)
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-        # OpenMP's threads wait for each other by spinning. Beside another busy process on the same cores that took the
-        # quickstart from 18 s to over 5 minutes. Read when torch is first imported.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        tune_process()
         # PEFT still asks transformers for a property by its old name; a user can do nothing about it.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         work(options)
@@ -96,11 +93,34 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="trainer evaluate", description="Judge an encoder on labelled pairs.", allow_abbrev=False)
     parser.add_argument("--model", required=True, metavar="DIR|NAME")
     parser.add_argument("--pairs", required=True, metavar="FILE", help="held-out pairs to report on")
-    parser.add_argument("--dev", metavar="FILE", help="pairs to fit the thresholds on (default: the pairs themselves)")
+    parser.add_argument(
+        "--dev",
+        metavar="FILE",
+        help="pairs to fit thresholds on, which are then kept in the model's folder (default: those kept there, else "
+        "fitted on the judged pairs and labelled in-sample)",
+    )
     parser.add_argument("--baseline", metavar="NAME", help="model to compare with")
-    parser.add_argument("--dims", metavar="N,N,...", help="Matryoshka dims (default: the model's width)")
+    parser.add_argument("--dims", metavar="N,N,...", help="Matryoshka dims (default: the models' width)")
     parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
     parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
+    parser.add_argument(
+        "--threshold",
+        dest="rule",
+        default="f1",
+        metavar="RULE",
+        help="f1 (default), or the lowest that keeps precision=P or false_positive_rate=R",
+    )
+    parser.add_argument("--metric", default="spearman", help="what the verdict goes by (default spearman)")
+    parser.add_argument(
+        "--forgetting",
+        metavar="FILE",
+        help="STS set (sentence, sentence, score 0-5; no header) to judge before (baseline) and after",
+    )
+    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument(
+        "--fewest", type=int, default=20, help="pairs of either kind that the diagnostic needs (default 20)"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
     return parser
 
@@ -131,24 +151,17 @@ def run_train(options: argparse.Namespace) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Evaluate a model, and a baseline beside it."""
-    from trainer.judge import judge, print_judgement
+    from trainer.judge import Question, judge, judgement_record, keep_thresholds, print_judgement
 
-    dims = parse_dims(options.dims)
-    judgement = judge(
-        options.model,
-        options.pairs,
-        dev=options.dev,
-        baseline=options.baseline,
-        dims=dims,
-        label_scale=options.label_scale,
-        positive_threshold=options.positive_threshold,
-    )
+    asked = {key: value for key, value in vars(options).items() if key not in ("json", "dims")}
+    judgement = judge(Question(**asked, dims=parse_dims(options.dims)))
     print_judgement(judgement)
     if options.json:
         from trainer.evaluation import json_ready
         from trainer.storage import write_file
 
-        write_file(options.json, json.dumps(json_ready(dataclasses.asdict(judgement)), indent=2) + "\n")
+        write_file(options.json, json.dumps(json_ready(judgement_record(judgement)), indent=2) + "\n")
+    keep_thresholds(judgement)
 
 
 def run_build_pairs(options: argparse.Namespace) -> None:

@@ -61,10 +61,34 @@ def best_f1(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     values, hits, predicted = _cuts(scores, positive)
     f1 = 2 * hits / (predicted + positive.sum())
     best = len(f1) - 1 - int(np.argmax(f1[::-1]))
-    upper, lower = values[best], values[min(best + 1, len(values) - 1)]
-    middle = lower / 2 + upper / 2
-    # Between two adjacent floats there is no middle, and rounding may give the lower one, which must stay below.
-    return float(f1[best]), float(middle if middle > lower else upper)
+    return float(f1[best]), _below(values, best)
+
+
+def threshold_for_precision(scores: np.ndarray, labels: np.ndarray, precision: float) -> float:
+    """The lowest threshold at which at least this share of what is called positive is: the highest recall for it.
+
+    Stands between two scores as that of `best_f1`. Raises ValueError where no threshold reaches the precision.
+    """
+    scores, positive = _labelled(scores, labels)
+    values, hits, predicted = _cuts(scores, positive)
+    reached = np.flatnonzero(hits / predicted >= precision)
+    if not len(reached):
+        raise ValueError(
+            f"no threshold reaches a precision of {precision:g}: the highest is {max(hits / predicted):.4f}"
+        )
+    return _below(values, int(reached[-1]))
+
+
+def threshold_for_false_positive_rate(scores: np.ndarray, labels: np.ndarray, rate: float) -> float:
+    """The lowest threshold at which at most this share of the negatives is called positive.
+
+    Stands between two scores as that of `best_f1`, just above all scores where a negative is the highest and even one
+    is too many.
+    """
+    scores, positive = _labelled(scores, labels)
+    values, hits, predicted = _cuts(scores, positive)
+    kept = int(np.sum((predicted - hits) / (~positive).sum() <= rate))
+    return _below(values, kept - 1) if kept else float(np.nextafter(values[0], values.dtype.type(np.inf)))
 
 
 def classify_at(scores: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, float]:
@@ -226,3 +250,11 @@ def _cuts(scores: FloatArray, positive: BoolArray) -> tuple[FloatArray, NDArray[
     descending = scores[order]
     last = np.append(np.flatnonzero(descending[1:] != descending[:-1]), len(scores) - 1)
     return descending[last], np.cumsum(positive[order])[last], last + 1
+
+
+def _below(values: FloatArray, last: int) -> float:
+    """A threshold that calls positive the descending distinct values up to index `last`, and nothing below."""
+    upper, lower = values[last], values[min(last + 1, len(values) - 1)]
+    middle = lower / 2 + upper / 2
+    # Between two adjacent floats there is no middle, and rounding may give the lower one, which must stay below.
+    return float(middle if middle > lower else upper)

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,34 +37,26 @@ class Objective(nn.Module):
 
     def forward(self, embeddings: Tensor, layout: BatchLayout, world_size: int = 1) -> Loss:
         """This rank's part of the loss, from the gathered embeddings [U, E] of all ranks."""
-        config, device = self.config, embeddings.device
+        config = self.config
         weights = config.weights or None
         mnrl = partial(matryoshka_mnrl, dims=config.dims, weights=weights, scale=self.scale)
         ranking = partial(pairwise_ranking, dims=config.dims, weights=weights, scale=self.scale)
-
-        def on_device(array: np.ndarray) -> Tensor:
-            return torch.as_tensor(array, device=device)
-
-        def rows(index: np.ndarray) -> Tensor:
-            return embeddings[on_device(index)]
-
-        queries, candidates = rows(layout.queries), rows(layout.candidates)
-        targets, mask = on_device(layout.targets), on_device(layout.mask)
+        queries, candidates = embeddings[layout.queries], embeddings[layout.candidates]
         every_query = max(len(layout.all_queries), 1)
-        total, by_dim = mnrl(queries, candidates, targets=targets, mask=mask, total_queries=every_query)
+        total, by_dim = mnrl(queries, candidates, targets=layout.targets, mask=layout.mask, total_queries=every_query)
         if config.symmetric:
-            own = torch.arange(len(layout.queries), device=device) + layout.first_query
+            own = torch.arange(len(layout.queries), device=embeddings.device) + layout.first_query
             reverse, reverse_by_dim = mnrl(
-                candidates[targets],
-                rows(layout.all_queries),
+                candidates[layout.targets],
+                embeddings[layout.all_queries],
                 targets=own,
-                mask=on_device(layout.reverse_mask),
+                mask=layout.reverse_mask,
                 total_queries=every_query,
             )
             total, by_dim = (total + reverse) / 2, (by_dim + reverse_by_dim) / 2
         if config.pair_weight:
             # Every rank sees all pairs and computes the same term: each contributes its share of it.
-            term, term_by_dim = ranking(rows(layout.pair1), rows(layout.pair2), on_device(layout.pair_labels))
+            term, term_by_dim = ranking(embeddings[layout.pair1], embeddings[layout.pair2], layout.pair_labels)
             share = config.pair_weight / world_size
             total, by_dim = total + share * term, by_dim + share * term_by_dim
         return Loss(total, by_dim.detach())

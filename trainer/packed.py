@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer import layers
+from trainer.lean import dropout as drop
 
 # A group holds sequences at least this share as long as its longest. Lower means fewer, larger calls and more padding.
+# From 0.6 to 1 an attention call of real tickets took the same time within its noise (2 cores).
 GROUP_TOLERANCE = 0.8
+ROWS = 1024  # tokens that the CPU takes through the second half of a layer at a time
+BLOCK = 64  # rows of a sequence that one program of the GPU kernel owns
 
 
 @dataclass(frozen=True)
@@ -50,29 +55,21 @@ class TokenBatch:
     segments: Tensor  # [T] int64, which sequence of the run a token belongs to
     lengths: Tensor  # [N] int64, descending
     order: Tensor  # [N] int64: sequence i as given is sequence order[i] of the run
-    groups: tuple[Group, ...]
+    groups: tuple[Group, ...]  # for the CPU
+    blocks: Tensor  # [NB, 3] int32, for the GPU: first token of the sequence, its length, first row of a block of rows
     max_length: int
+    scores: int  # attention scores a head, over all sequences
 
     @property
     def token_count(self) -> int:
         """T."""
         return self.input_ids.shape[0]
 
-    def to(self, device: torch.device) -> TokenBatch:
-        """The same batch on another device."""
-        if device == self.input_ids.device:
-            return self
-
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        groups = tuple(Group(g.start, g.stop, g.count, g.length, move(g.slots), move(g.real)) for g in self.groups)
-        names = ("input_ids", "positions", "segments", "lengths", "order")
-        return TokenBatch(
-            **{name: getattr(self, name).to(device, non_blocking=True) for name in names},
-            groups=groups,
-            max_length=self.max_length,
-        )
+    @property
+    def waste(self) -> float:
+        """Share of the attention scores that is padding, where attention runs in groups."""
+        padded = sum(group.count * group.length**2 for group in self.groups)
+        return 1 - self.scores / padded
 
 
 def pack(ids: np.ndarray, lengths: np.ndarray) -> TokenBatch:
@@ -89,6 +86,9 @@ def pack(ids: np.ndarray, lengths: np.ndarray) -> TokenBatch:
     segments = np.repeat(np.arange(len(lengths)), sorted_lengths)
     order = np.empty_like(descending)
     order[descending] = np.arange(len(lengths))
+    counts = -(-sorted_lengths // BLOCK)
+    begins = np.cumsum(sorted_lengths) - sorted_lengths
+    blocks = [np.repeat(begins, counts), np.repeat(sorted_lengths, counts), ragged_arange(counts) * BLOCK]
     return TokenBatch(
         input_ids=torch.from_numpy(ids[starts[descending][segments] + positions].astype(np.int64)),
         positions=torch.from_numpy(positions),
@@ -96,7 +96,9 @@ def pack(ids: np.ndarray, lengths: np.ndarray) -> TokenBatch:
         lengths=torch.from_numpy(sorted_lengths.astype(np.int64)),
         order=torch.from_numpy(order),
         groups=tuple(_group(sorted_lengths)),
+        blocks=torch.from_numpy(np.stack(blocks, axis=1).astype(np.int32)),
         max_length=int(sorted_lengths[0]),
+        scores=int((sorted_lengths.astype(np.int64) ** 2).sum()),
     )
 
 
@@ -131,7 +133,8 @@ class Family:
     """How the encoders of one kind are walked."""
 
     layers: Callable[[Any], nn.ModuleList]
-    layer: Callable[[Any, Tensor, Callable[..., Tensor]], Tensor]  # (layer, hidden [T, E], attend) -> hidden [T, E]
+    project: Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]]  # (layer, hidden [T, E]) -> query, key, value
+    finish: Callable[[Any, Tensor, Tensor], Tensor]  # (layer, what attention found [T, E], hidden) -> hidden
     attention: tuple[str, ...]  # its attention projections, as endings of module names
     ffn: tuple[str, ...]
     position_offset: bool = False  # positions start after the padding index, as fairseq's models have it
@@ -146,34 +149,42 @@ def _lowered(hidden: Tensor) -> Tensor:
     return hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
 
 
-def _bert_layer(layer: Any, hidden: Tensor, attend: Callable[..., Tensor]) -> Tensor:
-    own = layer.attention.self
-    inputs = _lowered(hidden)
-    context = attend(own.query(inputs), own.key(inputs), own.value(inputs))
+def _bert_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    own, inputs = layer.attention.self, _lowered(hidden)
+    return own.query(inputs), own.key(inputs), own.value(inputs)
+
+
+def _bert_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
     hidden = layer.attention.output(context, hidden)
     return layer.output(layer.intermediate(hidden), hidden)
 
 
-def _mpnet_layer(layer: Any, hidden: Tensor, attend: Callable[..., Tensor]) -> Tensor:
-    attention, own = layer.attention, layer.attention.attn
-    inputs = _lowered(hidden)
-    context = own.o(attend(own.q(inputs), own.k(inputs), own.v(inputs)))
-    hidden = attention.LayerNorm(attention.dropout(context) + hidden)
+def _mpnet_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    own, inputs = layer.attention.attn, _lowered(hidden)
+    return own.q(inputs), own.k(inputs), own.v(inputs)
+
+
+def _mpnet_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
+    attention = layer.attention
+    hidden = attention.LayerNorm(attention.dropout(attention.attn.o(context)) + hidden)
     return layer.output(layer.intermediate(hidden), hidden)
 
 
-def _distilbert_layer(layer: Any, hidden: Tensor, attend: Callable[..., Tensor]) -> Tensor:
-    own = layer.attention
-    inputs = _lowered(hidden)
-    context = own.out_lin(attend(own.q_lin(inputs), own.k_lin(inputs), own.v_lin(inputs)))
-    hidden = layer.sa_layer_norm(context + hidden)
+def _distilbert_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    own, inputs = layer.attention, _lowered(hidden)
+    return own.q_lin(inputs), own.k_lin(inputs), own.v_lin(inputs)
+
+
+def _distilbert_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
+    hidden = layer.sa_layer_norm(layer.attention.out_lin(context) + hidden)
     return layer.output_layer_norm(layer.ffn(hidden) + hidden)
 
 
 _BERT_FFN = ("intermediate.dense", r"layer.\d+.output.dense")
 _BERT = Family(
     lambda model: model.encoder.layer,
-    _bert_layer,
+    _bert_project,
+    _bert_finish,
     attention=("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
     ffn=_BERT_FFN,
 )
@@ -184,7 +195,8 @@ FAMILIES: dict[str, Family] = {
     "xlm-roberta": _ROBERTA,
     "mpnet": Family(
         lambda model: model.encoder.layer,
-        _mpnet_layer,
+        _mpnet_project,
+        _mpnet_finish,
         attention=("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"),
         ffn=_BERT_FFN,
         position_offset=True,
@@ -192,7 +204,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "distilbert": Family(
         lambda model: model.transformer.layer,
-        _distilbert_layer,
+        _distilbert_project,
+        _distilbert_finish,
         attention=("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
         ffn=("ffn.lin1", "ffn.lin2"),
         heads="n_heads",
@@ -202,8 +215,12 @@ FAMILIES: dict[str, Family] = {
 """Keyed by `config.model_type`."""
 
 
-def packed_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
-    """The last hidden state [T, E] of a model of one of the FAMILIES, for the flat run of a batch."""
+def packed_hidden_states(model: Any, batch: TokenBatch, compiled: bool = False) -> Tensor:
+    """The last hidden state [T, E] of a model of one of the FAMILIES, for the flat run of a batch.
+
+    Args:
+        compiled: compile a layer with torch.compile, once for all layers and all numbers of tokens.
+    """
     family = FAMILIES[model.config.model_type]
     positions = batch.positions
     if family.position_offset:
@@ -214,16 +231,54 @@ def packed_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
         # [1, H, L, L] for the longest sequence; shorter ones see its upper left corner. Only the shape of the first
         # argument is read.
         bias = _lowered(model.encoder.compute_position_bias(hidden.new_empty(1, batch.max_length, 1)))
-    masks = [attention_mask(group, bias) for group in batch.groups]
-    heads = getattr(model.config, family.heads)
     dropout = getattr(model.config, family.attention_dropout) if model.training else 0.0
+    attend = choose_attention(batch, bias, getattr(model.config, family.heads), dropout)
+    project, finish = family.project, family.finish
+    if compiled:
+        project, finish = _compiled(project), _compiled(finish)
+    # Tokens meet in attention alone. The CPU takes the rest of a layer a cache's worth of them at a time.
+    rows = ROWS if hidden.device.type == "cpu" else batch.token_count
+    for layer in family.layers(model):
+        context = attend(*project(layer, hidden))
+        parts = zip(context.split(rows), hidden.split(rows), strict=True)
+        hidden = torch.cat([finish(layer, *part) for part in parts])
+    return hidden
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    # Dynamic: a batch's number of tokens does not recompile, and nothing need be rounded up to a few sizes.
+    return torch.compile(function, dynamic=True)
+
+
+def choose_attention(batch: TokenBatch, bias: Tensor | None, heads: int, dropout: float) -> Callable[..., Tensor]:
+    """Attention (query, key, value [T, H * D]) -> [T, H * D] within the sequences of a batch, by where it runs.
+
+    Args:
+        bias: [1, H, L, L], added to the scores by position within the sequence.
+    """
+    if has_kernel(batch.input_ids.device):
+        from trainer.flash import packed_attention
+
+        # By distance from -(L - 1) to L - 1: the first column upwards, then the first row.
+        table = torch.cat([bias[0, :, :, 0].flip(1), bias[0, :, 0, 1:]], 1).float() if bias is not None else None
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return packed_attention(query, key, value, batch.blocks, BLOCK, heads, table, dropout)
+
+        return attend
+
+    masks = [attention_mask(group, bias) for group in batch.groups]
+
+    def attend_in_groups(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return grouped_attention(query, key, value, batch.groups, masks, heads, dropout)
 
-    for layer in family.layers(model):
-        hidden = family.layer(layer, hidden, attend)
-    return hidden
+    return attend_in_groups
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Whether attention runs as a Triton kernel there; elsewhere it runs in groups of sequences."""
+    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def _fairseq_positions(batch: TokenBatch, padding: int) -> Tensor:
@@ -302,7 +357,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p
     scores = (query * query.shape[-1] ** -0.5) @ key.mT
     if mask is not None:
         scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
-    return layers.dropout(scores.softmax(-1), probability) @ value
+    return drop(scores.softmax(-1), probability) @ value
 
 
 def padded_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
@@ -319,7 +374,7 @@ def padded_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
 def pool(hidden: Tensor, batch: TokenBatch, pooling: str) -> Tensor:
     """[T, E] -> [N, E] in the order the sequences were given: the mean over tokens, or the first token ("cls")."""
     if pooling == "cls":
-        pooled = hidden[batch.positions == 0]
+        pooled = hidden[batch.lengths.cumsum(0) - batch.lengths]
     else:
         count = batch.lengths.shape[0]
         summed = hidden.new_zeros(count, hidden.shape[1], dtype=torch.promote_types(hidden.dtype, torch.float32))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +14,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch import Tensor
 
 from trainer import distributed as ranks
 from trainer.config import Config, OutputConfig
@@ -23,11 +27,12 @@ from trainer.gradcache import backward_in_chunks
 from trainer.layout import BatchLayout, LayoutBuilder
 from trainer.objective import Objective
 from trainer.optim import build_optimizer
-from trainer.packed import TokenBatch
+from trainer.packed import TokenBatch, has_kernel
 from trainer.pairs import positives_of
 from trainer.sources import RunData, load_data, locate_model
 from trainer.summary import learning_rates
 from trainer.tokens import TokenTable
+from trainer.transfer import Arriving, to_device
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,18 @@ class Prepared:
 
     layout: BatchLayout
     chunks: list[TokenBatch]
-    positions: list[np.ndarray]
+    positions: list[Tensor]  # of each chunk's texts among the rank's
+    tokens: int  # that the rank encodes
+    waste: float  # share of its attention that is padding
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An update whose numbers may still be on their way from the device."""
+
+    step: int
+    waste: float
+    numbers: Arriving  # loss, tokens, stop, loss of each dim; gradient norm last
 
 
 class Run:
@@ -80,6 +96,10 @@ class Run:
             "base_weights": weights_fingerprint(self.encoder),
         }
         self.encoder.to(self.device)
+        self.encoder.compiled = config.train.compile and self.device.type == "cuda"
+        # Updates whose numbers have not been read, and how many of them there may be.
+        self.pending: deque[Pending] = deque()
+        self.lag = 1 if self.device.type == "cuda" else 0
 
     def load_base(self) -> Encoder:
         """The untouched encoder, from disk, on the CPU."""
@@ -101,26 +121,39 @@ class Run:
         set_seed((self.config.train.seed + 1 + ranks.rank()) % 2**32)  # dropout differs between ranks
 
     def prepare(self, step: int) -> Prepared:
-        """Lay out and collate the batch of a step."""
+        """Lay out and collate the batch of a step, and send it to the device."""
         shares = [self.sampler.local(step, rank) for rank in range(ranks.world_size())]
         layout = self.layouts.build(shares)
         own = layout.texts[ranks.rank()]
         positions = self.tokens.chunks(own, self.config.train.tokens_per_chunk)
         chunks = [self.tokens.batch(own[where]) for where in positions]
-        return Prepared(layout, chunks, positions)
+        prepared = Prepared(
+            layout,
+            chunks,
+            [torch.from_numpy(p) for p in positions],
+            tokens=sum(chunk.token_count for chunk in chunks),
+            waste=0.0 if has_kernel(self.device) else float(np.mean([chunk.waste for chunk in chunks])),
+        )
+        return to_device(prepared, self.device)
 
-    def train_step(self, step: int, batch: Prepared) -> dict[str, Any]:
-        """One update. Returns what there is to log.
+    def train_step(self, step: int, batch: Prepared, stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
+        """One update. Returns what there is to log of the updates whose numbers have arrived.
+
+        On a GPU these lag one update behind, so that no step waits for the device. An update whose loss or gradient is
+        not finite changes nothing, wherever its numbers are.
+
+        Args:
+            stop: whether this rank was asked to stop; the numbers say whether any was.
 
         Raises:
-            NumericError: the loss or the gradient is not finite; nothing has been updated.
+            NumericError: the loss or the gradient of an update was not finite; nothing has been updated since.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.rates[step]
         counts = [len(texts) for texts in batch.layout.texts]
         loss = backward_in_chunks(
             encode=self.encoder,
-            batches=[chunk.to(self.device) for chunk in batch.chunks],
+            batches=batch.chunks,
             positions=batch.positions,
             loss_of=lambda rows: self.objective(
                 ranks.gather_with_gradient(rows, counts), batch.layout, ranks.world_size()
@@ -130,23 +163,43 @@ class Run:
         )
         ranks.sum_gradients(self.parameters.values())
         limit = self.config.optim.clip_norm or float("inf")
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
-        tokens = sum(chunk.token_count for chunk in batch.chunks)
-        parts = torch.cat([loss.total.detach().view(1), loss.by_dim, loss.by_dim.new_tensor([tokens])])
-        total, *by_dim, tokens = ranks.sum_over_ranks(parts.double()).tolist()
-        self.check_finite(step, total, norm)
+        norm = self.accelerator.clip_grad_norm_(self.parameters.values(), limit)
+        counters = [torch.full((1,), float(value), device=self.device) for value in (batch.tokens, stop())]
+        parts = torch.cat([loss.total.detach().view(1), *counters, loss.by_dim]).double()
+        numbers = torch.cat([ranks.sum_over_ranks(parts), norm.detach().double().view(1)])
+        self.pending.append(Pending(step, batch.waste, Arriving(numbers)))
+        arrived = self.settle(self.lag)
+        if self.accelerator.scaler is None:
+            # The fused optimizer reads this on the device and passes over the update.
+            self.optimizer.optimizer.found_inf = (~numbers.isfinite().all()).float()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {
-            "loss": total,
-            "loss_by_dim": dict(zip(map(str, self.config.loss.dims), by_dim, strict=True)),
-            "grad_norm": norm,
-            "skipped": not np.isfinite(norm),  # the fp16 loss scaler passes over an update that overflowed
-            "tokens": int(tokens),
-        }
+        return arrived
+
+    def settle(self, lag: int = 0) -> list[dict[str, Any]]:
+        """Read the numbers of all updates but the last `lag`, in order. Raises NumericError as `train_step` does."""
+        arrived = []
+        while len(self.pending) > lag:
+            pending = self.pending.popleft()
+            loss, tokens, stop, *by_dim, norm = pending.numbers.read()
+            self.check_finite(pending.step, loss, norm)
+            arrived.append(
+                {
+                    "step": pending.step,
+                    "loss": loss,
+                    "loss_by_dim": dict(zip(map(str, self.config.loss.dims), by_dim, strict=True)),
+                    "grad_norm": norm,
+                    "skipped": not np.isfinite(norm),  # the fp16 loss scaler passes over an update that overflowed
+                    "tokens": int(tokens),
+                    "waste": pending.waste,
+                    "peak_memory": peak_memory(self.device),
+                    "stop": stop > 0,
+                }
+            )
+        return arrived
 
     def check_finite(self, step: int, loss: float, norm: float) -> None:
-        """Stop before an update that would ruin the weights; an fp16 overflow is skipped by the loss scaler instead."""
+        """Stop where an update would have ruined the weights; the loss scaler skips an fp16 overflow instead."""
         scaler = self.accelerator.scaler
         overflow_is_handled = scaler is not None and scaler.get_scale() > 1
         if np.isfinite(loss) and (np.isfinite(norm) or overflow_is_handled):
@@ -162,6 +215,16 @@ class Run:
     def judge(self) -> Metrics:
         """All metrics on dev."""
         return evaluate(self.encoder, self.dev, self.config.loss.dims, self.accelerator.autocast)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows
+
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024
 
 
 def make_accelerator(config: Config, folder: Path) -> Accelerator:

@@ -59,39 +59,60 @@ def steps(run: Run, state: RunState, log: Callable[[dict[str, Any]], None], stop
     """The loop over the plan, from where the state stands."""
     config, sampler = run.config, run.sampler
     run.encoder.train()
+    console.print(f"Encoder on {run.device}: {run.encoder.path}", markup=False)
     clock = Clock(state.seconds)
     with ThreadPoolExecutor(1) as ahead, progress("Training", len(sampler), state.step) as advance:
         upcoming = ahead.submit(run.prepare, state.step) if state.step < len(sampler) else None
         while state.step < len(sampler) and not out_of_patience(config, state):
-            step, phase = state.step, sampler.phase_at(state.step)
+            step = state.step
             clock.start_step()
             assert upcoming is not None
             batch = upcoming.result()
             clock.data_is_here()
             if step + 1 < len(sampler):
                 upcoming = ahead.submit(run.prepare, step + 1)
-            logged = run.train_step(step, batch)
-            clock.end_step(logged["tokens"])
-
+            arrived = run.train_step(step, batch, stop)
+            ends_phase, last = sampler.ends_phase(step), step + 1 == len(sampler)
+            evaluates = ends_phase if config.eval.every == 0 else last or (step + 1) % config.eval.every == 0
+            saves = ends_phase if config.checkpoint.every == 0 else (step + 1) % config.checkpoint.every == 0
+            if evaluates or saves or last or stops(arrived):
+                arrived += run.settle()
+            clock.end_step()
             state.step, state.seconds = step + 1, clock.seconds
-            line = {"step": step, "phase": phase.name, "epoch": sampler.epochs[step], "lr": run.rates[step], **logged}
-            line |= {"tokens_per_s": clock.rate, "waiting": clock.waiting}
-            if step % config.log.every == 0:
-                log(line)
-            advance(
-                note=f"phase {phase.name}  loss {line['loss']:.4f}  lr {line['lr']:.2e}  {clock.rate:,.0f} tokens/s  "
-                f"waiting {clock.waiting:.1%}"
-            )
+            for numbers in arrived:
+                note_step(run, numbers, clock, log, advance)
 
-            ends_phase = sampler.ends_phase(step)
-            last = state.step == len(sampler)
-            if ends_phase if config.eval.every == 0 else last or state.step % config.eval.every == 0:
+            if evaluates:
                 note_evaluation(run, state, log)
-            stopping = ranks.any_rank(stop(), run.device)
-            if stopping or (ends_phase if config.checkpoint.every == 0 else state.step % config.checkpoint.every == 0):
+            if saves or stops(arrived):
                 checkpoint(run, state)
-            if stopping and not last:
+            if stops(arrived) and not last:
                 raise Stopped(f"{run.folder}: stopped by a signal after step {step}; continue with --resume")
+
+
+def stops(arrived: list[dict[str, Any]]) -> bool:
+    """Whether a rank was asked to stop, which all ranks read in the numbers of the same step."""
+    return any(numbers["stop"] for numbers in arrived)
+
+
+def note_step(
+    run: Run,
+    numbers: dict[str, Any],
+    clock: Clock,
+    log: Callable[[dict[str, Any]], None],
+    advance: Callable[..., None],
+) -> None:
+    """Log the numbers of an update and move the progress bar on."""
+    step, phase = numbers["step"], run.sampler.phase_at(numbers["step"]).name
+    line = {"step": step, "phase": phase, "epoch": run.sampler.epochs[step], "lr": run.rates[step], **numbers}
+    del line["stop"]
+    line |= {"tokens_per_s": numbers["tokens"] / clock.took, "waiting": clock.waiting}
+    if step % run.config.log.every == 0:
+        log(line)
+    advance(
+        note=f"phase {phase}  loss {line['loss']:.4f}  lr {line['lr']:.2e}  "
+        f"{line['tokens_per_s']:,.0f} tokens/s  waiting {clock.waiting:.1%}"
+    )
 
 
 def out_of_patience(config: Config, state: RunState) -> bool:
@@ -205,6 +226,7 @@ def metadata(run: Run, state: RunState, differences: dict[str, float]) -> dict[s
             **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
         },
         "device": str(run.device),
+        "encoder_path": run.encoder.path,
         "precision": run.accelerator.mixed_precision,
         "processes": ranks.world_size(),
         "threads": torch.get_num_threads(),

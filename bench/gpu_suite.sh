@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, correctness first: bench/gpu_suite.sh [FOLDER FOR THE RECORDS]
+#
+# Uses the Python of $PYTHON (default python3) as it is and installs nothing: torch from 2.11 with CUDA and Triton,
+# transformers, peft, accelerate, safetensors, scipy, rich and pytest must be there; sentence-transformers for the
+# comparison. Takes under 9 minutes on one H100 or H200. A part that fails does not keep the others from running; the
+# exit status is 1 if any did.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python="${PYTHON:-python3}"
+results="${1:-bench/results}"
+mkdir -p "$results"
+export PYTHONPATH="$PWD" HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
+failed=0
+
+"$python" - <<'CHECK' || exit 2
+import importlib.util
+import sys
+
+needed = ("torch", "triton", "transformers", "peft", "accelerate", "safetensors", "scipy", "rich", "pytest")
+missing = [name for name in needed if importlib.util.find_spec(name) is None]
+if missing:
+    sys.exit(f"error: not installed: {', '.join(missing)}; choose another Python with PYTHON=...")
+import torch
+
+if not torch.cuda.is_available():
+    sys.exit("error: torch sees no GPU")
+print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+CHECK
+
+part() { # part SECONDS NAME COMMAND...: run it under a time limit, say how it went
+    local limit="$1" name="$2" begun=$SECONDS
+    shift 2
+    echo "== $name"
+    if timeout "$limit" "$@"; then
+        echo "== $name: done in $((SECONDS - begun)) s"
+    else
+        echo "== $name: FAILED ($?) after $((SECONDS - begun)) s"
+        failed=1
+    fi
+}
+
+part 150 "kernels and models on the GPU" "$python" -m pytest -q -p no:cacheprovider tests/test_flash.py tests/test_gpu.py
+part 150 "throughput, batch 64, beside sentence-transformers" "$python" bench/throughput.py --model mpnet-base \
+    --peer --warmup 10 --blocks 4 --steps 10 --pairs 4000 --results "$results"
+part 80 "throughput, batch 512" "$python" bench/throughput.py --model mpnet-base --batch-size 512 \
+    --warmup 5 --blocks 4 --steps 5 --pairs 4300 --name throughput_mpnet-base_bf16_512 --results "$results"
+exit "$failed"

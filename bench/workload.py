@@ -1,0 +1,68 @@
+"""What the benchmarks work on: pairs of tickets, real or of real tickets' lengths, and models of a given shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from trainer.readers import Field, read_table
+from trainer.tiny import build_tiny_mpnet
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "mpnet-base": {"layers": 12, "max_length": 384},
+    "mpnet-4": {"layers": 4, "max_length": 384},
+    "minilm-l6": {"layers": 6, "max_length": 256},
+}
+"""mpnet-*: all-mpnet-base-v2's shape with random weights; minilm-l6: the encoder itself."""
+
+# Tokens of the titles and bodies of 4,335 real tickets at every tenth of the ranking, special tokens left out.
+TITLE_LENGTHS = (1, 4, 5, 7, 10, 13, 17, 22, 23, 28, 63)
+BODY_LENGTHS = (1, 15, 24, 29, 31, 36, 44, 57, 79, 126, 5918)
+WORDS = 20_000
+
+
+def ticket_pairs(tickets: str | None, count: int = 4335) -> list[tuple[str, str]]:
+    """A title and a body of each ticket, in a fixed random order; made-up words of the same lengths without a file."""
+    if tickets is None:
+        rng = np.random.default_rng(0)
+        sides = [made_up(rng, lengths, count) for lengths in (TITLE_LENGTHS, BODY_LENGTHS)]
+        return list(zip(*sides, strict=True))
+    fields = (Field("short_description", "short_descriptions"), Field("description", "descriptions"))
+    columns = read_table(tickets, fields).columns
+    chosen: dict[str, str] = {}
+    for title, body in zip(columns["short_description"], columns["description"], strict=True):
+        if title.strip() and body.strip() and title.strip() != body.strip():
+            chosen.setdefault(title, body)
+    pairs = list(chosen.items())
+    order = np.random.default_rng(0).permutation(len(pairs))[:count]
+    return [pairs[i] for i in order]
+
+
+def made_up(rng: np.random.Generator, lengths: tuple[int, ...], count: int) -> list[str]:
+    """Texts of random words, a token each, whose lengths follow the given tenths."""
+    wanted = np.interp(rng.random(count), np.linspace(0, 1, len(lengths)), lengths).astype(int)
+    return [" ".join(f"w{word}" for word in rng.integers(0, WORDS, length)) for length in wanted]
+
+
+def write_model(shape: str, encoder: str | None, folder: Path) -> Path:
+    """A model of one of SHAPES as a folder; without an encoder's folder, its tokenizer knows the made-up words."""
+    if shape == "minilm-l6":
+        if encoder is None:
+            raise SystemExit("--model minilm-l6 needs --encoder: the folder of all-MiniLM-L6-v2")
+        return Path(encoder)
+    config = AutoConfig.for_model(
+        "mpnet", vocab_size=30527, num_hidden_layers=SHAPES[shape]["layers"], max_position_embeddings=514
+    )
+    torch.manual_seed(0)
+    AutoModel.from_config(config, add_pooling_layer=False).save_pretrained(folder)
+    if encoder is None:
+        words = [" ".join(f"w{word}" for word in range(WORDS))]
+        encoder = str(build_tiny_mpnet(folder.parent / "words", words, max_length=512))
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    tokenizer.model_max_length = 512
+    tokenizer.save_pretrained(folder)
+    return folder

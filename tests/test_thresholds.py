@@ -1,0 +1,113 @@
+"""Thresholds: fitted as asked on dev, kept beside the model, refused where they belong elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainer.errors import InputError
+from trainer.metrics import best_f1, classify_at, threshold_for_false_positive_rate, threshold_for_precision
+from trainer.pairs import PairTable, pairs_from_columns
+from trainer.thresholds import FILE, fit_thresholds, parse_rule, store_thresholds, stored_thresholds
+
+
+def draw(n: int, levels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.random(n) < 0.4
+    labels[:2] = [True, False]
+    scores = rng.normal(size=n) * 0.3 + 0.4 * labels
+    return np.round(scores * levels) / levels if levels else scores, labels
+
+
+@pytest.mark.parametrize("levels", [0, 4, 20])
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_lowest_cut_that_keeps_what_was_asked_for(levels: int, seed: int, dtype: Any) -> None:
+    scores, labels = draw(120, levels, seed)
+    scores = scores.astype(dtype)
+    cuts = [classify_at(scores, labels, float(cut)) | {"cut": float(cut)} for cut in np.unique(scores)]
+    highest = max(cut["precision"] for cut in cuts)
+    for target in (0.5, 0.8, highest):
+        threshold = threshold_for_precision(scores, labels, target)
+        lowest = min((cut for cut in cuts if cut["precision"] >= target), key=lambda cut: cut["cut"])
+        found = classify_at(scores, labels, threshold)
+        assert found == {name: lowest[name] for name in found} and threshold <= lowest["cut"]
+    for target in (0.0, 0.05, 0.3, 0.999):
+        threshold = threshold_for_false_positive_rate(scores, labels, target)
+        found = classify_at(scores, labels, threshold)
+        kept = [cut for cut in cuts if cut["false_positive_rate"] <= target]
+        assert found["false_positive_rate"] <= target
+        assert found["recall"] == max((cut["recall"] for cut in kept), default=0.0)
+
+
+def test_a_negative_on_top() -> None:
+    scores, labels = np.array([0.9, 0.8, 0.1]), np.array([False, True, False])
+    threshold = threshold_for_false_positive_rate(scores, labels, 0.0)
+    assert threshold > 0.9 and classify_at(scores, labels, threshold)["recall"] == 0
+    assert threshold_for_precision(scores, labels, 0.5) == pytest.approx(0.45)
+    with pytest.raises(ValueError, match=r"precision of 0\.9: the highest is 0\.5000"):
+        threshold_for_precision(scores, labels, 0.9)
+
+
+NO_RULES = ["", "F1", "f1=1", "precision", "precision=", "precision=x", "precision=0", "precision=1.1", "precision=nan"]
+NO_RULES += ["recall=0.5", "false_positive_rate=1", "false_positive_rate=-0.1"]
+
+
+@pytest.mark.parametrize("text", NO_RULES)
+def test_rules_that_are_none(text: str) -> None:
+    assert parse_rule("precision=0.9") == ("precision", 0.9)
+    assert parse_rule("false_positive_rate=0") == ("false_positive_rate", 0.0)
+    assert parse_rule("f1")[0] == "f1"
+    with pytest.raises(InputError, match="is not known"):
+        parse_rule(text)
+
+
+@pytest.fixture
+def table() -> PairTable:
+    labels = (np.arange(40) % 2).tolist()
+    texts = {f"texts{side}": [f"{side} {i}" for i in range(40)] for side in (1, 2)}
+    return pairs_from_columns({**texts, "labels": labels}, "dev.json")
+
+
+def test_each_dim_gets_its_own(table: PairTable, tmp_path: Path) -> None:
+    cosines = np.random.default_rng(0).random((2, 40)) + 0.3 * table.label
+    fitted = fit_thresholds(cosines, table, (64, 8), "f1", "weights")
+    assert fitted.values == {
+        "64": best_f1(cosines[0], table.label)[1],
+        "8": best_f1(cosines[1], table.label)[1],
+    }
+    rate = fit_thresholds(cosines[:1], table, (64,), "false_positive_rate=0.1", "weights")
+    assert classify_at(cosines[0], table.label, rate.values["64"])["false_positive_rate"] <= 0.1
+    with pytest.raises(InputError, match=r"dev\.json: 64 dims: no threshold reaches a precision of 1"):
+        fit_thresholds(-cosines, table, (64, 8), "precision=1", "weights")
+
+    path = store_thresholds(tmp_path, fitted)
+    assert path == tmp_path / FILE
+    assert json.loads(path.read_text())["data_fingerprint"] == table.fingerprint()
+    assert stored_thresholds(tmp_path, (64, 8), "weights") == fitted
+    only = stored_thresholds(tmp_path, (8,), "weights")
+    assert only is not None and only.values == {"8": fitted.values["8"]}
+
+
+def test_what_is_kept_is_checked(table: PairTable, tmp_path: Path) -> None:
+    assert stored_thresholds(tmp_path, (64,), "weights") is None
+    cosines = np.random.default_rng(0).random((1, 40))
+    path = store_thresholds(tmp_path, fit_thresholds(cosines, table, (64,), "f1", "weights"))
+    with pytest.raises(InputError, match="other weights"):
+        stored_thresholds(tmp_path, (64,), "trained further")
+    with pytest.raises(InputError, match="no threshold for 8 dims"):
+        stored_thresholds(tmp_path, (64, 8), "weights")
+    whole = path.read_text()
+    for damage in ("", "[]", "{}", whole[:-5], whole.replace('"rule"', '"role"')):
+        path.write_text(damage)
+        with pytest.raises(InputError, match="cannot be read as thresholds"):
+            stored_thresholds(tmp_path, (64,), "weights")
+    record = json.loads(whole)
+    for values in ({"64": float("nan")}, {"64": "x"}, [0.5], None):
+        path.write_text(json.dumps(record | {"values": values}))
+        with pytest.raises(InputError, match="cannot be read as thresholds"):
+            stored_thresholds(tmp_path, (64,), "weights")

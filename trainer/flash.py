@@ -1,0 +1,309 @@
+"""Attention over packed sequences as Triton kernels: exact, in memory that grows with the tokens, dropout included.
+
+FlexAttention has no dropout and `scaled_dot_product_attention` no packed sequences with a bias, so this is our own
+FlashAttention (Dao 2023, arXiv:2307.08691): a program owns a block of rows of one sequence and one head, and walks the
+columns of that sequence alone, so nothing is computed for other sequences or for padding. Backward computes the
+weights again from the saved log-sum-exp: one kernel by columns for keys and values, one by rows for queries.
+
+Scores may get a learned bias by distance (as MPNet has), read from a table [H, 2R - 1] whose entry R - 1 + (j - i) is
+for column j seen from row i. Dropout is drawn from a counter, so backward draws the same.
+
+The kernels run on a CPU too, in Triton's interpreter (TRITON_INTERPRET=1), which is how they are tested without a GPU.
+
+Shapes: T tokens, H heads, D head width, NB blocks of rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+KERNEL_OPTIONS = {"num_warps": 4, "num_stages": 2}
+
+
+@triton.jit
+def _drop(weights, seed, head, rows, columns, probability):
+    """Dropout on a tile [rows, columns]; rows are counted over the whole run."""
+    draw = tl.rand(seed + head, rows[:, None] * 8192 + columns[None, :])
+    return tl.where(draw >= probability, weights / (1.0 - probability), 0.0)
+
+
+@triton.jit
+def _scores(q, k, bias, head, rows, columns, length, scale, R, BIAS: tl.constexpr):
+    """Scores of a tile of one sequence; -inf beyond its end."""
+    inside = (rows[:, None] < length) & (columns[None, :] < length)
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    if BIAS:
+        where = head * (2 * R - 1) + R - 1 + columns[None, :] - rows[:, None]
+        scores += tl.load(bias + where, mask=inside, other=0.0)
+    return tl.where(inside, scores, float("-inf"))
+
+
+@triton.jit
+def _forward_kernel(
+    q_at, k_at, v_at, bias, blocks, seed_at, out_at, lse_at, T, R, scale, probability,
+    HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, FLOAT: tl.constexpr,
+    BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1)
+    start = tl.load(blocks + 3 * tl.program_id(0))
+    length = tl.load(blocks + 3 * tl.program_id(0) + 1)
+    rows = tl.load(blocks + 3 * tl.program_id(0) + 2) + tl.arange(0, ROWS)
+    wide = tl.arange(0, WIDE)
+    own = (start + rows).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
+    own_mask = (rows[:, None] < length) & (wide[None, :] < D)
+    q = tl.load(q_at + own, mask=own_mask, other=0.0)
+    top = tl.full([ROWS], float("-inf"), FLOAT)
+    total = tl.zeros([ROWS], FLOAT)
+    out = tl.zeros([ROWS, WIDE], FLOAT)
+    for first in range(0, length, ROWS):
+        columns = first + tl.arange(0, ROWS)
+        other = (start + columns).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
+        other_mask = (columns[:, None] < length) & (wide[None, :] < D)
+        k = tl.load(k_at + other, mask=other_mask, other=0.0)
+        v = tl.load(v_at + other, mask=other_mask, other=0.0)
+        # Rows past the end see nothing but -inf; a maximum of 0 keeps them from NaN.
+        scores = _scores(q, k, bias, head, rows, columns, length, scale, R, BIAS)
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        shift = tl.where(new_top == float("-inf"), 0.0, new_top)
+        weights = tl.exp(scores - shift[:, None])
+        shrink = tl.exp(top - shift)
+        total = total * shrink + tl.sum(weights, 1)
+        if DROPOUT:
+            weights = _drop(weights, tl.load(seed_at), head, start + rows, columns, probability)
+        out = out * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        top = new_top
+    real = rows < length
+    out = out / tl.where(real, total, 1.0)[:, None]
+    tl.store(out_at + own, out.to(q.dtype), mask=own_mask)
+    lse = tl.where(real, top, 0.0) + tl.log(tl.where(real, total, 1.0))
+    tl.store(lse_at + head * T + start + rows, lse, mask=real)
+
+
+@triton.jit
+def _key_value_kernel(
+    q_at, k_at, v_at, bias, blocks, seed_at, d_out_at, lse_at, delta_at, d_k_at, d_v_at, T, R, scale, probability,
+    HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, FLOAT: tl.constexpr,
+    BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1)
+    start = tl.load(blocks + 3 * tl.program_id(0))
+    length = tl.load(blocks + 3 * tl.program_id(0) + 1)
+    columns = tl.load(blocks + 3 * tl.program_id(0) + 2) + tl.arange(0, ROWS)
+    wide = tl.arange(0, WIDE)
+    own = (start + columns).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
+    own_mask = (columns[:, None] < length) & (wide[None, :] < D)
+    k = tl.load(k_at + own, mask=own_mask, other=0.0)
+    v = tl.load(v_at + own, mask=own_mask, other=0.0)
+    d_k = tl.zeros([ROWS, WIDE], FLOAT)
+    d_v = tl.zeros([ROWS, WIDE], FLOAT)
+    for first in range(0, length, ROWS):
+        rows = first + tl.arange(0, ROWS)
+        real = rows < length
+        other = (start + rows).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
+        other_mask = real[:, None] & (wide[None, :] < D)
+        q = tl.load(q_at + other, mask=other_mask, other=0.0)
+        d_out = tl.load(d_out_at + other, mask=other_mask, other=0.0)
+        lse = tl.load(lse_at + head * T + start + rows, mask=real, other=0.0)
+        delta = tl.load(delta_at + head * T + start + rows, mask=real, other=0.0)
+        weights = tl.exp(_scores(q, k, bias, head, rows, columns, length, scale, R, BIAS) - lse[:, None])
+        d_weights = tl.dot(d_out, tl.trans(v), input_precision="ieee")
+        dropped = weights
+        if DROPOUT:
+            dropped = _drop(weights, tl.load(seed_at), head, start + rows, columns, probability)
+            d_weights = _drop(d_weights, tl.load(seed_at), head, start + rows, columns, probability)
+        d_v += tl.dot(tl.trans(dropped).to(v.dtype), d_out, input_precision="ieee")
+        d_scores = weights * (d_weights - delta[:, None])
+        d_k += tl.dot(tl.trans(d_scores).to(q.dtype), q, input_precision="ieee")
+    tl.store(d_k_at + own, (d_k * scale).to(k.dtype), mask=own_mask)
+    tl.store(d_v_at + own, d_v.to(v.dtype), mask=own_mask)
+
+
+@triton.jit
+def _query_kernel(
+    q_at, k_at, v_at, bias, blocks, seed_at, d_out_at, lse_at, delta_at, d_q_at, d_bias_at, T, R, scale, probability,
+    HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, FLOAT: tl.constexpr,
+    BIAS: tl.constexpr, DROPOUT: tl.constexpr, TRAIN_BIAS: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1)
+    start = tl.load(blocks + 3 * tl.program_id(0))
+    length = tl.load(blocks + 3 * tl.program_id(0) + 1)
+    rows = tl.load(blocks + 3 * tl.program_id(0) + 2) + tl.arange(0, ROWS)
+    wide = tl.arange(0, WIDE)
+    real = rows < length
+    own = (start + rows).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
+    own_mask = real[:, None] & (wide[None, :] < D)
+    q = tl.load(q_at + own, mask=own_mask, other=0.0)
+    d_out = tl.load(d_out_at + own, mask=own_mask, other=0.0)
+    lse = tl.load(lse_at + head * T + start + rows, mask=real, other=0.0)
+    delta = tl.load(delta_at + head * T + start + rows, mask=real, other=0.0)
+    d_q = tl.zeros([ROWS, WIDE], FLOAT)
+    for first in range(0, length, ROWS):
+        columns = first + tl.arange(0, ROWS)
+        other = (start + columns).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
+        other_mask = (columns[:, None] < length) & (wide[None, :] < D)
+        k = tl.load(k_at + other, mask=other_mask, other=0.0)
+        v = tl.load(v_at + other, mask=other_mask, other=0.0)
+        weights = tl.exp(_scores(q, k, bias, head, rows, columns, length, scale, R, BIAS) - lse[:, None])
+        d_weights = tl.dot(d_out, tl.trans(v), input_precision="ieee")
+        if DROPOUT:
+            d_weights = _drop(d_weights, tl.load(seed_at), head, start + rows, columns, probability)
+        d_scores = weights * (d_weights - delta[:, None])
+        d_q += tl.dot(d_scores.to(k.dtype), k, input_precision="ieee")
+        if TRAIN_BIAS:
+            where = head * (2 * R - 1) + R - 1 + columns[None, :] - rows[:, None]
+            tl.atomic_add(d_bias_at + where, d_scores, mask=real[:, None] & (columns[None, :] < length))
+    tl.store(d_q_at + own, (d_q * scale).to(q.dtype), mask=own_mask)
+
+
+def packed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: Tensor,
+    rows: int,
+    heads: int,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention within each sequence of a flat run, for a GPU.
+
+    Args:
+        query, key, value: [T, H * D].
+        blocks: [NB, 3] int32, for each block of rows: first token of its sequence, the sequence's length, first row.
+        rows: how many rows a block has, a power of 2 from 16.
+        heads: H.
+        bias: [H, 2R - 1] by distance, R at least the longest length; gets a gradient where it asks for one.
+        dropout: probability for each attention weight.
+
+    Returns:
+        [T, H * D].
+    """
+    seed = torch.randint(2**31 - 1, (1,), device=query.device) if dropout else blocks.new_zeros(1, dtype=torch.int64)
+    return _attend(query.contiguous(), key.contiguous(), value.contiguous(), blocks, bias, seed, rows, heads, dropout)[
+        0
+    ]
+
+
+# Custom operators, so that torch.compile passes them by and sees their shapes.
+@torch.library.custom_op("trainer::packed_attention", mutates_args=())
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: Tensor,
+    bias: Tensor | None,
+    seed: Tensor,
+    rows: int,
+    heads: int,
+    dropout: float,
+) -> tuple[Tensor, Tensor]:
+    out = torch.zeros_like(query)
+    lse_HT = query.new_zeros(heads, query.shape[0], dtype=torch.promote_types(query.dtype, torch.float32))
+    pointers = (query, key, value, bias if bias is not None else query, blocks, seed, out, lse_HT)
+    grid, sizes, flags = _launch(query, blocks, bias, rows, heads, dropout)
+    _forward_kernel[grid](*pointers, *sizes, **flags, **KERNEL_OPTIONS)
+    return out, lse_HT
+
+
+@_attend.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: Tensor,
+    bias: Tensor | None,
+    seed: Tensor,
+    rows: int,
+    heads: int,
+    dropout: float,
+) -> tuple[Tensor, Tensor]:
+    lse_HT = query.new_empty(heads, query.shape[0], dtype=torch.promote_types(query.dtype, torch.float32))
+    return torch.empty_like(query), lse_HT
+
+
+@torch.library.custom_op("trainer::packed_attention_backward", mutates_args=())
+def _attend_backward(
+    d_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: Tensor,
+    bias: Tensor | None,
+    seed: Tensor,
+    out: Tensor,
+    lse_HT: Tensor,
+    rows: int,
+    heads: int,
+    dropout: float,
+    train_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d_out = d_out.contiguous()
+    # What a weight's gradient loses because the weights of a row sum to 1; dropout does not change it.
+    delta_HT = (d_out.to(lse_HT.dtype) * out).view(len(out), heads, -1).sum(2).T.contiguous()
+    d_query, d_key, d_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
+    d_bias = torch.zeros_like(bias, dtype=lse_HT.dtype) if bias is not None and train_bias else lse_HT.new_zeros(1)
+    pointers = (query, key, value, bias if bias is not None else query, blocks, seed, d_out, lse_HT, delta_HT)
+    grid, sizes, flags = _launch(query, blocks, bias, rows, heads, dropout)
+    _key_value_kernel[grid](*pointers, d_key, d_value, *sizes, **flags, **KERNEL_OPTIONS)
+    _query_kernel[grid](*pointers, d_query, d_bias, *sizes, **flags, TRAIN_BIAS=train_bias, **KERNEL_OPTIONS)
+    return d_query, d_key, d_value, d_bias
+
+
+@_attend_backward.register_fake
+def _(
+    d_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: Tensor,
+    bias: Tensor | None,
+    seed: Tensor,
+    out: Tensor,
+    lse_HT: Tensor,
+    rows: int,
+    heads: int,
+    dropout: float,
+    train_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d_bias = bias.new_empty(bias.shape, dtype=lse_HT.dtype) if bias is not None and train_bias else lse_HT.new_empty(1)
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), d_bias
+
+
+def _launch(
+    query: Tensor, blocks: Tensor, bias: Tensor | None, rows: int, heads: int, dropout: float
+) -> tuple[tuple[int, int], tuple[Any, ...], dict[str, Any]]:
+    """Grid, run-time numbers and compile-time constants that all kernels share."""
+    head_width = query.shape[1] // heads
+    reach = (bias.shape[1] + 1) // 2 if bias is not None else 1
+    sizes = (query.shape[0], reach, head_width**-0.5, dropout)
+    flags = {
+        "HEADS": heads,
+        "D": head_width,
+        "WIDE": max(16, triton.next_power_of_2(head_width)),  # a tile of a product is at least 16 wide
+        "ROWS": rows,
+        "FLOAT": tl.float64 if query.dtype == torch.float64 else tl.float32,
+        "BIAS": bias is not None,
+        "DROPOUT": dropout > 0,
+    }
+    return (len(blocks), heads), sizes, flags
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, blocks, bias, seed, ctx.rows, ctx.heads, ctx.dropout = inputs
+    ctx.save_for_backward(query, key, value, blocks, bias, seed, *output)
+
+
+def _differentiate(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    bias = ctx.saved_tensors[4]
+    train_bias = bias is not None and ctx.needs_input_grad[4]
+    found = _attend_backward(d_out, *ctx.saved_tensors, ctx.rows, ctx.heads, ctx.dropout, train_bias)
+    d_bias = found[3].to(bias.dtype) if train_bias else None
+    return *found[:3], None, d_bias, None, None, None, None
+
+
+_attend.register_autograd(_differentiate, setup_context=_save)
