@@ -234,7 +234,6 @@ def test_negatives_share_the_anchors_of_positives_and_their_difference_in_length
     for positives, negatives in select(tickets, mine(tickets)).values():
         assert np.isin(negatives.first, np.concatenate([positives.first, positives.second])).mean() > 0.9
         gaps = [np.abs(lengths[pairs.first] - lengths[pairs.second]).mean() for pairs in (positives, negatives)]
-        print(gaps)
         assert abs(gaps[0] - gaps[1]) < 0.1 * gaps[0]
 
 

@@ -78,7 +78,7 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
-    """Tickets to find negatives for; all [R]."""
+    """Tickets to find negatives for, one a positive that each is in; all [R]."""
 
     tickets: IntArray
     each: IntArray
@@ -142,22 +142,22 @@ def _sources(
     random: np.random.Generator,
 ) -> Iterator[Anchors]:
     """Anchors in blocks, the best first: first texts of positives, second texts, all others of the part."""
-    ceilings = np.full(len(search.tickets), np.inf, dtype=np.float32)
-    gaps = np.full(len(search.tickets), np.nan, dtype=np.float32)
-    pairs = ((positives.first, positives.second), (positives.second, positives.first))
-    for own, partner in pairs:
-        gaps[own] = np.abs(search.lengths[own] - search.lengths[partner])
-        if hard is not None:
-            np.minimum.at(ceilings, own, (1 - hard.margin) * pair_cosines(hard.embeddings, own, partner))
-    rounds = [np.unique(own, return_counts=True) for own, _ in pairs]
+    ends = (positives.first, positives.second)
+    gap = np.abs(search.lengths[positives.first] - search.lengths[positives.second])
+    lowest = np.full(len(search.tickets), np.inf, dtype=np.float32)
+    if hard is not None:
+        score = (1 - hard.margin) * pair_cosines(hard.embeddings, positives.first, positives.second)
+        for own in ends:
+            np.minimum.at(lowest, own, score)
+    rounds = [(own, np.ones(len(own), dtype=np.int64), gap) for own in ends]
     if hard is None:  # which needs the score of a positive
-        rounds += [(others, np.full(len(others), each)) for each in (SPARE_PER_ANCHOR, most_uses)]
-    for tickets, each in rounds:
+        spare = np.full(len(others), np.nan, dtype=np.float32)
+        rounds += [(others, np.full(len(others), each), spare) for each in (SPARE_PER_ANCHOR, most_uses)]
+    for tickets, each, gaps in rounds:
         order = random.permutation(len(tickets))
-        tickets, each = tickets[order], each[order]
         for start in range(0, len(tickets), BLOCK):
-            block = tickets[start : start + BLOCK]
-            yield Anchors(block, each[start : start + BLOCK], ceilings[block], gaps[block])
+            block = order[start : start + BLOCK]
+            yield Anchors(tickets[block], each[block], lowest[tickets[block]], gaps[block])
 
 
 def _options(
