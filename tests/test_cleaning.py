@@ -51,10 +51,10 @@ def test_mail_around_the_message_goes(raw: str, clean: str) -> None:
     "piece", ["from: a\n", "from: ", "hello ", "<a ", "thanks ", "[cid:", "a", " ", "re: ", "&amp;"]
 )
 def test_no_text_takes_more_than_linear_time(piece: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     text = strip_mail(piece * (100_000 // len(piece)))
     language(text), id_free(text)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_words_are_counted_in_scripts_with_and_without_spaces() -> None:
