@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from trainer import builder
 from trainer.main import cli
 from trainer.pairs import canonical_form, check_overlap, read_pairs
 
@@ -155,6 +156,28 @@ def test_augmented_rows_are_marked_balanced_and_in_train_alone(tickets: Path, tm
     read_pairs(tmp_path / "more" / "train.json")
 
 
+def test_round_trips_are_marked_and_only_of_the_language_that_is_read(
+    tickets: Path, tmp_path: Path, monkeypatch
+) -> None:
+    asked: list[str] = []
+
+    def load(name: str):
+        def translate(texts):
+            asked.extend(texts if name == "there" else [])
+            return [" ".join(reversed(text.split())) if name == "there" else f"{text} again" for text in texts]
+
+        return translate
+
+    monkeypatch.setattr(builder, "load_translator", load)
+    monkeypatch.setattr(builder, "language", lambda text: "de" if text.startswith("b") else "")
+    options = ("--augment", "translation=0.5", "--translators", "there", "back")
+    train = build(tickets, tmp_path / "out", *options)["train"]
+    plain = build(tickets, tmp_path / "plain")["train"]
+    added = [text for text, origin in zip(train["texts2"], train["origins"], strict=True) if origin == "translation"]
+    assert len(added) == len(train["labels"]) - len(plain["labels"]) > 20
+    assert all(text.endswith(" again") for text in added) and not any(text.startswith("b") for text in asked)
+
+
 def test_known_duplicates_come_first_and_are_marked(tmp_path: Path) -> None:
     rows = ticket_rows()
     rng = random.Random(0)
@@ -242,6 +265,7 @@ def test_negatives_above_positives_are_told(tickets: Path, tmp_path: Path, capfd
         (["--min-words", "0"], ("--min-words 0",)),
         (["--min-words", "50"], ("0 of 620 tickets are usable", "near-empty")),
         (["--model", "nobody/nothing"], ("nobody/nothing",)),
+        (["--augment", "translation=1", "--translators", "nobody/there", "nobody/back"], ("nobody/there",)),
         (["--seed", "x"], ("--seed",)),
     ],
 )

@@ -24,6 +24,9 @@ TEXTS_AT_ONCE = 16
 _WORD = re.compile(r"\S+")
 _PLAIN = re.compile(r"[^\W\d_]{4,}")  # words that an edit may touch: ids and short words would turn into others
 
+Translator = Callable[[Sequence[str]], list[str]]
+"""Texts in, as many translations out."""
+
 
 def delete_span(text: str, random: Random) -> str | None:
     """The text without one run of 10 to 25 % of its words."""
@@ -62,9 +65,7 @@ def _slip(word: str, random: Random) -> str:
     return word[:place] + (word[place] * 2 if kind == "double" else "") + word[place + 1 :]
 
 
-def round_trip(
-    texts: Sequence[str], there: Callable[[Sequence[str]], list[str]], back: Callable[[Sequence[str]], list[str]]
-) -> list[str | None]:
+def round_trip(texts: Sequence[str], there: Translator, back: Translator) -> list[str | None]:
     """Texts translated there and back (Sennrich et al. 2016, arXiv:1511.06709).
 
     None where nothing changed, or where the length left 1/2 to 2 times the words: models that fail stop or repeat.
@@ -77,7 +78,7 @@ def round_trip(
     return found
 
 
-def load_translator(name: str) -> Callable[[Sequence[str]], list[str]]:
+def load_translator(name: str) -> Translator:
     """A Hugging Face seq2seq model from a folder or the hub, as a function on texts; beam search, the same every time.
 
     Languages that a model wants to be told belong into its own generation_config.json (`forced_bos_token_id`) and

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 
-from trainer.augment import delete_span, edit_text, load_translator, round_trip
+from trainer.augment import Translator, delete_span, edit_text, load_translator, round_trip
 from trainer.build_options import Settings
 from trainer.build_report import Chosen, Report, part_figures, print_report, shortcuts
+from trainer.cleaning import language
 from trainer.console import console
 from trainer.errors import InputError, StorageError
 from trainer.mining import PARTS, mine_positives, take_positives
@@ -38,6 +40,7 @@ def build_pairs(settings: Settings) -> Report:
     """
     if settings.output.exists():
         raise StorageError(f"{settings.output}: exists already and is not overwritten; name another or remove it")
+    translators = [load_translator(name) for name in settings.translators or ()]  # a wrong name should fail at once
     tickets = load_tickets(settings.tickets, settings.columns, settings.quality)
     _check_tickets(tickets, settings)
     console.print(f"{len(tickets)} of {tickets.facts['read']} tickets kept", markup=False)
@@ -67,7 +70,7 @@ def build_pairs(settings: Settings) -> Report:
             files[part] = _rows(tickets, measures, chosen, settings)
     if settings.augment:
         known = {canonical_form(text) for text in (tickets.raw if settings.raw_texts else tickets.texts)}
-        report.augmented = _augment(files["train"], settings, known)
+        report.augmented = _augment(files["train"], settings, known, translators)
     _write(settings.output, {name: rows for name, rows in files.items() if rows["labels"]}, report)
     print_report(report)
     return report
@@ -155,7 +158,9 @@ def _rows(tickets: Tickets, measures: Similarity, chosen: Chosen, settings: Sett
     return rows
 
 
-def _augment(rows: Rows, settings: Settings, known: set[str]) -> dict[str, dict[str, int]]:
+def _augment(
+    rows: Rows, settings: Settings, known: set[str], translators: Sequence[Translator]
+) -> dict[str, dict[str, int]]:
     """Append rows whose second text is altered, as many of either label in each phase; returns counts by kind.
 
     `known`: canonical forms of all tickets' texts; an altered text that is one of them (it may be in dev) is left out.
@@ -168,7 +173,11 @@ def _augment(rows: Rows, settings: Settings, known: set[str]) -> dict[str, dict[
         random = Random(f"{settings.seed}/{kind}")
         picked = {key: random.sample(own, round(share * len(own))) for key, own in strata.items()}
         texts = {row: rows["texts2"][row] for own in picked.values() for row in own}
-        altered = dict(zip(texts, _alter(kind, list(texts.values()), settings, random), strict=True))
+        altered = dict(
+            zip(
+                texts, _alter(kind, list(texts.values()), settings.translate_language, translators, random), strict=True
+            )
+        )
         new = {row: text for row, text in altered.items() if text and canonical_form(text) not in known}
         fit = {key: [row for row in own if row in new] for key, own in picked.items()}
         chosen = [row for key, own in fit.items() for row in own[: min(len(fit[key[0], label]) for label in (0, 1))]]
@@ -185,15 +194,14 @@ def _augment(rows: Rows, settings: Settings, known: set[str]) -> dict[str, dict[
     return counts
 
 
-def _alter(kind: str, texts: list[str], settings: Settings, random: Random) -> list[str | None]:
+def _alter(
+    kind: str, texts: list[str], tongue: str, translators: Sequence[Translator], random: Random
+) -> list[str | None]:
     if kind != "translation":
         alter = delete_span if kind == "deletion" else edit_text
         return [alter(text, random) for text in texts]
-    from trainer.cleaning import language
-
-    assert settings.translators is not None
-    there, back = (load_translator(name) for name in settings.translators)
-    fits = [place for place, text in enumerate(texts) if language(text) in (settings.translate_language, "")]
+    there, back = translators
+    fits = [place for place, text in enumerate(texts) if language(text) in (tongue, "")]
     found: list[str | None] = [None] * len(texts)
     for place, text in zip(fits, round_trip([texts[place] for place in fits], there, back), strict=True):
         found[place] = text
