@@ -156,6 +156,12 @@ def test_augmented_rows_are_marked_balanced_and_in_train_alone(tickets: Path, tm
     read_pairs(tmp_path / "more" / "train.json")
 
 
+def test_an_altered_text_that_is_another_tickets_is_left_out(tickets: Path, tmp_path: Path, monkeypatch) -> None:
+    held_out = build(tickets, tmp_path / "plain")["dev"]["texts1"][0]
+    monkeypatch.setattr(builder, "delete_span", lambda text, random: held_out.upper())
+    assert "deletion" not in build(tickets, tmp_path / "more", "--augment", "deletion=0.5")["train"]["origins"]
+
+
 def test_round_trips_are_marked_and_only_of_the_language_that_is_read(
     tickets: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -215,7 +221,9 @@ def test_an_encoder_mines_hard_negatives_and_measures(
     }  # fmt: skip
     assert sum(kinds.values()) > 60
     measured = {"tfidf", "encoder"} - ({"tfidf"} if similarity == "encoder" else set())
-    assert report["parts"]["train"]["hard"]["negatives"]["achieved"].keys() == measured
+    hard, medium = (report["parts"]["train"][phase]["negatives"] for phase in ("hard", "medium"))
+    assert hard["achieved"].keys() == measured
+    assert hard["band"] == "model, to 0.98 x positive:any" and "model" not in medium["band"]
     assert {name for name in rows if name.endswith("_cosines")} == {f"{name}_cosines" for name in measured}
 
 

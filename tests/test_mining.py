@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.sparse import coo_matrix, csgraph
 
+from trainer import mining
 from trainer.mining import PARTS, Band, Mined, Pairs, Phase, _known_pairs, mine_positives, take_positives, usable
 from trainer.negatives import HardSource, Search, take_negatives
 from trainer.similarity import Similarity, tfidf_matrix
@@ -223,6 +224,15 @@ def test_negatives_stay_within_a_language_and_away_from_friends() -> None:
             values, equal = cosines(tickets, negatives), same(tickets, negatives)
             known = (tickets.category[negatives.first] >= 0) & (tickets.category[negatives.second] >= 0)
             assert not phase.positives.holds(values, equal, known).any()
+
+
+def test_what_would_pass_as_a_positive_is_no_negative_even_where_few_candidates_are_kept(monkeypatch) -> None:
+    monkeypatch.setattr(mining, "PER_TICKET", 1)
+    tickets = make_tickets(0)
+    for _, negatives in select(tickets, mine(tickets, largest_group=5)).values():
+        values, equal = cosines(tickets, negatives), same(tickets, negatives)
+        known = (tickets.category[negatives.first] >= 0) & (tickets.category[negatives.second] >= 0)
+        assert len(negatives) and not any(phase.positives.holds(values, equal, known).any() for phase in PHASES)
 
 
 def test_negatives_share_the_anchors_of_positives_and_their_difference_in_length() -> None:

@@ -64,6 +64,9 @@ def build_pairs(settings: Settings) -> Report:
         if share:
             chosen = _select(search, settings, number, share)
             report.parts[part] = part_figures(tickets, measures, mined, settings.phases, chosen, number, share)
+            if hard:
+                taken = f"model, to {1 - hard.margin:g} x positive:{settings.phases[-1].negatives.category}"
+                report.parts[part][settings.phases[-1].name]["negatives"]["band"] = taken
             if part == "train":
                 _check_train(report, settings)
                 report.shortcuts = shortcuts(tickets, measures, chosen)
