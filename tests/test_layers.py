@@ -16,13 +16,13 @@ MODULES = {path.stem: path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = (
     {"console", "errors", "mnrl_kernel", "onednn", "process"},
-    {"flash", "lean", "readers", "storage", "tiled", "transfer"},
+    {"cleaning", "flash", "lean", "masking", "readers", "storage", "tiled", "transfer"},
     {"bootstrap", "checkpoint", "config", "distributed", "fused", "incidents", "metrics", "packed", "pairs"}
     | {"retrieval", "schedule"},
-    {"curriculum", "encoder", "layout", "loss", "optim", "thresholds", "tiny", "tokens"},
-    {"evaluation", "objective", "sources"},
-    {"assess", "export", "gradcache", "logbook", "state", "summary"},
-    {"judge", "run"},
+    {"curriculum", "encoder", "layout", "loss", "optim", "similarity", "thresholds", "tickets", "tiny", "tokens"},
+    {"augment", "evaluation", "mining", "objective", "sources"},
+    {"assess", "build_options", "build_report", "export", "gradcache", "logbook", "negatives", "state", "summary"},
+    {"builder", "judge", "run"},
     {"train"},
     {"main"},
     {"__main__"},

@@ -1,4 +1,4 @@
-"""The command line: `trainer [train] ...` and `trainer evaluate ...`."""
+"""The command line: `trainer [train] ...`, `trainer evaluate ...` and `trainer build-pairs ...`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ import argparse
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from trainer.errors import InputError, Stopped, StorageError, TrainerError
 from trainer.process import tune_process
-
-COMMANDS = ("train", "evaluate")
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:
@@ -31,11 +29,12 @@ def cli(arguments: Sequence[str] | None = None) -> int:
     try:
         if command not in COMMANDS:
             raise InputError(f"unknown command {command!r}; use one of {', '.join(COMMANDS)}")
-        options = (train_parser() if command == "train" else evaluate_parser()).parse_args(arguments)
+        make_parser, work = COMMANDS[command]
+        options = make_parser().parse_args(arguments)
         tune_process()
         # PEFT still asks transformers for a property by its old name; a user can do nothing about it.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-        (run_train if command == "train" else run_evaluate)(options)
+        work(options)
     except TrainerError as error:
         # Bad input and a signal are the same on every rank of a machine: one of them says so.
         if os.environ.get("LOCAL_RANK", "0") == "0" or not isinstance(error, InputError | Stopped):
@@ -76,7 +75,8 @@ def train_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="trainer",
         description="Fine-tune a text-embedding encoder on labelled pairs, at every Matryoshka size.",
-        epilog="Other command: trainer evaluate --help. Without --config a small example is trained in under a minute.",
+        epilog="Other commands: trainer evaluate --help, trainer build-pairs --help. Without --config a small example "
+        "is trained in under a minute.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of the experiment")
@@ -125,6 +125,15 @@ def evaluate_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def build_pairs_parser() -> argparse.ArgumentParser:
+    """Options of `trainer build-pairs`."""
+    from trainer.build_options import DESCRIPTION, EPILOG, add_options
+
+    parser = Parser(prog="trainer build-pairs", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    add_options(parser)
+    return parser
+
+
 def run_train(options: argparse.Namespace) -> None:
     """Load the config and train."""
     from trainer.config import load_config
@@ -155,6 +164,14 @@ def run_evaluate(options: argparse.Namespace) -> None:
     keep_thresholds(judgement)
 
 
+def run_build_pairs(options: argparse.Namespace) -> None:
+    """Build pairs from raw tickets."""
+    from trainer.build_options import settings_from
+    from trainer.builder import build_pairs
+
+    build_pairs(settings_from(options))
+
+
 def parse_dims(text: str | None) -> tuple[int, ...]:
     """ "768,64" -> (768, 64); nothing -> (). Raises InputError."""
     try:
@@ -172,6 +189,12 @@ def default_config() -> Path:
     places = [package.parent / "configs" / "quickstart.toml", package / "configs" / "quickstart.toml"]
     return next((path for path in places if path.is_file()), places[0])
 
+
+COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argparse.Namespace], None]]] = {
+    "train": (train_parser, run_train),
+    "evaluate": (evaluate_parser, run_evaluate),
+    "build-pairs": (build_pairs_parser, run_build_pairs),
+}
 
 if __name__ == "__main__":
     sys.exit(cli())
