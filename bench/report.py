@@ -102,6 +102,15 @@ def any_batch(caching: dict[str, Any], ranks: dict[str, Any]) -> list[str]:
     return [*lines, "", *source(caching, f"chunks of {settings['tokens_per_chunk']:,} tokens, fp32, LoRA")]
 
 
+def build_pairs(record: dict[str, Any]) -> list[str]:
+    """Time and memory of building pairs by number of tickets."""
+    lines = ["| tickets | processor seconds | clock seconds | peak memory |", "|---:|---:|---:|---:|"]
+    for run in record["growth"]:
+        row = f"{run['tickets']:,} | {run['cpu_seconds']:.0f} | {run['seconds']:.0f}"
+        lines.append(f"| {row} | {run['peak_bytes'] / 2**30:.2f} GiB |")
+    return [*lines, "", *source(record, record["made_from"])]
+
+
 def throughput(*records: dict[str, Any]) -> list[str]:
     """Training steps beside the peer's on the same batches, a row a model."""
     lines = [
@@ -193,6 +202,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "any batch": (("gradient_caching", "two_ranks"), any_batch),
     "throughput": (THROUGHPUT, throughput),
     "input pipeline": (("input_pipeline",), input_pipeline),
+    "build pairs": (("build_pairs",), build_pairs),
     "side by side": (("side_by_side",), side_by_side),
 }
 
