@@ -19,6 +19,8 @@ from trainer.pairs import PairTable
 
 Scores = NDArray[Any]
 
+TFIDF = "TF-IDF"
+
 FEWEST = 20  # pairs of either label, below which a ROC-AUC says nothing
 SURE = 2.0  # standard errors that a difference must exceed
 
@@ -29,7 +31,7 @@ EASIER_PHASE = Limit(0.02, 0.05)
 # What the hardest phase trains should be about as hard as what the model is judged by.
 EASIER_THAN_HELD_OUT = Limit(0.05, 0.10)
 # ROC-AUC in either direction. A sound set of easy and hard pairs gives some away; at 0.95 nothing else need be learnt.
-SHORTCUTS = {"same category": Limit(0.85, 0.95), "TF-IDF": Limit(0.90, 0.95), "length difference": Limit(0.70, 0.85)}
+SHORTCUTS = {"same category": Limit(0.85, 0.95), TFIDF: Limit(0.90, 0.95), "length difference": Limit(0.70, 0.85)}
 # Labels at the extremes. Benchmarks hold 3 % wrong labels on average (Northcutt et al. 2021, "Pervasive label errors").
 SUSPECT = Limit(0.02, 0.03)
 EXTREME = 0.20  # share of a phase's rows at either end of the scores
@@ -60,6 +62,12 @@ class Figures:
     overlap: float
     """Share that the two score distributions have in common: 1 - the largest distance of their cumulative
     distributions, which is the overlapping coefficient where the densities cross once (Schmid and Schmidt 2006)."""
+
+
+def _as_judged(severity: str | None, by: str) -> str | None:
+    """TF-IDF sees words, not meaning, and pairs that are hard by design (positives that share no words) are inverted or
+    look wrong to it: it only warns."""
+    return WARNING if severity and by == TFIDF else severity
 
 
 def figures_of(table: PairTable, by: str, scores: Scores) -> list[Figures]:
@@ -147,7 +155,7 @@ def inverted(part: Part, found: Sequence[Figures], scores: Scores) -> list[Findi
         order = np.argsort(-scores, kind="stable")
         surely = own.roc_auc < 0.5 - SURE * own.error
         findings += part.finding(
-            SERIOUS if surely else WARNING,
+            _as_judged(SERIOUS if surely else WARNING, own.by),
             "negatives above positives" if surely else "labels at chance",
             f"phase {own.phase}: ROC-AUC {own.roc_auc:.3f} by {own.by}, positives score {own.separability:+.3f} "
             f"against negatives, the two overlap by {own.overlap:.0%}".replace("%", " %"),
@@ -166,7 +174,7 @@ def phase_order(part: Part, found: Sequence[Figures]) -> list[Finding]:
         gain = after.roc_auc - before.roc_auc
         sure = gain > SURE * np.hypot(before.error, after.error)
         findings += part.finding(
-            EASIER_PHASE.severity(max(gain, 0.0)) if sure else None,
+            _as_judged(EASIER_PHASE.severity(max(gain, 0.0)) if sure else None, after.by),
             "phase easier than the one before",
             f"phase {after.phase} has a ROC-AUC of {after.roc_auc:.3f} by {after.by}, phase {before.phase} one of "
             f"{before.roc_auc:.3f}",
@@ -185,8 +193,9 @@ def easier_than(part: Part, train: Sequence[Figures], held: Sequence[Figures]) -
         return []
     hardest, judged = min(phases, key=lambda own: own.roc_auc), whole[0]
     gain = hardest.roc_auc - judged.roc_auc
+    sure = gain > SURE * np.hypot(hardest.error, judged.error)
     return part.finding(
-        EASIER_THAN_HELD_OUT.severity(max(gain, 0.0)) if gain > SURE * np.hypot(hardest.error, judged.error) else None,
+        _as_judged(EASIER_THAN_HELD_OUT.severity(max(gain, 0.0)) if sure else None, judged.by),
         "easier than held-out",
         f"the hardest training pairs (phase {hardest.phase}) have a ROC-AUC of {hardest.roc_auc:.3f} by {hardest.by}, "
         f"{name_of(judged.source)} has {judged.roc_auc:.3f}",
@@ -224,7 +233,7 @@ def suspect_labels(part: Part, by: str, scores: Scores) -> list[Finding]:
     count = len(wrong)
     bound = float(beta.ppf(1 - CONFIDENCE, count, looked - count + 1)) if count else 0.0  # Clopper and Pearson 1934
     return part.finding(
-        SUSPECT.severity(bound),
+        _as_judged(SUSPECT.severity(bound), by),
         "suspect labels",
         f"{count} of {looked} pairs with the highest and lowest scores by {by} have the other label; about "
         f"{count / looked:.1%} of the labels may be wrong (at least {bound:.1%})".replace("%", " %"),

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from trainer import checks, difficulty
 from trainer.console import console
-from trainer.difficulty import Figures, Scores
+from trainer.difficulty import TFIDF, Figures, Scores
 from trainer.encoder import hush_transformers, load_encoder
 from trainer.errors import InputError
 from trainer.evaluation import embed_cached, json_ready, tokenize_for
@@ -26,6 +26,7 @@ from trainer.findings import SERIOUS, WARNING, Finding, Part, name_of, parts_of
 from trainer.pairs import PairTable, read_pairs
 from trainer.similarity import pair_cosines, tfidf_matrix
 
+MODEL = "model"  # what scores by the untouched encoder are called
 NO_TFIDF = "TF-IDF was not looked at: scikit-learn is not installed; install matryoshka-trainer[mine]"
 STYLES = {SERIOUS: "bold red", WARNING: "yellow"}
 
@@ -130,17 +131,17 @@ def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores]
     for number, part in enumerate(parts):
         scores = difficulty.shortcut_scores(part.table)
         if tfidf:
-            scores["TF-IDF"] = tfidf[number]
+            scores[TFIDF] = tfidf[number]
         figures = {by: difficulty.figures_of(part.table, by, own) for by, own in scores.items()}
         for own in figures.values():
             report.findings += difficulty.shortcuts(part, own)
         if cosines is not None:
-            scores["model"] = cosines[number]
-            figures["model"] = difficulty.figures_of(part.table, "model", cosines[number])
-        for by in ("TF-IDF", "model"):
+            scores[MODEL] = cosines[number]
+            figures[MODEL] = difficulty.figures_of(part.table, MODEL, cosines[number])
+        for by in (TFIDF, MODEL):
             if by in figures:
                 report.findings += difficulty.inverted(part, figures[by], scores[by])
-        judge = "model" if cosines is not None else "TF-IDF"
+        judge = MODEL if cosines is not None else TFIDF
         hardness.append(figures.get(judge, []))
         if judge in scores:
             report.findings += difficulty.suspect_labels(part, judge, scores[judge])
@@ -170,23 +171,29 @@ def _tfidf_scores(tables: Sequence[PairTable], notes: list[str]) -> list[Scores]
 
 
 def print_report(report: Report) -> None:
-    """Findings, the worst first, then the figures; on standard error."""
+    """Findings and figures, on standard error."""
     sizes = ", ".join(f"{source}: {pairs} pairs" for source, pairs in report.sources.items())
     console.print(f"Lint of {sizes}", markup=False)
-    if report.findings:
-        console.print(_findings_table(report.findings), soft_wrap=False)  # cells wrap
+    print_findings(report)
     if report.figures:
         console.print(_figures_table(report), soft_wrap=False)
+
+
+def print_findings(report: Report) -> None:
+    """Findings, the worst first, then how many there are and what was not looked at; on standard error."""
+    if report.findings:
+        console.print(_findings_table(report.findings), soft_wrap=False)  # cells wrap
+    serious = report.serious()
+    style = STYLES[SERIOUS] if serious else None
+    console.print(f"{serious} serious findings, {len(report.findings) - serious} warnings", style=style)
     for note in report.notes:
         console.print(f"Note: {note}", markup=False)
-    warnings = len(report.findings) - report.serious()
-    console.print(f"{report.serious()} serious findings, {warnings} warnings")
 
 
 def _findings_table(findings: Sequence[Finding]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-    for heading, ratio in (("severity", None), ("file", 6), ("finding", 5), ("numbers", 12), ("rows", 4), ("fix", 8)):
-        table.add_column(heading, ratio=ratio)
+    for heading, ratio in (("severity", None), ("file", 6), ("finding", 5), ("numbers", 11), ("rows", 4), ("fix", 8)):
+        table.add_column(heading, ratio=ratio, overflow="fold")
     for finding in findings:
         rows = ", ".join(map(str, finding.rows))
         cells = (name_of(finding.source), finding.name, finding.said, rows, finding.fix)
@@ -198,7 +205,7 @@ def _findings_table(findings: Sequence[Finding]) -> Table:
 def _figures_table(report: Report) -> Table:
     """A row a file and phase: pairs, the ROC-AUC of every score, and how far the judging one separates the labels."""
     by_score = {own.by: None for own in report.figures}
-    judge = "model" if "model" in by_score else "TF-IDF"
+    judge = MODEL if MODEL in by_score else TFIDF
     table = Table(title="ROC-AUC by file and phase", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("file", "phase", "pairs", "positive", *by_score, f"Cohen's d, {judge}", f"overlap, {judge}"):
         table.add_column(heading, justify="left" if heading == "file" else "right")
