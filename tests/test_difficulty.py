@@ -119,10 +119,13 @@ def test_a_phase_easier_than_the_one_before():
 
 
 def test_a_difference_that_luck_explains_is_no_finding():
-    part, scores = make((1.0, 1.2), rows=60)
-    before, after = figures_of(part.table, "model", scores)[1:]
-    assert after.roc_auc - before.roc_auc > 0.02  # or the test tests nothing
-    assert phase_order(part, figures_of(part.table, "model", scores)) == []
+    easier = named = 0
+    for seed in range(200):
+        part, scores = make((1.0, 1.0), rows=60, seed=seed)
+        figures = figures_of(part.table, "model", scores)
+        easier += figures[2].roc_auc - figures[1].roc_auc > 0.02
+        named += len(phase_order(part, figures))
+    assert easier > 60 and named < 10
 
 
 def test_training_pairs_easier_than_held_out_ones():
@@ -137,7 +140,7 @@ def test_training_pairs_easier_than_held_out_ones():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_flipped_labels_are_seen_at_the_ends(seed):
-    part, scores = make((5.0, 2.0, 0.3), rows=1200, seed=seed)
+    part, scores = make((5.0, 2.0, 0.3), rows=2000, seed=seed)
     assert suspect_labels(part, "model", scores) == []
     flipped = flip(part, 0.05, seed)
     (finding,) = suspect_labels(flipped, "model", scores)

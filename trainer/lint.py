@@ -185,7 +185,8 @@ def print_findings(report: Report) -> None:
         console.print(_findings_table(report.findings), soft_wrap=False)  # cells wrap
     serious = report.serious()
     style = STYLES[SERIOUS] if serious else None
-    console.print(f"{serious} serious findings, {len(report.findings) - serious} warnings", style=style)
+    counts = ((serious, "serious finding"), (len(report.findings) - serious, "warning"))
+    console.print(", ".join(f"{count} {word}{'s' * (count != 1)}" for count, word in counts), style=style)
     for note in report.notes:
         console.print(f"Note: {note}", markup=False)
 
