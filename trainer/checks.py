@@ -264,7 +264,7 @@ def overlap(seen: Part, held: Part) -> list[Finding]:
 
     text = np.isin(held.form, seen.form)
     size = int(max(seen.form.max(), held.form.max())) + 1
-    _, cluster = csgraph.connected_components(clusters(seen, size) + clusters(held, size), directed=False)
+    _, cluster = csgraph.connected_components(clusters(held, size), directed=False)
     by_text = touched(text)
     by_ticket = touched(np.isin(cluster[held.form], cluster[seen.form])) & ~by_text
     by_template = touched(np.isin(held.template, seen.template) & ~text) & ~by_text

@@ -34,7 +34,7 @@ EASIER_THAN_HELD_OUT = Limit(0.05, 0.10)
 SHORTCUTS = {"same category": Limit(0.85, 0.95), TFIDF: Limit(0.90, 0.95), "length difference": Limit(0.70, 0.85)}
 # Lower bound of the share of wrong labels. Ten well-known test sets hold 3.3 % on average (Northcutt et al. 2021,
 # "Pervasive label errors in test sets destabilize machine learning benchmarks"): surely near that is serious.
-SUSPECT = Limit(0.015, 0.025)
+SUSPECT = Limit(0.02, 0.025)
 EXTREME = 0.20  # share of a phase's rows at either end of the scores
 # Robust standard deviations between the two labels' scores. With normal scores so far apart, 0.7 % of the pairs at the
 # ends have the other label when all labels are right; nearer together the ends say nothing.

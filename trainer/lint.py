@@ -193,7 +193,7 @@ def print_findings(report: Report) -> None:
 
 def _findings_table(findings: Sequence[Finding]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-    for heading, ratio in (("severity", None), ("file", 6), ("finding", 5), ("numbers", 11), ("rows", 4), ("fix", 8)):
+    for heading, ratio in (("severity", None), ("file", 7), ("finding", 5), ("numbers", 11), ("rows", 4), ("fix", 7)):
         table.add_column(heading, ratio=ratio, overflow="fold")
     for finding in findings:
         rows = ", ".join(map(str, finding.rows))
