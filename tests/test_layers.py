@@ -19,9 +19,11 @@ LAYERS = (
     {"cleaning", "flash", "lean", "masking", "readers", "storage", "tiled", "transfer"},
     {"bootstrap", "checkpoint", "config", "distributed", "fused", "incidents", "metrics", "packed", "pairs"}
     | {"retrieval", "schedule"},
-    {"curriculum", "encoder", "layout", "loss", "optim", "similarity", "thresholds", "tickets", "tiny", "tokens"},
-    {"augment", "evaluation", "mining", "objective", "sources"},
-    {"assess", "build_options", "build_report", "export", "gradcache", "logbook", "negatives", "state", "summary"},
+    {"curriculum", "encoder", "findings", "layout", "loss", "optim", "similarity", "thresholds", "tickets"}
+    | {"tiny", "tokens"},
+    {"augment", "checks", "difficulty", "evaluation", "mining", "objective", "sources"},
+    {"assess", "build_options", "build_report", "export", "gradcache", "lint", "logbook", "negatives", "state"}
+    | {"summary"},
     {"builder", "judge", "run"},
     {"train"},
     {"main"},

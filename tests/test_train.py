@@ -74,6 +74,7 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     code, folder = run_small("run", changes)
     assert code == 0
     expected = {"config.toml", "plan.json", "log.jsonl", "metrics.json", "training_metadata.json", "model"}
+    expected |= {"lint.json"}
     assert expected | {"checkpoints"} | ({"adapter"} if lora else set()) == {p.name for p in folder.iterdir()}
 
     plan = json.loads((folder / "plan.json").read_text())

@@ -9,6 +9,10 @@ class TrainerError(Exception):
     exit_code = 1
 
 
+class LintError(TrainerError):
+    """Data that can be read and should not be trained on."""
+
+
 class InputError(TrainerError):
     """Bad data, configuration or model: the message names file, row and field (or key) and the fix."""
 

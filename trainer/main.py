@@ -1,4 +1,4 @@
-"""The command line: `trainer [train] ...`, `trainer evaluate ...` and `trainer build-pairs ...`."""
+"""The command line: `trainer [train] ...`, `trainer evaluate ...`, `trainer lint ...` and `trainer build-pairs ...`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 
-from trainer.errors import InputError, Stopped, StorageError, TrainerError
+from trainer.errors import InputError, LintError, Stopped, StorageError, TrainerError
 from trainer.process import tune_process
 
 
@@ -75,8 +75,8 @@ def train_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="trainer",
         description="Fine-tune a text-embedding encoder on labelled pairs, at every Matryoshka size.",
-        epilog="Other commands: trainer evaluate --help, trainer build-pairs --help. Without --config a small example "
-        "is trained in under a minute.",
+        epilog="Other commands: trainer evaluate --help, trainer lint --help, trainer build-pairs --help. Without "
+        "--config a small example is trained in under a minute.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of the experiment")
@@ -125,6 +125,29 @@ def evaluate_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def lint_parser() -> argparse.ArgumentParser:
+    """Options of `trainer lint`."""
+    parser = Parser(
+        prog="trainer lint",
+        description="Find what is wrong with labelled pairs, before training on them.",
+        epilog="Exit code 1 where something is serious.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--pairs", required=True, metavar="FILE", help="training pairs")
+    parser.add_argument(
+        "--eval", dest="held_out", nargs="+", action="extend", default=[], metavar="FILE", help="held-out pairs"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR|NAME",
+        help="untouched encoder to measure difficulty and lengths by (default: TF-IDF, and an estimate)",
+    )
+    parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
+    parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all findings and figures there")
+    return parser
+
+
 def build_pairs_parser() -> argparse.ArgumentParser:
     """Options of `trainer build-pairs`."""
     from trainer.build_options import DESCRIPTION, EPILOG, add_options
@@ -164,6 +187,26 @@ def run_evaluate(options: argparse.Namespace) -> None:
     keep_thresholds(judgement)
 
 
+def run_lint(options: argparse.Namespace) -> None:
+    """Look for what is wrong with pairs. Raises LintError where something is serious."""
+    from trainer.lint import lint_files, print_report
+
+    report = lint_files(
+        options.pairs,
+        options.held_out,
+        options.model,
+        label_scale=options.label_scale,
+        positive_threshold=options.positive_threshold,
+    )
+    print_report(report)
+    if options.json:
+        from trainer.storage import write_file
+
+        write_file(options.json, json.dumps(report.record(), indent=2, ensure_ascii=False) + "\n")
+    if count := report.serious():
+        raise LintError(f"{options.pairs}: {count} serious finding{'s' * (count > 1)}; mend the data before training")
+
+
 def run_build_pairs(options: argparse.Namespace) -> None:
     """Build pairs from raw tickets."""
     from trainer.build_options import settings_from
@@ -193,6 +236,7 @@ def default_config() -> Path:
 COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argparse.Namespace], None]]] = {
     "train": (train_parser, run_train),
     "evaluate": (evaluate_parser, run_evaluate),
+    "lint": (lint_parser, run_lint),
     "build-pairs": (build_pairs_parser, run_build_pairs),
 }
 

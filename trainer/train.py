@@ -26,6 +26,7 @@ from trainer.console import console, progress
 from trainer.errors import CheckpointError, InputError, Stopped, StorageError
 from trainer.evaluation import Metrics, PairSet, evaluate_at, json_ready, verdict
 from trainer.export import choose_probes, export
+from trainer.lint import Tokens, lint_tables, print_findings
 from trainer.logbook import Clock, open_log, signals_noted
 from trainer.run import Run
 from trainer.state import Best, RunState, identity, restore, snapshot
@@ -160,6 +161,8 @@ def start_state(run: Run, resume: bool) -> RunState:
         state = restore(tensors, values, run.parameters, run.optimizer.optimizer, run.accelerator.scaler)
         console.print(f"Resuming from {path}", markup=False)
         return state
+    if run.main:
+        lint_data(run)
     baseline = run.judge()
     run.add_trainables()
     print_plan(run.sampler, run.rates, run.parameters)
@@ -169,6 +172,19 @@ def start_state(run: Run, resume: bool) -> RunState:
     state = RunState(baseline=baseline)
     checkpoint(run, state)
     return state
+
+
+def lint_data(run: Run) -> None:
+    """Show and keep what lint finds without a model in the pairs of the run; nothing it finds ends the run."""
+    held_out = [pairs for pairs in (run.dev, run.test) if pairs is not None]
+    tables = [run.data.train, *(pairs.table for pairs in held_out)]
+    lengths = [run.tokens.lengths, *(pairs.tokens.lengths for pairs in held_out)]
+    report = lint_tables(tables, Tokens(lengths, run.encoder.spec.max_length))
+    console.print("Lint of the run's pairs:")
+    print_findings(report)
+    write_json(run.folder / "lint.json", report.record())
+    if report.serious():
+        console.print("Training goes on; what it learns and how it is judged may not mean what it seems to")
 
 
 def checkpoint(run: Run, state: RunState) -> None:
