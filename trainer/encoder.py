@@ -26,6 +26,7 @@ from trainer.console import console
 from trainer.errors import InputError
 from trainer.lean import make_lean
 from trainer.packed import FAMILIES, TokenBatch, has_kernel, packed_hidden_states, padded_hidden_states, pool
+from trainer.storage import MANIFEST, find_damage
 
 # Patterns of a snapshot: never pickles, ONNX files or code.
 HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
@@ -114,6 +115,7 @@ def load_encoder(name: str, *, max_length: int = 0, pooling: str = "auto") -> En
     if "auto_map" in config:
         raise InputError(f"model.name = {name}: config.json asks to run code of its own (auto_map); use another model")
     _require_safetensors(folder, name)
+    _require_whole(root, name)
     hush_transformers()
     backbone = _load_backbone(folder, name)
     tokenizer = _load_tokenizer(folder, name)
@@ -195,6 +197,21 @@ def _require_safetensors(folder: Path, name: str) -> None:
         pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
         found = f"only {pickles[0]}, a pickle, which is not loaded" if pickles else "no weights"
         raise InputError(f"model.name = {name}: {found}; save the model as safetensors")
+
+    index = folder / "model.safetensors.index.json"
+    shards = _optional_json(index, name).get("weight_map", {})
+    if not isinstance(shards, dict) or not all(re.fullmatch(r"[\w.-]+\.safetensors", str(s)) for s in shards.values()):
+        raise InputError(f"model.name = {name}: {index.name} names other files than safetensors of its own folder")
+    if (folder / "adapter_config.json").exists():  # transformers would load the base that it names instead
+        raise InputError(f"model.name = {name}: holds an adapter for another model; name a merged model")
+
+
+def _require_whole(root: Path, name: str) -> None:
+    if (root / MANIFEST).is_file() and (problem := find_damage(root)):
+        raise InputError(
+            f"model.name = {name}: {problem}; copy or export the model again, or remove its {MANIFEST} if you changed "
+            "it yourself"
+        )
 
 
 def _modules(root: Path, name: str) -> list[dict[str, Any]]:

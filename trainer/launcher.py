@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 SCRIPT = str(Path(__file__).with_name("main.py"))
+# Seconds that the others have to end when one rank has failed; a stopped one never does. Torch would wait 30.
+GRACE_S = 5
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CAUSES = {error.exit_code for error in (InputError, NumericError, CheckpointError, StorageError)}
 
@@ -76,6 +78,7 @@ def parse_flags(flags: list[str], trainer_arguments: list[str]) -> argparse.Name
         if args.num_cpu_threads_per_process is None and "OMP_NUM_THREADS" not in os.environ:
             local = max(1, args.num_processes // (args.num_machines or 1))
             args.num_cpu_threads_per_process = max(1, torch.get_num_threads() // local)  # accelerate would take 1
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE_S))
     args.signals_to_handle = ""  # ours: the elastic agent would lose the exit codes to its SignalException
     if args.log_dir is None and args.tee == "0":
         args.log_dir = os.devnull  # else each run leaves a folder in /tmp

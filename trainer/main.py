@@ -16,7 +16,7 @@ import os
 import warnings
 from collections.abc import Sequence
 
-from trainer.errors import InputError, Stopped, StorageError, TrainerError
+from trainer.errors import InputError, PeerLost, Stopped, StorageError, TrainerError
 from trainer.process import tune_process
 
 COMMANDS = ("train", "evaluate")
@@ -45,6 +45,12 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         report(error)
         return StorageError.exit_code
     except (RuntimeError, MemoryError) as error:
+        if is_peer_lost(error):
+            report(
+                "another process of this run died, or did not answer within train.timeout; the first message says why "
+                f"({str(error).splitlines()[0]})"
+            )
+            return PeerLost.exit_code
         if not is_out_of_memory(error):
             raise
         report("out of memory: set train.tokens_per_chunk, to 16384 first and lower while it still runs out")
@@ -55,6 +61,14 @@ def cli(arguments: Sequence[str] | None = None) -> int:
 def report(error: object) -> None:
     """Print an error as one line."""
     print(f"error: {error}".replace("\n", " "), file=sys.stderr)
+
+
+def is_peer_lost(error: Exception) -> bool:
+    """Whether a collective operation failed for want of its other ranks."""
+    from torch.distributed import DistError
+
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return several and (isinstance(error, DistError) or "gloo" in str(error))
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -85,6 +99,11 @@ def train_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
     parser.add_argument("--resume", action="store_true", help="continue the run of that folder")
+    parser.add_argument(
+        "--allow-inexact-resume",
+        action="store_true",
+        help="also with another number of processes, device, precision or version: not the same to the bit",
+    )
     return parser
 
 
@@ -137,7 +156,7 @@ def run_train(options: argparse.Namespace) -> None:
 
     from trainer.train import train  # imports torch: after everything that can fail without it
 
-    train(config, path.stem, options.resume)
+    train(config, path.stem, options.resume, options.allow_inexact_resume)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
