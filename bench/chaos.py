@@ -53,7 +53,7 @@ SETTINGS = {
     "loss.pair_weight": 0.5,
     "checkpoint.every": 2,
     "eval.every": 4,
-    "train.timeout": 20,
+    "train.timeout": 300,
 }
 VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
     "full": (1, {"lora.enabled": False, "loss.learn_scale": True}),
@@ -193,7 +193,7 @@ def note_rows(path: Path) -> None:
 
 
 def wait(
-    pids: list[int], folder: Path, strike: tuple[float, int, int] | None = None, limit: float = 120.0
+    pids: list[int], folder: Path, strike: tuple[float, int, int] | None = None, limit: float = 400.0
 ) -> tuple[list[int], str]:
     """Exit codes (minus the signal) of all processes, and what they said since they were started.
 
