@@ -1,6 +1,6 @@
 """Break the trainer as real processes, resume it, and compare with the undisturbed run, bit for bit and row for row.
 
-    PYTHONPATH=. python bench/chaos.py [--kills 300] [--corruptions 500] [--signals 20] [--faults 3] [--save NAME]
+    PYTHONPATH=. python bench/chaos.py [--kills 300] [--corruptions 500] [--signals 20] [--faults 3] [--peers 2]
 
 Processes are forked from one that has imported everything, so a run of the tiny model costs about a second. Faults
 are planted from here, by replacing functions in the child: the trainer holds no code for it. Named points are calls
@@ -18,6 +18,7 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # also because a pool of threads does not survive a fork
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import psutil
 import safetensors.torch
 import torch
 
@@ -542,6 +544,37 @@ def faults(bench: Bench, count: int, rng: random.Random) -> Tally:
     return tally
 
 
+def peers(bench: Bench, count: int, rng: random.Random) -> Tally:
+    """Kill or stop one of two ranks under the launcher: all end within the time-out + 10 s, with a message."""
+    tally, timeout = Tally(), 20
+    for number in [signal.SIGKILL, signal.SIGSTOP] * count:
+        tally.tried += 1
+        folder = bench.folder()
+        settings = {**SETTINGS, "train.batch_size": 4, "train.timeout": timeout, "curriculum.epochs": 1000}
+        settings |= {"model.name": bench.root / "model", "eval.every": 10**6, "lora.enabled": "false"}
+        settings |= {f"data.{part}": bench.root / f"{part}.json" for part in ("train", "dev")}
+        command = [sys.executable, "-m", "trainer.launcher", "--num_processes", "2", "--cpu", "--"]
+        command += ["--config", str(bench.root / "empty.toml"), "--output-dir", str(folder)]
+        command += [f"--set={key}={value}" for key, value in settings.items()]
+        launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        log = folder / "log.jsonl"
+        while launcher.poll() is None and not (log.exists() and log.stat().st_size):
+            time.sleep(0.1)
+        ranks = psutil.Process(launcher.pid).children() if launcher.poll() is None else []
+        for victim in rng.sample(ranks, min(1, len(ranks))):
+            victim.send_signal(number)
+        start = time.monotonic()
+        _, said = launcher.communicate()
+        seconds = time.monotonic() - start
+        tally.counts[f"{number.name}: exit {launcher.returncode} after {seconds:.1f} s"] += 1
+        if not ranks or any(rank.is_running() for rank in ranks) or seconds > timeout + 10:
+            tally.wrong.append(f"{number.name}: ended after {seconds:.1f} s with {launcher.returncode}")
+        elif launcher.returncode == 0 or "Traceback" in said or "another process of this run" not in said:
+            tally.wrong.append(f"{number.name}: exit {launcher.returncode}: {said.strip().splitlines()[-1:]}")
+        forget(folder)
+    return tally
+
+
 def forget(folder: Path) -> None:
     for path in folder.parent.glob(f"{folder.name}.*"):
         path.unlink()
@@ -551,7 +584,7 @@ def forget(folder: Path) -> None:
 def main() -> int:
     """Run the campaigns, print the table, write the record; 1 where anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in {"kills": 300, "corruptions": 500, "signals": 20, "faults": 3, "seed": 0}.items():
+    for name, default in {"kills": 300, "corruptions": 500, "signals": 20, "faults": 3, "peers": 2, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--save", metavar="NAME", help="write bench/results/NAME.json")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record there")
@@ -560,7 +593,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         bench = prepare(Path(folder))
         print("undisturbed: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in bench.seconds.items()))
-        for campaign in (kills, corruptions, signals, faults):
+        for campaign in (kills, corruptions, signals, faults, peers):
             before, name = time.monotonic(), campaign.__name__
             tally = campaign(bench, getattr(options, name), rng)
             results[name] = tally.record() | {"seconds": round(time.monotonic() - before, 1)}

@@ -469,7 +469,7 @@ def test_rank_0_fails_for_all(monkeypatch):
 
 def test_kills_corruptions_signals_and_faults(tmp_path):
     record = tmp_path / "chaos.json"
-    counts = ["--kills=25", "--corruptions=40", "--signals=4", "--faults=1", f"--json={record}"]
+    counts = ["--kills=25", "--corruptions=40", "--signals=4", "--faults=1", "--peers=0", f"--json={record}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, ROOT / "bench" / "chaos.py", *counts], env=environment, capture_output=True

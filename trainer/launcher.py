@@ -78,7 +78,6 @@ def parse_flags(flags: list[str], trainer_arguments: list[str]) -> argparse.Name
         if args.num_cpu_threads_per_process is None and "OMP_NUM_THREADS" not in os.environ:
             local = max(1, args.num_processes // (args.num_machines or 1))
             args.num_cpu_threads_per_process = max(1, torch.get_num_threads() // local)  # accelerate would take 1
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE_S))
     args.signals_to_handle = ""  # ours: the elastic agent would lose the exit codes to its SignalException
     if args.log_dir is None and args.tee == "0":
         args.log_dir = os.devnull  # else each run leaves a folder in /tmp
@@ -116,9 +115,12 @@ def launch(args: argparse.Namespace) -> int:
     from subprocess import CalledProcessError
 
     from accelerate.commands import launch as accelerate
+    from torch.distributed.elastic.multiprocessing.api import PContext
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     accelerate.simple_launcher = start_on_one_device
+    close = PContext.close
+    PContext.close = lambda self, death_sig=None, timeout=GRACE_S: close(self, death_sig, min(timeout, GRACE_S))
     for signum in SIGNALS:
         if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:  # nohup ignores it for all of us
             signal.signal(signum, forward)

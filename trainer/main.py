@@ -46,9 +46,11 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         return StorageError.exit_code
     except (RuntimeError, MemoryError) as error:
         if is_peer_lost(error):
+            # Of gloo's message, without its source lines and advice.
+            cause = str(error).splitlines()[0].split("] ", 1)[-1].split(". ")[0]
             report(
                 "another process of this run died, or did not answer within train.timeout; the first message says why "
-                f"({str(error).splitlines()[0]})"
+                f"({cause})"
             )
             return PeerLost.exit_code
         if not is_out_of_memory(error):
