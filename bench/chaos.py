@@ -84,7 +84,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "model export": (export, "save_model"),
     "export check": (export, "check_exports"),
 }
-GRACE_S = 5.0  # as the launcher gives the others when one rank has ended
+GRACE_S = 3.0  # as the launcher gives the others when one rank has ended
 Plant = Callable[[int], None]  # called in the child with its rank, before the trainer starts
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from trainer import checkpoint, distributed, logbook, state, storage, train
@@ -384,6 +386,38 @@ def test_a_manifest_names_no_file_outside(name, tmp_path):
     entries = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**entries, name: entries["a"]}))
     assert find_damage(folder) == "manifest.json is not what was written"
+
+
+@given(st.binary(max_size=60) | st.text(max_size=30).map(str.encode))
+@example(b"[" * 100_000)
+@example(b'{"state.json": {"size": 1e999, "sha256": null}}')
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_bytes_as_manifest_are_damage(tmp_path, data):
+    folder = tmp_path / "step-000001"
+    if not folder.exists():
+        save(tmp_path, 1)
+    (folder / "manifest.json").write_bytes(data)
+    assert find_damage(folder, checkpoint.FILES)
+
+
+@given(st.lists(st.binary(max_size=20) | st.integers(0, 9).map(lambda step: b'{"step": %d}' % step), max_size=8))
+@example(
+    [
+        b'{"step": NaN}',
+        b'{"step": [1]}',
+        b'{"step": {}}',
+        b"[" * 100_000,
+        b"9" * 5000,
+        b'{"step": 1' + b"0" * 400 + b"}",
+    ]
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_bytes_in_a_log_are_cut_to_the_lines_before_the_step(tmp_path, lines):
+    (tmp_path / "log.jsonl").write_bytes(b"\n".join(lines))
+    with logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True), 5, False):
+        pass
+    for line in (tmp_path / "log.jsonl").read_text().splitlines():
+        assert json.loads(line)["step"] < 5
 
 
 # ---- one run a folder

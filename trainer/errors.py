@@ -33,10 +33,6 @@ class StorageError(TrainerError):
     exit_code = 5
 
 
-class PeerLost(TrainerError):
-    """Another process of the run died or does not answer; it is the one that knows why."""
-
-
 class Stopped(TrainerError):
     """A signal ended the run after its state was saved (EX_TEMPFAIL of sysexits.h: try again later)."""
 

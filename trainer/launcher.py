@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SCRIPT = str(Path(__file__).with_name("main.py"))
 # Seconds that the others have to end when one rank has failed; a stopped one never does. Torch would wait 30.
-GRACE_S = 5
+GRACE_S = 3
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CAUSES = {error.exit_code for error in (InputError, NumericError, CheckpointError, StorageError)}
 
@@ -120,7 +120,7 @@ def launch(args: argparse.Namespace) -> int:
 
     accelerate.simple_launcher = start_on_one_device
     close = PContext.close
-    PContext.close = lambda self, death_sig=None, timeout=GRACE_S: close(self, death_sig, min(timeout, GRACE_S))
+    setattr(PContext, "close", lambda self, death_sig=None, timeout=GRACE_S: close(self, death_sig, GRACE_S))
     for signum in SIGNALS:
         if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:  # nohup ignores it for all of us
             signal.signal(signum, forward)

@@ -61,7 +61,7 @@ def _step(line: str) -> float:
     """The step of a log line; a line that a crash cut short counts as later than any."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return float("inf")
 
 

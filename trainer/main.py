@@ -16,7 +16,7 @@ import os
 import warnings
 from collections.abc import Sequence
 
-from trainer.errors import InputError, PeerLost, Stopped, StorageError, TrainerError
+from trainer.errors import InputError, Stopped, StorageError, TrainerError
 from trainer.process import tune_process
 
 COMMANDS = ("train", "evaluate")
@@ -52,7 +52,7 @@ def cli(arguments: Sequence[str] | None = None) -> int:
                 "another process of this run died, or did not answer within train.timeout; the first message says why "
                 f"({cause})"
             )
-            return PeerLost.exit_code
+            return TrainerError.exit_code  # of no cause's own: the launcher prefers the rank that has one
         if not is_out_of_memory(error):
             raise
         report("out of memory: set train.tokens_per_chunk, to 16384 first and lower while it still runs out")
