@@ -120,7 +120,8 @@ def launch(args: argparse.Namespace) -> int:
 
     accelerate.simple_launcher = start_on_one_device
     close = PContext.close
-    setattr(PContext, "close", lambda self, death_sig=None, timeout=GRACE_S: close(self, death_sig, GRACE_S))
+    soon = lambda self, death_sig=None, timeout=GRACE_S: close(self, death_sig, GRACE_S)  # noqa: E731
+    PContext.close = soon  # type: ignore[method-assign]
     for signum in SIGNALS:
         if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:  # nohup ignores it for all of us
             signal.signal(signum, forward)
