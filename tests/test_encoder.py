@@ -465,7 +465,7 @@ def test_pooling_without_the_prompt_is_refused(packaged: Path) -> None:
     ("file", "text", "complaint"),
     [
         ("config.json", "{", "config.json is no valid JSON"),
-        ("config.json", "[]", "cannot load the model"),
+        ("config.json", "[]", "config.json is no JSON object"),
         ("config.json", '{"model_type": "no-such-type"}', "cannot load the model"),
         ("config.json", "[" * 100_000, "config.json is no valid JSON"),
         ("modules.json", "{}", "modules.json is no list of modules"),
