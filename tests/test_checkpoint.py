@@ -18,10 +18,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer import checkpoint
-from trainer.checkpoint import KEEP, find_damage, load_checkpoint, newest_checkpoint, save_checkpoint
+from trainer import storage
+from trainer.checkpoint import KEEP, load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.console import console
 from trainer.errors import CheckpointError, StorageError
+from trainer.storage import find_damage
 
 FILES = ("manifest.json", "state.json", "tensors.safetensors")
 
@@ -290,7 +291,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 
     folder = save(tmp_path / "checkpoints", 1)
     torch.save(Payload(), folder / "tensors.safetensors")
-    (folder / "manifest.json").write_text(json.dumps({f: checkpoint._seal(folder / f) for f in FILES[1:]}))
+    (folder / "manifest.json").write_text(json.dumps({f: storage._seal(folder / f) for f in FILES[1:]}))
     assert find_damage(folder) is None
     with pytest.raises(Exception, match="header"):
         load_newest(tmp_path / "checkpoints")

@@ -83,6 +83,8 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "eval.metric": (['"accuracy"'], ['"f1"', '"roc_auc"', '"average_precision"', '"pearson"', '"spearman"']),
     "early_stopping.patience": (["-1"], ["0"]),
     "checkpoint.every": (["-1"], ["0"]),
+    "checkpoint.minutes": (["-0.5"], ["0", "0.5"]),
+    "train.timeout": (["0.5", "1e8"], ["1", "86400"]),
     "log.every": (["0", "-1"], ["1"]),
 }
 OUTSIDE = [f"{key}={raw}" for key, (bad, _) in OUTSIDE_AND_INSIDE.items() for raw in bad]
@@ -333,6 +335,7 @@ BY_KEY = {
     "data.label_scale": st.floats(0.5, allow_infinity=False),
     "curriculum.mode": st.sampled_from(["phased", "mixed"]),
     "train.precision": st.sampled_from(["fp32", "bf16", "fp16"]),
+    "train.timeout": st.floats(1, 10**7),
     "optim.lr": st.floats(0.5, allow_infinity=False),
     "optim.weight_decay": ABOVE_ZERO,
     "loss.scale": ABOVE_ZERO,

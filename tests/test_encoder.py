@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
@@ -22,6 +25,7 @@ from trainer.console import console
 from trainer.encoder import Encoder, add_lora, load_encoder, weights_fingerprint
 from trainer.errors import InputError
 from trainer.evaluation import embed, tokenize_for
+from trainer.storage import write_manifest
 from trainer.tiny import FAMILIES
 
 Build = Callable[[str], Path]
@@ -461,7 +465,7 @@ def test_pooling_without_the_prompt_is_refused(packaged: Path) -> None:
     ("file", "text", "complaint"),
     [
         ("config.json", "{", "config.json is no valid JSON"),
-        ("config.json", "[]", "cannot load the model"),
+        ("config.json", "[]", "config.json is no JSON object"),
         ("config.json", '{"model_type": "no-such-type"}', "cannot load the model"),
         ("config.json", "[" * 100_000, "config.json is no valid JSON"),
         ("modules.json", "{}", "modules.json is no list of modules"),
@@ -502,6 +506,74 @@ def test_a_damaged_file_is_refused_in_one_line(file: str, text: str, complaint: 
 def test_a_config_that_does_not_fit_the_weights_is_refused(changes: dict[str, Any], plain: Path) -> None:
     edit(plain / "config.json", **changes)
     assert f"model.name = {plain}: cannot load the model: " in refusal(plain)
+
+
+def test_an_adapter_for_another_base_is_refused(plain: Path, tiny_model: Build) -> None:
+    """Transformers would load the model that the adapter names, instead of the folder's own weights."""
+    edit(plain / "adapter_config.json", base_model_name_or_path=str(tiny_model("mpnet")), peft_type="LORA")
+    assert refusal(plain) == f"model.name = {plain}: holds an adapter for another model; name a merged model"
+
+
+@pytest.mark.parametrize("shard", ["../model.safetensors", "/tmp/x.safetensors", "a.bin", "x.safetensors/../a", 7, ""])
+def test_an_index_of_shards_names_safetensors_of_its_own_folder_alone(shard: Any, plain: Path) -> None:
+    edit(plain / "model.safetensors.index.json", weight_map={"a": "model-1.safetensors", "b": shard})
+    assert "names other files than safetensors of its own folder" in refusal(plain)
+
+
+@pytest.mark.parametrize("weight_map", [[], "x", None, 5])
+def test_an_index_of_another_shape_is_refused(weight_map: Any, plain: Path) -> None:
+    (plain / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert "names other files" in refusal(plain)
+
+
+def test_a_flipped_bit_is_noticed_where_there_is_a_manifest(plain: Path) -> None:
+    data = bytearray((plain / "model.safetensors").read_bytes())
+    data[-3] ^= 1
+    (plain / "model.safetensors").write_bytes(data)
+    load_encoder(str(plain))  # safetensors has no checksum: a wrong number is a number
+    data[-3] ^= 1
+    (plain / "model.safetensors").write_bytes(data)
+    write_manifest(plain)
+    load_encoder(str(plain))
+    data[-3] ^= 1
+    (plain / "model.safetensors").write_bytes(data)
+    assert "model.safetensors is not what was written; copy or export the model again" in refusal(plain)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = {
+    "modules.json": ["idx", "name", "path", "type"],
+    "sentence_bert_config.json": ["max_seq_length", "do_lower_case"],
+    "config_sentence_transformers.json": ["prompts", "default_prompt_name"],
+    "1_Pooling/config.json": ["pooling_mode", "pooling_mode_mean_tokens", "include_prompt"],
+    "model.safetensors.index.json": ["weight_map"],
+    "manifest.json": ["config.json", "../config.json"],
+    "config.json": ["hidden_size", "model_type", "vocab_size", "num_hidden_layers", "auto_map", "hidden_act"],
+}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_json_in_a_model_folder_gives_an_encoder_or_a_refusal(data: st.DataObject, tiny_model: Build) -> None:
+    name = data.draw(st.sampled_from(sorted(KEYS)))
+    values = data.draw(st.dictionaries(st.sampled_from(KEYS[name]), JSON) | JSON)
+    with tempfile.TemporaryDirectory() as root:
+        folder = write_old_layout(tiny_model("bert"), Path(root) / "model")
+        path = folder / name
+        whole = json.loads(path.read_bytes()) if path.exists() else {}
+        if isinstance(whole, list) and isinstance(values, dict):
+            values = [{**whole[0], **values}, *whole[1:]]
+        elif isinstance(values, dict):
+            values = {**whole, **values}
+        path.write_text(json.dumps(values))
+        try:
+            load_encoder(str(folder))
+        except InputError as error:
+            assert "\n" not in str(error)
 
 
 def test_truncated_weights_are_refused(plain: Path) -> None:

@@ -156,8 +156,8 @@ def test_a_folder_that_exists_is_not_touched(tmp_path: Path) -> None:
 
 def test_everything_is_on_disk_before_the_name_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    sync, rename, replace = storage._sync, Path.rename, Path.replace
-    monkeypatch.setattr(storage, "_sync", lambda path: (events.append(f"sync {path.name}"), sync(path))[1])
+    sync, rename, replace = storage.sync, Path.rename, Path.replace
+    monkeypatch.setattr(storage, "sync", lambda path: (events.append(f"sync {path.name}"), sync(path))[1])
     monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("name"), rename(self, to))[1])
     monkeypatch.setattr(Path, "replace", lambda self, to: (events.append("name"), replace(self, to))[1])
     fill(tmp_path / "run")

@@ -179,10 +179,10 @@ def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, change
     _, whole = run_small("whole", changes)
     real = run.Run.train_step
 
-    def signalled(self, step, batch, stop):
+    def signalled(self, step, batch, *asks):
         if step == 4:
             signal.raise_signal(signal.SIGTERM)
-        return real(self, step, batch, stop)
+        return real(self, step, batch, *asks)
 
     monkeypatch.setattr(run.Run, "train_step", signalled)
     code, folder = run_small("stopped", changes)

@@ -10,10 +10,10 @@ A folder gets its name only when every file in it is on disk. Nothing is unpickl
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,52 @@ from torch import Tensor
 
 from trainer.console import console
 from trainer.errors import CheckpointError
-from trainer.storage import new_folder
+from trainer.storage import find_damage, new_folder, remove_folder, write_manifest
 
 KEEP = 3
+FILES = ("tensors.safetensors", "state.json")
 _NAME = re.compile(r"step-(\d{6,})")
 
 
-def save_checkpoint(root: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
-    """Write the checkpoint of a step, then drop all but the newest KEEP.
+def save_checkpoint(
+    root: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any], keep: Collection[int] = ()
+) -> Path:
+    """Write the checkpoint of a step, then drop older ones: all but the newest KEEP that are whole.
+
+    Args:
+        keep: steps whose checkpoints stay however old they are.
 
     Raises:
         StorageError: the file system refused; older checkpoints are untouched.
     """
     folder = root / f"step-{step:06d}"
     if folder.exists():
-        return folder  # the state after a step is the same however often it is saved
+        if find_damage(folder, FILES) is None:
+            return folder  # the state after a step is the same however often it is saved
+        set_aside(folder)
     with new_folder(folder) as path:
         unique = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         (path / "tensors.safetensors").write_bytes(safetensors.torch.save(unique))
         (path / "state.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
-        files = {file.name: _seal(file) for file in sorted(path.iterdir())}
-        (path / "manifest.json").write_text(json.dumps(files, indent=2), encoding="utf-8")
-    for old in _folders(root)[:-KEEP]:
-        shutil.rmtree(old)
+        write_manifest(path)
+    drop_old(root, keep)
     return folder
+
+
+def drop_old(root: Path, keep: Collection[int]) -> None:
+    """Remove the checkpoints that are older than the newest KEEP whole ones, but for those of the steps `keep`."""
+    whole = 0
+    for folder in reversed(_folders(root)):
+        if whole >= KEEP:  # only then is anything removed, so nothing is lost by one that rotted
+            if _step(folder) not in keep:
+                remove_folder(folder)
+        elif find_damage(folder, FILES) is None:
+            whole += 1
+
+
+def has_checkpoints(root: Path) -> bool:
+    """Whether a checkpoint was ever written there, damaged ones included."""
+    return any(root.glob("step-*"))
 
 
 def newest_checkpoint(root: Path) -> Path:
@@ -60,14 +82,18 @@ def newest_checkpoint(root: Path) -> Path:
     if not folders:
         raise CheckpointError(f"{root}: no checkpoint to resume from; remove the folder of the run, or name another")
     for folder in reversed(folders):
-        if problem := find_damage(folder):
-            console.print(f"{folder}: {problem}; set aside", markup=False)
-            damaged = folder.with_name(folder.name + ".damaged")
-            shutil.rmtree(damaged, ignore_errors=True)  # the same step, damaged before
-            folder.rename(damaged)
-            continue
-        return folder
+        if (problem := find_damage(folder, FILES)) is None:
+            return folder
+        console.print(f"{folder}: {problem}; set aside", markup=False)
+        set_aside(folder)
     raise CheckpointError(f"{root}: none of {len(folders)} checkpoints is whole; start a new run")
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a damaged checkpoint to end in `.damaged`."""
+    damaged = folder.with_name(folder.name + ".damaged")
+    shutil.rmtree(damaged, ignore_errors=True)  # the same step, damaged before
+    folder.rename(damaged)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -76,30 +102,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, json.loads((folder / "state.json").read_bytes())
 
 
-def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, None where they are what its manifest says."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        entries = {name: (entry["size"], entry["sha256"]) for name, entry in manifest.items()}
-        for name in ("tensors.safetensors", "state.json"):
-            found = _seal(folder / name)
-            if entries[name] != (found["size"], found["sha256"]):
-                return f"{name} is not what was written"
-    except OSError as error:
-        # A failing disk gives an error without a file name.
-        return f"cannot read {Path(error.filename or folder).name}: {error.strerror}"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return "manifest.json is not what was written"
-    return None
-
-
-def _seal(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-
-
 def _folders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
-    named = [(int(match[1]), path) for path in root.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(named)]
+    return sorted((path for path in root.iterdir() if _NAME.fullmatch(path.name)), key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))

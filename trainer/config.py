@@ -85,6 +85,8 @@ class TrainConfig:
     compile: bool = True
     """Compile the encoder's layers on a GPU (torch.compile); about a minute, once a run."""
     seed: int = 0
+    timeout: float = 1800.0
+    """Seconds that a process waits for the others before it gives the run up."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ class EarlyStoppingConfig:
 @dataclass(frozen=True)
 class CheckpointConfig:
     every: int = 0
-    """Steps between checkpoints; 0 saves at the end of each phase. A signal saves in any case."""
+    """Steps between checkpoints; the end of a phase and a signal save in any case."""
+    minutes: float = 0.0
+    """Minutes after which an update is followed by a checkpoint, if none came before; 0 goes by steps alone."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,7 @@ _RULES = {
     "train.batch_size": _Rule(lambda value: value >= 2, "use 2 or more: one pair has nothing to be told apart from"),
     "train.precision": _one_of("fp32", "bf16", "fp16"),
     "train.tokens_per_chunk": _NOT_NEGATIVE,
+    "train.timeout": _Rule(lambda value: 1 <= value <= 10**7, "use seconds from 1 to 10000000"),
     "train.seed": _Rule(lambda value: 0 <= value < 2**32, "use a whole number from 0 to 4294967295"),
     "optim.lr": _POSITIVE,
     "optim.floor_lr": _NOT_NEGATIVE,
@@ -214,6 +219,7 @@ _RULES = {
     "eval.metric": _one_of("spearman", "pearson", "roc_auc", "average_precision", "f1"),
     "early_stopping.patience": _NOT_NEGATIVE,
     "checkpoint.every": _NOT_NEGATIVE,
+    "checkpoint.minutes": _NOT_NEGATIVE,
     "log.every": _POSITIVE,
 }
 

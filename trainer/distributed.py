@@ -6,13 +6,17 @@ of the ranks' gradients. Nothing here divides by the number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
+
+from trainer.errors import TrainerError
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -90,6 +94,26 @@ def share_object(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box)
     return box[0]
+
+
+def on_first_rank(action: Callable[[], T]) -> T:
+    """Do something on rank 0. All ranks get its result, or end with its exit code where it failed.
+
+    Raises:
+        TrainerError: on rank 0, as `action` raised it, once the others know.
+    """
+    result, failure = None, None
+    if rank() == 0:
+        try:
+            result = action()
+        except TrainerError as error:
+            failure = error
+    result, code = share_object((result, failure and failure.exit_code))
+    if failure is not None:
+        raise failure
+    if code:
+        raise SystemExit(code)  # rank 0 says why
+    return result
 
 
 def share_parameters(parameters: Iterable[Tensor]) -> None:

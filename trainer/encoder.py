@@ -26,9 +26,15 @@ from trainer.console import console
 from trainer.errors import InputError
 from trainer.lean import make_lean
 from trainer.packed import FAMILIES, TokenBatch, has_kernel, packed_hidden_states, padded_hidden_states, pool
+from trainer.storage import MANIFEST, find_damage
 
 # Patterns of a snapshot: never pickles, ONNX files or code.
 HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
+# What libraries raise at values in a model's files that they did not expect.
+LOADING_ERRORS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError),
+    *(SafetensorError, StrictDataclassError),
+)
 SHORTEST = 3  # start, one token, end
 UNBOUNDED = 10**6  # tokenizers write a huge model_max_length where they know of none
 
@@ -110,10 +116,10 @@ def load_encoder(name: str, *, max_length: int = 0, pooling: str = "auto") -> En
     """
     folder, root = _find_folder(name)
     spec = _read_spec(name, root, max_length, pooling)
-    config = _read_json(folder / "config.json", name)
-    if "auto_map" in config:
+    if "auto_map" in _optional_json(folder / "config.json", name):
         raise InputError(f"model.name = {name}: config.json asks to run code of its own (auto_map); use another model")
     _require_safetensors(folder, name)
+    _require_whole(root, name)
     hush_transformers()
     backbone = _load_backbone(folder, name)
     tokenizer = _load_tokenizer(folder, name)
@@ -140,7 +146,7 @@ def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
         model, report = AutoModel.from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **extra
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+    except LOADING_ERRORS as error:
         raise InputError(f"model.name = {name}: cannot load the model: {_first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise InputError(
@@ -153,7 +159,7 @@ def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
 def _load_tokenizer(folder: Path, name: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except LOADING_ERRORS as error:
         raise InputError(f"model.name = {name}: cannot load the tokenizer: {_first_line(error)}") from error
     # Where its files are missing, transformers may make one that knows its special tokens and no word.
     if len(tokenizer) <= len(tokenizer.all_special_ids) or not getattr(tokenizer, "is_fast", False):
@@ -195,6 +201,21 @@ def _require_safetensors(folder: Path, name: str) -> None:
         pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
         found = f"only {pickles[0]}, a pickle, which is not loaded" if pickles else "no weights"
         raise InputError(f"model.name = {name}: {found}; save the model as safetensors")
+
+    index = folder / "model.safetensors.index.json"
+    shards = _optional_json(index, name).get("weight_map", {})
+    if not isinstance(shards, dict) or not all(re.fullmatch(r"[\w.-]+\.safetensors", str(s)) for s in shards.values()):
+        raise InputError(f"model.name = {name}: {index.name} names other files than safetensors of its own folder")
+    if (folder / "adapter_config.json").exists():  # transformers would load the base that it names instead
+        raise InputError(f"model.name = {name}: holds an adapter for another model; name a merged model")
+
+
+def _require_whole(root: Path, name: str) -> None:
+    if (root / MANIFEST).is_file() and (problem := find_damage(root)):
+        raise InputError(
+            f"model.name = {name}: {problem}; copy or export the model again, or remove its {MANIFEST} if you changed "
+            "it yourself"
+        )
 
 
 def _modules(root: Path, name: str) -> list[dict[str, Any]]:

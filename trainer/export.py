@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,9 @@ from torch import Tensor
 
 from trainer import __version__
 from trainer.encoder import Encoder, load_encoder
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, StorageError
 from trainer.evaluation import embed, tokenize_for
-from trainer.storage import new_folder
+from trainer.storage import DEBRIS, new_folder, sync, write_manifest
 
 # A sentence-transformers module list that every version of that library since 2.0 reads.
 _MODULES = (
@@ -46,7 +48,7 @@ def export(encoder: Encoder, base: Encoder, folder: Path, card: str, probes: lis
 
     Returns what `check_exports` found. Raises CheckpointError as that does, StorageError where files cannot be written.
     """
-    staging = folder / ".export"
+    staging = folder / f".export{DEBRIS}"
     shutil.rmtree(staging, ignore_errors=True)
     try:
         save_model(encoder, staging / "model", card)
@@ -57,6 +59,7 @@ def export(encoder: Encoder, base: Encoder, folder: Path, card: str, probes: lis
             final = folder / path.name
             shutil.rmtree(final, ignore_errors=True)  # of an export that was cut short
             path.rename(final)
+        sync(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return differences
@@ -70,9 +73,10 @@ def save_model(encoder: Encoder, folder: Path, card: str) -> None:
     """
     spec, plain = encoder.spec, merged(encoder)
     with new_folder(folder) as path:
-        plain.model.save_pretrained(path, safe_serialization=True)
         plain.tokenizer.model_max_length = spec.max_length
-        plain.tokenizer.save_pretrained(path)
+        with _full_disk_is_named(path):
+            plain.model.save_pretrained(path, safe_serialization=True)
+            plain.tokenizer.save_pretrained(path)
         modules = _MODULES if spec.normalize else _MODULES[:2]
         _write_json(
             path / "modules.json",
@@ -102,6 +106,7 @@ def save_model(encoder: Encoder, folder: Path, card: str) -> None:
                 "similarity_fn_name": "cosine",
             },
         )
+        write_manifest(path)  # without the card, which people edit
         (path / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -110,8 +115,21 @@ def save_adapter(encoder: Encoder, folder: Path) -> None:
     for config in encoder.backbone.peft_config.values():
         config.base_model_name_or_path = encoder.spec.name  # not where the hub's files lie on this machine
     with new_folder(folder) as path:
-        encoder.backbone.save_pretrained(str(path), safe_serialization=True)
+        with _full_disk_is_named(path):
+            encoder.backbone.save_pretrained(str(path), safe_serialization=True)
         (path / "README.md").unlink(missing_ok=True)  # PEFT's is a form to fill in; the model's card is beside it
+        write_manifest(path)
+
+
+@contextmanager
+def _full_disk_is_named(folder: Path) -> Iterator[None]:
+    """Rust libraries give a failed write as an error of their own, or as a bare Exception."""
+    try:
+        yield
+    except Exception as error:
+        if "os error" not in str(error):
+            raise
+        raise StorageError(f"{folder}: cannot write: {error}") from error
 
 
 def check_exports(encoder: Encoder, base: Encoder, folder: Path, probes: list[str]) -> dict[str, float]:

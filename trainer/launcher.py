@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 SCRIPT = str(Path(__file__).with_name("main.py"))
+# Seconds that the others have to end when one rank has failed; a stopped one never does. Torch would wait 30.
+GRACE_S = 3
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CAUSES = {error.exit_code for error in (InputError, NumericError, CheckpointError, StorageError)}
 
@@ -113,9 +115,13 @@ def launch(args: argparse.Namespace) -> int:
     from subprocess import CalledProcessError
 
     from accelerate.commands import launch as accelerate
+    from torch.distributed.elastic.multiprocessing.api import PContext
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     accelerate.simple_launcher = start_on_one_device
+    close = PContext.close
+    soon = lambda self, death_sig=None, timeout=GRACE_S: close(self, death_sig, GRACE_S)  # noqa: E731
+    PContext.close = soon  # type: ignore[method-assign]
     for signum in SIGNALS:
         if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:  # nohup ignores it for all of us
             signal.signal(signum, forward)

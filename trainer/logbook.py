@@ -12,6 +12,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from trainer.errors import Stopped
 from trainer.evaluation import json_ready
 from trainer.storage import write_file
 
@@ -28,7 +29,7 @@ def open_log(
         accelerator.init_trackers("tensorboard")
     path = folder / "log.jsonl"
     if accelerator.is_main_process:
-        old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        old = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         kept = [line for line in old if _step(line) < first_step]
         write_file(path, "".join(line + "\n" for line in kept))
     with path.open("a", encoding="utf-8") if accelerator.is_main_process else nullcontext() as file:
@@ -60,27 +61,61 @@ def _step(line: str) -> float:
     """The step of a log line; a line that a crash cut short counts as later than any."""
     try:
         return float(json.loads(line)["step"])
-    except ValueError:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return float("inf")
 
 
-@contextmanager
-def signals_noted() -> Iterator[Callable[[], bool]]:
-    """Yields `requested()`: whether SIGTERM or SIGINT came. The first is noted, a second has its usual effect."""
-    noted: list[int] = []
-    previous: dict[int, Any] = {}
+class Signals:
+    """SIGTERM and SIGINT while the run is in hand; a second one ends the process at once.
 
-    def note(number: int, frame: object) -> None:
-        noted.append(number)
-        signal.signal(number, previous[number])
+    The first raises Stopped where nothing would be lost; inside `noted` it only sets `requested`.
+    """
 
-    for caught in (signal.SIGTERM, signal.SIGINT):
-        previous[caught] = signal.signal(caught, note)
-    try:
-        yield lambda: bool(noted)
-    finally:
-        for number, handler in previous.items():
+    NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.requested = self.deferred = False
+
+    def __enter__(self) -> Signals:
+        self._previous = {number: signal.signal(number, self._note) for number in self.NUMBERS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        for each in self.NUMBERS:
+            signal.signal(each, signal.SIG_DFL)
+        self.requested = True
+        if not self.deferred:
+            self._stop()
+
+    @contextmanager
+    def noted(self) -> Iterator[Callable[[], bool]]:
+        """Yields `requested()`: whether a signal came. One that nobody acted upon raises Stopped at the end."""
+        self.deferred = True
+        yield lambda: self.requested
+        self.deferred = False
+        if self.requested:
+            self._stop()
+
+    def _stop(self) -> None:
+        raise Stopped("stopped by a signal; continue with --resume, or start again where no step was made")
+
+
+class Timer:
+    """Says when so many minutes have gone by since it was last set; never, where that is 0."""
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds = 60 * minutes
+        self.set()
+
+    def set(self) -> None:
+        self._start = time.monotonic()
+
+    def rings(self) -> bool:
+        return 0 < self.seconds <= time.monotonic() - self._start
 
 
 class Clock:

@@ -44,6 +44,14 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         report(error)
         return StorageError.exit_code
     except (RuntimeError, MemoryError) as error:
+        if is_peer_lost(error):
+            # Of gloo's message, without its source lines and advice.
+            cause = str(error).splitlines()[0].split("] ", 1)[-1].split(". ")[0]
+            report(
+                "another process of this run died, or did not answer within train.timeout; the first message says why "
+                f"({cause})"
+            )
+            return TrainerError.exit_code  # of no cause's own: the launcher prefers the rank that has one
         if not is_out_of_memory(error):
             raise
         report("out of memory: set train.tokens_per_chunk, to 16384 first and lower while it still runs out")
@@ -54,6 +62,14 @@ def cli(arguments: Sequence[str] | None = None) -> int:
 def report(error: object) -> None:
     """Print an error as one line."""
     print(f"error: {error}".replace("\n", " "), file=sys.stderr)
+
+
+def is_peer_lost(error: Exception) -> bool:
+    """Whether a collective operation failed for want of its other ranks."""
+    from torch.distributed import DistError
+
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return several and (isinstance(error, DistError) or "gloo" in str(error))
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -85,6 +101,11 @@ def train_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
     parser.add_argument("--resume", action="store_true", help="continue the run of that folder")
+    parser.add_argument(
+        "--allow-inexact-resume",
+        action="store_true",
+        help="also with another number of processes, device, precision or version: not the same to the bit",
+    )
     return parser
 
 
@@ -169,7 +190,7 @@ def run_train(options: argparse.Namespace) -> None:
 
     from trainer.train import train  # imports torch: after everything that can fail without it
 
-    train(config, path.stem, options.resume)
+    train(config, path.stem, options.resume, options.allow_inexact_resume)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:

@@ -6,6 +6,8 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from torch import Tensor
 
 from trainer import distributed as ranks
@@ -53,7 +55,11 @@ class Pending:
 
     step: int
     waste: float
-    numbers: Arriving  # loss, tokens, stop, loss of each dim; gradient norm last
+    numbers: Arriving  # loss, tokens, stop, save, loss of each dim; gradient norm last
+
+
+def _no() -> bool:
+    return False
 
 
 class Run:
@@ -95,6 +101,7 @@ class Run:
             "train_data": data.train.fingerprint(),
             "dev_data": data.dev.fingerprint(),
             "base_weights": weights_fingerprint(self.encoder),
+            "tokens": self.tokens.fingerprint(),
         }
         self.encoder.to(self.device)
         self.encoder.compiled = config.train.compile and self.device.type == "cuda"
@@ -139,7 +146,22 @@ class Run:
         )
         return to_device(prepared, self.device)
 
-    def train_step(self, step: int, batch: Prepared, stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
+    def setting(self) -> dict[str, Any]:
+        """What, apart from the config, decides a result's last bits."""
+        return {
+            "processes": ranks.world_size(),
+            "device": self.device.type,
+            "threads": torch.get_num_threads(),
+            **{name: version(name) for name in ("torch", "transformers", "peft", "numpy")},
+        }
+
+    def train_step(
+        self,
+        step: int,
+        batch: Prepared,
+        stop: Callable[[], bool] = lambda: False,
+        save: Callable[[], bool] = lambda: False,
+    ) -> list[dict[str, Any]]:
         """One update. Returns what there is to log of the updates whose numbers have arrived.
 
         On a GPU these lag one update behind, so that no step waits for the device. An update whose loss or gradient is
@@ -147,6 +169,7 @@ class Run:
 
         Args:
             stop: whether this rank was asked to stop; the numbers say whether any was.
+            save: whether this rank finds a checkpoint due; likewise.
 
         Raises:
             NumericError: the loss or the gradient of an update was not finite; nothing has been updated since.
@@ -167,7 +190,7 @@ class Run:
         ranks.sum_gradients(self.parameters.values())
         limit = self.config.optim.clip_norm or float("inf")
         norm = self.accelerator.clip_grad_norm_(self.parameters.values(), limit)
-        counters = [torch.full((1,), float(value), device=self.device) for value in (batch.tokens, stop())]
+        counters = [torch.full((1,), float(value), device=self.device) for value in (batch.tokens, stop(), save())]
         parts = torch.cat([loss.total.detach().view(1), *counters, loss.by_dim]).double()
         numbers = torch.cat([ranks.sum_over_ranks(parts), norm.detach().double().view(1)])
         self.pending.append(Pending(step, batch.waste, Arriving(numbers)))
@@ -184,7 +207,7 @@ class Run:
         arrived = []
         while len(self.pending) > lag:
             pending = self.pending.popleft()
-            loss, tokens, stop, *by_dim, norm = pending.numbers.read()
+            loss, tokens, stop, save, *by_dim, norm = pending.numbers.read()
             self.check_finite(pending.step, loss, norm)
             arrived.append(
                 {
@@ -197,6 +220,7 @@ class Run:
                     "waste": pending.waste,
                     "peak_memory": peak_memory(self.device),
                     "stop": stop > 0,
+                    "save": save > 0,
                 }
             )
         return arrived
@@ -236,8 +260,11 @@ def make_accelerator(config: Config, folder: Path) -> Accelerator:
     if config.log.tensorboard and not find_spec("tensorboard"):  # accelerate would leave it out without a word
         raise InputError("log.tensorboard = true: tensorboard is not installed; install the extra `track`")
     trackers = "tensorboard" if config.log.tensorboard else None
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout))
     try:
-        return Accelerator(mixed_precision=precision, log_with=trackers, project_dir=str(folder))
+        return Accelerator(
+            mixed_precision=precision, log_with=trackers, project_dir=str(folder), kwargs_handlers=[patience]
+        )
     except ValueError as error:
         raise InputError(f"train.precision = {config.train.precision}: {error}".replace("\n", " ")) from error
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -36,6 +39,7 @@ class RunState:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0  # of training, before this process took over
     resumed_at: list[int] = field(default_factory=list)
+    inexact: list[str] = field(default_factory=list)  # what differed at a resume that was allowed to
 
 
 def snapshot(
@@ -56,6 +60,7 @@ def snapshot(
         "evaluations": state.evaluations,
         "seconds": state.seconds,
         "resumed_at": state.resumed_at,
+        "inexact": state.inexact,
         "scaler": scaler.state_dict() if scaler is not None else None,
         "parameters": list(parameters),
         "best": None,
@@ -87,7 +92,7 @@ def restore(
                 saved = tensors.get(f"optimizer/{key}/{name}")
                 if saved is not None:
                     optimizer.state[parameter][key] = saved.to(parameter.device)
-    if scaler is not None:
+    if scaler is not None and values["scaler"] is not None:  # in another precision there was none
         scaler.load_state_dict(values["scaler"])
     own = f"random/{rank()}/"
     _set_random_states({name[len(own) :]: value for name, value in tensors.items() if name.startswith(own)})
@@ -103,25 +108,84 @@ def restore(
         evaluations=values["evaluations"],
         seconds=values["seconds"],
         resumed_at=[*values["resumed_at"], values["step"]],
+        inexact=values["inexact"],
     )
 
 
-def identity(config_tree: dict[str, dict[str, Any]], fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    """What must be equal for a resumed run to be the same run: all but logging, evaluation cadence and folders."""
-    free = ("log.", "checkpoint.", "output.", "eval.every")
+# Keys that may change freely: they decide what is written and when, not what is computed.
+FREE = ("log.", "checkpoint.", "output.", "eval.every", "train.timeout")
+# Keys whose change leaves the run the same in kind, but not to the bit.
+INEXACT = ("train.batch_size", "train.precision", "train.tokens_per_chunk", "train.compile")
+
+
+def identity(
+    config_tree: dict[str, dict[str, Any]], fingerprints: Mapping[str, str], setting: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """What must be equal for a resumed run to be the same run.
+
+    Returns:
+        "run": what makes it another run; "setting": what makes it the same one with other rounding or dropout. The
+        batch of all ranks together is of the run, a rank's part of it is not.
+    """
     flat = {f"{section}.{key}": value for section, values in config_tree.items() for key, value in values.items()}
-    kept = {key: value for key, value in flat.items() if not key.startswith(free)}
-    return {**kept, **fingerprints, "world_size": world_size()}
+    kept = {key: value for key, value in flat.items() if not key.startswith(FREE)}
+    run = {key: value for key, value in kept.items() if key not in INEXACT}
+    whole = {"train.batch_size of all processes": flat["train.batch_size"] * world_size()}
+    return {"run": {**run, **fingerprints, **whole}, "setting": {**{key: kept[key] for key in INEXACT}, **setting}}
+
+
+def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Every field that differs, in words."""
+    nothing = "absent"
+    return [
+        f"{key} was {saved.get(key, nothing)!r}, is {current.get(key, nothing)!r}"
+        for key in dict.fromkeys((*current, *saved))
+        if saved.get(key, nothing) != current.get(key, nothing)
+    ]
+
+
+def require_same_run(
+    path: Path, saved: Mapping[str, Any], current: Mapping[str, Any], allow_inexact: bool
+) -> list[str]:
+    """What differs in the setting, once that is known to be allowed.
+
+    Raises:
+        CheckpointError: a checkpoint of another run, or of another setting that is not allowed; all fields are named.
+    """
+    if changed := differences(saved["run"], current["run"]):
+        raise CheckpointError(f"{path}: not the same run: {'; '.join(changed)}")
+    changed = differences(saved["setting"], current["setting"])
+    if changed and not allow_inexact:
+        raise CheckpointError(
+            f"{path}: the result would not be the same to the bit: {'; '.join(changed)}; to go on all the same, add "
+            "--allow-inexact-resume"
+        )
+    return changed
 
 
 def _random_states() -> dict[str, Tensor]:
-    states = {"torch": torch.get_rng_state()}
+    numpys = np.random.get_state(legacy=False)
+    version, python, gauss = random.getstate()
+    states = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*numpys["state"]["key"].tolist(), numpys["state"]["pos"], numpys["has_gauss"]]),
+        "numpy_gauss": torch.tensor(numpys["gauss"], dtype=torch.float64),
+        "python": torch.tensor([version, *python], dtype=torch.int64),
+        "python_gauss": torch.tensor(float("nan") if gauss is None else gauss, dtype=torch.float64),
+    }
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
 
 def _set_random_states(states: Mapping[str, Tensor]) -> None:
+    if not states:  # a rank that the saved run did not have: as seeded
+        return
     torch.set_rng_state(states["torch"])
+    *words, position, has_gauss = states["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(words, np.uint32), position, has_gauss, states["numpy_gauss"].item()))
+    version, *python = states["python"].tolist()
+    gauss = states["python_gauss"].item()
+    random.setstate((version, tuple(python), None if gauss != gauss else gauss))
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

@@ -30,6 +30,10 @@ class TokenTable:
         """Tokens of each text, [N] int64."""
         return np.diff(self.offsets)
 
+    def fingerprint(self) -> str:
+        """SHA-256 of all tokens: of the texts, the tokenizer and the max length together."""
+        return _digest(self)
+
     def batch(self, texts: np.ndarray) -> TokenBatch:
         """The given texts [n] as one packed run."""
         lengths = self.lengths[texts]

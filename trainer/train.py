@@ -7,10 +7,12 @@ Nothing is written before everything that can be wrong with the input has been c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,38 +22,45 @@ import torch
 
 from trainer import __version__
 from trainer import distributed as ranks
-from trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from trainer.checkpoint import has_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.config import Config, dump_config, to_tree
 from trainer.console import console, progress
-from trainer.errors import CheckpointError, InputError, Stopped, StorageError
+from trainer.errors import InputError, Stopped, StorageError
 from trainer.evaluation import Metrics, PairSet, evaluate_at, json_ready, verdict
 from trainer.export import choose_probes, export
 from trainer.lint import Tokens, lint_tables, print_findings
-from trainer.logbook import Clock, open_log, signals_noted
+from trainer.logbook import Clock, Signals, Timer, open_log
 from trainer.run import Run
-from trainer.state import Best, RunState, identity, restore, snapshot
-from trainer.storage import write_file
+from trainer.state import Best, RunState, identity, require_same_run, restore, snapshot
+from trainer.storage import only_writer, remove_debris, sync, write_file
 from trainer.summary import model_card, plan_record, print_plan, print_summary
 
 FINISHED = "metrics.json"  # the last file of a run
+LOG = "log.jsonl"
 
 
-def train(config: Config, name: str, resume: bool = False) -> Path:
+def train(config: Config, name: str, resume: bool = False, allow_inexact: bool = False) -> Path:
     """Run a config to its end. Returns the folder of the run.
 
     Args:
         name: what to call the run where the config names no folder.
         resume: continue the run of that folder from its newest checkpoint.
+        allow_inexact: also where the result will not be the same to the bit, as with another number of processes.
 
     Raises:
         TrainerError: one of its kinds; see `trainer.errors`.
     """
     folder = choose_folder(config, name, resume)
-    run = Run(config, folder)
-    with signals_noted() as stop_requested:
-        state = start_state(run, resume)
+    with Signals() as signals, ExitStack() as stack:
+        run = Run(config, folder)
+        ranks.on_first_rank(lambda: stack.enter_context(only_writer(folder)))
+        ranks.on_first_rank(lambda: clear_folder(folder, resume))
+        state = start_state(run, resume, allow_inexact)
         with open_log(run.folder, run.accelerator, state.step, run.config.log.tensorboard) as log:
-            steps(run, state, log, stop_requested)
+            if state.inexact:
+                log({"step": state.step, "inexact_resume": state.inexact})
+            with signals.noted() as stop_requested:
+                steps(run, state, log, stop_requested)
         finish(run, state)
     return folder
 
@@ -61,7 +70,7 @@ def steps(run: Run, state: RunState, log: Callable[[dict[str, Any]], None], stop
     config, sampler = run.config, run.sampler
     run.encoder.train()
     console.print(f"Encoder on {run.device}: {run.encoder.path}", markup=False)
-    clock = Clock(state.seconds)
+    clock, timer = Clock(state.seconds), Timer(config.checkpoint.minutes)
     with ThreadPoolExecutor(1) as ahead, progress("Training", len(sampler), state.step) as advance:
         upcoming = ahead.submit(run.prepare, state.step) if state.step < len(sampler) else None
         while state.step < len(sampler) and not out_of_patience(config, state):
@@ -72,10 +81,11 @@ def steps(run: Run, state: RunState, log: Callable[[dict[str, Any]], None], stop
             clock.data_is_here()
             if step + 1 < len(sampler):
                 upcoming = ahead.submit(run.prepare, step + 1)
-            arrived = run.train_step(step, batch, stop)
+            arrived = run.train_step(step, batch, stop, timer.rings)
             ends_phase, last = sampler.ends_phase(step), step + 1 == len(sampler)
             evaluates = ends_phase if config.eval.every == 0 else last or (step + 1) % config.eval.every == 0
-            saves = ends_phase if config.checkpoint.every == 0 else (step + 1) % config.checkpoint.every == 0
+            cadence = config.checkpoint.every
+            saves = ends_phase or (cadence > 0 and (step + 1) % cadence == 0) or any(n["save"] for n in arrived)
             if evaluates or saves or last or stops(arrived):
                 arrived += run.settle()
             clock.end_step()
@@ -87,8 +97,10 @@ def steps(run: Run, state: RunState, log: Callable[[dict[str, Any]], None], stop
                 note_evaluation(run, state, log)
             if saves or stops(arrived):
                 checkpoint(run, state)
-            if stops(arrived) and not last:
+                timer.set()
+            if stops(arrived):
                 raise Stopped(f"{run.folder}: stopped by a signal after step {step}; continue with --resume")
+        checkpoint(run, state)  # where the run ended early, else it is there
 
 
 def stops(arrived: list[dict[str, Any]]) -> bool:
@@ -106,7 +118,7 @@ def note_step(
     """Log the numbers of an update and move the progress bar on."""
     step, phase = numbers["step"], run.sampler.phase_at(numbers["step"]).name
     line = {"step": step, "phase": phase, "epoch": run.sampler.epochs[step], "lr": run.rates[step], **numbers}
-    del line["stop"]
+    del line["stop"], line["save"]
     line |= {"tokens_per_s": numbers["tokens"] / clock.took, "waiting": clock.waiting}
     if step % run.config.log.every == 0:
         log(line)
@@ -146,29 +158,16 @@ def note_evaluation(run: Run, state: RunState, log: Callable[[dict[str, Any]], N
     )
 
 
-def start_state(run: Run, resume: bool) -> RunState:
+def start_state(run: Run, resume: bool, allow_inexact: bool) -> RunState:
     """Judge the untouched model, or continue from the newest checkpoint; write the run's first files."""
-    root = run.folder / "checkpoints"
-    if resume:
-        run.add_trainables()
-        # One rank looks, for it renames what is damaged.
-        path = Path(ranks.share_object(str(newest_checkpoint(root)) if run.main else None))
-        tensors, values = load_checkpoint(path)
-        current = identity(to_tree(run.config), run.fingerprints)
-        if changed := [key for key in current if values["identity"].get(key) != current[key]]:
-            details = "; ".join(f"{key} was {values['identity'].get(key)!r}, is {current[key]!r}" for key in changed)
-            raise CheckpointError(f"{path}: not the same run: {details}")
-        state = restore(tensors, values, run.parameters, run.optimizer.optimizer, run.accelerator.scaler)
-        console.print(f"Resuming from {path}", markup=False)
-        return state
+    if resume and ranks.on_first_rank(lambda: has_begun(run.folder)):
+        return resumed_state(run, allow_inexact)
     if run.main:
         lint_data(run)
     baseline = run.judge()
     run.add_trainables()
     print_plan(run.sampler, run.rates, run.parameters)
-    if run.main:
-        write_file(run.folder / "config.toml", dump_config(run.config))
-        write_json(run.folder / "plan.json", plan_record(run.sampler, run.rates, run.config, run.parameters))
+    describe(run)
     state = RunState(baseline=baseline)
     checkpoint(run, state)
     return state
@@ -187,13 +186,61 @@ def lint_data(run: Run) -> None:
         console.print("Training goes on; what it learns and how it is judged may not mean what it seems to")
 
 
-def checkpoint(run: Run, state: RunState) -> None:
-    """Save everything that `start_state` needs to continue."""
-    tensors, values = snapshot(state, run.parameters, run.optimizer.optimizer, run.accelerator.scaler)
-    values["identity"] = identity(to_tree(run.config), run.fingerprints)
+def describe(run: Run) -> None:
+    """Write what the run is going to do; again when it is resumed, since cadences may have changed."""
     if run.main:
-        save_checkpoint(run.folder / "checkpoints", state.step, tensors, values)
-    ranks.barrier()
+        write_file(run.folder / "config.toml", dump_config(run.config))
+        write_json(run.folder / "plan.json", plan_record(run.sampler, run.rates, run.config, run.parameters))
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run ever saved its state; one that died before has nothing to lose, and starts at step 0."""
+    begun = has_checkpoints(folder / "checkpoints") or (folder / LOG).exists()
+    if not begun:
+        console.print(f"{folder}: stopped before its first checkpoint; starting at step 0", markup=False)
+    return begun
+
+
+def resumed_state(run: Run, allow_inexact: bool) -> RunState:
+    """The state of the newest whole checkpoint, once it is known to be of this run."""
+    run.add_trainables()
+    # One rank looks, for it renames what is damaged.
+    path = Path(ranks.on_first_rank(lambda: str(newest_checkpoint(run.folder / "checkpoints"))))
+    tensors, values = load_checkpoint(path)
+    current = identity(to_tree(run.config), run.fingerprints, run.setting())
+    inexact = require_same_run(path, values["identity"], current, allow_inexact)
+    state = restore(tensors, values, run.parameters, run.optimizer.optimizer, run.accelerator.scaler)
+    state.inexact += [f"step {state.step}: {difference}" for difference in inexact]
+    describe(run)
+    console.print(f"Resuming from {path}", markup=False)
+    if run.main and log_seal(run.folder / LOG, values["log"]["size"]) != values["log"]:
+        console.print(f"{run.folder / LOG}: its lines before step {state.step} are not what was written", markup=False)
+    for difference in inexact:
+        console.print(f"Not the same to the bit: {difference}", markup=False)
+    return state
+
+
+def checkpoint(run: Run, state: RunState) -> None:
+    """Save everything that `start_state` needs to continue. Fails on all ranks where it fails on one."""
+    tensors, values = snapshot(state, run.parameters, run.optimizer.optimizer, run.accelerator.scaler)
+    values["identity"] = identity(to_tree(run.config), run.fingerprints, run.setting())
+    keep = {phase.first_step + phase.steps for phase in run.sampler.phases} | (
+        {state.best.step} if state.best else set()
+    )
+
+    def save() -> None:
+        if (run.folder / LOG).exists():
+            sync(run.folder / LOG)  # or, after a power cut, it lacks steps that the checkpoint holds
+        values["log"] = log_seal(run.folder / LOG)
+        save_checkpoint(run.folder / "checkpoints", state.step, tensors, values, keep)
+
+    ranks.on_first_rank(save)
+
+
+def log_seal(path: Path, size: int | None = None) -> dict[str, Any]:
+    """Size and SHA-256 of a log's first `size` bytes, or of all."""
+    data = path.read_bytes()[:size] if path.exists() else b""
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def finish(run: Run, state: RunState) -> None:
@@ -263,6 +310,7 @@ def metadata(run: Run, state: RunState, differences: dict[str, float]) -> dict[s
         "steps": state.step,
         "seconds": round(state.seconds, 3),
         "resumed_at": state.resumed_at,
+        "inexact_resumes": state.inexact,
         "reload_differences": differences,
     }
 
@@ -279,15 +327,28 @@ def choose_folder(config: Config, name: str, resume: bool) -> Path:
         numbered = [Path("runs") / name, *(Path("runs") / f"{name}-{i}" for i in range(2, 10_000))]
         free = next(i for i, path in enumerate(numbered) if not path.exists())
         folder = numbered[max(free - 1, 0) if resume else free]
+    check_folder(folder, resume)
+    return folder
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Raise InputError or StorageError unless a run may be resumed, or started, in a folder."""
     finished = (folder / FINISHED).exists()
     if resume and (finished or not folder.is_dir()):
         raise InputError(f"{folder}: {'this run is finished' if finished else 'no run'}; nothing to resume")
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    # Names that begin with a dot are not a run's result: a lock, or what a killed process left.
+    if not resume and folder.exists() and (not folder.is_dir() or any(p.name[0] != "." for p in folder.iterdir())):
         what = "is no empty folder"
         if (folder / "config.toml").exists():
             what = "holds a finished run" if finished else "holds an unfinished run (continue it with --resume)"
         raise StorageError(f"{folder}: {what} and is not overwritten; name another with --output-dir")
-    return folder
+
+
+def clear_folder(folder: Path, resume: bool) -> None:
+    """Look again, now that no other process can come in, and remove what one that died left half written."""
+    check_folder(folder, resume)
+    for place in (folder, folder / "checkpoints"):
+        remove_debris(place)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,512 @@
+"""Resuming: what may differ and what must not, one run a folder, cadences; and the harness's own share for CI.
+
+Mutants of the resume code are planted one at a time, and each must turn the comparison of resumed and undisturbed red.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from trainer import checkpoint, distributed, logbook, state, storage, train
+from trainer.checkpoint import KEEP, has_checkpoints, newest_checkpoint, save_checkpoint
+from trainer.errors import CheckpointError, Stopped, StorageError
+from trainer.incidents import generate_pairs
+from trainer.logbook import Signals, Timer
+from trainer.main import cli
+from trainer.run import Run
+from trainer.state import differences, identity, require_same_run
+from trainer.storage import find_damage, only_writer, remove_debris, remove_folder, write_manifest
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = {
+    "train.batch_size": 8,
+    "curriculum.epochs": 1,
+    "optim.lr": 1e-3,
+    "loss.dims": [64, 16],
+    "lora.enabled": "false",
+    "eval.every": 2,
+    "checkpoint.every": 1,
+    "early_stopping.patience": 5,  # more than there are evaluations
+}
+
+
+@pytest.fixture(scope="module")
+def start(tiny_model, tmp_path_factory):
+    """start(folder, *options, **changes) -> exit code of a run of 9 steps."""
+    root = tmp_path_factory.mktemp("data")
+    for part, rows in (("train", 72), ("dev", 36)):
+        (root / f"{part}.json").write_text(json.dumps(generate_pairs(rows, 0, part)))
+    (root / "empty.toml").write_text("")
+    paths = {"model.name": tiny_model("mpnet"), "data.train": root / "train.json", "data.dev": root / "dev.json"}
+
+    def run(folder: Path, *options: str, **changes: Any) -> int:
+        settings = {**SETTINGS, **paths, **{key.replace("__", "."): value for key, value in changes.items()}}
+        sets = [f"--set={key}={value}" for key, value in settings.items()]
+        return cli(["--config", str(root / "empty.toml"), "--output-dir", str(folder), *sets, *options])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert start(folder) == 0
+    return outcome(folder)
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    clocks = {"tokens_per_s", "waiting", "peak_memory"}
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    last = sorted((folder / "checkpoints").glob("step-*"))[-1]
+    tensors = load_file(last / "tensors.safetensors") | load_file(folder / "model" / "model.safetensors")
+    return {
+        "log": [{key: value for key, value in line.items() if key not in clocks} for line in lines],
+        "tensors": {name: tensor.numpy().tobytes() for name, tensor in tensors.items()},
+        "metrics": (folder / "metrics.json").read_bytes(),
+        "plan": (folder / "plan.json").read_bytes(),
+        "kept": sorted(path.name for path in (folder / "checkpoints").iterdir()),
+    }
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing in the trainer catches it."""
+
+
+def kill_after(patch: pytest.MonkeyPatch, steps: int) -> None:
+    real = Run.train_step
+
+    def step(self: Run, number: int, *rest: Any) -> Any:
+        if number == steps:
+            raise Killed
+        return real(self, number, *rest)
+
+    patch.setattr(Run, "train_step", step)
+
+
+def killed(start: Any, folder: Path, steps: int = 5, **changes: Any) -> None:
+    """A run that dies before its update of that number."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_after(patch, steps)
+        start(folder, **changes)
+
+
+# ---- equality, and mutants that must break it
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 5, 8])  # 3 ends a phase, 8 is the last
+def test_from_any_step_the_result_is_the_undisturbed_one(steps, start, undisturbed, tmp_path):
+    killed(start, tmp_path / "run", steps)
+    assert start(tmp_path / "run", "--resume") == 0
+    assert outcome(tmp_path / "run") == undisturbed
+
+
+def forget(key: str, value: Any = None):
+    """A mutant of `restore`: a field of the run's state comes back empty."""
+
+    def mutant(patch: pytest.MonkeyPatch) -> None:
+        real = train.restore
+
+        def restore(*arguments: Any) -> Any:
+            found = real(*arguments)
+            setattr(found, key, value(getattr(found, key)) if callable(value) else value)
+            return found
+
+        patch.setattr(train, "restore", restore)
+
+    return mutant
+
+
+def lose(prefix: str):
+    """A mutant of `restore`: tensors of a kind are as they were before."""
+
+    def mutant(patch: pytest.MonkeyPatch) -> None:
+        real = train.load_checkpoint
+
+        def load(folder: Path) -> Any:
+            tensors, values = real(folder)
+            return {n: torch.zeros_like(t) if n.startswith(prefix) else t for n, t in tensors.items()}, values
+
+        patch.setattr(train, "load_checkpoint", load)
+
+    return mutant
+
+
+def whole_log(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(logbook, "_step", lambda line: -1.0 if line else float("inf"))
+
+
+def newest_is_oldest(patch: pytest.MonkeyPatch) -> None:
+    real = checkpoint._folders
+    patch.setattr(checkpoint, "_folders", lambda root: real(root)[::-1])
+
+
+MUTANTS = {
+    "random states": lambda patch: patch.setattr(state, "_set_random_states", lambda states: None),
+    "cursor": forget("step", lambda step: step - 1),
+    "best": forget("best"),
+    "best weights": lose("best/"),
+    "weights": lose("weight/"),
+    "first moments": lose("optimizer/exp_avg/"),
+    "second moments": lose("optimizer/exp_avg_sq/"),
+    "optimizer's step": lose("optimizer/step/"),
+    "evaluations": forget("evaluations", lambda entries: []),
+    "baseline": forget("baseline", lambda values: {dim: dict.fromkeys(v, 0.0) for dim, v in values.items()}),
+    "early stopping": forget("without_best", 7),
+    "log not cut": whole_log,
+    "newest is oldest": newest_is_oldest,
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_of_the_resume_is_seen(name, start, undisturbed, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    # Behind the checkpoint of step 5, whose log then has a line too many, as after a kill between update and save.
+    killed(start, folder, 5)
+    with (folder / "log.jsonl").open("a") as log:
+        log.write('{"step": 5, "loss": 0.0}\n')
+    MUTANTS[name](monkeypatch)
+    try:
+        assert start(folder, "--resume") == 0
+        same = outcome(folder) == undisturbed
+    except (AssertionError, ValueError, KeyError):
+        same = False
+    assert not same
+
+
+def test_a_mutant_scaler_is_seen():
+    """fp16 needs a GPU: the scaler's state goes through `snapshot` and `restore` with one that only notes it."""
+    notes: list[Any] = []
+    scaler = SimpleNamespace(state_dict=lambda: {"scale": 512.0, "growth": 3}, load_state_dict=notes.append)
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.AdamW([parameter])
+    run = state.RunState(baseline={})
+    tensors, values = state.snapshot(run, {"w": parameter}, optimizer, scaler)
+    state.restore(tensors, json.loads(json.dumps(values)), {"w": parameter}, optimizer, scaler)
+    assert notes == [{"scale": 512.0, "growth": 3}]
+
+
+def test_every_random_state_comes_back():
+    import random
+
+    import numpy as np
+
+    def draw() -> list[float]:
+        return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item()]
+
+    random.gauss(0, 1), np.random.randn()  # both now hold the second of a pair
+    saved = state._random_states()
+    first = draw()
+    assert draw() != first
+    state._set_random_states(saved)
+    assert draw() == first
+
+
+# ---- what may change, and what is refused
+
+
+def test_cadences_change_nothing(start, undisturbed, tmp_path):
+    changes = {"checkpoint__every": 4, "checkpoint__minutes": 1e-9, "log__every": 1, "train__timeout": 99}
+    killed(start, tmp_path / "run", 5, **changes)
+    assert start(tmp_path / "run", "--resume", checkpoint__every=2) == 0
+    found = outcome(tmp_path / "run")
+    assert {**found, "kept": 0} == {**undisturbed, "kept": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optim__lr": 2e-3}, ["optim.lr was 0.001, is 0.002"]),
+        ({"loss__scale": 10, "optim__clip_norm": 2}, ["loss.scale was 20.0, is 10.0", "optim.clip_norm was 1.0, is 2"]),
+        ({"train__batch_size": 4}, ["train.batch_size of all processes was 8, is 4"]),
+        ({"train__tokens_per_chunk": 300}, ["train.tokens_per_chunk was 0, is 300", "--allow-inexact-resume"]),
+    ],
+)
+def test_a_different_run_is_refused_field_by_field(changes, said, start, tmp_path, capfd):
+    killed(start, tmp_path / "run", 3)
+    capfd.readouterr()
+    assert start(tmp_path / "run", "--resume", **changes) == 4
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and all(words in errors[0] for words in said)
+
+
+def test_other_data_is_refused(start, tmp_path, capfd):
+    killed(start, tmp_path / "run", 3)
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(generate_pairs(72, 1, "train")))
+    assert start(tmp_path / "run", "--resume", data__train=other) == 4
+    assert "train_data was" in capfd.readouterr().err
+
+
+def test_an_inexact_resume_is_allowed_where_asked_for_and_on_record(start, tmp_path):
+    killed(start, tmp_path / "run", 5)
+    assert start(tmp_path / "run", "--resume", "--allow-inexact-resume", train__tokens_per_chunk=300) == 0
+    records = [line for line in outcome(tmp_path / "run")["log"] if "inexact_resume" in line]
+    assert records == [{"step": 5, "inexact_resume": ["step 5: train.tokens_per_chunk was 0, is 300"]}]
+    metadata = json.loads((tmp_path / "run" / "training_metadata.json").read_text())
+    assert metadata["inexact_resumes"] == records[0]["inexact_resume"]
+
+
+def test_processes_may_be_redistributed_but_not_the_batch(monkeypatch):
+    """2 x 8 pairs on two processes are 16 on one: another setting of the same run."""
+    tree = {
+        "train": {"batch_size": 8, "precision": "fp32", "tokens_per_chunk": 0, "compile": True},
+        "log": {"every": 1},
+    }
+    monkeypatch.setattr(state, "world_size", lambda: 2)
+    two = identity(tree, {"train_data": "x"}, {"processes": 2})
+    monkeypatch.setattr(state, "world_size", lambda: 1)
+    one = identity({**tree, "train": {**tree["train"], "batch_size": 16}}, {"train_data": "x"}, {"processes": 1})
+    assert differences(two["run"], one["run"]) == []
+    assert require_same_run(Path("c"), two, one, True) == [
+        "train.batch_size was 8, is 16",
+        "processes was 2, is 1",
+    ]
+    with pytest.raises(CheckpointError, match="processes was 2, is 1"):
+        require_same_run(Path("c"), two, one, False)
+    half = identity(tree, {"train_data": "x"}, {"processes": 1})
+    with pytest.raises(CheckpointError, match="of all processes was 16, is 8"):
+        require_same_run(Path("c"), two, half, True)
+
+
+def test_a_field_that_is_new_or_gone_is_a_difference():
+    assert differences({"a": 1, "b": None}, {"a": 1, "c": None}) == [
+        "c was 'absent', is None",
+        "b was None, is 'absent'",
+    ]
+
+
+def test_where_all_checkpoints_are_bad_nothing_starts_again(start, tmp_path, capfd):
+    killed(start, tmp_path / "run", 3)
+    for folder in (tmp_path / "run" / "checkpoints").iterdir():
+        (folder / "state.json").write_text("{}")
+    for _ in range(2):  # also once they are set aside
+        assert start(tmp_path / "run", "--resume") == 4
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_run_that_died_before_its_first_checkpoint_starts_at_step_0(start, undisturbed, tmp_path, monkeypatch, capfd):
+    def die(*_: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(train, "save_checkpoint", die)
+    with pytest.raises(Killed):
+        start(tmp_path / "run")
+    monkeypatch.undo()
+    assert start(tmp_path / "run", "--resume") == 0
+    assert "starting at step 0" in capfd.readouterr().err
+    assert outcome(tmp_path / "run") == undisturbed
+
+
+def test_a_log_that_rotted_is_named(start, tmp_path, capfd):
+    killed(start, tmp_path / "run", 5)
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"step": 2', b'"step": 3', 1) + b'\xff\n{"step": 4\n[]\n7\n')
+    assert start(tmp_path / "run", "--resume") == 0
+    assert "log.jsonl: its lines before step 5 are not what was written" in capfd.readouterr().err
+
+
+# ---- retention
+
+
+def steps_in(root: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in root.glob("step-*") if "." not in path.name)
+
+
+def save(root: Path, step: int, keep: tuple[int, ...] = ()) -> Path:
+    return save_checkpoint(root, step, {"w": torch.ones(2)}, {"step": step}, keep)
+
+
+def test_kept_are_the_last_three_and_those_named(tmp_path):
+    for step in range(1, 9):
+        save(tmp_path, step, (2, 4))
+    assert steps_in(tmp_path) == [2, 4, 6, 7, 8]
+
+
+def test_one_that_rotted_does_not_count(tmp_path):
+    for step in range(1, 4):
+        save(tmp_path, step)
+    (tmp_path / "step-000003" / "state.json").write_text("rot")
+    save(tmp_path, 4)
+    assert steps_in(tmp_path) == [1, 2, 3, 4]
+    assert len([f for f in tmp_path.iterdir() if find_damage(f) is None]) == KEEP
+
+
+def test_a_damaged_checkpoint_of_the_same_step_is_written_again(tmp_path):
+    (save(tmp_path, 1) / "state.json").write_text("rot")
+    assert find_damage(save(tmp_path, 1)) is None and newest_checkpoint(tmp_path).name == "step-000001"
+
+
+def test_a_process_that_dies_while_it_removes_leaves_no_half_checkpoint(tmp_path, monkeypatch):
+    folder = save(tmp_path, 1)
+
+    def die(path: Path) -> None:
+        (path / "state.json").unlink()
+        raise Killed
+
+    monkeypatch.setattr(storage.shutil, "rmtree", die)
+    with pytest.raises(Killed):
+        remove_folder(folder)
+    monkeypatch.undo()
+    assert not has_checkpoints(tmp_path) and len(list(tmp_path.iterdir())) == 1
+    remove_debris(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debris_is_only_what_bears_its_name(tmp_path):
+    for name in (".a.tmp", "b.tmp", ".git", "step-000001"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").touch()
+    (tmp_path / ".c.tmp").symlink_to(tmp_path / ".git")
+    remove_debris(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"b.tmp", ".git", "step-000001"}
+    assert (tmp_path / ".git" / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname"])
+def test_a_manifest_names_no_file_outside(name, tmp_path):
+    (tmp_path / "outside").write_text("x")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a").write_text("x")
+    write_manifest(folder)
+    entries = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**entries, name: entries["a"]}))
+    assert find_damage(folder) == "manifest.json is not what was written"
+
+
+@given(st.binary(max_size=60) | st.text(max_size=30).map(str.encode))
+@example(b"[" * 100_000)
+@example(b'{"state.json": {"size": 1e999, "sha256": null}}')
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_bytes_as_manifest_are_damage(tmp_path, data):
+    folder = tmp_path / "step-000001"
+    if not folder.exists():
+        save(tmp_path, 1)
+    (folder / "manifest.json").write_bytes(data)
+    assert find_damage(folder, checkpoint.FILES)
+
+
+@given(st.lists(st.binary(max_size=20) | st.integers(0, 9).map(lambda step: b'{"step": %d}' % step), max_size=8))
+@example(
+    [
+        b'{"step": NaN}',
+        b'{"step": [1]}',
+        b'{"step": {}}',
+        b"[" * 100_000,
+        b"9" * 5000,
+        b'{"step": 1' + b"0" * 400 + b"}",
+    ]
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_bytes_in_a_log_are_cut_to_the_lines_before_the_step(tmp_path, lines):
+    (tmp_path / "log.jsonl").write_bytes(b"\n".join(lines))
+    with logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True), 5, False):
+        pass
+    for line in (tmp_path / "log.jsonl").read_text().splitlines():
+        assert json.loads(line)["step"] < 5
+
+
+# ---- one run a folder
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from trainer.storage import only_writer
+with only_writer(Path(sys.argv[1])):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_run_is_refused_while_the_first_lives(start, tmp_path, capfd):
+    folder = tmp_path / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, cwd=ROOT)
+    assert holder.stdout is not None and holder.stdout.readline() == b"in\n"
+    assert start(folder) == 5
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "another process runs there" in errors[0]
+    holder.kill()
+    holder.wait()
+    assert (folder / ".lock").exists()  # and holds nothing
+    assert start(folder) == 0 and not (folder / ".lock").exists()
+
+
+def test_a_lock_file_that_was_removed_meanwhile_locks_nothing(tmp_path, monkeypatch):
+    real, removed = storage.fcntl.flock, []
+
+    def flock(handle: int, how: int) -> None:
+        real(handle, how)
+        if not removed:
+            removed.append((tmp_path / ".lock").unlink())
+
+    monkeypatch.setattr(storage.fcntl, "flock", flock)
+    with only_writer(tmp_path), pytest.raises(StorageError, match="another process"), only_writer(tmp_path):
+        pass
+
+
+# ---- signals and timers
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_between_updates_is_noted_and_elsewhere_stops(number):
+    before = signal.getsignal(number)
+    with Signals() as signals, pytest.raises(Stopped), signals.noted() as requested:
+        assert not requested()
+        signal.raise_signal(number)
+        assert requested() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # a second one ends at once
+    with Signals(), pytest.raises(Stopped):
+        signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+
+
+def test_a_timer_rings_after_its_minutes_and_never_at_0(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    timer, never = Timer(0.5), Timer(0)
+    rings = []
+    for now[0] in (29.0, 30.0, 31.0):
+        rings.append(timer.rings())
+    timer.set()
+    assert rings == [False, True, True] and not timer.rings() and not never.rings()
+
+
+def test_rank_0_fails_for_all(monkeypatch):
+    def fail() -> None:
+        raise StorageError("full")
+
+    with pytest.raises(StorageError):
+        distributed.on_first_rank(fail)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "share_object", lambda value: (None, 5))  # what rank 0 sent
+    with pytest.raises(SystemExit) as ended:
+        distributed.on_first_rank(fail)
+    assert ended.value.code == 5
+
+
+# ---- the harness: 25 kills, and some of the rest
+
+
+def test_kills_corruptions_signals_and_faults(tmp_path):
+    record = tmp_path / "chaos.json"
+    counts = ["--kills=25", "--corruptions=40", "--signals=4", "--faults=1", "--peers=0", f"--json={record}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, ROOT / "bench" / "chaos.py", *counts], env=environment, capture_output=True
+    )
+    assert result.returncode == 0, result.stdout.decode() + result.stderr.decode()[-2000:]
+    assert json.loads(record.read_text())["campaigns"]["kills"]["counts"]["killed"] > 10
