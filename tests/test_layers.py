@@ -15,14 +15,15 @@ PACKAGE = Path(trainer.__file__).parent
 MODULES = {path.stem: path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = (
-    {"console", "errors", "process"},
+    {"console", "errors", "masking", "process"},
     {"flash", "lean", "readers", "storage", "tiled", "transfer"},
     {"bootstrap", "checkpoint", "config", "distributed", "incidents", "loss", "metrics", "packed", "pairs"}
-    | {"retrieval", "schedule"},
+    | {"retrieval", "schedule", "strength"},
     {"curriculum", "encoder", "layout", "optim", "thresholds", "tiny", "tokens"},
     {"evaluation", "objective", "sources"},
     {"assess", "export", "gradcache", "logbook", "state", "summary"},
     {"judge", "run"},
+    {"finish"},
     {"train"},
     {"main"},
     {"__main__"},

@@ -85,6 +85,11 @@ def train_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
     parser.add_argument("--resume", action="store_true", help="continue the run of that folder")
+    parser.add_argument(
+        "--full-strength",
+        action="store_true",
+        help="export the trained weights as they are; by default dev chooses how far to go from the untouched ones",
+    )
     return parser
 
 
@@ -133,6 +138,7 @@ def run_train(options: argparse.Namespace) -> None:
     if options.resume and options.output_dir and not options.config:
         path = Path(options.output_dir) / "config.toml"  # the run's own
     overrides = [*options.set, *([f"output.dir={json.dumps(options.output_dir)}"] if options.output_dir else [])]
+    overrides += ["eval.choose_strength=false"] if options.full_strength else []
     config = load_config(path, overrides)
 
     from trainer.train import train  # imports torch: after everything that can fail without it
@@ -148,10 +154,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
     judgement = judge(Question(**asked, dims=parse_dims(options.dims)))
     print_judgement(judgement)
     if options.json:
-        from trainer.evaluation import json_ready
-        from trainer.storage import write_file
+        from trainer.logbook import write_json
 
-        write_file(options.json, json.dumps(json_ready(judgement_record(judgement)), indent=2) + "\n")
+        write_json(options.json, judgement_record(judgement))
     keep_thresholds(judgement)
 
 

@@ -107,8 +107,9 @@ def restore(
 
 
 def identity(config_tree: dict[str, dict[str, Any]], fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    """What must be equal for a resumed run to be the same run: all but logging, evaluation cadence and folders."""
-    free = ("log.", "checkpoint.", "output.", "eval.every")
+    """What must be equal for a resumed run to be the same run: all but logging, cadences, folders and what comes after
+    the last step."""
+    free = ("log.", "checkpoint.", "output.", "eval.every", "eval.choose_strength", "data.forgetting")
     flat = {f"{section}.{key}": value for section, values in config_tree.items() for key, value in values.items()}
     kept = {key: value for key, value in flat.items() if not key.startswith(free)}
     return {**kept, **fingerprints, "world_size": world_size()}
