@@ -19,8 +19,8 @@ LAYERS = (
     {"flash", "lean", "readers", "storage", "tiled", "transfer"},
     {"bootstrap", "checkpoint", "config", "distributed", "incidents", "loss", "metrics", "packed", "pairs"}
     | {"retrieval", "schedule", "strength"},
-    {"curriculum", "encoder", "layout", "optim", "thresholds", "tiny", "tokens"},
-    {"evaluation", "objective", "sources"},
+    {"curriculum", "encoder", "figures", "layout", "optim", "thresholds", "tiny", "tokens"},
+    {"evaluation", "objective", "report", "sources"},
     {"assess", "export", "gradcache", "logbook", "state", "summary"},
     {"judge", "run"},
     {"finish"},

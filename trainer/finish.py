@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from trainer.console import console, progress
 from trainer.encoder import Encoder, weights_fingerprint
 from trainer.evaluation import embed, embed_cached, evaluate, pair_cosines
 from trainer.export import check_trained, choose_probes, export, merged
+from trainer.figures import INSTALL
 from trainer.judge import Judgement, Question, conclude, judgement_record
 from trainer.logbook import write_json
 from trainer.masking import mask_text
 from trainer.metrics import spearman
+from trainer.report import write_report
 from trainer.run import Run
 from trainer.state import RunState
 from trainer.strength import ALPHAS, FULL, Point, best_strength, set_strength
@@ -67,6 +70,10 @@ def finish(run: Run, state: RunState) -> None:
         write_json(run.folder / "training_metadata.json", metadata(run, state, alpha, differences))
         write_json(run.folder / FINISHED, metrics)
         print_summary(records, state.best.step, alpha, run.folder / "model")
+        if find_spec("matplotlib"):
+            console.print(f"Report: {write_report(run.folder)}", markup=False)
+        else:
+            console.print(INSTALL, markup=False)
     ranks.barrier()
 
 

@@ -1,4 +1,4 @@
-"""The command line: `trainer [train] ...` and `trainer evaluate ...`."""
+"""The command line: `trainer [train] ...`, `trainer evaluate ...` and `trainer report ...`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from trainer.errors import InputError, Stopped, StorageError, TrainerError
 from trainer.process import tune_process
 
-COMMANDS = ("train", "evaluate")
+COMMANDS = ("train", "evaluate", "report")
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:
@@ -31,11 +31,16 @@ def cli(arguments: Sequence[str] | None = None) -> int:
     try:
         if command not in COMMANDS:
             raise InputError(f"unknown command {command!r}; use one of {', '.join(COMMANDS)}")
-        options = (train_parser() if command == "train" else evaluate_parser()).parse_args(arguments)
+        parser, run = {
+            "train": (train_parser, run_train),
+            "evaluate": (evaluate_parser, run_evaluate),
+            "report": (report_parser, run_report),
+        }[command]
+        options = parser().parse_args(arguments)
         tune_process()
         # PEFT still asks transformers for a property by its old name; a user can do nothing about it.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-        (run_train if command == "train" else run_evaluate)(options)
+        run(options)
     except TrainerError as error:
         # Bad input and a signal are the same on every rank of a machine: one of them says so.
         if os.environ.get("LOCAL_RANK", "0") == "0" or not isinstance(error, InputError | Stopped):
@@ -76,7 +81,8 @@ def train_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="trainer",
         description="Fine-tune a text-embedding encoder on labelled pairs, at every Matryoshka size.",
-        epilog="Other command: trainer evaluate --help. Without --config a small example is trained in under a minute.",
+        epilog="Other commands: trainer evaluate --help, trainer report --help. Without --config a small example is "
+        "trained in under a minute.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of the experiment")
@@ -130,6 +136,20 @@ def evaluate_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def report_parser() -> argparse.ArgumentParser:
+    """Options of `trainer report`."""
+    parser = Parser(
+        prog="trainer report",
+        description="Write report.html into a finished run's folder; of several runs, a comparison.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="of a comparison (default: comparison.html where you are)"
+    )
+    return parser
+
+
 def run_train(options: argparse.Namespace) -> None:
     """Load the config and train."""
     from trainer.config import load_config
@@ -158,6 +178,20 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
         write_json(options.json, judgement_record(judgement))
     keep_thresholds(judgement)
+
+
+def run_report(options: argparse.Namespace) -> None:
+    """Report on a finished run, or compare several."""
+    from trainer.console import console
+    from trainer.report import COMPARISON, write_comparison, write_report
+
+    if len(options.runs) == 1:
+        if options.output:
+            raise InputError("--output is for a comparison; the report of one run is written into its folder")
+        path = write_report(options.runs[0])
+    else:
+        path = write_comparison(options.runs, options.output or Path(COMPARISON))
+    console.print(f"Report: {path}", markup=False)
 
 
 def parse_dims(text: str | None) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from trainer.console import console
 from trainer.curriculum import PhasedBatchSampler
 from trainer.schedule import learning_rate, schedule_edges
 
-SHOWN = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "best F1", "separability": "separability"}
+SHOWN = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "best F1"}
 MEANING = {
     "BETTER": "the difference to the untouched model is surely above 0 at every dim",
     "NOT BETTER": "at some dim the difference to the untouched model is surely not above 0: keep using that",
