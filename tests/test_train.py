@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     code, folder = run_small("run", changes)
     assert code == 0
     expected = {"config.toml", "plan.json", "log.jsonl", "metrics.json", "training_metadata.json", "model"}
-    expected |= {"strength.json", "scores.json"}
+    expected |= {"strength.json", "scores.json"} | ({"report.html"} if find_spec("matplotlib") else set())
     assert expected | {"checkpoints"} | ({"adapter"} if lora else set()) == {p.name for p in folder.iterdir()}
 
     plan = json.loads((folder / "plan.json").read_text())

@@ -78,9 +78,9 @@ def draw_loss(lines: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, 
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
-    """The mean of up to a twentieth of all values around each."""
-    reach = max(len(values) // 40, 1)
-    return [float(np.mean(values[max(i - reach, 0) : i + reach + 1])) for i in range(len(values))]
+    """The mean of each value and the twentieth of all that came before it: nothing shows ahead of its step."""
+    reach = max(len(values) // 20, 1)
+    return [float(np.mean(values[max(i - reach, 0) : i + 1])) for i in range(len(values))]
 
 
 def draw_histograms(labels: Sequence[int], before: Scores, after: Scores, thresholds: Mapping[str, float]) -> Figure:

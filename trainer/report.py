@@ -130,13 +130,13 @@ def _read_json(path: Path) -> Any:
 def render_run(run: Record) -> str:
     """The page of one run."""
     on, judged = run.metrics["verdict_on"], run.judged
-    verdict = run.metrics["verdict"]
+    verdict, metric = run.metrics["verdict"], escape(run.judged["question"]["metric"])
     selected = "" if on == "test" else " These pairs have also picked the model: expect a little less on others."
     body = [
         f"<h1>{escape(run.folder.name)}: {escape(run.config['model']['name'])}</h1>",
-        f'<p class="verdict {verdict.lower().split()[0]}"><strong>{escape(verdict)}</strong> against the untouched model, '
-        f"by {escape(judged['question']['metric'])} on {judged['pairs']} {on} pairs, over all dims. Strength of the "
-        f"update {run.metrics['strength']:.1f}, best at step {run.metrics['best_step']}.{selected}</p>",
+        f'<p class="verdict {verdict.lower().split()[0]}"><strong>{verdict}</strong> against the untouched model, by '
+        f"{metric} on {judged['pairs']} {on} pairs, over all dims. Strength of the update "
+        f" {run.metrics['strength']:.1f}, best at step {run.metrics['best_step']}.{selected}</p>",
         "<h2>By dim</h2>",
         _main_table(judged),
         '<div class="figures">',

@@ -18,9 +18,9 @@ from trainer.schedule import learning_rate, schedule_edges
 
 SHOWN = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "best F1"}
 MEANING = {
-    "BETTER": "the difference to the untouched model is surely above 0 at every dim",
-    "NOT BETTER": "at some dim the difference to the untouched model is surely not above 0: keep using that",
-    "UNCLEAR": "the pairs are too few to tell the difference to the untouched model from luck at every dim",
+    "BETTER": "the 95 % interval of the difference to the untouched model lies above 0 at every dim",
+    "NOT BETTER": "at some dim no part of the difference's 95 % interval lies above 0: keep using the untouched model",
+    "UNCLEAR": "at some dim the difference's 95 % interval holds 0: these pairs cannot tell a gain from luck",
 }
 
 
