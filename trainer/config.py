@@ -121,8 +121,7 @@ class EvalConfig:
     metric: str = "spearman"
     """What "best" means, at the largest dim: "spearman", "pearson", "roc_auc", "average_precision" or "f1"."""
     choose_strength: bool = True
-    """After training, choose on dev how far to go from the untouched model towards the trained one and beyond it; false
-    exports the trained weights as they are, better or not."""
+    """Dev chooses how far to go from the untouched model to the trained one, and beyond; false goes all the way."""
 
 
 @dataclass(frozen=True)

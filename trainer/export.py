@@ -39,6 +39,7 @@ def merged(encoder: Encoder) -> Encoder:
     twin = copy.deepcopy(encoder).cpu().eval()
     if isinstance(twin.backbone, peft.PeftModel):
         twin.backbone = twin.backbone.merge_and_unload()
+    twin.compiled = False  # a compiled layer is compiled anew for every copy
     return twin.requires_grad_(True)  # as one just loaded, so that its products are the same to the last bit
 
 

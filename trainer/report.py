@@ -137,21 +137,17 @@ def render_run(run: Record) -> str:
         f'<p class="verdict {verdict.lower().split()[0]}"><strong>{verdict}</strong> against the untouched model, by '
         f"{metric} on {judged['pairs']} {on} pairs, over all dims. Strength of the update "
         f" {run.metrics['strength']:.1f}, best at step {run.metrics['best_step']}.{selected}</p>",
-        "<h2>By dim</h2>",
-        _main_table(judged),
+        f"<h2>By dim</h2>{_main_table(judged)}",
         '<div class="figures">',
         *_run_figures(run),
         "</div>",
-        f"<h2>All figures on {on}: before &rarr; after, 95 % of the difference</h2>",
-        _all_table(judged),
+        f"<h2>All figures on {on}: before &rarr; after, 95 % of the difference</h2>{_all_table(judged)}",
         "<h2>Adversarial diagnostic: positives across categories against negatives within one</h2>",
         _diagnostic_table(judged),
         f"<h2>The {len(run.scores['worst'])} pairs most wrong at the largest dim, texts masked</h2>",
         _worst_table(run.scores["worst"]),
-        "<h2>Lint</h2>",
-        _lint_table(run.lint),
-        "<h2>Data and environment</h2>",
-        _environment_table(run),
+        f"<h2>Lint</h2>{_lint_table(run.lint)}",
+        f"<h2>Data and environment</h2>{_environment_table(run)}",
     ]
     return _page(f"{run.folder.name}: {verdict}", body)
 
@@ -201,24 +197,24 @@ def render_comparison(runs: Sequence[Record]) -> str:
         _figure(figure, f"{metric} against the dim, with 95 % intervals"),
         *(_figure(draw_loss(run.steps, run.plan["phases"]), f"{escape(name)}: loss") for name, run in names.items()),
         "</div>",
-        "<h2>Settings that differ</h2>",
-        _settings_table(names),
+        f"<h2>Settings that differ</h2>{_settings_table(names)}",
     ]
     return _page(f"{len(runs)} runs", body)
 
 
 def _settings_table(names: Mapping[str, Record]) -> str:
-    flat = {
-        name: {f"{section}.{key}": value for section, values in run.config.items() for key, value in values.items()}
-        for name, run in names.items()
-    }
-    keys = sorted({key for settings in flat.values() for key in settings} - {"output.dir"})
-    rows = [
-        [key, *(json.dumps(settings.get(key)) for settings in flat.values())]
-        for key in keys
-        if len({json.dumps(settings.get(key)) for settings in flat.values()}) > 1
+    flat = [
+        {
+            f"{section}.{key}": json.dumps(value)
+            for section, values in run.config.items()
+            for key, value in values.items()
+        }
+        for run in names.values()
     ]
-    return _table(["setting", *flat], rows) if rows else "<p>None.</p>"
+    keys = sorted({key for settings in flat for key in settings} - {"output.dir"})
+    rows = [[key, *(settings.get(key, "-") for settings in flat)] for key in keys]
+    differing = [row for row in rows if len(set(row[1:])) > 1]
+    return _table(["setting", *names], differing) if differing else "<p>None.</p>"
 
 
 def _main_table(judged: Mapping[str, Any]) -> str:
