@@ -20,8 +20,8 @@ LAYERS = (
     {"bootstrap", "checkpoint", "config", "distributed", "incidents", "loss", "metrics", "packed", "pairs"}
     | {"retrieval", "schedule", "strength"},
     {"curriculum", "encoder", "figures", "layout", "optim", "thresholds", "tiny", "tokens"},
-    {"evaluation", "objective", "report", "sources"},
-    {"assess", "export", "gradcache", "logbook", "state", "summary"},
+    {"evaluation", "objective", "pages", "sources"},
+    {"assess", "export", "gradcache", "logbook", "report", "state", "summary"},
     {"judge", "run"},
     {"finish"},
     {"train"},

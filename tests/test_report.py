@@ -95,6 +95,8 @@ def test_a_training_run_ends_with_a_report_that_is_whole_and_needs_no_network(fi
         assert any(one.startswith(heading) for one in page.text["h2"])
     for metric in metrics["test"]["final"]["64"]:
         assert metric in page.text["td"]
+    assert any(cell.startswith("64 dims: ") for cell in page.text["td"])  # what was forgotten
+    assert not any("in-sample" in cell for cell in page.text["th"])  # the thresholds are dev's, the pairs test's
     value = metrics["test"]["final"]["16"]["spearman"]
     assert any(f"{value:.4f}" in cell for cell in page.text["td"])
     # Nothing is fetched: no address but pictures that are here, no script, no style sheet from elsewhere.

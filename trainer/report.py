@@ -5,14 +5,13 @@ Everything comes from the files of the run's folder, so a report can be made aga
 
 from __future__ import annotations
 
-import base64
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer.errors import InputError
 from trainer.figures import (
@@ -23,32 +22,13 @@ from trainer.figures import (
     draw_strength,
     draw_threshold,
     require_matplotlib,
-    to_svg,
 )
 from trainer.masking import mask_text
+from trainer.pages import figure, page, table
 from trainer.storage import write_file
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 REPORT, COMPARISON = "report.html", "comparison.html"
 MAIN = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "F1"}
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 64rem; margin: 0 auto;
-  padding: 1rem; overflow-wrap: break-word; }
-h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.verdict { border-left: 6px solid #888; padding: .5rem 1rem; background: #f4f4f4; font-size: 1.1rem; }
-.verdict.better { border-color: #2b8a3e; } .verdict.not { border-color: #b3261e; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-td.n, th.n { text-align: right; white-space: nowrap; } td.t { min-width: 14rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
-figure { margin: 0; } figure img { width: 100%; height: auto; } figcaption { font-size: .875rem; color: #444; }
-@media print { body { max-width: none; font-size: 10pt; padding: 0; } .wide { overflow: visible; }
-  table { font-size: 8pt; } td.t { min-width: 0; } figure, tr, .verdict { break-inside: avoid; }
-  .figures { grid-template-columns: 1fr 1fr; } }
-"""
 
 
 @dataclass(frozen=True)
@@ -71,6 +51,13 @@ class Record:
         """What was found on the set that the verdict is about."""
         found: dict[str, Any] = self.metrics[self.metrics["verdict_on"]]
         return found
+
+    @property
+    def forgotten(self) -> dict[str, str]:
+        """Spearman on the forgetting set by dim, in words; empty without one."""
+        found = self.metrics["dev"]["forgetting"] or {}
+        values = {dim: entry["spearman"] for dim, entry in found.items()}
+        return {f"{dim} dims:": f"{_number(x['before'])} → {_number(x['after'])}" for dim, x in values.items()}
 
 
 def write_report(folder: Path) -> Path:
@@ -136,7 +123,7 @@ def render_run(run: Record) -> str:
         f"<h1>{escape(run.folder.name)}: {escape(run.config['model']['name'])}</h1>",
         f'<p class="verdict {verdict.lower().split()[0]}"><strong>{verdict}</strong> against the untouched model, by '
         f"{metric} on {judged['pairs']} {on} pairs, over all dims. Strength of the update "
-        f" {run.metrics['strength']:.1f}, best at step {run.metrics['best_step']}.{selected}</p>",
+        f"{run.metrics['strength']:.1f}, best at step {run.metrics['best_step']}.{selected}</p>",
         f"<h2>By dim</h2>{_main_table(judged)}",
         '<div class="figures">',
         *_run_figures(run),
@@ -149,7 +136,7 @@ def render_run(run: Record) -> str:
         f"<h2>Lint</h2>{_lint_table(run.lint)}",
         f"<h2>Data and environment</h2>{_environment_table(run)}",
     ]
-    return _page(f"{run.folder.name}: {verdict}", body)
+    return page(f"{run.folder.name}: {verdict}", body)
 
 
 def _run_figures(run: Record) -> list[str]:
@@ -158,15 +145,15 @@ def _run_figures(run: Record) -> list[str]:
     frozen = scores["thresholds"]["final"]
     metric = judged["question"]["metric"]
     figures = [
-        _figure(draw_dims({"after": judged}, metric), f"{metric} against the dim, with 95 % intervals"),
-        _figure(draw_loss(run.steps, run.plan["phases"]), "Loss and learning rate by step, phases as bands"),
-        _figure(draw_histograms(labels, before, after, frozen), "Cosines of positive and negative pairs"),
-        _figure(draw_roc(labels, before, after), "ROC curves, before and after"),
-        _figure(draw_threshold(labels, after, frozen), "Where the frozen threshold stands on these pairs"),
+        figure(draw_dims({"after": judged}, metric), f"{metric} against the dim, with 95 % intervals"),
+        figure(draw_loss(run.steps, run.plan["phases"]), "Loss and learning rate by step, phases as bands"),
+        figure(draw_histograms(labels, before, after, frozen), "Cosines of positive and negative pairs"),
+        figure(draw_roc(labels, before, after), "ROC curves, before and after"),
+        figure(draw_threshold(labels, after, frozen), "Where the frozen threshold stands on these pairs"),
     ]
     if run.strength:
         figures.append(
-            _figure(draw_strength(run.strength), "Metric by strength of the update; the line is what was chosen")
+            figure(draw_strength(run.strength), "Metric by strength of the update; the line is what was chosen")
         )
     return figures
 
@@ -188,18 +175,20 @@ def render_comparison(runs: Sequence[Record]) -> str:
         head = [name, f"{run.metrics['verdict']} ({run.metrics['verdict_on']})", f"{run.metrics['strength']:.1f}"]
         rows.append([*head, *cells, str(run.metadata["steps"]), f"{run.metadata['seconds']:.0f} s"])
     headings = ["run", "verdict", "strength", *(f"{metric}, {dim} dims" for dim in dims), "steps", "time"]
-    figure = draw_dims({name: run.judged for name, run in names.items()}, metric)
     body = [
         f"<h1>{len(runs)} runs</h1>",
         warning,
-        _table(headings, rows, numbers=range(2, len(headings))),
+        table(headings, rows, numbers=range(2, len(headings))),
         '<div class="figures">',
-        _figure(figure, f"{metric} against the dim, with 95 % intervals"),
-        *(_figure(draw_loss(run.steps, run.plan["phases"]), f"{escape(name)}: loss") for name, run in names.items()),
+        figure(
+            draw_dims({name: run.judged for name, run in names.items()}, metric),
+            f"{metric} against the dim, with 95 % intervals",
+        ),
+        *(figure(draw_loss(run.steps, run.plan["phases"]), f"{escape(name)}: loss") for name, run in names.items()),
         "</div>",
         f"<h2>Settings that differ</h2>{_settings_table(names)}",
     ]
-    return _page(f"{len(runs)} runs", body)
+    return page(f"{len(runs)} runs", body)
 
 
 def _settings_table(names: Mapping[str, Record]) -> str:
@@ -214,7 +203,7 @@ def _settings_table(names: Mapping[str, Record]) -> str:
     keys = sorted({key for settings in flat for key in settings} - {"output.dir"})
     rows = [[key, *(settings.get(key, "-") for settings in flat)] for key in keys]
     differing = [row for row in rows if len(set(row[1:])) > 1]
-    return _table(["setting", *names], differing) if differing else "<p>None.</p>"
+    return table(["setting", *names], differing) if differing else "<p>None.</p>"
 
 
 def _main_table(judged: Mapping[str, Any]) -> str:
@@ -223,8 +212,9 @@ def _main_table(judged: Mapping[str, Any]) -> str:
     for dim in judged["final"]:
         cells = [_change(judged, dim, name) for name in MAIN]
         rows.append([dim, *cells, _interval(judged["intervals"]["difference"][dim][metric]), judged["verdicts"][dim]])
-    headings = ["dims", *MAIN.values(), f"95 % of the {metric} difference", "verdict"]
-    return _table(headings, rows, numbers=range(5))
+    in_sample = " (in-sample)" if judged["thresholds_from"]["model"].endswith("(in-sample)") else ""
+    headings = ["dims", *(MAIN | {"f1": f"F1{in_sample}"}).values(), f"95 % of the {metric} difference", "verdict"]
+    return table(headings, rows, numbers=range(5))
 
 
 def _all_table(judged: Mapping[str, Any]) -> str:
@@ -236,7 +226,7 @@ def _all_table(judged: Mapping[str, Any]) -> str:
     ]
     notes = "".join(f"<p>No interval of {escape(k)}: {escape(v)}</p>" for k, v in judged["undefined"].items())
     headings = ["metric", *(f"{dim} dims" for dim in judged["final"])]
-    return _table(headings, rows, numbers=range(1, len(headings))) + notes
+    return table(headings, rows, numbers=range(1, len(headings))) + notes
 
 
 def _diagnostic_table(judged: Mapping[str, Any]) -> str:
@@ -245,7 +235,7 @@ def _diagnostic_table(judged: Mapping[str, Any]) -> str:
         values = [_number(entry[system][name]) for system in ("baseline", "model") for name in ("roc_auc", "f1")]
         rows.append([dim, entry["status"], f"{entry['positives']} / {entry['negatives']}", *values])
     headings = ["dims", "status", "positives / negatives", "ROC-AUC before", "F1 before", "ROC-AUC after", "F1 after"]
-    return _table(headings, rows, numbers=(0, 2, 3, 4, 5, 6))
+    return table(headings, rows, numbers=(0, 2, 3, 4, 5, 6))
 
 
 def _worst_table(worst: Sequence[Mapping[str, Any]]) -> str:
@@ -259,7 +249,7 @@ def _worst_table(worst: Sequence[Mapping[str, Any]]) -> str:
         ]
         for pair in worst
     ]
-    return _table(["row", "label", "cosine", "text 1", "text 2"], rows, numbers=(0, 2), texts=(3, 4))
+    return table(["row", "label", "cosine", "text 1", "text 2"], rows, numbers=(0, 2), texts=(3, 4))
 
 
 def _lint_table(findings: Any) -> str:
@@ -277,7 +267,7 @@ def _lint_table(findings: Any) -> str:
         rows.append(
             [mask_text(text) if key in ("message", "fix") else text for key, text in zip(keys, shown, strict=True)]
         )
-    return _table(keys, rows, texts=(2, 4))
+    return table(keys, rows, texts=(2, 4))
 
 
 def _environment_table(run: Record) -> str:
@@ -290,6 +280,7 @@ def _environment_table(run: Record) -> str:
         "judged pairs, drawn as": f"{judged['pairs']}; {judged['groups']['count']} {judged['groups']['kind']}",
         "highest Spearman reachable": _number(judged["spearman_ceiling"]),
         "thresholds": judged["thresholds_from"]["model"],
+        **({"general similarity, Spearman": run.forgotten} if run.forgotten else {}),
         "trained values": f"{metadata['trained_count']:,} of {metadata['model']['parameters']:,}",
         "steps": f"{metadata['steps']} in {metadata['seconds']:.0f} s",
         "device": f"{metadata['device']}, {metadata['encoder_path']}, precision {metadata['precision']}",
@@ -297,7 +288,7 @@ def _environment_table(run: Record) -> str:
         "versions": metadata["versions"],
         "fingerprints": metadata["fingerprints"],
     }
-    return _table(["what", "value"], [[name, _words(value)] for name, value in rows.items()], texts=(1,))
+    return table(["what", "value"], [[name, _words(value)] for name, value in rows.items()], texts=(1,))
 
 
 def _words(value: Any) -> str:
@@ -314,37 +305,3 @@ def _number(value: float | None) -> str:
 
 def _interval(ends: Sequence[float | None] | None) -> str:
     return "" if ends is None or None in ends else f"({ends[0]:+.3f}, {ends[1]:+.3f})"
-
-
-def _table(
-    headings: Iterable[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = (), texts: Iterable[int] = ()
-) -> str:
-    """A table of escaped cells; columns of numbers stand to the right, those of texts get room."""
-    kinds = {**dict.fromkeys(numbers, ' class="n"'), **dict.fromkeys(texts, ' class="t"')}
-
-    def row(tag: str, cells: Iterable[str]) -> str:
-        return "".join(f"<{tag}{kinds.get(i, '')}>{escape(cell)}</{tag}>" for i, cell in enumerate(cells))
-
-    lines = "\n".join(f"<tr>{row('td', cells)}</tr>" for cells in rows)
-    head = f"<thead><tr>{row('th', headings)}</tr></thead>"
-    return f'<div class="wide"><table>{head}<tbody>\n{lines}\n</tbody></table></div>'
-
-
-def _figure(figure: Figure, caption: str) -> str:
-    """An inlined picture; as an image of its own, its ids cannot meet those of another."""
-    data = base64.b64encode(to_svg(figure).encode()).decode()
-    alt = escape(caption)
-    return f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{data}"><figcaption>{alt}</figcaption></figure>'
-
-
-def _page(title: str, body: Iterable[str]) -> str:
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
-            *filter(None, body),
-            "</body></html>\n",
-        ]
-    )

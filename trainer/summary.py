@@ -92,6 +92,11 @@ def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: flo
     """
     for name, record in records.items():
         _print_changes(name, record)
+    for dim, entry in (records["dev"]["forgetting"] or {}).items():
+        before, after = (entry["spearman"][when] for when in ("before", "after"))
+        console.print(
+            f"General similarity at {dim} dims, Spearman: {before:.4f} -> {after:.4f} ({after - before:+.4f})"
+        )
     name, record = list(records.items())[-1]
     console.print(
         f"{record['verdict']} on {name}: {MEANING[record['verdict']]} (best at step {best_step}, strength "
