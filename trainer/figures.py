@@ -32,13 +32,13 @@ def require_matplotlib() -> None:
         raise InputError(INSTALL)
 
 
-def new_figure(panels: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(panels: int = 1, rows: int = 1, same_y: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure and its panels, side by side or in rows with a common x axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, layout="constrained")
     columns = panels // rows
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=rows > 1, sharey="row").ravel().tolist()
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=rows > 1, sharey=same_y).ravel().tolist()
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=8)
@@ -72,6 +72,7 @@ def draw_loss(lines: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, 
         above.text(middle, 1.02, f"phase {phase['name']}", ha="center", fontsize=8, transform=place)
     above.set_ylabel("loss")
     below.set_ylabel("learning rate")
+    below.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     below.set_xlabel("step")
     above.legend(fontsize=8, frameon=False)
     return figure
@@ -85,7 +86,7 @@ def _running_mean(values: Sequence[float]) -> list[float]:
 
 def draw_histograms(labels: Sequence[int], before: Scores, after: Scores, thresholds: Mapping[str, float]) -> Figure:
     """Cosines of positive and negative pairs at the largest dim, before and after; the after's threshold as a line."""
-    figure, panels = new_figure(2)
+    figure, panels = new_figure(2, same_y=True)
     dim, positive = max(after, key=int), np.array(labels, dtype=bool)
     both = np.concatenate([before[dim], after[dim]])
     bins = np.linspace(both.min(), both.max() + 1e-9, 31).tolist()
@@ -162,8 +163,7 @@ def draw_strength(record: Mapping[str, Any]) -> Figure:
             panel.plot([point["alpha"] for point in curve], values, style, markersize=3, linewidth=1, label=dim)
         panel.axvline(record["chosen"], color="black", linestyle="--", linewidth=1)
         panel.set_title(f"{kind}: {record['metric'] if kind == 'dev' else 'spearman'}", fontsize=9)
-        panel.set_xlabel("strength (0: untouched, 1: as trained)")
-        panel.tick_params(labelleft=True)
+        panel.set_xlabel("strength" if len(kinds) > 1 else "strength (0: untouched, 1: as trained)")
     panels[0].legend(fontsize=7, frameon=False, title="dims", title_fontsize=7)
     return figure
 
