@@ -55,6 +55,6 @@ def test_masking_twice_is_masking_once_and_words_without_digits_or_signs_stay(te
 
 @pytest.mark.parametrize("piece", ["a", "1", "a.", "1 ", "a-", "a1", "@", "a@", "\\\\", ":", "1:", "a_1-", "+1 (", "<"])
 def test_no_text_takes_more_than_linear_time(piece: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     mask_text(piece * (200_000 // len(piece)))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
