@@ -143,6 +143,7 @@ def test_lint_findings_are_shown(run: Path) -> None:
     }
     cases = {
         json.dumps([finding, {"name": "odd"}]): ["serious", "leak", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"],
+        json.dumps({"serious": True, "findings": [finding]}): ["leak"],
         "[]": ["Nothing found"],
         "7": ["not a list of findings"],
     }

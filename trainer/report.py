@@ -255,6 +255,7 @@ def _worst_table(worst: Sequence[Mapping[str, Any]]) -> str:
 def _lint_table(findings: Any) -> str:
     if findings is None:
         return "<p>No lint.json in the run folder.</p>"
+    findings = findings.get("findings") if isinstance(findings, dict) else findings
     if not isinstance(findings, list) or not all(isinstance(finding, dict) for finding in findings):
         return "<p>lint.json is not a list of findings.</p>"
     if not findings:
