@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "environment": environment(),
         "config": tree,
-        "dev": {key: metrics[key] for key in ("baseline", "final", "verdict", "best_step", "evaluations")},
+        "dev": {key: metrics[key] for key in ("baseline", "final", "verdict", "best_step", "strength", "evaluations")},
         "sts": {
             "baseline": judge_sts(options.model, options.sts, config.loss.dims),
             "final": judge_sts(str(folder / "model"), options.sts, config.loss.dims),

@@ -18,10 +18,10 @@ from trainer.evaluation import (
     embed,
     embed_cached,
     evaluate,
-    evaluate_at,
     json_ready,
+    metrics_at,
+    pair_cosines,
     tokenize_for,
-    verdict,
 )
 from trainer.incidents import generate_pairs
 from trainer.judge import Question, judge
@@ -79,10 +79,11 @@ def test_metrics_are_those_of_the_cosines(encoder, table):
 def test_a_threshold_from_elsewhere_is_applied_as_it_is(encoder, table):
     pairs = PairSet.build(table, encoder)
     fitted = evaluate(encoder, pairs, (64,))["64"]
-    strict = evaluate_at(encoder, pairs, {"64": 2.0})["64"]
+    cosines = pair_cosines(embed(encoder, pairs.tokens), table, (64,))
+    strict = metrics_at(cosines, table, {"64": 2.0})["64"]
     assert strict["recall"] == 0 and strict["f1"] == 0 and strict["threshold"] == 2.0
     assert strict["roc_auc"] == fitted["roc_auc"] and fitted["f1"] > 0
-    assert evaluate_at(encoder, pairs, {"64": fitted["threshold"]})["64"]["f1"] == pytest.approx(fitted["f1"])
+    assert metrics_at(cosines, table, {"64": fitted["threshold"]})["64"]["f1"] == fitted["f1"]
 
 
 def test_a_broken_encoder_is_a_numeric_error(tiny_model, table):
@@ -91,20 +92,6 @@ def test_a_broken_encoder_is_a_numeric_error(tiny_model, table):
         broken.model.encoder.layer[1].output.LayerNorm.bias.fill_(float("nan"))
     with pytest.raises(NumericError):
         evaluate(broken, PairSet.build(table, broken), (64,))
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "expected"),
-    [
-        ((0.5, 0.4), (0.6, 0.5), "BETTER"),
-        ((0.5, 0.4), (0.6, 0.4), "MIXED"),
-        ((0.5, 0.4), (0.5, 0.9), "NOT BETTER"),
-        ((math.nan, 0.4), (0.5, 0.5), "NOT BETTER"),
-    ],
-)
-def test_verdict(before, after, expected):
-    baseline, final = ({"64": {"spearman": v[0]}, "8": {"spearman": v[1]}} for v in (before, after))
-    assert verdict(baseline, final, "spearman") == expected
 
 
 def test_nan_is_null_in_json():

@@ -15,16 +15,17 @@ PACKAGE = Path(trainer.__file__).parent
 MODULES = {path.stem: path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = (
-    {"console", "errors", "mnrl_kernel", "onednn", "process"},
-    {"cleaning", "flash", "lean", "masking", "readers", "storage", "tiled", "transfer"},
+    {"console", "errors", "masking", "mnrl_kernel", "onednn", "process"},
+    {"cleaning", "flash", "lean", "readers", "storage", "tiled", "transfer"},
     {"bootstrap", "checkpoint", "config", "distributed", "fused", "incidents", "metrics", "packed", "pairs"}
-    | {"retrieval", "schedule"},
-    {"curriculum", "encoder", "findings", "layout", "loss", "optim", "similarity", "thresholds", "tickets"}
+    | {"retrieval", "schedule", "strength"},
+    {"curriculum", "encoder", "figures", "findings", "layout", "loss", "optim", "similarity", "thresholds", "tickets"}
     | {"tiny", "tokens"},
-    {"augment", "checks", "difficulty", "evaluation", "mining", "objective", "sources"},
-    {"assess", "build_options", "build_report", "export", "gradcache", "lint", "logbook", "negatives", "state"}
-    | {"summary"},
+    {"augment", "checks", "difficulty", "evaluation", "mining", "objective", "pages", "sources"},
+    {"assess", "build_options", "build_report", "export", "gradcache", "lint", "logbook", "negatives", "report"}
+    | {"state", "summary"},
     {"builder", "judge", "run"},
+    {"finish"},
     {"train"},
     {"main"},
     {"__main__"},

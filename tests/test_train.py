@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer import export, run, train
+from trainer import export, finish, run, train
 from trainer.config import load_config
 from trainer.encoder import load_encoder
-from trainer.evaluation import embed, tokenize_for
+from trainer.evaluation import embed, json_ready, tokenize_for
 from trainer.incidents import generate_pairs
+from trainer.judge import Question, judge, judgement_record
 from trainer.main import cli
 
 SMALL = {
@@ -75,6 +77,7 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     assert code == 0
     expected = {"config.toml", "plan.json", "log.jsonl", "metrics.json", "training_metadata.json", "model"}
     expected |= {"lint.json"}
+    expected |= {"strength.json", "scores.json"} | ({"report.html"} if find_spec("matplotlib") else set())
     assert expected | {"checkpoints"} | ({"adapter"} if lora else set()) == {p.name for p in folder.iterdir()}
 
     plan = json.loads((folder / "plan.json").read_text())
@@ -87,7 +90,8 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
 
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics["baseline"]) == set(metrics["final"]) == set(metrics["test"]["final"]) == {"64", "16"}
-    assert metrics["verdict"] in ("BETTER", "MIXED", "NOT BETTER")
+    assert metrics["verdict"] in ("BETTER", "UNCLEAR", "NOT BETTER") and metrics["verdict_on"] == "test"
+    assert metrics["verdict"] == metrics["test"]["verdict"]
     # Frozen thresholds: those of test are dev's.
     assert metrics["test"]["final"]["64"]["threshold"] == metrics["final"]["64"]["threshold"]
     assert metrics["test"]["baseline"]["64"]["threshold"] == metrics["baseline"]["64"]["threshold"]
@@ -110,12 +114,13 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
 
 def test_the_exported_model_is_the_best_and_loads_in_sentence_transformers(run_small, tiny_model):
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    code, folder = run_small("run", {"eval.every": 2})
-    assert code == 0
+    code, folder = run_small("run", {"eval.every": 2}, "--full-strength")
+    assert code == 0 and not (folder / "strength.json").exists()
     metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["strength"] == 1.0
     values = {entry["step"]: entry["metrics"]["64"]["spearman"] for entry in metrics["evaluations"]}
-    assert metrics["best_step"] == max(values, key=values.get) and metrics["final"]["64"]["spearman"] == max(
-        values.values()
+    assert metrics["best_step"] == max(values, key=values.get) and metrics["final"]["64"]["spearman"] == pytest.approx(
+        max(values.values()), abs=1e-6
     )
     texts = ["VPN is down", "cannot  connect from home ", "x"]
     peer = sentence_transformers.SentenceTransformer(str(folder / "model"), device="cpu")
@@ -137,6 +142,100 @@ def test_the_quickstart_visibly_learns(tmp_path, capfd):
     assert metrics["verdict"] == "BETTER"
     said = capfd.readouterr().err
     assert "Plan" in said and "BETTER" in said and "SentenceTransformer" in said
+
+
+def test_a_run_ends_with_what_trainer_evaluate_finds(run_small, tiny_model, pair_files):
+    code, folder = run_small("run", {"data.test": pair_files["test"], "lora.enabled": "true", "optim.lr": 5e-3})
+    metrics = json.loads((folder / "metrics.json").read_text())
+    question = Question(
+        str(folder / "model"), str(pair_files["test"]), baseline=str(tiny_model("mpnet")), dims=(64, 16)
+    )
+    found = judge(question)
+    assert code == 0 and "kept in" in found.thresholds_from["model"]
+    assert found.thresholds["model"].source == str(pair_files["dev"])
+    record = json.loads(json.dumps(json_ready(judgement_record(found))))
+    assert record["model"] == metrics["test"]["final"]
+    for part in ("verdicts", "groups", "queries", "data_fingerprint"):
+        assert record[part] == metrics["test"][part]
+    # The baseline's own thresholds are in no folder; every figure that needs none is the same.
+    for dim, values in record["baseline"].items():
+        assert all(metrics["test"]["baseline"][dim][name] == values[name] for name in ("spearman", "roc_auc", "mrr@10"))
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["set"] == "test" and len(scores["final"]["64"]) == len(scores["labels"]) == 36
+    assert len(scores["worst"]) == 20
+    # The pair that is most wrong comes first.
+    at = scores["thresholds"]["final"]["64"]
+    wrong = [(1 if pair["label"] else -1) * (at - pair["final"]) for pair in scores["worst"]]
+    assert wrong == sorted(wrong, reverse=True) and wrong[0] > 0
+
+
+@pytest.fixture
+def harmful(pair_files, tmp_path):
+    """Settings that train on the dev pairs themselves, every label turned round."""
+    columns = json.loads(pair_files["dev"].read_text())
+    path = tmp_path / "poisoned.json"
+    path.write_text(json.dumps({**columns, "labels": [1 - label for label in columns["labels"]]}))
+    settings = {"optim.lr": "5e-3", "curriculum.mode": "mixed", "curriculum.epochs": "8", "loss.pair_weight": "2.0"}
+    return {**settings, "data.train": path, "data.allow_overlap": "true"}
+
+
+@pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
+def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, capfd):
+    changes = {**harmful, **lora}
+    code, folder = run_small("run", changes)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    strength = json.loads((folder / "strength.json").read_text())
+    assert code == 0 and [point["alpha"] for point in strength["curve"]] == [tenths / 10 for tenths in range(16)]
+    for dim, before in metrics["baseline"].items():
+        assert metrics["final"][dim]["spearman"] >= before["spearman"]
+        values = {point["alpha"]: point["dev"][dim] for point in strength["curve"]}
+        assert values[0.0] == before["spearman"] and values[strength["chosen"]] == metrics["final"][dim]["spearman"]
+        assert values[1.0] < values[0.0]  # the trained weights are worse
+    said = capfd.readouterr().err
+    assert f"Chosen: {strength['chosen']:.1f}" in said and metrics["strength"] == strength["chosen"]
+    # Negative control: with the switch off the loss is exported.
+    code, folder = run_small("whole", changes, "--full-strength")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert code == 0
+    for dim, before in metrics["baseline"].items():
+        assert metrics["final"][dim]["spearman"] < before["spearman"]
+
+
+@pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
+def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, monkeypatch, lora):
+    monkeypatch.setattr(finish, "best_strength", lambda curve: 0.0)
+    code, folder = run_small("run", lora)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert code == 0 and metrics["final"] == metrics["baseline"] and metrics["verdict"] != "BETTER"
+    base = load_file(tiny_model("mpnet") / "model.safetensors")
+    assert all(torch.equal(value, base[name]) for name, value in weights(folder).items())
+
+
+def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_model, monkeypatch):
+    changes = {"lora.enabled": "true", "optim.lr": 5e-3}
+    monkeypatch.setattr(finish, "best_strength", lambda curve: 0.5)
+    _, half = run_small("half", changes)
+    _, whole = run_small("whole", changes, "--full-strength")
+    base = load_file(tiny_model("mpnet") / "model.safetensors")
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(half)[name] - base[name], (value - base[name]) / 2, rtol=0, atol=1e-6)
+    adapters = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (half, whole)]
+    for name, value in adapters[1].items():
+        torch.testing.assert_close(adapters[0][name], value / 2 if "lora_B" in name else value)
+
+
+def test_forgetting_is_measured_along_the_curve(run_small, tmp_path):
+    path = tmp_path / "sts.csv"
+    path.write_text("\n".join(f"a vpn {i},no mail {i * 7 % 60},{i * 13 % 51 / 10}" for i in range(60)) + "\n")
+    code, folder = run_small("run", {"data.forgetting": path})
+    strength = json.loads((folder / "strength.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found = metrics["dev"]["forgetting"]
+    assert code == 0
+    for dim, curve in found.items():
+        values = {point["alpha"]: point["forgetting"][dim] for point in strength["curve"]}
+        assert curve["spearman"]["before"] == values[0.0]
+        assert curve["spearman"]["after"] == values[strength["chosen"]]
 
 
 def test_an_adapter_that_is_not_applied_fails_the_run(run_small, monkeypatch, capfd):
@@ -269,8 +368,8 @@ def test_a_resume_with_another_setting_names_the_difference(run_small, monkeypat
     code, _ = run_small("run", {"optim.lr": "2e-3"}, "--resume")
     assert code == 4 and "optim.lr was 0.001, is 0.002" in capfd.readouterr().err
     monkeypatch.undo()
-    code, _ = run_small("run", {"log.every": "7"}, "--resume")
-    assert code == 0
+    code, folder = run_small("run", {"log.every": "7"}, "--resume", "--full-strength")
+    assert code == 0 and not (folder / "strength.json").exists()  # what comes after the last step may differ
 
 
 def raise_interrupt(*_):
@@ -328,7 +427,6 @@ def test_early_stopping_ends_the_run(run_small, monkeypatch):
     code, folder = run_small("run", {"eval.every": 1, "early_stopping.patience": 2})
     metrics = json.loads((folder / "metrics.json").read_text())
     assert code == 0 and len(steps_of(folder)) == 3 and metrics["best_step"] == 1
-    assert metrics["verdict"] == "NOT BETTER"  # and the model is exported all the same
     assert (folder / "model" / "model.safetensors").exists()
 
 
@@ -425,7 +523,19 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files,
     for mine, theirs in zip(steps_of(one), steps_of(two), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4) and mine["tokens"] <= theirs["tokens"]
         assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
-    for name, tensor in weights(one).items():
-        torch.testing.assert_close(tensor, weights(two)[name], rtol=0, atol=2e-4, msg=name)
+    start = load_file(model / "model.safetensors")
+    chosen = [json.loads((folder / "strength.json").read_text())["chosen"] for folder in (one, two)]
+    trained = [
+        {name: start[name] + (value - start[name]) / alpha for name, value in weights(folder).items()}
+        for folder, alpha in zip((one, two), chosen, strict=True)
+    ]
+    for name, tensor in trained[0].items():
+        torch.testing.assert_close(tensor, trained[1][name], rtol=0, atol=2e-4, msg=name)
+    # What two ranks measured together is what one finds in their model.
+    metrics = json.loads((two / "metrics.json").read_text())
+    question = Question(str(two / "model"), str(pair_files["dev"]), baseline=str(model), dims=(64, 16))
+    found = judge(question)
+    for dim, values in found.found.metrics["model"].items():
+        assert metrics["final"][dim] == pytest.approx(values, abs=1e-6, nan_ok=True)
     metadata = json.loads((two / "training_metadata.json").read_text())
     assert metadata["processes"] == 2

@@ -53,6 +53,8 @@ class DataConfig:
     """Held-out pair file that picks the best model; empty splits `dev_fraction` off the training pairs."""
     test: str = ""
     """Held-out pair file that is only reported on, at thresholds fitted on dev."""
+    forgetting: str = ""
+    """STS file of general similarity (sentence, sentence, score 0-5; no header), judged before and after training."""
     dev_fraction: float = 0.1
     label_scale: float = 1.0
     """Labels run from 0 to this (5.0 for STS-style scores)."""
@@ -122,6 +124,8 @@ class EvalConfig:
     """Steps between evaluations on dev; 0 evaluates at the end of each phase."""
     metric: str = "spearman"
     """What "best" means, at the largest dim: "spearman", "pearson", "roc_auc", "average_precision" or "f1"."""
+    choose_strength: bool = True
+    """Dev chooses how far to go from the untouched model to the trained one, and beyond; false goes all the way."""
 
 
 @dataclass(frozen=True)

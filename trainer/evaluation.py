@@ -165,18 +165,6 @@ def evaluate(
     return {str(dim): pair_metrics(scores, table.score, table.label) for dim, scores in zip(dims, cosines, strict=True)}
 
 
-def evaluate_at(
-    encoder: Encoder,
-    pairs: PairSet,
-    thresholds: Mapping[str, float],
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Metrics:
-    """As `evaluate`, but precision, recall, F1 and false-positive rate are taken at thresholds fitted elsewhere."""
-    dims = tuple(int(dim) for dim in thresholds)
-    cosines = pair_cosines(embed(encoder, pairs.tokens, autocast, "Testing"), pairs.table, dims)
-    return metrics_at(cosines, pairs.table, thresholds)
-
-
 def metrics_at(cosines: np.ndarray, table: PairTable, thresholds: Mapping[str, float]) -> Metrics:
     """All pair metrics of cosines [M, N], dim by dim as in `thresholds`, which were fitted elsewhere."""
     metrics = {}
@@ -184,15 +172,6 @@ def metrics_at(cosines: np.ndarray, table: PairTable, thresholds: Mapping[str, f
         free = pair_metrics(scores, table.score, table.label)
         metrics[dim] = {**free, **classify_at(scores, table.label, threshold), "threshold": threshold}
     return metrics
-
-
-def verdict(baseline: Metrics, final: Metrics, metric: str) -> str:
-    """ "BETTER" where the metric rose at every dim, "NOT BETTER" where it did not rise at the largest, else "MIXED"."""
-    largest = max(final, key=int)
-    rose = {dim: final[dim][metric] > baseline[dim][metric] for dim in final}
-    if all(rose.values()):
-        return "BETTER"
-    return "MIXED" if rose[largest] else "NOT BETTER"
 
 
 def json_ready(value: Any) -> Any:

@@ -25,6 +25,7 @@ from trainer.encoder import Encoder, load_encoder
 from trainer.errors import CheckpointError, StorageError
 from trainer.evaluation import embed, tokenize_for
 from trainer.storage import DEBRIS, new_folder, sync, write_manifest
+from trainer.thresholds import Thresholds, store_thresholds
 
 # A sentence-transformers module list that every version of that library since 2.0 reads.
 _MODULES = (
@@ -40,11 +41,24 @@ def merged(encoder: Encoder) -> Encoder:
     twin = copy.deepcopy(encoder).cpu().eval()
     if isinstance(twin.backbone, peft.PeftModel):
         twin.backbone = twin.backbone.merge_and_unload()
-    return twin
+    twin.compiled = False  # a compiled layer is compiled anew for every copy
+    return twin.requires_grad_(True)  # as one just loaded, so that its products are the same to the last bit
 
 
-def export(encoder: Encoder, base: Encoder, folder: Path, card: str, probes: list[str]) -> dict[str, float]:
+def export(
+    encoder: Encoder,
+    base: Encoder,
+    folder: Path,
+    card: str,
+    probes: list[str],
+    thresholds: Thresholds | None = None,
+    untouched: bool = False,
+) -> dict[str, float]:
     """Write `model/`, and `adapter/` where there are adapters, into a run's folder; only what passed the proof arrives.
+
+    Args:
+        thresholds: what to keep in the model's folder, fitted for the merged model.
+        untouched: the encoder is meant to be the base.
 
     Returns what `check_exports` found. Raises CheckpointError as that does, StorageError where files cannot be written.
     """
@@ -52,9 +66,11 @@ def export(encoder: Encoder, base: Encoder, folder: Path, card: str, probes: lis
     shutil.rmtree(staging, ignore_errors=True)
     try:
         save_model(encoder, staging / "model", card)
+        if thresholds:
+            store_thresholds(staging / "model", thresholds)
         if isinstance(encoder.backbone, peft.PeftModel):
             save_adapter(encoder, staging / "adapter")
-        differences = check_exports(encoder, base, staging, probes)
+        differences = check_exports(encoder, base, staging, probes, untouched)
         for path in staging.iterdir():
             final = folder / path.name
             shutil.rmtree(final, ignore_errors=True)  # of an export that was cut short
@@ -132,39 +148,71 @@ def _full_disk_is_named(folder: Path) -> Iterator[None]:
         raise StorageError(f"{folder}: cannot write: {error}") from error
 
 
-def check_exports(encoder: Encoder, base: Encoder, folder: Path, probes: list[str]) -> dict[str, float]:
+def check_trained(encoder: Encoder, base: Encoder, probes: list[str]) -> None:
+    """Compare the trained encoder with its merged copy and with the base, before anything is chosen or written.
+
+    Raises:
+        CheckpointError: merging the adapters changes the embeddings, or training did not.
+    """
+    in_memory = _unit_embeddings(encoder, probes)
+    gap = _gap(merged(encoder), in_memory, probes)
+    _require_equal("the merged model", gap, "in memory")
+    _require_moved("the trained model", _gap(base, in_memory, probes), gap)
+
+
+def check_exports(
+    encoder: Encoder, base: Encoder, folder: Path, probes: list[str], untouched: bool = False
+) -> dict[str, float]:
     """Reload `model/` and `adapter/` from disk and compare with the encoder in memory and the untouched base.
 
     Args:
         base: the encoder that training began with.
         folder: the run's folder.
         probes: texts to compare on.
+        untouched: the encoder is meant to be the base.
 
     Returns:
         The largest differences of unit-length embeddings: "model" and "adapter" against memory, "base" against base.
 
     Raises:
-        CheckpointError: a reloaded model is not the one in memory, or is the base.
+        CheckpointError: a reloaded model is not the one in memory, or is the base and is not meant to be.
     """
     in_memory = _unit_embeddings(encoder, probes)
     reloaded = {"model": load_encoder(str(folder / "model"))}
     if (folder / "adapter").exists():
         reloaded["adapter"] = copy.deepcopy(base).cpu()
         reloaded["adapter"].backbone = peft.PeftModel.from_pretrained(reloaded["adapter"].model, folder / "adapter")
-    gaps = {name: float((_unit_embeddings(twin, probes) - in_memory).abs().max()) for name, twin in reloaded.items()}
+    gaps = {name: _gap(twin, in_memory, probes) for name, twin in reloaded.items()}
     for name, gap in gaps.items():
-        if not gap <= RELOAD_TOLERANCE:  # also catches NaN
-            raise CheckpointError(
-                f"{folder / name}: embeddings after reloading differ by {gap:.1e} from the trained model in memory "
-                f"(allowed {RELOAD_TOLERANCE:.0e}); the export is not what was trained"
-            )
-    moved = float((_unit_embeddings(base, probes) - in_memory).abs().max())
-    if moved <= 2 * max(gaps.values()):
-        raise CheckpointError(
-            f"{folder}: the exported model gives the embeddings of the untouched one (largest difference {moved:.1e}); "
-            "training changed nothing, raise optim.lr or train longer"
+        _require_equal(f"{folder / name}: what was reloaded", gap, "in memory")
+    moved = _gap(base, in_memory, probes)
+    if untouched:
+        _require_equal(
+            f"{folder}: the exported model, chosen to be the untouched one,", moved, "that training began with"
         )
+    else:
+        _require_moved(f"{folder}: the exported model", moved, max(gaps.values()))
     return {**gaps, "base": moved}
+
+
+def _gap(encoder: Encoder, expected: Tensor, probes: list[str]) -> float:
+    return float((_unit_embeddings(encoder, probes) - expected).abs().max())
+
+
+def _require_equal(what: str, gap: float, other: str) -> None:
+    if not gap <= RELOAD_TOLERANCE:  # also catches NaN
+        raise CheckpointError(
+            f"{what} gives embeddings that differ by {gap:.1e} (allowed {RELOAD_TOLERANCE:.0e}) from the model "
+            f"{other}; it is not what was trained"
+        )
+
+
+def _require_moved(what: str, moved: float, gap: float) -> None:
+    if moved <= 2 * gap:
+        raise CheckpointError(
+            f"{what} gives the embeddings of the untouched one (largest difference {moved:.1e}); training changed "
+            "nothing, raise optim.lr or train longer"
+        )
 
 
 def _unit_embeddings(encoder: Encoder, texts: list[str]) -> Tensor:

@@ -21,9 +21,8 @@ from trainer.errors import InputError
 from trainer.evaluation import embed, embed_cached, pair_cosines, tokenize_for
 from trainer.metrics import spearman_ceiling
 from trainer.pairs import PairTable, check_overlap, read_pairs, require_both_classes
+from trainer.sources import read_general
 from trainer.thresholds import FILE, Thresholds, fit_thresholds, parse_rule, store_thresholds, stored_thresholds
-
-STS_SCALE = 5.0  # scores of a forgetting set run from 0 to this
 
 
 @dataclass(frozen=True)
@@ -95,32 +94,58 @@ def judge(question: Question) -> Judgement:
     dims = _fit_dims(question.dims, encoders.values())
     kept = {system: _stored(encoder, question, dims) for system, encoder in encoders.items()}  # may be bad: before work
     rows = {system: _embed(system, encoder, data.table) for system, encoder in encoders.items()}
-    thresholds, origins = {}, {}
+    thresholds = {}
     for system, encoder in encoders.items():
         on, on_rows = data.table, rows[system]
         if data.dev is not None:
             on, on_rows = data.dev, _embed(system, encoder, data.dev)
-        cosines = pair_cosines(on_rows, on, dims)
-        weights = weights_fingerprint(encoder)
-        thresholds[system] = kept[system] or fit_thresholds(cosines, on, dims, question.rule, weights)
-        origins[system] = _origin(thresholds[system], data.table, Path(names[system]) / FILE if kept[system] else None)
+        thresholds[system] = kept[system] or fit_thresholds(
+            pair_cosines(on_rows, on, dims), on, dims, question.rule, weights_fingerprint(encoder)
+        )
+    general = None
+    if data.general is not None:
+        general = data.general, {system: _embed(system, encoder, data.general) for system, encoder in encoders.items()}
+    kept_in = {system: Path(names[system]) / FILE for system, found in kept.items() if found}
+    return conclude(question, data.table, rows, thresholds, general, kept_in)
+
+
+def conclude(
+    question: Question,
+    table: PairTable,
+    rows: Mapping[str, np.ndarray],
+    thresholds: Mapping[str, Thresholds],
+    general: tuple[PairTable, Mapping[str, np.ndarray]] | None = None,
+    kept_in: Mapping[str, Path] | None = None,
+) -> Judgement:
+    """Judge systems by their embeddings; `trainer evaluate` and the end of a training run both do it here.
+
+    Args:
+        rows: [T, E] embeddings of the table's texts by system: "model", and "baseline" where there is one.
+        thresholds: by system; their dims are those that are judged.
+        general: a forgetting set, and the embeddings of its texts by both systems.
+        kept_in: files that thresholds were read from, by system.
+
+    Raises:
+        NumericError: an embedding is NaN or Inf.
+    """
     values = {system: fitted.values for system, fitted in thresholds.items()}
     options = {"resamples": question.resamples, "seed": question.seed}
-    found = assess(data.table, rows, values, metric=question.metric, fewest=question.fewest, **options)
+    found = assess(table, rows, values, metric=question.metric, fewest=question.fewest, **options)
     forgotten = None
-    if data.general is not None:
-        before, after = (_embed(system, encoders[system], data.general) for system in ("baseline", "model"))
-        forgotten = forgetting(data.general, before, after, dims, **options)
-    binary = set(data.table.score.tolist()) <= {0.0, 1.0}
+    if general is not None:
+        dims = tuple(int(dim) for dim in values["model"])
+        forgotten = forgetting(general[0], general[1]["baseline"], general[1]["model"], dims, **options)
+    binary = set(table.score.tolist()) <= {0.0, 1.0}
+    kept_in = kept_in or {}
     return Judgement(
         question=question,
-        thresholds=thresholds,
-        thresholds_from=origins,
+        thresholds=dict(thresholds),
+        thresholds_from={system: _origin(thresholds[system], table, kept_in.get(system)) for system in thresholds},
         found=found,
         verdict=overall_verdict(found.verdicts) if found.verdicts else None,
-        spearman_ceiling=spearman_ceiling(data.table.label) if binary else None,
-        data_fingerprint=data.table.fingerprint(),
-        pairs=len(data.table),
+        spearman_ceiling=spearman_ceiling(table.label) if binary else None,
+        data_fingerprint=table.fingerprint(),
+        pairs=len(table),
         forgetting=forgotten,
     )
 
@@ -149,7 +174,7 @@ def _read(question: Question) -> _Data:
         raise InputError(
             f"--dev {question.dev}: {shared} of its texts are also in {question.pairs}; remove them from one side"
         )
-    general = read_pairs(question.forgetting, label_scale=STS_SCALE) if question.forgetting else None
+    general = read_general(question.forgetting) if question.forgetting else None
     return _Data(table, dev, general)
 
 

@@ -46,6 +46,11 @@ def open_log(
         accelerator.end_training()
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON in one step, NaN as null. Raises StorageError."""
+    write_file(path, json.dumps(json_ready(value), indent=2, ensure_ascii=False) + "\n")
+
+
 def _scalars(line: dict[str, Any], path: str = "") -> dict[str, float]:
     """The numbers of a log line, nested ones under names joined by slashes."""
     found: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The command line: `trainer [train] ...`, `trainer evaluate ...`, `trainer lint ...` and `trainer build-pairs ...`."""
+"""The command line: `trainer [train]`, `trainer build-pairs`, `trainer lint`, `trainer evaluate`, `trainer report`."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def train_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="trainer",
         description="Fine-tune a text-embedding encoder on labelled pairs, at every Matryoshka size.",
-        epilog="Other commands: trainer evaluate --help, trainer lint --help, trainer build-pairs --help. Without "
-        "--config a small example is trained in under a minute.",
+        epilog="Other commands, each with --help: trainer build-pairs, trainer lint, trainer evaluate, trainer report. "
+        "Without --config a small example is trained in under a minute.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of the experiment")
@@ -105,6 +105,11 @@ def train_parser() -> argparse.ArgumentParser:
         "--allow-inexact-resume",
         action="store_true",
         help="also with another number of processes, device, precision or version: not the same to the bit",
+    )
+    parser.add_argument(
+        "--full-strength",
+        action="store_true",
+        help="export the trained weights as they are; by default dev chooses how far to go from the untouched ones",
     )
     return parser
 
@@ -178,6 +183,20 @@ def build_pairs_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def report_parser() -> argparse.ArgumentParser:
+    """Options of `trainer report`."""
+    parser = Parser(
+        prog="trainer report",
+        description="Write report.html into a finished run's folder; of several runs, a comparison.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="of a comparison (default: comparison.html where you are)"
+    )
+    return parser
+
+
 def run_train(options: argparse.Namespace) -> None:
     """Load the config and train."""
     from trainer.config import load_config
@@ -186,6 +205,7 @@ def run_train(options: argparse.Namespace) -> None:
     if options.resume and options.output_dir and not options.config:
         path = Path(options.output_dir) / "config.toml"  # the run's own
     overrides = [*options.set, *([f"output.dir={json.dumps(options.output_dir)}"] if options.output_dir else [])]
+    overrides += ["eval.choose_strength=false"] if options.full_strength else []
     config = load_config(path, overrides)
 
     from trainer.train import train  # imports torch: after everything that can fail without it
@@ -201,10 +221,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
     judgement = judge(Question(**asked, dims=parse_dims(options.dims)))
     print_judgement(judgement)
     if options.json:
-        from trainer.evaluation import json_ready
-        from trainer.storage import write_file
+        from trainer.logbook import write_json
 
-        write_file(options.json, json.dumps(json_ready(judgement_record(judgement)), indent=2) + "\n")
+        write_json(options.json, judgement_record(judgement))
     keep_thresholds(judgement)
 
 
@@ -236,6 +255,20 @@ def run_build_pairs(options: argparse.Namespace) -> None:
     build_pairs(settings_from(options))
 
 
+def run_report(options: argparse.Namespace) -> None:
+    """Report on a finished run, or compare several."""
+    from trainer.console import console
+    from trainer.report import COMPARISON, write_comparison, write_report
+
+    if len(options.runs) == 1:
+        if options.output:
+            raise InputError("--output is for a comparison; the report of one run is written into its folder")
+        path = write_report(options.runs[0])
+    else:
+        path = write_comparison(options.runs, options.output or Path(COMPARISON))
+    console.print(f"Report: {path}", markup=False)
+
+
 def parse_dims(text: str | None) -> tuple[int, ...]:
     """ "768,64" -> (768, 64); nothing -> (). Raises InputError."""
     try:
@@ -259,6 +292,7 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argpa
     "evaluate": (evaluate_parser, run_evaluate),
     "lint": (lint_parser, run_lint),
     "build-pairs": (build_pairs_parser, run_build_pairs),
+    "report": (report_parser, run_report),
 }
 
 if __name__ == "__main__":

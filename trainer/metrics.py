@@ -50,6 +50,14 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(np.sum(np.diff(hits, prepend=0) * (hits / predicted)) / positive.sum())
 
 
+def roc_points(scores: np.ndarray, labels: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False-positive rates and recalls [D + 1] from (0, 0) to (1, 1), a point a distinct score, from the top."""
+    scores, positive = _labelled(scores, labels)
+    _, hits, predicted = _cuts(scores, positive)
+    false_rate, recall = (predicted - hits) / (~positive).sum(), hits / positive.sum()
+    return np.append(0.0, false_rate), np.append(0.0, recall)
+
+
 def best_f1(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Return (F1, threshold): the highest F1 of `scores >= threshold`, and the lowest threshold that gives it.
 

@@ -94,6 +94,7 @@ class Run:
             self.tokens: TokenTable = tokenize_for(self.encoder, data.train.texts)
             self.dev = PairSet.build(data.dev, self.encoder)
             self.test = PairSet.build(data.test, self.encoder) if data.test is not None else None
+            self.general = PairSet.build(data.general, self.encoder) if data.general is not None else None
         self.layouts = LayoutBuilder(
             data.train, positives_of(data.train), rank=ranks.rank(), all_pairs=config.loss.pair_weight > 0
         )
@@ -239,8 +240,15 @@ class Run:
             f"rows {shown} of {self.data.train.source}; lower optim.lr, or train in bf16 or fp32"
         )
 
+    def start_values(self) -> dict[str, Tensor]:
+        """What the parameters that train began with, by name; LoRA's random factors are drawn anew."""
+        untouched = self.load_base()
+        if self.config.lora.enabled:
+            add_lora(untouched, self.config.lora)
+        return {name: parameter.detach() for name, parameter in untouched.trainable().items()}
+
     def judge(self) -> Metrics:
-        """All metrics on dev."""
+        """All pair metrics on dev, as the run goes on: in its precision, thresholds fitted on dev itself."""
         return evaluate(self.encoder, self.dev, self.config.loss.dims, self.accelerator.autocast)
 
 

@@ -23,6 +23,7 @@ from trainer.tiny import build_tiny_mpnet
 
 INCIDENTS = "incidents"  # data.train: generated pairs
 TINY_MODEL = "tiny-mpnet"  # model.name: built on the spot
+STS_SCALE = 5.0  # scores of a forgetting set run from 0 to this
 GENERATED_ROWS = {"train": 720, "dev": 240, "test": 240}
 
 
@@ -33,6 +34,7 @@ class RunData:
     train: PairTable
     dev: PairTable
     test: PairTable | None
+    general: PairTable | None  # STS set of general similarity, to see what is forgotten
     overlap: dict[str, int]  # "dev", "test" -> texts also in train; "dev and test" -> texts in both
 
 
@@ -48,13 +50,19 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     else:
         train, dev = split_by_component(train, config.dev_fraction, seed)
     test = _read(config, config.test, "test", seed) if config.test else None
+    general = read_general(config.forgetting) if config.forgetting else None
     held_out = {"dev": dev} if test is None else {"dev": dev, "test": test}
     for table in (train, *held_out.values()):
         require_both_classes(table)
     overlap = {name: check_overlap(train, table, config.allow_overlap) for name, table in held_out.items()}
     if test is not None:
         overlap["dev and test"] = check_overlap(dev, test, config.allow_overlap)
-    return RunData(train, dev, test, overlap)
+    return RunData(train, dev, test, general, overlap)
+
+
+def read_general(path: str) -> PairTable:
+    """A set of general similarity in STS format: sentence, sentence, score 0-5, no header. Raises InputError."""
+    return read_pairs(path, label_scale=STS_SCALE)
 
 
 def _read(config: DataConfig, path: str, part: str, seed: int) -> PairTable:

@@ -1,6 +1,6 @@
 """The training run, from a config to an exported model.
 
-    read data and model -> plan -> baseline -> steps (evaluate, checkpoint) -> best weights -> export -> summary
+    read data and model -> plan -> baseline -> steps (evaluate, checkpoint) -> best weights -> finish
 
 Nothing is written before everything that can be wrong with the input has been checked.
 """
@@ -8,34 +8,27 @@ Nothing is written before everything that can be wrong with the input has been c
 from __future__ import annotations
 
 import hashlib
-import json
-import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from trainer import __version__
 from trainer import distributed as ranks
 from trainer.checkpoint import has_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.config import Config, dump_config, to_tree
 from trainer.console import console, progress
 from trainer.errors import InputError, Stopped, StorageError
-from trainer.evaluation import Metrics, PairSet, evaluate_at, json_ready, verdict
-from trainer.export import choose_probes, export
+from trainer.finish import FINISHED, finish
 from trainer.lint import Tokens, lint_tables, print_findings
-from trainer.logbook import Clock, Signals, Timer, open_log
+from trainer.logbook import Clock, Signals, Timer, open_log, write_json
 from trainer.run import Run
 from trainer.state import Best, RunState, identity, require_same_run, restore, snapshot
 from trainer.storage import only_writer, remove_debris, sync, write_file
-from trainer.summary import model_card, plan_record, print_plan, print_summary
+from trainer.summary import plan_record, print_plan
 
-FINISHED = "metrics.json"  # the last file of a run
 LOG = "log.jsonl"
 
 
@@ -243,78 +236,6 @@ def log_seal(path: Path, size: int | None = None) -> dict[str, Any]:
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def finish(run: Run, state: RunState) -> None:
-    """Put the best weights back, export them, prove the export, and say how it went."""
-    best = state.best
-    assert best is not None  # the last step is always evaluated
-    with torch.no_grad():
-        for name, parameter in run.parameters.items():
-            parameter.copy_(best.weights[name])
-    run.encoder.eval()
-    result = verdict(state.baseline, best.metrics, run.config.eval.metric)
-    metrics: dict[str, Any] = {"baseline": state.baseline, "final": best.metrics, "verdict": result}
-    metrics |= {"best_step": best.step, "evaluations": state.evaluations}
-    if run.test is not None:
-        metrics["test"] = judge_on_test(run, state, run.test)
-    if run.main:
-        card = model_card(run.config, state.baseline, best.metrics, result)
-        differences = export(run.encoder, run.load_base(), run.folder, card, choose_probes(run.data.dev.texts))
-        write_json(run.folder / "training_metadata.json", metadata(run, state, differences))
-        write_json(run.folder / FINISHED, metrics)
-        print_summary(state.baseline, best.metrics, result, best.step, run.folder / "model")
-    ranks.barrier()
-
-
-def judge_on_test(run: Run, state: RunState, test: PairSet) -> dict[str, Metrics]:
-    """Baseline and final on the test pairs, each at the thresholds that were fitted for it on dev."""
-    assert state.best is not None
-    found: dict[str, Metrics] = {}
-    untouched = run.load_base()
-    for name, encoder, dev in (
-        ("baseline", untouched.to(run.device), state.baseline),
-        ("final", run.encoder, state.best.metrics),
-    ):
-        thresholds = {dim: values["threshold"] for dim, values in dev.items()}
-        found[name] = evaluate_at(encoder, test, thresholds, run.accelerator.autocast)
-    return found
-
-
-def metadata(run: Run, state: RunState, differences: dict[str, float]) -> dict[str, Any]:
-    """training_metadata.json, read from what is there."""
-    spec = run.encoder.spec
-    return {
-        "versions": {
-            "trainer": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
-        },
-        "device": str(run.device),
-        "encoder_path": run.encoder.path,
-        "precision": run.accelerator.mixed_precision,
-        "processes": ranks.world_size(),
-        "threads": torch.get_num_threads(),
-        "model": {
-            "name": spec.name,
-            "pooling": spec.pooling,
-            "max_length": spec.max_length,
-            "width": run.encoder.width,
-            "parameters": sum(parameter.numel() for parameter in run.encoder.parameters()),
-        },
-        "trained": {name: list(parameter.shape) for name, parameter in run.parameters.items()},
-        "trained_count": sum(parameter.numel() for parameter in run.parameters.values()),
-        "fingerprints": run.fingerprints,
-        "rows": {"train": len(run.data.train), "dev": len(run.data.dev)},
-        "overlapping_texts": run.data.overlap,
-        "texts_at_max_length": int((run.tokens.lengths == spec.max_length).sum()),
-        "scale": float(torch.as_tensor(run.objective.scale).detach()),
-        "steps": state.step,
-        "seconds": round(state.seconds, 3),
-        "resumed_at": state.resumed_at,
-        "inexact_resumes": state.inexact,
-        "reload_differences": differences,
-    }
-
-
 def choose_folder(config: Config, name: str, resume: bool) -> Path:
     """The folder of the run: the config's, or the first free one (when resuming: the newest) of runs/NAME, NAME-2, ...
 
@@ -349,8 +270,3 @@ def clear_folder(folder: Path, resume: bool) -> None:
     check_folder(folder, resume)
     for place in (folder, folder / "checkpoints"):
         remove_debris(place)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON in one step, NaN as null."""
-    write_file(path, json.dumps(json_ready(value), indent=2, ensure_ascii=False) + "\n")

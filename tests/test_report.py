@@ -1,0 +1,252 @@
+"""report.html: whole, self-contained, masked, and refused in one line where there is nothing to show."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_curve
+
+from trainer import figures, finish
+from trainer.errors import InputError
+from trainer.incidents import generate_pairs
+from trainer.main import cli
+from trainer.metrics import roc_points
+from trainer.report import read_run, write_comparison, write_report
+
+pytest.importorskip("matplotlib")
+VOID = {"meta", "img", "br"}
+SECRET = "call jane.doe@example.com or +49 170 1234567 about srv-db01"
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every tag closed in order. Collects headings, cells, images and what it would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: dict[str, list[str]] = {}
+        self.images: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        self.addresses += [value or "" for key, value in attributes if key in ("src", "href", "data", "action")]
+        if tag == "img":
+            assert values["alt"]
+            self.images.append(values["src"] or "")
+        if tag not in VOID:
+            self.open.append(tag)
+            self.text.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.text[self.open[-1]][-1] += data
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with a test set and a forgetting set; its dev and test texts hold what must be masked."""
+    folder = tmp_path_factory.mktemp("run")
+    sets = []
+    for part, count in (("train", 48), ("dev", 24), ("test", 36)):
+        columns = generate_pairs(count, 0, part)
+        if part == "test":
+            columns["texts1"] = [f"{text} {SECRET} <b>&" for text in columns["texts1"]]
+        (folder / f"{part}.json").write_text(json.dumps(columns))
+        sets.append(f"--set=data.{part}={folder / f'{part}.json'}")
+    rows = [f"a vpn {i},no mail {i * 7 % 60},{i * 13 % 51 / 10}" for i in range(30)]
+    (folder / "sts.csv").write_text("\n".join(rows) + "\n")
+    sets += [f"--set=data.forgetting={folder / 'sts.csv'}", f"--set=model.name={tiny_model('mpnet')}"]
+    sets += ["--set=train.batch_size=8", "--set=curriculum.epochs=1", "--set=optim.lr=1e-3", "--set=loss.dims=[64, 16]"]
+    (folder / "empty.toml").write_text("")
+    assert cli(["--config", str(folder / "empty.toml"), "--output-dir", str(folder / "run"), *sets]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of its files that may be changed."""
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "model", "adapter"))
+    return tmp_path / "run"
+
+
+def test_a_training_run_ends_with_a_report_that_is_whole_and_needs_no_network(finished: Path) -> None:
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["verdict_on"] == "test" and page.text["strong"] == [metrics["verdict"]]
+    assert text.index('class="verdict') < text.index("<table>")  # the verdict comes first
+    for heading in ("By dim", "All figures", "Adversarial diagnostic", "The 20 pairs", "Lint", "Data and environment"):
+        assert any(one.startswith(heading) for one in page.text["h2"])
+    for metric in metrics["test"]["final"]["64"]:
+        assert metric in page.text["td"]
+    assert any(cell.startswith("64 dims: ") for cell in page.text["td"])  # what was forgotten
+    assert not any("in-sample" in cell for cell in page.text["th"])  # the thresholds are dev's, the pairs test's
+    value = metrics["test"]["final"]["16"]["spearman"]
+    assert any(f"{value:.4f}" in cell for cell in page.text["td"])
+    # Nothing is fetched: no address but pictures that are here, no script, no style sheet from elsewhere.
+    assert page.addresses == page.images and all(one.startswith("data:image/svg+xml;base64,") for one in page.images)
+    assert not re.search(r"<script|<link|@import|url\(", text)
+    assert len(page.images) == 6
+    for image in page.images:
+        root = ElementTree.fromstring(base64.b64decode(image.partition(",")[2]))
+        assert root.tag.endswith("svg") and len(list(root.iter())) > 50
+    assert "@media print" in text and "overflow-x: auto" in text and 'name="viewport"' in text
+
+
+def test_texts_are_masked_and_escaped(run: Path) -> None:
+    for name in ("report.html", "scores.json"):
+        text = (run / name).read_text(encoding="utf-8")
+        assert not re.search(r"jane\.doe|1234567|srv-db01", text)
+    assert "&lt;email&gt;" in (run / "report.html").read_text() and "<b>&" not in (run / "report.html").read_text()
+    # Also where the file holds them: the page masks once more.
+    scores = json.loads((run / "scores.json").read_text())
+    scores["worst"][0]["texts"][0] = SECRET
+    (run / "scores.json").write_text(json.dumps(scores))
+    assert "jane.doe" not in write_report(run).read_text()
+
+
+def test_without_masks_the_texts_would_show(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control of the check above."""
+    monkeypatch.setattr(finish, "mask_text", lambda text: text)
+    assert "jane.doe" in finish.shown(SECRET)
+
+
+def test_a_report_made_again_is_the_same(run: Path) -> None:
+    before = (run / "report.html").read_bytes()
+    assert cli(["report", str(run)]) == 0
+    assert (run / "report.html").read_bytes() == before
+
+
+def test_lint_findings_are_shown(run: Path) -> None:
+    finding = {
+        "severity": "serious",
+        "name": "leak",
+        "message": f"<i>17</i> {SECRET}",
+        "rows": list(range(30)),
+        "fix": "x",
+    }
+    cases = {
+        json.dumps([finding, {"name": "odd"}]): ["serious", "leak", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"],
+        json.dumps({"serious": True, "findings": [finding]}): ["leak"],
+        "[]": ["Nothing found"],
+        "7": ["not a list of findings"],
+    }
+    for content, words in cases.items():
+        (run / "lint.json").write_text(content)
+        text = write_report(run).read_text()
+        Page(text)
+        assert all(word in text for word in words) and "jane.doe" not in text and "<i>" not in text
+    (run / "lint.json").unlink()
+    assert "No lint.json" in write_report(run).read_text()
+
+
+def test_undefined_figures_do_not_break_it(run: Path) -> None:
+    """NaN is null in the files: too few groups give no interval, no category no diagnostic."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    for system in metrics["test"]["intervals"].values():
+        for ends in system.values():
+            for name in ends:
+                ends[name] = [None, None]
+    metrics["test"]["final"]["16"]["precision"] = None
+    metrics["test"]["spearman_ceiling"] = None
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    Page(write_report(run).read_text())
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda run: (run / "metrics.json").unlink(), ["not finished", "--resume"]),
+        (lambda run: (run / "config.toml").unlink(), ["no run there"]),
+        (lambda run: shutil.rmtree(run), ["no run there"]),
+        (lambda run: (run / "scores.json").unlink(), ["scores.json"]),
+        (lambda run: (run / "scores.json").write_text("{"), ["scores.json", "damaged"]),
+    ],
+)
+def test_what_is_no_finished_run_is_one_line_exit_2(
+    run: Path, damage: Callable[[Path], None], words: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    damage(run)
+    assert cli(["report", str(run)]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and all(word in said for word in words), said
+
+
+def test_several_runs_are_compared(finished: Path, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "both.html"
+    assert cli(["report", str(finished), str(run), "--output", str(out)]) == 0
+    text = out.read_text()
+    page = Page(text)
+    assert len(page.images) == 3 and str(run) in page.text["td"] and "cannot be compared" not in text
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["test"]["data_fingerprint"] = "other"
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    config = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(config.replace("lr = 0.001", "lr = 0.002"))
+    page = Page(write_comparison([finished, run], out).read_text())
+    assert "cannot be compared" in out.read_text() and "optim.lr" in page.text["td"]
+    with pytest.raises(InputError, match="named twice"):
+        write_comparison([run, run], out)
+    assert cli(["report", str(run), "--output", str(out)]) == 2
+
+
+def test_without_matplotlib_that_is_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
+    assert cli(["report", str(run)]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "pip install" in said
+
+
+def test_training_succeeds_without_matplotlib(
+    tiny_model: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(finish, "find_spec", lambda name: None)
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps(generate_pairs(24, 0, "train")))
+    (tmp_path / "x.toml").write_text(
+        f'[model]\nname = "{tiny_model("mpnet")}"\n[data]\ntrain = "{pairs}"\ndev = "{pairs}"\nallow_overlap = true\n'
+        '[curriculum]\nmode = "mixed"\nepochs = 1\n[train]\nbatch_size = 8\n[optim]\nlr = 1e-3\n[loss]\ndims = [64]\n'
+    )
+    assert cli(["--config", str(tmp_path / "x.toml"), "--output-dir", str(tmp_path / "run")]) == 0
+    assert "matplotlib is not installed" in capfd.readouterr().err
+    assert (tmp_path / "run" / "metrics.json").exists() and not (tmp_path / "run" / "report.html").exists()
+    monkeypatch.undo()
+    assert len(Page(write_report(tmp_path / "run").read_text()).images) == 6  # and can be made later
+
+
+def test_roc_points_are_those_of_sklearn() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        labels = np.append([0, 1], rng.integers(2, size=60))
+        scores = np.round(labels * 0.3 + rng.normal(size=62), 1)  # with ties
+        false_rate, recall = roc_points(scores, labels)
+        expected = roc_curve(labels, scores, drop_intermediate=False)
+        np.testing.assert_allclose(false_rate, expected[0])
+        np.testing.assert_allclose(recall, expected[1])
+
+
+def test_a_long_curve_is_thinned_to_its_ends(finished: Path) -> None:
+    kept = figures._thin(10_000)
+    assert len(kept) <= figures.MOST_POINTS and kept[0] == 0 and kept[-1] == 9_999
+    assert read_run(finished).strength is not None
