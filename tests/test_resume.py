@@ -164,7 +164,6 @@ MUTANTS = {
     "second moments": lose("optimizer/exp_avg_sq/"),
     "optimizer's step": lose("optimizer/step/"),
     "evaluations": forget("evaluations", lambda entries: []),
-    "baseline": forget("baseline", lambda values: {dim: dict.fromkeys(v, 0.0) for dim, v in values.items()}),
     "early stopping": forget("without_best", 7),
     "log not cut": whole_log,
     "newest is oldest": newest_is_oldest,

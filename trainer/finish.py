@@ -142,7 +142,7 @@ def judge_run(run: Run, systems: dict[str, Encoder], rows: dict[str, dict[str, n
     for name, table in (("dev", dev), ("test", run.data.test)):
         if table is not None:
             question = Question(
-                model=str(run.folder / "model"),
+                model="model",  # within the folder of the run, wherever that is
                 pairs=table.source,
                 dev=dev.source if name == "test" else None,
                 baseline=config.model.name,
