@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainer.config import Config, to_tree
-from trainer.main import evaluate_parser, train_parser
+from trainer.main import COMMANDS, evaluate_parser, train_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,3 +63,13 @@ def test_the_options_it_shows_are_taken(arguments: list[str]) -> None:
     assert train_parser().parse_args(arguments)
     judged = ["--model", "m", "--pairs", "p", "--dev", "d", "--baseline", "b", "--dims", "768,64", "--json", "o"]
     assert evaluate_parser().parse_args(judged)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_it_shows_for_a_command_exists(command: str) -> None:
+    parser = COMMANDS[command][0]()
+    known = {option for action in parser._actions for option in action.option_strings}
+    lines = re.findall(rf"trainer {command} (.*)", README)
+    shown = {option for line in lines for option in re.findall(r"--[a-z-]+", line)}
+    assert shown <= known
+    assert command == "train" or re.search(rf"trainer {command}\b", README)
