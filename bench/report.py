@@ -93,7 +93,7 @@ def any_batch(caching: dict[str, Any], ranks: dict[str, Any]) -> list[str]:
     lines = [
         f"| {settings['model']}, real tickets | | | ratio |",
         "|---|---:|---:|---:|",
-        f"| extra memory: batch {large:,} in chunks, batch {small} whole | {memory} | {caching['memory_ratio']:.2f} |",
+        f"| extra memory: batch {large:,} in chunks, batch {small} whole | {memory} |",
         f"| time a pair, likewise | {time} |",
         f"| time of a step of batch {batch}: two processes, one, on the same cores | {two:.2f} s | {one:.2f} s | "
         f"{ranks['time_ratio']:.2f} |",
