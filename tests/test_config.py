@@ -155,7 +155,7 @@ def test_warm_up_and_hold_may_fill_the_whole_run(pair: tuple[float, float], tmp_
         ("train.batchsize=8", "unknown key train.batchsize; did you mean 'batch_size'?"),
         ("lora.targest=['ffn']", "unknown key lora.targest; did you mean 'targets'?"),
         ("optm.lr=1", "unknown section 'optm'; did you mean 'optim'?"),
-        ("eval.zzz=1", "unknown key eval.zzz; known are every, metric"),
+        ("eval.zzz=1", "unknown key eval.zzz; known are choose_strength, every, metric"),
         ("model.Name='x'", "unknown key model.Name; did you mean 'name'?"),
     ],
 )
