@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -42,7 +43,7 @@ from trainer import checkpoint, export, logbook, storage, train
 from trainer.encoder import Encoder, load_encoder
 from trainer.errors import InputError
 from trainer.incidents import generate_pairs
-from trainer.main import cli
+from trainer.main import main as run_trainer
 from trainer.objective import Objective
 from trainer.run import Run
 from trainer.tiny import build_tiny_mpnet
@@ -171,7 +172,8 @@ def live(arguments: list[str], folder: Path, group: dict[str, str], rank: int, p
             note_rows(rows_of(folder))
         if plant is not None:
             plant(rank)
-        code = cli(arguments)
+        sys.argv = ["trainer", *arguments]
+        run_trainer()
     except SystemExit as ended:
         code = int(ended.code or 0)
     except BaseException:
@@ -282,7 +284,9 @@ def count_calls(folder: Path) -> Plant:
     return plant
 
 
-def wrap(owner: Any, attribute: str, before: Callable[[], Any], after: Callable[[], Any] = lambda: None) -> None:
+def wrap(
+    owner: Any, attribute: str, before: Callable[[], Any] = lambda: None, after: Callable[[], Any] = lambda: None
+) -> None:
     """Replace a function by one that calls `before` and `after` around it."""
     real = getattr(owner, attribute)
 
@@ -295,41 +299,35 @@ def wrap(owner: Any, attribute: str, before: Callable[[], Any], after: Callable[
     setattr(owner, attribute, wrapped)
 
 
+def at_call(number: int, act: Callable[[], Any]) -> Callable[[], None]:
+    """A function that acts at its call of that number."""
+    calls = itertools.count(1)
+
+    def count() -> None:
+        if next(calls) == number:
+            act()
+
+    return count
+
+
 def kill_at(name: str, call: int, when: str) -> Plant:
     """Die at the call of that number of a named point, before or after it."""
 
     def plant(rank: int) -> None:
-        seen = 0
-
-        def count() -> None:
-            nonlocal seen
-            seen += 1
-            if seen == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-
         if rank == 0:
-            owner, attribute = POINTS[name]
-            wrap(owner, attribute, *((count,) if when == "before" else (lambda: None, count)))
+            die = at_call(call, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            wrap(*POINTS[name], **{when: die})
 
     return plant
 
 
-def raise_at(owner: Any, attribute: str, call: int, error: BaseException, ranks: tuple[int, ...] = (0, 1)) -> Plant:
+def raise_at(owner: Any, attribute: str, call: int, error: BaseException) -> Plant:
     """Raise at the call of that number."""
 
-    def plant(rank: int) -> None:
-        seen = 0
+    def fail() -> None:
+        raise error
 
-        def count() -> None:
-            nonlocal seen
-            seen += 1
-            if seen == call:
-                raise error
-
-        if rank in ranks:
-            wrap(owner, attribute, count)
-
-    return plant
+    return lambda rank: wrap(owner, attribute, at_call(call, fail))
 
 
 def not_a_number(what: str, call: int, ranks: tuple[int, ...]) -> Plant:

@@ -69,7 +69,8 @@ def child(options: argparse.Namespace) -> None:
         seconds = []
         for step in range(options.steps + 1):
             batch = run.prepare(step)
-            distributed.barrier()
+            if distributed.world_size() > 1:
+                torch.distributed.barrier()
             start = time.perf_counter()
             run.train_step(step, batch)
             run.settle()

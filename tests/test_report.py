@@ -109,6 +109,13 @@ def test_a_training_run_ends_with_a_report_that_is_whole_and_needs_no_network(fi
     assert "@media print" in text and "overflow-x: auto" in text and 'name="viewport"' in text
 
 
+def test_a_report_made_later_is_the_one_that_the_run_wrote(run: Path) -> None:
+    """Written before metrics.json, so that nothing is missing once that is there."""
+    texts = [(run / "report.html").read_text(), write_report(run).read_text()]
+    first, again = (re.sub(r'src="data:[^"]*"', "", text) for text in texts)
+    assert first == again
+
+
 def test_texts_are_masked_and_escaped(run: Path) -> None:
     for name in ("report.html", "scores.json"):
         text = (run / name).read_text(encoding="utf-8")

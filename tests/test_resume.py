@@ -468,10 +468,44 @@ def test_a_signal_between_updates_is_noted_and_elsewhere_stops(number):
     with Signals() as signals, pytest.raises(Stopped), signals.noted() as requested:
         assert not requested()
         signal.raise_signal(number)
-        assert requested() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # a second one ends at once
+        assert requested()
     with Signals(), pytest.raises(Stopped):
         signal.raise_signal(number)
     assert signal.getsignal(number) == before
+
+
+SIGNALLED = """
+import signal, sys
+from trainer.errors import Stopped
+from trainer.logbook import Signals
+both = set(Signals.NUMBERS)
+with Signals() as signals:
+    {before}
+    try:
+        with signals.noted() as requested:
+            {inside}
+            print("went on", requested(), flush=True)
+    except Stopped:
+        print("stopped")
+"""
+AT_ONCE = "signal.pthread_sigmask(signal.SIG_BLOCK, both); [signal.raise_signal(n) for n in both]; "
+AT_ONCE += "signal.pthread_sigmask(signal.SIG_UNBLOCK, both)"
+FIRST, SECOND = "signal.raise_signal(signal.SIGINT)", "signal.raise_signal(signal.SIGTERM)"
+
+
+@pytest.mark.parametrize(
+    ("before", "inside", "code", "said"),
+    [
+        ("", FIRST, 0, "went on True\nstopped\n"),
+        ("", f"{FIRST}; {SECOND}", -signal.SIGTERM, ""),  # at once
+        ("", AT_ONCE, 0, "went on True\nstopped\n"),  # two in one moment are one
+        ("signals.ignore()", f"{FIRST}; {SECOND}", 0, "went on False\n"),
+    ],
+)
+def test_what_signals_do_to_a_process(before, inside, code, said):
+    program = SIGNALLED.format(before=before or "pass", inside=inside)
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, said, "")
 
 
 def test_a_timer_rings_after_its_minutes_and_never_at_0(monkeypatch):

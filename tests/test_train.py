@@ -273,6 +273,20 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
 
 
+def test_a_signal_after_the_last_file_changes_nothing(run_small, monkeypatch):
+    real = finish.print_summary
+
+    def signalled(*args):
+        signal.raise_signal(signal.SIGTERM)
+        real(*args)
+
+    monkeypatch.setattr(finish, "print_summary", signalled)
+    code, folder = run_small("run")
+    assert code == 0 and (folder / "metrics.json").exists()
+    assert (folder / "report.html").exists() == bool(find_spec("matplotlib"))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 @pytest.mark.parametrize("changes", [{}, {"lora.enabled": "true", "train.tokens_per_chunk": 200}])
 def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, changes):
     _, whole = run_small("whole", changes)

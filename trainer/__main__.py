@@ -1,7 +1,5 @@
 """`python -m trainer`."""
 
-import sys
+from trainer.main import main
 
-from trainer.main import cli
-
-sys.exit(cli())
+main()

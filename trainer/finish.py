@@ -14,21 +14,21 @@ from trainer import __version__
 from trainer import distributed as ranks
 from trainer.console import console, progress
 from trainer.encoder import Encoder, weights_fingerprint
-from trainer.evaluation import embed, embed_cached, evaluate, pair_cosines
+from trainer.evaluation import embed, embed_cached, evaluate, json_ready, pair_cosines
 from trainer.export import check_trained, choose_probes, export, merged
 from trainer.figures import INSTALL
 from trainer.judge import Judgement, Question, conclude, judgement_record
-from trainer.logbook import write_json
+from trainer.logbook import Signals, write_json
 from trainer.masking import mask_text
 from trainer.metrics import spearman
-from trainer.report import write_report
+from trainer.report import REPORT, write_report
 from trainer.run import Run
 from trainer.state import RunState
 from trainer.strength import ALPHAS, FULL, Point, best_strength, set_strength
 from trainer.summary import model_card, print_summary
 from trainer.thresholds import Thresholds, fit_thresholds
 
-FINISHED = "metrics.json"  # the last file of a run but its report
+FINISHED = "metrics.json"  # the last file of a run
 STRENGTH, SCORES = "strength.json", "scores.json"
 
 RULE = "f1"  # how the thresholds that go with the model are fitted
@@ -36,8 +36,11 @@ WORST = 20  # pairs that are shown to a person
 LONGEST_SHOWN = 400  # characters of their texts
 
 
-def finish(run: Run, state: RunState) -> None:
-    """From the best weights to an exported model that was judged and proven."""
+def finish(run: Run, state: RunState, signals: Signals) -> None:
+    """From the best weights to an exported model that was judged and proven.
+
+    The ranks embed together; then the first goes on alone and the others are done.
+    """
     assert state.best is not None  # the last step is always evaluated
     trained = state.best.weights
     run.encoder.eval()
@@ -68,13 +71,13 @@ def finish(run: Run, state: RunState) -> None:
         )
         write_json(run.folder / SCORES, score_record(run, on, rows[on], thresholds))
         write_json(run.folder / "training_metadata.json", metadata(run, state, alpha, differences))
+        drawn = find_spec("matplotlib") is not None
+        if drawn:
+            write_report(run.folder, json_ready(metrics))
+        signals.ignore()
         write_json(run.folder / FINISHED, metrics)
         print_summary(records, state.best.step, alpha, run.folder / "model")
-        if find_spec("matplotlib"):
-            console.print(f"Report: {write_report(run.folder)}", markup=False)
-        else:
-            console.print(INSTALL, markup=False)
-    ranks.barrier()
+        console.print(f"Report: {run.folder / REPORT}" if drawn else INSTALL, markup=False)
 
 
 def strength_curve(run: Run, start: dict[str, torch.Tensor], trained: dict[str, torch.Tensor]) -> list[Point]:

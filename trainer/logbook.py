@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import signal
 import time
@@ -90,11 +91,21 @@ class Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
-        for each in self.NUMBERS:
-            signal.signal(each, signal.SIG_DFL)
+        if self.requested:  # the other signal came in the same moment
+            return
         self.requested = True
+        self._answer(signal.SIG_DFL)
         if not self.deferred:
             self._stop()
+
+    def _answer(self, action: signal.Handlers) -> None:
+        """Leave further signals to the system, whatever the process is waiting for.
+
+        Python keeps `_note` as their handler: to one that it has seen and not handled yet it would otherwise print a
+        traceback ("ignored due to race condition").
+        """
+        for number in self.NUMBERS:
+            ctypes.pythonapi.PyOS_setsig(number, ctypes.c_void_p(action))
 
     @contextmanager
     def noted(self) -> Iterator[Callable[[], bool]]:
@@ -104,6 +115,10 @@ class Signals:
         self.deferred = False
         if self.requested:
             self._stop()
+
+    def ignore(self) -> None:
+        """Let no signal turn into a failure what is about to be done."""
+        self._answer(signal.SIG_IGN)
 
     def _stop(self) -> None:
         raise Stopped("stopped by a signal; continue with --resume, or start again where no step was made")

@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import argparse
 import json
 import os
+import signal
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -57,6 +58,14 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         report("out of memory: set train.tokens_per_chunk, to 16384 first and lower while it still runs out")
         return InputError.exit_code
     return 0
+
+
+def main() -> None:
+    """The whole life of a process: the command line's work, then an end that no signal disturbs."""
+    code = cli()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def report(error: object) -> None:
@@ -296,4 +305,4 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argpa
 }
 
 if __name__ == "__main__":
-    sys.exit(cli())
+    main()

@@ -60,8 +60,11 @@ class Record:
         return {f"{dim} dims:": f"{_number(x['before'])} → {_number(x['after'])}" for dim, x in values.items()}
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, metrics: dict[str, Any] | None = None) -> Path:
     """Write the report of a finished run into its folder.
+
+    Args:
+        metrics: what metrics.json is going to hold, of a run that lacks this file alone.
 
     Raises:
         InputError: matplotlib is missing, or the folder holds no finished run.
@@ -69,7 +72,7 @@ def write_report(folder: Path) -> Path:
     """
     require_matplotlib()
     path = folder / REPORT
-    write_file(path, render_run(read_run(folder)))
+    write_file(path, render_run(read_run(folder, metrics)))
     return path
 
 
@@ -82,17 +85,17 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
     return path
 
 
-def read_run(folder: Path) -> Record:
+def read_run(folder: Path, metrics: dict[str, Any] | None = None) -> Record:
     """Read the files of a run. Raises InputError where it is no finished run, or a file is damaged."""
     if not (folder / "config.toml").is_file():
         raise InputError(f"{folder}: no run there; name the folder of a training run")
-    if not (folder / "metrics.json").is_file():
+    if metrics is None and not (folder / "metrics.json").is_file():
         raise InputError(f"{folder}: this run is not finished; continue it with --resume, then report")
     try:
         lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
         return Record(
             folder=folder,
-            metrics=_read_json(folder / "metrics.json"),
+            metrics=metrics or _read_json(folder / "metrics.json"),
             scores=_read_json(folder / "scores.json"),
             plan=_read_json(folder / "plan.json"),
             metadata=_read_json(folder / "training_metadata.json"),

@@ -54,7 +54,7 @@ def train(config: Config, name: str, resume: bool = False, allow_inexact: bool =
                 log({"step": state.step, "inexact_resume": state.inexact})
             with signals.noted() as stop_requested:
                 steps(run, state, log, stop_requested)
-        finish(run, state)
+        finish(run, state, signals)
     return folder
 
 
