@@ -19,7 +19,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from trainer.tiled import TILE, TiledLosses, inverse_norms, row_scales
+from trainer.tiled import TiledLoss, inverse_norms, row_scales
 
 # Queries times candidates from which the kernels are chosen: below, a tile or so holds everything. Not measured.
 KERNEL_SIZE = 2**20
@@ -35,7 +35,7 @@ def matryoshka_mnrl(
     targets: Tensor | None = None,
     mask: Tensor | None = None,
     total_queries: int | None = None,
-    tile: int = TILE,
+    tile: tuple[int, int] | None = None,
     implementation: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each query's positive among all candidates, summed over dims.
@@ -55,12 +55,13 @@ def matryoshka_mnrl(
         mask: [Q, G] bool; True takes candidate j out of row i. A query's own target stays in.
         total_queries: what the sum over queries is divided by, Q by default: the number of queries on all devices
             where each holds a part.
-        tile: rows and columns of logits that are held at a time, where no kernel does it.
+        tile: queries and candidates that are taken at a time, where no kernel does it, and not as it is fast.
         implementation: "tiled" (any device), "triton" (where `kernel_available`), or "auto": the kernels on a GPU that
             has them for large enough products, tiles otherwise and for float64.
 
     Returns:
-        The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`.
+        The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`; gradients run through the
+        total alone.
 
     Raises:
         ValueError: dims, weights, targets, mask and embeddings do not fit each other, or the implementation is unknown
@@ -81,7 +82,10 @@ def matryoshka_mnrl(
             raise ValueError(f"mask has shape {tuple(mask.shape)}, not ({count}, {candidates.shape[0]})")
         mask = mask.scatter(1, targets[:, None], False)
 
+    by_dim = dict(zip(dims, _weights(weights, dims), strict=True))
     ascending = sorted(dims)
+    ordered = [by_dim[dim] for dim in ascending]
+    total_queries = count if total_queries is None else total_queries
     kernels = _with_kernels(implementation, queries, candidates)
     with torch.autocast(queries.device.type, enabled=False):
         if not (kernels and queries.dtype == candidates.dtype == torch.bfloat16):
@@ -94,11 +98,12 @@ def matryoshka_mnrl(
         if kernels:
             from trainer.fused import FusedLosses  # imports triton, which not every machine has
 
-            summed_M = FusedLosses.apply(*inputs)
+            losses_M = FusedLosses.apply(*inputs) / total_queries
+            total = (losses_M * losses_M.new_tensor(ordered)).sum()
         else:
-            summed_M = TiledLosses.apply(*inputs, tile)
-        by_dim_M = summed_M / (count if total_queries is None else total_queries)
-        return _weighted([by_dim_M[ascending.index(dim)] for dim in dims], weights)
+            wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs[:3])
+            total, losses_M = TiledLoss.apply(*inputs, ordered, total_queries, wanted, tile)
+    return total, losses_M.detach()[[ascending.index(dim) for dim in dims]]
 
 
 def pairwise_ranking(
@@ -125,6 +130,7 @@ def pairwise_ranking(
         The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`.
     """
     check_dims(dims, first.shape[-1])
+    weights = _weights(weights, dims)
     with torch.autocast(first.device.type, enabled=False):
         first, second = (rows * row_scales(rows)[:, None] for rows in (_full(first), _full(second)))
         ascending = sorted(dims)
@@ -140,7 +146,8 @@ def pairwise_ranking(
             spread = spread + torch.logsumexp((-logits_P).masked_fill(~labels, least), 0)
             # log(1 + exp(x)); softplus would drop the 1 for x above 20.
             losses[stop] = torch.logaddexp(spread, torch.zeros_like(spread))
-        return _weighted([losses[dim] for dim in dims], weights)
+        by_dim_M = torch.stack([losses[dim] for dim in dims])
+        return (by_dim_M * by_dim_M.new_tensor(weights)).sum(), by_dim_M
 
 
 def check_dims(dims: Sequence[int], width: int) -> None:
@@ -174,10 +181,8 @@ def _full(embeddings: Tensor) -> Tensor:
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 
-def _weighted(by_dim: Sequence[Tensor], weights: Sequence[float] | None) -> tuple[Tensor, Tensor]:
-    if weights is not None and len(weights) != len(by_dim):
-        raise ValueError(f"{len(weights)} weights for {len(by_dim)} dims")
-    by_dim_M = torch.stack(list(by_dim))
-    if weights is None:
-        return by_dim_M.sum(), by_dim_M
-    return torch.stack([weight * loss for weight, loss in zip(weights, by_dim, strict=True)]).sum(), by_dim_M
+def _weights(weights: Sequence[float] | None, dims: Sequence[int]) -> Sequence[float]:
+    weights = [1.0] * len(dims) if weights is None else weights
+    if len(weights) != len(dims):
+        raise ValueError(f"{len(weights)} weights for {len(dims)} dims")
+    return weights
