@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--tickets", help="CSV with short_description and description (default: made-up words)")
     parser.add_argument("--batch-size", type=int, default=4096, help="pairs of the large batch")
     parser.add_argument("--small", type=int, default=64, help="pairs of the small one")
-    parser.add_argument("--tokens-per-chunk", type=int, default=4096, help="of the large batch")
+    parser.add_argument("--tokens-per-chunk", type=int, default=2048, help="of the large batch")
     parser.add_argument("--steps", type=int, default=1, help="steps of the large batch")
     parser.add_argument("--pairs", type=int, default=4300)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
