@@ -19,7 +19,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from trainer.tiled import TiledLoss, inverse_norms, row_scales
+from trainer.ring import ring_losses_and_gradients
+from trainer.tiled import LossWithGradients, inverse_norms, losses_and_gradients, row_scales
 
 # Queries times candidates from which the kernels are chosen: below, a tile or so holds everything. Not measured.
 KERNEL_SIZE = 2**20
@@ -37,6 +38,7 @@ def matryoshka_mnrl(
     total_queries: int | None = None,
     tile: tuple[int, int] | None = None,
     implementation: str = "auto",
+    columns: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each query's positive among all candidates, summed over dims.
 
@@ -58,6 +60,8 @@ def matryoshka_mnrl(
         tile: queries and candidates that are taken at a time, where no kernel does it, and not as it is fast.
         implementation: "tiled" (any device), "triton" (where `kernel_available`), or "auto": the kernels on a GPU that
             has them for large enough products, tiles otherwise and for float64.
+        columns: in a ring (`trainer.ring`), where `candidates` are this rank's alone: which of all G each rank holds.
+            Always in tiles, then.
 
     Returns:
         The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`; gradients run through the
@@ -68,9 +72,10 @@ def matryoshka_mnrl(
             or not available.
     """
     count = queries.shape[0]
+    of_all = len(candidates) if columns is None else sum(map(len, columns))
     if targets is None:
-        if candidates.shape[0] < count:
-            raise ValueError(f"{candidates.shape[0]} candidates for {count} queries: name the targets")
+        if of_all < count:
+            raise ValueError(f"{of_all} candidates for {count} queries: name the targets")
         targets = torch.arange(count, device=queries.device)
     check_dims(dims, queries.shape[-1])
     if queries.shape[-1] != candidates.shape[-1]:
@@ -78,15 +83,15 @@ def matryoshka_mnrl(
     if targets.shape != (count,):
         raise ValueError(f"targets has shape {tuple(targets.shape)}, not ({count},)")
     if mask is not None:
-        if mask.shape != (count, candidates.shape[0]):
-            raise ValueError(f"mask has shape {tuple(mask.shape)}, not ({count}, {candidates.shape[0]})")
+        if mask.shape != (count, of_all):
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, not ({count}, {of_all})")
         mask = mask.scatter(1, targets[:, None], False)
 
-    by_dim = dict(zip(dims, _weights(weights, dims), strict=True))
+    by_dim = dict(zip(dims, _weights(weights, len(dims)), strict=True))
     ascending = sorted(dims)
     ordered = [by_dim[dim] for dim in ascending]
     total_queries = count if total_queries is None else total_queries
-    kernels = _with_kernels(implementation, queries, candidates)
+    kernels = columns is None and _with_kernels(implementation, queries, candidates)
     with torch.autocast(queries.device.type, enabled=False):
         if not (kernels and queries.dtype == candidates.dtype == torch.bfloat16):
             queries, candidates = _full(queries), _full(candidates)
@@ -102,7 +107,8 @@ def matryoshka_mnrl(
             total = (losses_M * losses_M.new_tensor(ordered)).sum()
         else:
             wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs[:3])
-            total, losses_M = TiledLoss.apply(*inputs, ordered, total_queries, wanted, tile)
+            how = (losses_and_gradients, tile) if columns is None else (ring_losses_and_gradients, columns)
+            total, losses_M = LossWithGradients.apply(how[0], *inputs, ordered, total_queries, wanted, how[1])
     return total, losses_M.detach()[[ascending.index(dim) for dim in dims]]
 
 
@@ -129,25 +135,34 @@ def pairwise_ranking(
     Returns:
         The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`.
     """
+    return ranking_of(pair_logits(first, second, dims=dims, scale=scale), labels, weights)
+
+
+def pair_logits(first: Tensor, second: Tensor, *, dims: Sequence[int], scale: float | Tensor) -> Tensor:
+    """scale * cosine of each pair at each dim [P, M], in the order of `dims`. Arguments as in `pairwise_ranking`."""
     check_dims(dims, first.shape[-1])
-    weights = _weights(weights, dims)
     with torch.autocast(first.device.type, enabled=False):
         first, second = (rows * row_scales(rows)[:, None] for rows in (_full(first), _full(second)))
         ascending = sorted(dims)
         dot = first.new_zeros(first.shape[0])
         inverses = inverse_norms(first, ascending), inverse_norms(second, ascending)
-        losses = {}
+        logits = {}
         for k, (start, stop) in enumerate(pairwise([0, *ascending])):
             dot = dot + (first[:, start:stop] * second[:, start:stop]).sum(1)
-            logits_P = scale * dot * inverses[0][k] * inverses[1][k]
-            # Filled, not selected: how many there are of a kind would have to be asked of the device.
-            least = torch.finfo(logits_P.dtype).min
-            spread = torch.logsumexp(logits_P.masked_fill(labels, least), 0)
-            spread = spread + torch.logsumexp((-logits_P).masked_fill(~labels, least), 0)
-            # log(1 + exp(x)); softplus would drop the 1 for x above 20.
-            losses[stop] = torch.logaddexp(spread, torch.zeros_like(spread))
-        by_dim_M = torch.stack([losses[dim] for dim in dims])
-        return (by_dim_M * by_dim_M.new_tensor(weights)).sum(), by_dim_M
+            logits[stop] = scale * dot * inverses[0][k] * inverses[1][k]
+        return torch.stack([logits[dim] for dim in dims], 1)
+
+
+def ranking_of(logits: Tensor, labels: Tensor, weights: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+    """`pairwise_ranking` from the logits of the pairs [P, M]."""
+    weights = _weights(weights, logits.shape[1])
+    # Filled, not selected: how many there are of a kind would have to be asked of the device.
+    least, positive = torch.finfo(logits.dtype).min, labels[:, None]
+    spread_M = torch.logsumexp(logits.masked_fill(positive, least), 0)
+    spread_M = spread_M + torch.logsumexp((-logits).masked_fill(~positive, least), 0)
+    # log(1 + exp(x)); softplus would drop the 1 for x above 20.
+    by_dim_M = torch.logaddexp(spread_M, torch.zeros_like(spread_M))
+    return (by_dim_M * by_dim_M.new_tensor(weights)).sum(), by_dim_M
 
 
 def check_dims(dims: Sequence[int], width: int) -> None:
@@ -181,8 +196,8 @@ def _full(embeddings: Tensor) -> Tensor:
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 
-def _weights(weights: Sequence[float] | None, dims: Sequence[int]) -> Sequence[float]:
-    weights = [1.0] * len(dims) if weights is None else weights
-    if len(weights) != len(dims):
-        raise ValueError(f"{len(weights)} weights for {len(dims)} dims")
+def _weights(weights: Sequence[float] | None, count: int) -> Sequence[float]:
+    weights = [1.0] * count if weights is None else weights
+    if len(weights) != count:
+        raise ValueError(f"{len(weights)} weights for {count} dims")
     return weights

@@ -22,7 +22,7 @@ Shapes: Q queries, G candidates, E width, M dims ascending, q queries of a band,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -39,6 +39,8 @@ BAND = 2**24  # dot products of a band that are kept, 64 MiB in fp32, while it h
 LEAST, MOST = 128, 1024
 # Powers of 2 take 0.4 times as long as powers of e on a CPU, so log2(e) goes into the factors of the dot products.
 LOG2_E = 1 / math.log(2)
+
+Computed = tuple[Tensor, Tensor, tuple[Tensor, ...]]  # weighted sum of the losses, loss of each dim [M], gradients
 
 
 def row_scales(rows: Tensor) -> Tensor:
@@ -61,15 +63,15 @@ def inverse_norms(rows: Tensor, dims: Sequence[int]) -> Tensor:
     return torch.where(squares_MN < ZERO_LENGTH**2, torch.inf, squares_MN).rsqrt()
 
 
-class TiledLoss(torch.autograd.Function):
-    """The inputs of `losses_and_gradients` -> the weighted sum of the losses, and the loss of each dim [M].
+class LossWithGradients(torch.autograd.Function):
+    """(compute, queries, candidates, scale, ...) -> the weighted sum of the losses, and the loss of each dim [M].
 
-    Gradients run through the sum alone.
+    `compute` is `losses_and_gradients` or takes and gives the same. Gradients run through the sum alone.
     """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        total, losses_M, gradients = losses_and_gradients(*inputs)
+    def forward(ctx: Any, compute: Callable[..., Computed], *inputs: Any) -> tuple[Tensor, Tensor]:
+        total, losses_M, gradients = compute(*inputs)
         ctx.save_for_backward(*gradients)
         ctx.others = len(inputs) - 3
         ctx.mark_non_differentiable(losses_M)
@@ -78,7 +80,7 @@ class TiledLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return *(gradient * each for each in ctx.saved_tensors), *[None] * ctx.others
+        return None, *(gradient * each for each in ctx.saved_tensors), *[None] * ctx.others
 
 
 def losses_and_gradients(
@@ -92,7 +94,7 @@ def losses_and_gradients(
     total_queries: int,
     with_gradients: bool = True,
     tile: tuple[int, int] | None = None,
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+) -> Computed:
     """The weighted sum of the losses, the loss of each dim [M], and the gradients of the sum.
 
     Args:
@@ -108,7 +110,12 @@ def losses_and_gradients(
     weights_M = queries.new_tensor(weights) / total_queries
     slopes = weights_M[:, None] * scale * inverses[0]
     made = Gradients.zeros(queries, candidates, dims) if with_gradients else None
-    summed_M = _walk(queries, candidates, scales, factors, slopes, targets, mask, dims, tile, made)
+    summed_M = torch.zeros_like(weights_M)
+    for q, band in bands(queries, candidates, scales, factors, targets, mask, dims, tile):
+        log2_sums, target_logits = band.log2_sums()
+        summed_M += (log2_sums - target_logits).sum(1) / LOG2_E
+        if made is not None:
+            band.add_gradients(log2_sums, slopes[:, q], q, made)
     total, losses_M = (weights_M * summed_M).sum(), summed_M / total_queries
     if made is None:
         return total, losses_M, ()
@@ -134,35 +141,31 @@ class Gradients:
         return cls(torch.zeros_like(queries), candidates.new_zeros(candidates.shape[::-1]), *sums)
 
 
-def _walk(
+def bands(
     queries: Tensor,
     candidates: Tensor,
     scales: tuple[Tensor, Tensor],
     factors: tuple[Tensor, Tensor],
-    slopes: Tensor,
     targets: Tensor,
     mask: Tensor | None,
     dims: Sequence[int],
-    tile: tuple[int, int] | None,
-    made: Gradients | None,
-) -> Tensor:
-    """The summed losses [M]; adds to the gradients where they are wanted."""
+    tile: tuple[int, int] | None = None,
+) -> Iterator[tuple[slice, Band]]:
+    """The queries band by band, with where each stands among them. A band is used up when the next is asked for.
+
+    `scales` are the `row_scales` of both sides, `factors` as in `Band` but of all queries. A target that is no column
+    of the candidates is not among them.
+    """
     height, width = tile or tile_shape(len(candidates), len(dims))
     tiles = [slice(start, min(start + width, len(candidates))) for start in range(0, len(candidates), width)]
     # Every band is written to the same memory, which stays in the cache where that is large enough.
     room = queries.new_empty(len(tiles) + 1, len(dims), min(height, len(queries)) * min(width, len(candidates)))
     c_blocks = _blocks(candidates, scales[1], dims)
-    summed_M = queries.new_zeros(len(dims))
     for first in range(0, len(queries), height):
         q = slice(first, min(first + height, len(queries)))
         a_blocks = _blocks(queries[q], scales[0][q], dims)
         inputs = (factors[0][:, q], factors[1]), targets[q], None if mask is None else mask[q]
-        band = Band(dims, a_blocks, c_blocks, *inputs, tiles, room)
-        log2_sums, target_logits = band.log2_sums()
-        summed_M += (log2_sums - target_logits).sum(1) / LOG2_E
-        if made is not None:
-            band.add_gradients(log2_sums, slopes[:, q], q, made)
-    return summed_M
+        yield q, Band(dims, a_blocks, c_blocks, *inputs, tiles, room)
 
 
 def tile_shape(candidates: int, dims: int) -> tuple[int, int]:
