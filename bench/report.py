@@ -83,7 +83,7 @@ def any_batch(caching: dict[str, Any], ranks: dict[str, Any]) -> list[str]:
     settings = caching["settings"]
     large, small = settings["batch_size"], settings["small"]
     small_bytes = max(run["bytes"] for run in caching["small"])
-    one, two = (statistics.median(ranks["seconds"][name]) for name in ("one", "two"))
+    seconds = {name: statistics.median(samples) for name, samples in ranks["seconds"].items()}
     memory = (
         f"{caching['large']['bytes'] / 2**20:,.0f} MiB | {small_bytes / 2**20:,.0f} MiB | {caching['memory_ratio']:.2f}"
     )
@@ -95,9 +95,15 @@ def any_batch(caching: dict[str, Any], ranks: dict[str, Any]) -> list[str]:
         "|---|---:|---:|---:|",
         f"| extra memory: batch {large:,} in chunks, batch {small} whole | {memory} |",
         f"| time a pair, likewise | {time} |",
-        f"| time of a step of batch {batch}: two processes, one, on the same cores | {two:.2f} s | {one:.2f} s | "
-        f"{ranks['time_ratio']:.2f} |",
-        f"| gradients of the two, float64: difference over the largest | {ranks['gradient_difference']:.0e} | | |",
+        *(
+            f"| time of a step of batch {batch}: two processes ({name}), one, on the same cores | {seconds[name]:.2f} s | "
+            f"{seconds['one']:.2f} s | {ratio:.2f} |"
+            for name, ratio in ranks["time_ratio"].items()
+        ),
+        *(
+            f"| gradients of the two ({name}) and the one, float64: difference over the largest | {value:.0e} | | |"
+            for name, value in ranks["gradient_difference"].items()
+        ),
     ]
     return [*lines, "", *source(caching, f"chunks of {settings['tokens_per_chunk']:,} tokens, fp32, LoRA")]
 
