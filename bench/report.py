@@ -96,8 +96,8 @@ def any_batch(caching: dict[str, Any], ranks: dict[str, Any]) -> list[str]:
         f"| extra memory: batch {large:,} in chunks, batch {small} whole | {memory} |",
         f"| time a pair, likewise | {time} |",
         *(
-            f"| time of a step of batch {batch}: two processes ({name}), one, on the same cores | {seconds[name]:.2f} s | "
-            f"{seconds['one']:.2f} s | {ratio:.2f} |"
+            f"| time of a step of batch {batch}: two processes ({name}), one, on the same cores | "
+            f"{seconds[name]:.2f} s | {seconds['one']:.2f} s | {ratio:.2f} |"
             for name, ratio in ranks["time_ratio"].items()
         ),
         *(
