@@ -82,13 +82,11 @@ def any_batch(caching: dict[str, Any], ranks: dict[str, Any]) -> list[str]:
     """A large batch beside a small one, and two processes beside one."""
     settings = caching["settings"]
     large, small = settings["batch_size"], settings["small"]
-    small_bytes = max(run["bytes"] for run in caching["small"])
     seconds = {name: statistics.median(samples) for name, samples in ranks["seconds"].items()}
-    memory = (
-        f"{caching['large']['bytes'] / 2**20:,.0f} MiB | {small_bytes / 2**20:,.0f} MiB | {caching['memory_ratio']:.2f}"
-    )
-    pair = statistics.median(caching["large"]["seconds"]) / large * 1000
-    time = f"{pair:.1f} ms | {pair / caching['time_ratio']:.1f} ms | {caching['time_ratio']:.2f}"
+    sizes = " | ".join(f"{max(caching['bytes'][name]) / 2**20:,.0f} MiB" for name in ("large", "small"))
+    memory = f"{sizes} | {caching['memory_ratio']:.2f}"
+    a_pair = " | ".join(f"{1000 * caching['seconds_a_pair'][name]:.1f} ms" for name in ("large", "small"))
+    time = f"{a_pair} | {caching['time_ratio']:.2f}"
     batch = ranks["settings"]["batch_size"]
     lines = [
         f"| {settings['model']}, real tickets | | | ratio |",
