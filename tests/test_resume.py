@@ -535,7 +535,7 @@ def test_rank_0_fails_for_all(monkeypatch):
 # ---- the harness: 25 kills, and some of the rest
 
 
-def test_kills_corruptions_signals_and_faults(tmp_path):
+def test_the_harness_finds_nothing(tmp_path):
     record = tmp_path / "chaos.json"
     counts = ["--kills=25", "--corruptions=40", "--signals=4", "--faults=1", "--peers=0", f"--json={record}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -543,4 +543,4 @@ def test_kills_corruptions_signals_and_faults(tmp_path):
         [sys.executable, ROOT / "bench" / "chaos.py", *counts], env=environment, capture_output=True
     )
     assert result.returncode == 0, result.stdout.decode() + result.stderr.decode()[-2000:]
-    assert json.loads(record.read_text())["campaigns"]["kills"]["counts"]["killed"] > 10
+    assert json.loads(record.read_text())["campaigns"]["kills"]["counts"]["random time: killed"] > 3
