@@ -490,6 +490,16 @@ with Signals() as signals:
 """
 AT_ONCE = "signal.pthread_sigmask(signal.SIG_BLOCK, both); [signal.raise_signal(n) for n in both]; "
 AT_ONCE += "signal.pthread_sigmask(signal.SIG_UNBLOCK, both)"
+# Python swallows what a destructor raises, also the Stopped of a signal that came while it ran.
+SWALLOWED = """
+    class Dying:
+        def __del__(self): signal.raise_signal(signal.SIGTERM)
+    try:
+        Dying()
+        signal.pause()
+    except Stopped:
+        sys.exit(0)
+"""
 FIRST, SECOND = "signal.raise_signal(signal.SIGINT)", "signal.raise_signal(signal.SIGTERM)"
 
 
@@ -500,6 +510,7 @@ FIRST, SECOND = "signal.raise_signal(signal.SIGINT)", "signal.raise_signal(signa
         ("", f"{FIRST}; {SECOND}", -signal.SIGTERM, ""),  # at once
         ("", AT_ONCE, 0, "went on True\nstopped\n"),  # two in one moment are one
         ("signals.ignore()", f"{FIRST}; {SECOND}", 0, "went on False\n"),
+        (SWALLOWED, "pass", 0, ""),
     ],
 )
 def test_what_signals_do_to_a_process(before, inside, code, said):
