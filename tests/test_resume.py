@@ -490,6 +490,16 @@ with Signals() as signals:
 """
 AT_ONCE = "signal.pthread_sigmask(signal.SIG_BLOCK, both); [signal.raise_signal(n) for n in both]; "
 AT_ONCE += "signal.pthread_sigmask(signal.SIG_UNBLOCK, both)"
+# Python swallows what a destructor raises, also the Stopped of a signal that came while it ran.
+SWALLOWED = """
+    class Dying:
+        def __del__(self): signal.raise_signal(signal.SIGTERM)
+    try:
+        Dying()
+        signal.pause()
+    except Stopped:
+        sys.exit(0)
+"""
 FIRST, SECOND = "signal.raise_signal(signal.SIGINT)", "signal.raise_signal(signal.SIGTERM)"
 
 
@@ -500,6 +510,7 @@ FIRST, SECOND = "signal.raise_signal(signal.SIGINT)", "signal.raise_signal(signa
         ("", f"{FIRST}; {SECOND}", -signal.SIGTERM, ""),  # at once
         ("", AT_ONCE, 0, "went on True\nstopped\n"),  # two in one moment are one
         ("signals.ignore()", f"{FIRST}; {SECOND}", 0, "went on False\n"),
+        (SWALLOWED, "pass", 0, ""),
     ],
 )
 def test_what_signals_do_to_a_process(before, inside, code, said):
@@ -535,7 +546,7 @@ def test_rank_0_fails_for_all(monkeypatch):
 # ---- the harness: 25 kills, and some of the rest
 
 
-def test_kills_corruptions_signals_and_faults(tmp_path):
+def test_the_harness_finds_nothing(tmp_path):
     record = tmp_path / "chaos.json"
     counts = ["--kills=25", "--corruptions=40", "--signals=4", "--faults=1", "--peers=0", f"--json={record}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -543,4 +554,4 @@ def test_kills_corruptions_signals_and_faults(tmp_path):
         [sys.executable, ROOT / "bench" / "chaos.py", *counts], env=environment, capture_output=True
     )
     assert result.returncode == 0, result.stdout.decode() + result.stderr.decode()[-2000:]
-    assert json.loads(record.read_text())["campaigns"]["kills"]["counts"]["killed"] > 10
+    assert json.loads(record.read_text())["campaigns"]["kills"]["counts"]["random time: killed"] > 3

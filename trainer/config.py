@@ -310,6 +310,8 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         hint = " (take the quotes away)" if isinstance(value, str) and kind in (int, float, bool) else ""
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
         raise InputError(f"{where} must be {names[kind]}, not {value!r}{hint}")
+    if kind is str and "\0" in value:
+        raise InputError(f"{where} holds a NUL: take it out")
     if kind is float and not math.isfinite(value):
         raise InputError(f"{where} must be a finite number, not {value}")
     return value

@@ -238,7 +238,7 @@ def _kind(module: dict[str, Any]) -> str:
 
 def _inside(root: Path, path: str, name: str) -> Path:
     parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts or "\\" in path:
+    if parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path:
         raise InputError(f"model.name = {name}: modules.json points outside the model folder: {path!r}")
     return root / parts
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -84,9 +87,11 @@ class Signals:
 
     def __enter__(self) -> Signals:
         self._previous = {number: signal.signal(number, self._note) for number in self.NUMBERS}
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
         return self
 
     def __exit__(self, *error: object) -> None:
+        sys.unraisablehook = self._hook
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -97,6 +102,16 @@ class Signals:
         self._answer(signal.SIG_DFL)
         if not self.deferred:
             self._stop()
+
+    def _swallowed(self, lost: Any) -> None:
+        """Stop a moment later: a destructor or a weak reference's callback was running, and Python lets none raise."""
+        if not isinstance(lost.exc_value, Stopped):
+            self._hook(lost)
+            return
+        for number in self.NUMBERS:
+            signal.signal(number, self._note)
+        self.requested = False
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
     def _answer(self, action: signal.Handlers) -> None:
         """Leave further signals to the system, whatever the process is waiting for.

@@ -113,7 +113,7 @@ def read_run(folder: Path, metrics: dict[str, Any] | None = None) -> Record:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name}: {error}") from error
 
 

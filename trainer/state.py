@@ -87,11 +87,12 @@ def restore(
         raise CheckpointError("the checkpoint holds other parameters than this config trains; use the run's own config")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"weight/{name}"])
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                saved = tensors.get(f"optimizer/{key}/{name}")
-                if saved is not None:
-                    optimizer.state[parameter][key] = saved.to(parameter.device)
+            parameter.copy_(_of_shape(tensors[f"weight/{name}"], parameter, name))
+            if f"optimizer/step/{name}" in tensors:  # not before its first update
+                moments = {key: tensors[f"optimizer/{key}/{name}"] for key in ("exp_avg", "exp_avg_sq")}
+                for key, saved in moments.items():
+                    optimizer.state[parameter][key] = _of_shape(saved, parameter, name).to(parameter.device)
+                optimizer.state[parameter]["step"] = tensors[f"optimizer/step/{name}"].to(parameter.device)
     if scaler is not None and values["scaler"] is not None:  # in another precision there was none
         scaler.load_state_dict(values["scaler"])
     own = f"random/{rank()}/"
@@ -181,9 +182,18 @@ def _random_states() -> dict[str, Tensor]:
     return states
 
 
+def _of_shape(saved: Tensor, parameter: Parameter, name: str) -> Tensor:
+    """A tensor as it is, once it is known that nothing would be broadcast."""
+    if saved.shape != parameter.shape:
+        raise CheckpointError(f"the checkpoint's {name} is {list(saved.shape)}, not {list(parameter.shape)}")
+    return saved
+
+
 def _set_random_states(states: Mapping[str, Tensor]) -> None:
-    if not states:  # a rank that the saved run did not have: as seeded
+    if not states and rank() > 0:  # a rank that the saved run did not have: as seeded
         return
+    if states["torch"].shape != torch.get_rng_state().shape:
+        raise CheckpointError("the checkpoint's random states are of another version of torch")
     torch.set_rng_state(states["torch"])
     *words, position, has_gauss = states["numpy"].tolist()
     np.random.set_state(("MT19937", np.array(words, np.uint32), position, has_gauss, states["numpy_gauss"].item()))

@@ -91,7 +91,7 @@ def stored_thresholds(folder: Path, dims: Sequence[int], weights_fingerprint: st
         values = {dim: float(value) for dim, value in found.values.items()}
         if not np.isfinite(list(values.values())).all():
             raise ValueError("a threshold is not finite")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as thresholds; {again}") from error
     if found.weights_fingerprint != weights_fingerprint:
         raise InputError(f"{path}: fitted for other weights than those beside it; {again}")

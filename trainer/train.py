@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from trainer import distributed as ranks
 from trainer.checkpoint import has_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.config import Config, dump_config, to_tree
 from trainer.console import console, progress
-from trainer.errors import InputError, Stopped, StorageError
+from trainer.errors import CheckpointError, InputError, Stopped, StorageError
 from trainer.finish import FINISHED, finish
 from trainer.lint import Tokens, lint_tables, print_findings
 from trainer.logbook import Clock, Signals, Timer, open_log, write_json
@@ -30,6 +31,8 @@ from trainer.storage import only_writer, remove_debris, sync, write_file
 from trainer.summary import plan_record, print_plan
 
 LOG = "log.jsonl"
+# What files raise that are no checkpoint's. A plain RuntimeError would also be memory that ran out.
+FOREIGN = (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 def train(config: Config, name: str, resume: bool = False, allow_inexact: bool = False) -> Path:
@@ -199,14 +202,19 @@ def resumed_state(run: Run, allow_inexact: bool) -> RunState:
     run.add_trainables()
     # One rank looks, for it renames what is damaged.
     path = Path(ranks.on_first_rank(lambda: str(newest_checkpoint(run.folder / "checkpoints"))))
-    tensors, values = load_checkpoint(path)
     current = identity(to_tree(run.config), run.fingerprints, run.setting())
-    inexact = require_same_run(path, values["identity"], current, allow_inexact)
-    state = restore(tensors, values, run.parameters, run.optimizer.optimizer, run.accelerator.scaler)
+    try:
+        tensors, values = load_checkpoint(path)
+        inexact = require_same_run(path, values["identity"], current, allow_inexact)
+        state = restore(tensors, values, run.parameters, run.optimizer.optimizer, run.accelerator.scaler)
+        log_is_whole = log_seal(run.folder / LOG, values["log"]["size"]) == values["log"]
+    except FOREIGN as error:  # its hashes are right, so somebody else sealed it, or another version
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{path}: not a checkpoint of this version ({cause}); start a new run") from error
     state.inexact += [f"step {state.step}: {difference}" for difference in inexact]
     describe(run)
     console.print(f"Resuming from {path}", markup=False)
-    if run.main and log_seal(run.folder / LOG, values["log"]["size"]) != values["log"]:
+    if run.main and not log_is_whole:
         console.print(f"{run.folder / LOG}: its lines before step {state.step} are not what was written", markup=False)
     for difference in inexact:
         console.print(f"Not the same to the bit: {difference}", markup=False)
