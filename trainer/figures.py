@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INSTALL = "matplotlib is not installed: no report; install the extra `report` (pip install matplotlib)"
-SIZE = (6.0, 3.4)  # inches
+SIZE = (4.8, 2.8)  # inches: small, so that its letters are large enough on a narrow screen
 BEFORE, AFTER, LATER = "#888888", "#0b6fb8", "#c4501b"  # told apart by people who see colours differently
 MOST_POINTS = 400  # of a curve: more makes files larger, not curves finer
 BANDS = ("#eef3f8", "#ffffff")
@@ -98,7 +98,9 @@ def draw_histograms(labels: Sequence[int], before: Scores, after: Scores, thresh
         panel.set_xlabel("cosine")
     panels[1].axvline(thresholds[dim], color="black", linestyle="--", linewidth=1, label="threshold of dev")
     panels[0].set_ylabel("pairs")
-    panels[1].legend(fontsize=7, frameon=False)
+    figure.legend(
+        *panels[1].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=3
+    )
     return figure
 
 
