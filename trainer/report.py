@@ -171,8 +171,9 @@ def _run_figures(run: Record) -> list[str]:
         figure(draw_threshold(labels, after, frozen), "Where the frozen threshold stands on these pairs"),
     ]
     if run.strength:
+        grey = ", on grey what was ruled out" if run.strength.get("ruled_out") else ""
         figures.append(
-            figure(draw_strength(run.strength), "Metric by strength of the update; the line is what was chosen")
+            figure(draw_strength(run.strength), f"Metric by strength of the update; the line is what was chosen{grey}")
         )
     return figures
 
@@ -300,6 +301,7 @@ def _environment_table(run: Record) -> str:
         "highest Spearman reachable": _number(judged["spearman_ceiling"]),
         "thresholds": judged["thresholds_from"]["model"],
         **({"general similarity, Spearman": run.forgotten} if run.forgotten else {}),
+        **({"strengths ruled out": _spans(run.strength)} if run.strength and run.strength.get("ruled_out") else {}),
         "trained values": f"{metadata['trained_count']:,} of {metadata['model']['parameters']:,}",
         "steps": f"{metadata['steps']} in {metadata['seconds']:.0f} s",
         "device": f"{metadata['device']}, {metadata['encoder_path']}, precision {metadata['precision']}",
@@ -308,6 +310,14 @@ def _environment_table(run: Record) -> str:
         "fingerprints": {name: value[:16] for name, value in metadata["fingerprints"].items()},
     }
     return table(["what", "value"], [[name, _words(value)] for name, value in rows.items()], texts=(1,))
+
+
+def _spans(strength: Mapping[str, Any]) -> str:
+    """The strengths that were ruled out, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for alpha, reason in strength["ruled_out"].items():
+        reasons.setdefault(reason, []).append(alpha)
+    return "; ".join(f"{', '.join(alphas)}: {reason}" for reason, alphas in reasons.items())
 
 
 def _words(value: Any) -> str:
