@@ -203,7 +203,7 @@ def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, cap
 
 @pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
 def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, monkeypatch, lora):
-    monkeypatch.setattr(finish, "best_strength", lambda curve: 0.0)
+    monkeypatch.setattr(finish, "best_strength", lambda *_: 0.0)
     code, folder = run_small("run", lora)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert code == 0 and metrics["final"] == metrics["baseline"] and metrics["verdict"] != "BETTER"
@@ -213,7 +213,7 @@ def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, mo
 
 def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_model, monkeypatch):
     changes = {"lora.enabled": "true", "optim.lr": 5e-3}
-    monkeypatch.setattr(finish, "best_strength", lambda curve: 0.5)
+    monkeypatch.setattr(finish, "best_strength", lambda *_: 0.5)
     _, half = run_small("half", changes)
     _, whole = run_small("whole", changes, "--full-strength")
     base = load_file(tiny_model("mpnet") / "model.safetensors")
