@@ -129,6 +129,8 @@ class EvalConfig:
     """What "best" means, at the largest dim: "spearman", "pearson", "roc_auc", "average_precision" or "f1"."""
     choose_strength: bool = True
     """Dev chooses how far to go from the untouched model to the trained one, and beyond; false goes all the way."""
+    forgetting_limit: float = 0.0
+    """How far Spearman on data.forgetting may fall at any dim for a strength to be chosen; 0 is no limit."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,7 @@ _RULES = {
     "loss.pair_weight": _NOT_NEGATIVE,
     "eval.every": _NOT_NEGATIVE,
     "eval.metric": _one_of("spearman", "pearson", "roc_auc", "average_precision", "f1"),
+    "eval.forgetting_limit": _NOT_NEGATIVE,
     "early_stopping.patience": _NOT_NEGATIVE,
     "checkpoint.every": _NOT_NEGATIVE,
     "checkpoint.minutes": _NOT_NEGATIVE,
@@ -338,6 +341,8 @@ def _check(config: Config, origin: dict[str, str], source: str) -> None:
         fail(f"loss.weights has {len(loss.weights)} values for {len(loss.dims)} loss.dims: one a dim")
     if data.positive_threshold > data.label_scale:
         fail("data.positive_threshold is above data.label_scale: no pair would be positive")
+    if config.eval.forgetting_limit and not (data.forgetting and config.eval.choose_strength):
+        fail("eval.forgetting_limit is for the choice of the strength: name data.forgetting, and let dev choose")
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str:

@@ -158,8 +158,7 @@ def start_state(run: Run, resume: bool, allow_inexact: bool) -> RunState:
     """Judge the untouched model, or continue from the newest checkpoint; write the run's first files."""
     if resume and ranks.on_first_rank(lambda: has_begun(run.folder)):
         return resumed_state(run, allow_inexact)
-    if run.main:
-        lint_data(run)
+    ranks.on_first_rank(lambda: lint_data(run))
     baseline = run.judge()
     run.add_trainables()
     print_plan(run.sampler, run.rates, run.parameters)
