@@ -59,7 +59,7 @@ def side_by_side(record: dict[str, Any]) -> list[str]:
     return [*lines, "", *source(record, said)]
 
 
-def loss(record: dict[str, Any]) -> list[str]:
+def loss(record: dict[str, Any], large: dict[str, Any]) -> list[str]:
     """Time and memory of the loss beside the plain definition."""
     lines = [
         "| loss, forward and backward, 5 dims of 768 | this trainer | plain definition | ratio |",
@@ -72,9 +72,8 @@ def loss(record: dict[str, Any]) -> list[str]:
     mine, theirs = (memory["bytes"][kind] / 2**20 for kind in ("ours", "plain"))
     row = f"| extra memory at batch {memory['size']:,} | {mine:,.0f} MiB | {theirs:,.0f} MiB | {memory['ratio']:.3f} |"
     lines.append(row)
-    if large := record.get("large"):
-        took = f"{large['bytes'] / 2**20:,.0f} MiB"
-        lines.append(f"| extra memory at batch {large['size']:,} | {took} | not tried | |")
+    took = f"{large['bytes'] / 2**20:,.0f} MiB"
+    lines.append(f"| extra memory at batch {large['size']:,} | {took} | not tried | |")
     return [*lines, "", *source(record, "medians of interleaved runs, fp32")]
 
 
@@ -104,6 +103,18 @@ def any_batch(caching: dict[str, Any], ranks: dict[str, Any]) -> list[str]:
         ),
     ]
     return [*lines, "", *source(caching, f"chunks of {settings['tokens_per_chunk']:,} tokens, fp32, LoRA")]
+
+
+def judging(record: dict[str, Any]) -> list[str]:
+    """What judging many pairs costs."""
+    pairs, dims = f"{record['pairs']:,} pairs", f"{len(record['dims'])} dims"
+    lines = [
+        f"| judging {pairs} at {dims}, {record['resamples']:,} resamples | processor time |",
+        "|---|---:|",
+        f"| intervals of every pair metric, one model | {record['bootstrap_of_one_model']['cpu_seconds']:.1f} s |",
+        f"| the whole judgement of a model and its baseline, retrieval too | {record['cpu_seconds']:.1f} s |",
+    ]
+    return [*lines, "", *source(record, "embeddings given")]
 
 
 def build_pairs(record: dict[str, Any]) -> list[str]:
@@ -202,11 +213,12 @@ THROUGHPUT = ("throughput_mpnet-4_fp32_cpu", "throughput_minilm-l6_fp32_cpu")
 BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "real run": (("itsm_minilm",), real_run),
     "real run, LoRA": (("itsm_minilm_lora",), real_run),
-    "loss": (("loss",), loss),
+    "loss": (("loss", "loss_large"), loss),
     "any batch": (("gradient_caching", "two_ranks"), any_batch),
     "throughput": (THROUGHPUT, throughput),
     "input pipeline": (("input_pipeline",), input_pipeline),
     "build pairs": (("build_pairs",), build_pairs),
+    "judging": (("intervals",), judging),
     "side by side": (("side_by_side",), side_by_side),
 }
 
