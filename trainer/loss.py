@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from trainer.ring import ring_losses_and_gradients
-from trainer.tiled import LossWithGradients, inverse_norms, losses_and_gradients, row_scales
+from trainer.tiled import LossWithGradients, constants, inverse_norms, losses_and_gradients, row_scales
 
 # Queries times candidates from which the kernels are chosen: below, a tile or so holds everything. Not measured.
 KERNEL_SIZE = 2**20
@@ -104,12 +104,12 @@ def matryoshka_mnrl(
             from trainer.fused import FusedLosses  # imports triton, which not every machine has
 
             losses_M = FusedLosses.apply(*inputs) / total_queries
-            total = (losses_M * losses_M.new_tensor(ordered)).sum()
+            total = (losses_M * constants(ordered, losses_M)).sum()
         else:
             wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs[:3])
             how = (losses_and_gradients, tile) if columns is None else (ring_losses_and_gradients, columns)
             total, losses_M = LossWithGradients.apply(how[0], *inputs, ordered, total_queries, wanted, how[1])
-    return total, losses_M.detach()[[ascending.index(dim) for dim in dims]]
+    return total, torch.stack([losses_M.detach()[ascending.index(dim)] for dim in dims])
 
 
 def pairwise_ranking(
@@ -162,7 +162,7 @@ def ranking_of(logits: Tensor, labels: Tensor, weights: Sequence[float] | None) 
     spread_M = spread_M + torch.logsumexp((-logits).masked_fill(~positive, least), 0)
     # log(1 + exp(x)); softplus would drop the 1 for x above 20.
     by_dim_M = torch.logaddexp(spread_M, torch.zeros_like(spread_M))
-    return (by_dim_M * by_dim_M.new_tensor(weights)).sum(), by_dim_M
+    return (by_dim_M * constants(weights, by_dim_M)).sum(), by_dim_M
 
 
 def check_dims(dims: Sequence[int], width: int) -> None:

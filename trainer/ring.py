@@ -16,7 +16,17 @@ import torch
 from torch import Tensor
 
 from trainer.distributed import pass_on, rank, world_size
-from trainer.tiled import LOG2_E, Band, Computed, Gradients, bands, finish_gradient, inverse_norms, row_scales
+from trainer.tiled import (
+    LOG2_E,
+    Band,
+    Computed,
+    Gradients,
+    bands,
+    constants,
+    finish_gradient,
+    inverse_norms,
+    row_scales,
+)
 
 
 def ring_losses_and_gradients(
@@ -42,7 +52,7 @@ def ring_losses_and_gradients(
     """
     scales = row_scales(queries)
     inverses = inverse_norms(queries * scales[:, None], dims)
-    weights_M = queries.new_tensor(weights) / total_queries
+    weights_M = constants(weights, queries) / total_queries
     slopes = weights_M[:, None] * scale * inverses
 
     def bands_before(block: Tensor, owner: int) -> Iterator[tuple[slice, Band]]:

@@ -63,6 +63,11 @@ def inverse_norms(rows: Tensor, dims: Sequence[int]) -> Tensor:
     return torch.where(squares_MN < ZERO_LENGTH**2, torch.inf, squares_MN).rsqrt()
 
 
+def constants(values: Sequence[float], like: Tensor) -> Tensor:
+    """A vector of the type and on the device of another tensor, for which nothing waits as for a copy from the host."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
 class LossWithGradients(torch.autograd.Function):
     """(compute, queries, candidates, scale, ...) -> the weighted sum of the losses, and the loss of each dim [M].
 
@@ -107,7 +112,7 @@ def losses_and_gradients(
     scales = row_scales(queries), row_scales(candidates)
     inverses = [inverse_norms(rows * by[:, None], dims) for rows, by in zip((queries, candidates), scales, strict=True)]
     factors = LOG2_E * scale * inverses[0], inverses[1]
-    weights_M = queries.new_tensor(weights) / total_queries
+    weights_M = constants(weights, queries) / total_queries
     slopes = weights_M[:, None] * scale * inverses[0]
     made = Gradients.zeros(queries, candidates, dims) if with_gradients else None
     summed_M = torch.zeros_like(weights_M)
