@@ -46,6 +46,6 @@ part 150 "throughput, batch 64, beside sentence-transformers" "$python" bench/th
     --peer --warmup 10 --blocks 4 --steps 10 --pairs 4000 --results "$results"
 part 80 "throughput, batch 512" "$python" bench/throughput.py --model mpnet-base --batch-size 512 \
     --warmup 5 --blocks 4 --steps 5 --pairs 4300 --name throughput_mpnet-base_bf16_512 --results "$results"
-part 120 "loss" "$python" bench/loss.py --sizes 1024 8192 --memory-size 8192 --large 65536 --name loss_cuda \
-    --results "$results"
+part 60 "loss" "$python" bench/loss.py --sizes 1024 8192 --memory-size 8192 --name loss_cuda --results "$results"
+part 60 "loss, one large batch" "$python" bench/loss.py --large 65536 --name loss_cuda --results "$results"
 exit "$failed"

@@ -6,6 +6,7 @@ can be taken by ours alone. On a GPU the plain definition is compiled, and there
 matrix-product peak: of 6 Q G E operations, one E-wide product forward and two backward. Logits that backward computes
 again count for nothing.
 
+    python bench/loss.py
     python bench/loss.py --large 131072
 """
 
@@ -112,11 +113,19 @@ def resident(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def large(size: int) -> dict[str, Any]:
+    """Ours alone at a size that is too large for the plain definition."""
+    found = {"size": size, **in_child("ours", size)}
+    if DEVICE.type == "cuda":
+        found["share_of_peak"] = 6 * size**2 * DIMS[0] / found["seconds"] / matmul_peak("bf16", DEVICE)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 1024, 4096], help="batch sizes to time")
     parser.add_argument("--memory-size", type=int, default=16384, help="batch size to take the memory of")
-    parser.add_argument("--large", type=int, default=0, help="batch size for ours alone")
+    parser.add_argument("--large", type=int, default=0, help="take ours alone, at this batch size, and nothing else")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--name", default="loss", help="name of the record")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
@@ -127,21 +136,19 @@ def main() -> None:
     if options.child:
         child(options.child, options.sizes[0])
         return
-    record: dict[str, Any] = {"environment": environment(), "dims": DIMS, "time": [], "memory": {}}
-    for size in options.sizes:
-        record["time"].append(time_both(size, options.repeats))
-        console.print(f"B = {size}: {record['time'][-1]['ratio']:.2f} x the time of the plain definition")
-    peaks = {kind: in_child(kind, options.memory_size)["bytes"] for kind in KINDS}
-    record["memory"] = {"size": options.memory_size, "bytes": peaks, "ratio": peaks["ours"] / peaks["plain"]}
-    megabytes = {kind: round(value / 2**20) for kind, value in peaks.items()}
-    console.print(f"B = {options.memory_size}: extra memory in MiB {megabytes}, ratio {record['memory']['ratio']:.3f}")
     if options.large:
-        large = {"size": options.large, **in_child("ours", options.large)}
-        if DEVICE.type == "cuda":
-            operations = 6 * options.large**2 * DIMS[0]
-            large["share_of_peak"] = operations / large["seconds"] / matmul_peak("bf16", DEVICE)
-        record["large"] = large
-        console.print(f"B = {options.large}: {large['seconds']:.0f} s, {large['bytes'] / 2**20:,.0f} MiB extra")
+        record = {"environment": environment(), "dims": DIMS, **large(options.large)}
+        console.print(f"B = {options.large}: {record['seconds']:.0f} s, {record['bytes'] / 2**20:,.0f} MiB extra")
+        console.print(f"Record: {save_record(f'{options.name}_large', record, options.results)}", markup=False)
+        return
+    times = [time_both(size, options.repeats) for size in options.sizes]
+    for found in times:
+        console.print(f"B = {found['size']}: {found['ratio']:.2f} x the time of the plain definition")
+    peaks = {kind: in_child(kind, options.memory_size)["bytes"] for kind in KINDS}
+    memory = {"size": options.memory_size, "bytes": peaks, "ratio": peaks["ours"] / peaks["plain"]}
+    megabytes = {kind: round(value / 2**20) for kind, value in peaks.items()}
+    console.print(f"B = {options.memory_size}: extra memory in MiB {megabytes}, ratio {memory['ratio']:.3f}")
+    record = {"environment": environment(), "dims": DIMS, "time": times, "memory": memory}
     console.print(f"Record: {save_record(options.name, record, options.results)}", markup=False)
 
 

@@ -1,8 +1,10 @@
 """Gradient caching: peak memory and time a pair of a large contrastive batch cut into chunks, beside a small whole one.
 
-Every batch size runs in processes of its own, small and large in turns. Memory is the peak of the resident size over
-what is held once the model is loaded (on a GPU: over what is allocated). A batch in chunks embeds every text twice, so
-4/3 of the time a pair is what the arithmetic alone asks for. Writes bench/results/gradient_caching.json.
+Memory: each batch size in a process of its own, the peak of the resident size over what is held once the model is
+loaded (on a GPU: over what is allocated). Time: both in one process, a small step before every few chunks of the large
+one, since a machine's clock can drift by more than what is to be seen while a large batch takes minutes. A batch in
+chunks embeds every text twice, so 4/3 of the time a pair is what the arithmetic alone asks for. Writes
+bench/results/gradient_caching.json.
 
     python bench/memory.py --encoder DIR --tickets FILE
 """
@@ -10,6 +12,7 @@ what is held once the model is loaded (on a GPU: over what is allocated). A batc
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -27,37 +30,65 @@ from workload import SHAPES, write_model
 
 from trainer.console import console
 from trainer.process import tune_process
+from trainer.run import Prepared, Run
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each step and peak bytes of a batch size, in this process."""
+def build(options: argparse.Namespace, batch_size: int, tokens_per_chunk: int, folder: Path) -> Run:
+    """A run with batches of that size."""
+    folder.mkdir()
+    model = write_model(options.model, options.encoder, folder / "model")
+    pairs = write_pairs(options.tickets, folder / "pairs.json", options.pairs)
+    shape = argparse.Namespace(**{**vars(options), "batch_size": batch_size, "tokens_per_chunk": tokens_per_chunk})
+    return Ours(shape, model, pairs, folder).run
+
+
+def step(run: Run, batch: Prepared) -> float:
+    """Seconds of an update."""
+    start = time.perf_counter()
+    run.train_step(0, batch)
+    run.settle()
+    return time.perf_counter() - start
+
+
+def peak(options: argparse.Namespace, batch_size: int, tokens_per_chunk: int, steps: int) -> int:
+    """Extra bytes of some steps, in this process."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        model = write_model(options.model, options.encoder, folder / "model")
-        ours = Ours(options, model, write_pairs(options.tickets, folder / "pairs.json", options.pairs), folder)
-        ours.run.prepare(0)
-        cuda = ours.run.device.type == "cuda"
+        run = build(options, batch_size, tokens_per_chunk, Path(scratch) / "run")
+        run.prepare(0)
+        cuda = run.device.type == "cuda"
         before = torch.cuda.memory_allocated() if cuda else resident("VmRSS")
-        seconds = []
-        for step in range(options.steps):
-            batch = ours.run.prepare(step)
-            start = time.perf_counter()
-            ours.run.train_step(step, batch)
-            ours.run.settle()
-            seconds.append(time.perf_counter() - start)
-        peak = torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")
-    return {"seconds": seconds, "bytes": peak - before}
+        for number in range(steps):
+            step(run, run.prepare(number))
+        return (torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")) - before
 
 
-def in_child(options: argparse.Namespace, batch_size: int, tokens_per_chunk: int, steps: int) -> dict[str, Any]:
-    """`measure` in a fresh process."""
-    command = [sys.executable, __file__, "--child", "--batch-size", str(batch_size), "--steps", str(steps)]
-    command += ["--tokens-per-chunk", str(tokens_per_chunk), "--model", options.model, "--pairs", str(options.pairs)]
-    for name in ("encoder", "tickets"):
-        if getattr(options, name):
-            command += [f"--{name}", getattr(options, name)]
+def times(options: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of small steps, and of one large step without the small ones that were made in between."""
+    with tempfile.TemporaryDirectory() as scratch:
+        small = build(options, options.small, 0, Path(scratch) / "small")
+        large = build(options, options.batch_size, options.tokens_per_chunk, Path(scratch) / "large")
+        for number in range(3):
+            step(small, small.prepare(number))
+        batch, found, chunks = large.prepare(0), list[float](), itertools.count()
+        between = 0.0
+
+        def small_step(*_: Any) -> None:
+            nonlocal between
+            if next(chunks) % options.apart == 0:
+                start = time.perf_counter()
+                found.append(step(small, small.prepare(len(found))))
+                between += time.perf_counter() - start
+
+        large.encoder.register_forward_pre_hook(small_step)
+        seconds = step(large, batch)
+    return {"small": found, "large": [seconds - between]}
+
+
+def in_child(options: argparse.Namespace, *what: str) -> Any:
+    """What a fresh process finds."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--child", *what]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return dict(json.loads(output.splitlines()[-1]))
+    return json.loads(output.splitlines()[-1])
 
 
 def main() -> None:
@@ -67,32 +98,35 @@ def main() -> None:
     parser.add_argument("--tickets", help="CSV with short_description and description (default: made-up words)")
     parser.add_argument("--batch-size", type=int, default=4096, help="pairs of the large batch")
     parser.add_argument("--small", type=int, default=64, help="pairs of the small one")
-    parser.add_argument("--tokens-per-chunk", type=int, default=4096, help="of the large batch")
-    parser.add_argument("--steps", type=int, default=1, help="steps of the large batch")
+    parser.add_argument("--tokens-per-chunk", type=int, default=2048, help="of the large batch")
+    parser.add_argument("--apart", type=int, default=10, help="chunks of the large batch between small steps")
     parser.add_argument("--pairs", type=int, default=4300)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     tune_process()
     options.precision, options.max_length = "fp32", SHAPES[options.model]["max_length"]
     options.dims = [384, 256, 128, 64] if options.model == "minilm-l6" else [768, 512, 256, 128, 64]
     if options.child:
-        print(json.dumps(measure(options)))
+        large = options.batch_size, options.tokens_per_chunk, 1
+        asked = {"times": lambda: times(options), "large": lambda: peak(options, *large)}
+        asked["small"] = lambda: peak(options, options.small, 0, 12)
+        print(json.dumps(asked[options.child[0]]()))
         return
-    small_steps = 12
-    first = in_child(options, options.small, 0, small_steps)
-    large = in_child(options, options.batch_size, options.tokens_per_chunk, options.steps)
-    second = in_child(options, options.small, 0, small_steps)
-    a_pair = statistics.median(first["seconds"][2:] + second["seconds"][2:]) / options.small
+    seconds = in_child(options, "times")
+    extra = {"small": [in_child(options, "small") for _ in range(2)], "large": [in_child(options, "large")]}
+    sizes = {"small": options.small, "large": options.batch_size}
+    a_pair = {name: statistics.fmean(samples) / sizes[name] for name, samples in seconds.items()}
     record = {
         "environment": environment(),
         "settings": {
-            key: value for key, value in vars(options).items() if key not in ("encoder", "tickets", "results")
+            key: value for key, value in vars(options).items() if key not in ("encoder", "tickets", "results", "child")
         },
-        "small": [first, second],
-        "large": large,
-        "time_ratio": statistics.median(large["seconds"]) / options.batch_size / a_pair,
-        "memory_ratio": large["bytes"] / max(first["bytes"], second["bytes"]),
+        "seconds": seconds,
+        "bytes": extra,
+        "seconds_a_pair": a_pair,
+        "time_ratio": a_pair["large"] / a_pair["small"],
+        "memory_ratio": max(extra["large"]) / max(extra["small"]),
     }
     ratios = f"{record['memory_ratio']:.2f} x the memory and {record['time_ratio']:.2f} x the time a pair"
     console.print(f"batch {options.batch_size:,}: {ratios} of batch {options.small}")

@@ -1,7 +1,8 @@
 """Two processes against one at the same global batch: do the gradients agree, and what does a step take?
 
-The gradients are those that the optimizer gets, in float64 and without dropout. The processes share this machine's
-cores, half of its threads each, so equal times mean that nothing is lost. Writes bench/results/two_ranks.json.
+Once with gathered embeddings, once with candidates in a ring. The gradients are those that the optimizer gets, in
+float64 and without dropout. The processes share this machine's cores, half of its threads each, so equal times mean
+that nothing is lost. Writes bench/results/two_ranks.json.
 
     python bench/ranks.py --encoder DIR --tickets FILE
 """
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,12 @@ from workload import SHAPES
 from trainer import distributed
 from trainer.console import console
 from trainer.process import tune_process
+from trainer.run import Run
 
 MODEL = "minilm-l6"
 
 
-def build(options: argparse.Namespace, folder: Path) -> Ours:
+def build(options: argparse.Namespace, folder: Path) -> Run:
     """A run whose batches are this process's share of the global one."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     shape = argparse.Namespace(
@@ -40,12 +43,14 @@ def build(options: argparse.Namespace, folder: Path) -> Ours:
         tokens_per_chunk=0,
         dims=[384, 256, 128, 64],
     )
-    return Ours(shape, Path(options.encoder), Path(options.pairs), folder)
+    run = Ours(shape, Path(options.encoder), Path(options.pairs), folder).run
+    run.objective.config = replace(run.objective.config, exchange=options.exchange)
+    return run
 
 
 def gradient(options: argparse.Namespace, folder: Path) -> torch.Tensor:
     """What the optimizer gets in the second step, end to end in float64: the first moves LoRA's B off zero."""
-    run = build(options, folder).run
+    run = build(options, folder)
     run.encoder.double().eval()
     run.objective.double()
     taken: list[torch.Tensor] = []
@@ -65,7 +70,7 @@ def child(options: argparse.Namespace) -> None:
     """One rank: the gradient, then timed steps in fp32 with dropout. Rank 0 writes both."""
     with tempfile.TemporaryDirectory() as scratch:
         found = gradient(options, Path(scratch))
-        run = build(options, Path(scratch)).run
+        run = build(options, Path(scratch))
         seconds = []
         for step in range(options.steps + 1):
             batch = run.prepare(step)
@@ -79,12 +84,12 @@ def child(options: argparse.Namespace) -> None:
         torch.save({"gradient": found, "seconds": seconds[1:]}, options.child)
 
 
-def on_ranks(options: argparse.Namespace, world_size: int, folder: Path) -> dict[str, Any]:
+def on_ranks(options: argparse.Namespace, world_size: int, exchange: str, folder: Path) -> dict[str, Any]:
     """`child` on so many processes."""
-    result = folder / f"{world_size}.pt"
+    result = folder / f"{world_size}-{exchange}.pt"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(world_size), __file__]
     command += ["--child", str(result), "--encoder", options.encoder, "--pairs", str(folder / "pairs.json")]
-    command += ["--batch-size", str(options.batch_size), "--steps", str(options.steps)]
+    command += ["--batch-size", str(options.batch_size), "--steps", str(options.steps), "--exchange", exchange]
     threads = max((os.cpu_count() or 1) // world_size, 1)
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
     return dict(torch.load(result, weights_only=True))
@@ -98,6 +103,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
     parser.add_argument("--pairs", help=argparse.SUPPRESS)
+    parser.add_argument("--exchange", help=argparse.SUPPRESS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     tune_process()
@@ -106,18 +112,25 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         write_pairs(options.tickets, Path(scratch) / "pairs.json", 1000)
-        one, two = (on_ranks(options, count, Path(scratch)) for count in (1, 2))
-    difference = (one["gradient"] - two["gradient"]).abs().max() / one["gradient"].abs().max()
+        one = on_ranks(options, 1, "gather", Path(scratch))
+        two = {exchange: on_ranks(options, 2, exchange, Path(scratch)) for exchange in ("gather", "ring")}
+    largest = one["gradient"].abs().max()
+    alone = statistics.median(one["seconds"])
     record = {
         "environment": environment(),
         "settings": {"model": MODEL, "batch_size": options.batch_size, "steps": options.steps},
-        "gradient_difference": float(difference),
         "gradient_size": one["gradient"].numel(),
-        "seconds": {"one": one["seconds"], "two": two["seconds"]},
-        "time_ratio": statistics.median(two["seconds"]) / statistics.median(one["seconds"]),
+        "seconds": {"one": one["seconds"]} | {name: found["seconds"] for name, found in two.items()},
+        "gradient_difference": {
+            name: float((one["gradient"] - found["gradient"]).abs().max() / largest) for name, found in two.items()
+        },
+        "time_ratio": {name: statistics.median(found["seconds"]) / alone for name, found in two.items()},
     }
-    console.print(f"gradients differ by {record['gradient_difference']:.1e} of the largest")
-    console.print(f"a step of two processes takes {record['time_ratio']:.2f} x that of one")
+    for name in two:
+        difference, ratio = record["gradient_difference"][name], record["time_ratio"][name]
+        console.print(
+            f"{name}: gradients differ by {difference:.1e} of the largest; a step takes {ratio:.2f} x the time"
+        )
     console.print(f"Record: {save_record('two_ranks', record, options.results)}", markup=False)
 
 

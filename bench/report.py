@@ -59,7 +59,7 @@ def side_by_side(record: dict[str, Any]) -> list[str]:
     return [*lines, "", *source(record, said)]
 
 
-def loss(record: dict[str, Any]) -> list[str]:
+def loss(record: dict[str, Any], large: dict[str, Any]) -> list[str]:
     """Time and memory of the loss beside the plain definition."""
     lines = [
         "| loss, forward and backward, 5 dims of 768 | this trainer | plain definition | ratio |",
@@ -72,9 +72,8 @@ def loss(record: dict[str, Any]) -> list[str]:
     mine, theirs = (memory["bytes"][kind] / 2**20 for kind in ("ours", "plain"))
     row = f"| extra memory at batch {memory['size']:,} | {mine:,.0f} MiB | {theirs:,.0f} MiB | {memory['ratio']:.3f} |"
     lines.append(row)
-    if large := record.get("large"):
-        took = f"{large['bytes'] / 2**20:,.0f} MiB"
-        lines.append(f"| extra memory at batch {large['size']:,} | {took} | not tried | |")
+    took = f"{large['bytes'] / 2**20:,.0f} MiB"
+    lines.append(f"| extra memory at batch {large['size']:,} | {took} | not tried | |")
     return [*lines, "", *source(record, "medians of interleaved runs, fp32")]
 
 
@@ -82,24 +81,40 @@ def any_batch(caching: dict[str, Any], ranks: dict[str, Any]) -> list[str]:
     """A large batch beside a small one, and two processes beside one."""
     settings = caching["settings"]
     large, small = settings["batch_size"], settings["small"]
-    small_bytes = max(run["bytes"] for run in caching["small"])
-    one, two = (statistics.median(ranks["seconds"][name]) for name in ("one", "two"))
-    memory = (
-        f"{caching['large']['bytes'] / 2**20:,.0f} MiB | {small_bytes / 2**20:,.0f} MiB | {caching['memory_ratio']:.2f}"
-    )
-    pair = statistics.median(caching["large"]["seconds"]) / large * 1000
-    time = f"{pair:.1f} ms | {pair / caching['time_ratio']:.1f} ms | {caching['time_ratio']:.2f}"
+    seconds = {name: statistics.median(samples) for name, samples in ranks["seconds"].items()}
+    sizes = " | ".join(f"{max(caching['bytes'][name]) / 2**20:,.0f} MiB" for name in ("large", "small"))
+    memory = f"{sizes} | {caching['memory_ratio']:.2f}"
+    a_pair = " | ".join(f"{1000 * caching['seconds_a_pair'][name]:.1f} ms" for name in ("large", "small"))
+    time = f"{a_pair} | {caching['time_ratio']:.2f}"
     batch = ranks["settings"]["batch_size"]
     lines = [
         f"| {settings['model']}, real tickets | | | ratio |",
         "|---|---:|---:|---:|",
         f"| extra memory: batch {large:,} in chunks, batch {small} whole | {memory} |",
         f"| time a pair, likewise | {time} |",
-        f"| time of a step of batch {batch}: two processes, one, on the same cores | {two:.2f} s | {one:.2f} s | "
-        f"{ranks['time_ratio']:.2f} |",
-        f"| gradients of the two, float64: difference over the largest | {ranks['gradient_difference']:.0e} | | |",
+        *(
+            f"| time of a step of batch {batch}: two processes ({name}), one, on the same cores | "
+            f"{seconds[name]:.2f} s | {seconds['one']:.2f} s | {ratio:.2f} |"
+            for name, ratio in ranks["time_ratio"].items()
+        ),
+        *(
+            f"| gradients of the two ({name}) and the one, float64: difference over the largest | {value:.0e} | | |"
+            for name, value in ranks["gradient_difference"].items()
+        ),
     ]
     return [*lines, "", *source(caching, f"chunks of {settings['tokens_per_chunk']:,} tokens, fp32, LoRA")]
+
+
+def judging(record: dict[str, Any]) -> list[str]:
+    """What judging many pairs costs."""
+    pairs, dims = f"{record['pairs']:,} pairs", f"{len(record['dims'])} dims"
+    lines = [
+        f"| judging {pairs} at {dims}, {record['resamples']:,} resamples | processor time |",
+        "|---|---:|",
+        f"| intervals of every pair metric, one model | {record['bootstrap_of_one_model']['cpu_seconds']:.1f} s |",
+        f"| the whole judgement of a model and its baseline, retrieval too | {record['cpu_seconds']:.1f} s |",
+    ]
+    return [*lines, "", *source(record, "embeddings given")]
 
 
 def build_pairs(record: dict[str, Any]) -> list[str]:
@@ -198,11 +213,12 @@ THROUGHPUT = ("throughput_mpnet-4_fp32_cpu", "throughput_minilm-l6_fp32_cpu")
 BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "real run": (("itsm_minilm",), real_run),
     "real run, LoRA": (("itsm_minilm_lora",), real_run),
-    "loss": (("loss",), loss),
+    "loss": (("loss", "loss_large"), loss),
     "any batch": (("gradient_caching", "two_ranks"), any_batch),
     "throughput": (THROUGHPUT, throughput),
     "input pipeline": (("input_pipeline",), input_pipeline),
     "build pairs": (("build_pairs",), build_pairs),
+    "judging": (("intervals",), judging),
     "side by side": (("side_by_side",), side_by_side),
 }
 

@@ -234,3 +234,17 @@ def test_broken_embeddings_are_a_numeric_error() -> None:
     rows[3] = np.nan
     with pytest.raises(NumericError, match="not finite"):
         assess(table, {"model": rows}, {"model": AT})
+
+
+def test_the_difference_is_the_models_in_whatever_order_the_systems_come() -> None:
+    table, rng = tickets(40), np.random.default_rng(3)
+    rows = {system: rng.normal(size=(len(table.texts), 16)) for system in ("baseline", "model")}
+    at = dict.fromkeys(rows, AT)
+    found = [
+        assess(table, {name: rows[name] for name in order}, at)
+        for order in (["baseline", "model"], ["model", "baseline"])
+    ]
+    assert found[0] == found[1]
+    low, high = found[0].intervals["difference"]["16"]["spearman"]
+    metrics = found[0].metrics
+    assert low < metrics["model"]["16"]["spearman"] - metrics["baseline"]["16"]["spearman"] < high

@@ -53,6 +53,7 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "model.max_length": (["-1", "1", "2"], ["0", "3", "512"]),
     "model.pooling": (['"max"', '""', '"Mean"'], ['"auto"', '"mean"', '"cls"']),
     "loss.implementation": (['"plain"', '""'], ['"auto"', '"tiled"', '"triton"']),
+    "loss.exchange": (['"broadcast"', '""'], ['"gather"', '"ring"']),
     "lora.rank": (["0", "-4"], ["1"]),
     "lora.alpha": (["0", "-0.5"], ["0.5", "16"]),
     "lora.dropout": (["1", "-0.1", "1.5"], ["0", "0.99"]),
@@ -81,6 +82,7 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "loss.pair_weight": (["-0.1"], ["0", "0.5"]),
     "eval.every": (["-1"], ["0"]),
     "eval.metric": (['"accuracy"'], ['"f1"', '"roc_auc"', '"average_precision"', '"pearson"', '"spearman"']),
+    "eval.forgetting_limit": (["-0.01"], ["0"]),
     "early_stopping.patience": (["-1"], ["0"]),
     "checkpoint.every": (["-1"], ["0"]),
     "checkpoint.minutes": (["-0.5"], ["0", "0.5"]),
@@ -128,6 +130,8 @@ CROSS_CHECKS = {
     "optim.lr=1e-8": "optim.floor_lr = 1e-07 is above optim.lr = 1e-08: lower it",
     "optim.floor_lr=1e-3": "optim.floor_lr = 0.001 is above optim.lr = 5e-06: lower it",
     "loss.weights=[1, 2]": "loss.weights has 2 values for 5 loss.dims: one a dim",
+    "eval.forgetting_limit=0.01": "eval.forgetting_limit is for the choice of the strength: name data.forgetting, and "
+    "let dev choose",
     "data.positive_threshold=2": "data.positive_threshold is above data.label_scale: no pair would be positive",
 }
 
@@ -155,7 +159,7 @@ def test_warm_up_and_hold_may_fill_the_whole_run(pair: tuple[float, float], tmp_
         ("train.batchsize=8", "unknown key train.batchsize; did you mean 'batch_size'?"),
         ("lora.targest=['ffn']", "unknown key lora.targest; did you mean 'targets'?"),
         ("optm.lr=1", "unknown section 'optm'; did you mean 'optim'?"),
-        ("eval.zzz=1", "unknown key eval.zzz; known are choose_strength, every, metric"),
+        ("eval.zzz=1", "unknown key eval.zzz; known are choose_strength, every, forgetting_limit, metric"),
         ("model.Name='x'", "unknown key model.Name; did you mean 'name'?"),
     ],
 )
@@ -316,7 +320,9 @@ def test_the_configs_of_the_project_load_and_say_what_they_are(path: Path) -> No
 
 # ---- writing back
 
-TEXT = st.text() | st.text(alphabet='\x00\x07\t\r\n"\\#\x7f\x85\u2028\ufeff=[]é日🙂', max_size=8)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0")) | st.text(
+    alphabet='\x07\t\r\n"\\#\x7f\x85\u2028\ufeff=[]é日🙂', max_size=8
+)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 ABOVE_ZERO = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
@@ -331,6 +337,7 @@ BY_KEY = {
     "model.name": TEXT.filter(bool),
     "model.pooling": st.sampled_from(["auto", "mean", "cls"]),
     "loss.implementation": st.sampled_from(["auto", "tiled", "triton"]),
+    "loss.exchange": st.sampled_from(["gather", "ring"]),
     "data.train": TEXT.filter(bool),
     "data.label_scale": st.floats(0.5, allow_infinity=False),
     "curriculum.mode": st.sampled_from(["phased", "mixed"]),
@@ -354,6 +361,8 @@ def configs(draw: st.DrawFn) -> Config:
         if section == "loss":
             count = len(values["dims"])
             values["weights"] = tuple(draw(st.just([]) | st.lists(ABOVE_ZERO, min_size=count, max_size=count)))
+        if section == "eval" and not (values["choose_strength"] and built["data"].forgetting):
+            values["forgetting_limit"] = 0.0
         built[section] = cls(**values)
     return Config(**built)
 

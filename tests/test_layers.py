@@ -16,9 +16,9 @@ MODULES = {path.stem: path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = (
     {"console", "errors", "masking", "mnrl_kernel", "onednn", "process"},
-    {"cleaning", "flash", "lean", "readers", "storage", "tiled", "transfer"},
-    {"bootstrap", "checkpoint", "config", "distributed", "fused", "incidents", "metrics", "packed", "pairs"}
-    | {"retrieval", "schedule", "strength"},
+    {"cleaning", "distributed", "flash", "lean", "readers", "storage", "tiled", "transfer"},
+    {"bootstrap", "checkpoint", "config", "fused", "incidents", "metrics", "packed", "pairs"}
+    | {"retrieval", "ring", "schedule", "strength"},
     {"curriculum", "encoder", "figures", "findings", "layout", "loss", "optim", "similarity", "thresholds", "tickets"}
     | {"tiny", "tokens"},
     {"augment", "checks", "difficulty", "evaluation", "mining", "objective", "pages", "sources"},

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer import tiled
 from trainer.loss import matryoshka_mnrl, pairwise_ranking
+from trainer.tiled import BAND, LEAST, TILE, tile_shape
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -57,7 +59,7 @@ def test_mnrl_equals_the_definition(shape, data):
     mask = torch.rand(rows, rows + extra, generator=generator) < 0.3
     scale = 200 * torch.rand((), generator=generator, dtype=torch.float64).add(0.01)
     scale.requires_grad_()
-    tile = data.draw(st.sampled_from([1, 2, 3, 7, 1024]))
+    tile = data.draw(st.none() | st.tuples(*[st.sampled_from([1, 2, 3, 7, 1024])] * 2))
 
     fast, by_dim = matryoshka_mnrl(
         queries, candidates, dims=dims, weights=weights, scale=scale, targets=targets, mask=mask, tile=tile
@@ -178,11 +180,11 @@ def test_a_row_with_a_single_candidate_has_loss_zero():
     torch.manual_seed(4)
     queries, candidates = torch.randn(3, 8).double().requires_grad_(), torch.randn(4, 8).double().requires_grad_()
     mask = torch.ones(3, 4, dtype=torch.bool)
-    loss, _ = matryoshka_mnrl(queries, candidates, dims=[8, 2], scale=200.0, mask=mask, tile=2)
+    loss, _ = matryoshka_mnrl(queries, candidates, dims=[8, 2], scale=200.0, mask=mask, tile=(2, 2))
     assert loss.item() == 0 and all(gradient.abs().max() == 0 for gradient in grads(loss, queries, candidates))
 
 
-@pytest.mark.parametrize("tile", [16, 1024])
+@pytest.mark.parametrize("tile", [(16, 16), (1024, 8), None])
 def test_fp32_is_close_to_the_definition(tile):
     torch.manual_seed(5)
     queries, candidates = torch.randn(50, 64).requires_grad_(), torch.randn(90, 64).requires_grad_()
@@ -195,6 +197,25 @@ def test_fp32_is_close_to_the_definition(tile):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
+@given(st.integers(0, 2**24), st.integers(1, 8))
+def test_a_band_takes_room_that_grows_with_the_candidates_alone(candidates, dims):
+    height, width = tile_shape(candidates, dims)
+    assert height * candidates * dims <= max(BAND, LEAST * candidates * dims) and height * (width - 1) < TILE
+
+
+def test_without_gradient_there_is_one_product(monkeypatch):
+    """Forward alone makes no gradient, and is the same loss."""
+    walked = []
+    monkeypatch.setattr(tiled.Band, "add_gradients", lambda *args: walked.append(args))
+    rows = torch.randn(5, 8, requires_grad=True)
+    with torch.no_grad():
+        matryoshka_mnrl(rows, rows, dims=[8, 4])
+    matryoshka_mnrl(rows.detach(), rows.detach(), dims=[8, 4])
+    assert not walked
+    matryoshka_mnrl(rows, rows.detach(), dims=[8, 4])
+    assert walked
+
+
 def test_memory_does_not_grow_with_the_square():
     """Tensors kept for backward: a few numbers a row, no matrix of queries by candidates."""
     saved = []
@@ -205,7 +226,7 @@ def test_memory_does_not_grow_with_the_square():
 
     queries, candidates = torch.randn(400, 8, requires_grad=True), torch.randn(400, 8, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        matryoshka_mnrl(queries, candidates, dims=[8, 4, 2], tile=32)
+        matryoshka_mnrl(queries, candidates, dims=[8, 4, 2], tile=(32, 32))
     assert max(saved) <= 400 * 8
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from trainer import console as shown
 from trainer.errors import InputError
-from trainer.main import cli, default_config, parse_dims
+from trainer.main import COMMANDS, cli, default_config, parse_dims
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +27,28 @@ def test_a_bad_command_line_is_one_line_and_exit_2(arguments, capfd):
     assert cli(arguments) == 2
     said = capfd.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_out_of_memory_says_what_that_command_can_do(command, monkeypatch, capfd):
+    def exhausted(_):
+        raise MemoryError
+
+    parser = COMMANDS[command][0]
+    monkeypatch.setitem(COMMANDS, command, (parser, exhausted))
+    needed = {
+        "evaluate": ["--model=x", "--pairs=y"],
+        "lint": ["--pairs=y"],
+        "build-pairs": ["--tickets=x", "--output=y"],
+        "report": ["x"],
+    }
+    assert cli([command, *needed.get(command, [])]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("error: out of memory: ") and said.count("\n") == 1
+    assert ("train.tokens_per_chunk" in said) is (command == "train")  # no other command has this setting
+    named = set(re.findall(r"--[a-z-]+", said))
+    options = {option for action in parser()._actions for option in action.option_strings}
+    assert named <= options, "it names options that the command has"
 
 
 def test_help_names_every_option(capsys):
@@ -72,6 +95,14 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(terminal, monkeypat
     assert "Working" in said and ("\x1b" in said) is terminal
     if not terminal:
         assert said.splitlines()[-1] == "Working: 4/4, 0 s left  loss 0.5" and len(said.splitlines()) == 3
+
+
+def test_items_are_tracked_to_the_last(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(shown, "console", Console(file=out, width=100))
+    monkeypatch.setattr(shown, "PLAIN_INTERVAL_S", 0.0)
+    assert list(shown.tracked(["a", "b"], "Reading")) == ["a", "b"] and list(shown.tracked([], "Nothing")) == []
+    assert out.getvalue().splitlines()[-1] == "Reading: 2/2, 0 s left"
 
 
 def test_other_ranks_are_silent(monkeypatch, capfd):

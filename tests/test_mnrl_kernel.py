@@ -60,12 +60,14 @@ def results(given, dims, scale, implementation=None, dtype=torch.float64):
     rows = [given[name].to(dtype).requires_grad_() for name in ROWS]
     scale = torch.tensor(scale, dtype=torch.promote_types(dtype, torch.float32), device=DEVICE, requires_grad=True)
     others = {"targets": given["targets"], "mask": given["mask"], "dims": dims, "scale": scale}
+    weights = torch.linspace(0.5, 2.0, len(dims), dtype=scale.dtype, device=DEVICE)
     if implementation is None:
         by_dim = plain(*rows, **others)
+        total = (weights * by_dim).sum()
     else:
-        _, by_dim = matryoshka_mnrl(*rows, **others, tile=13, implementation=implementation)
-    weights = torch.linspace(0.5, 2.0, len(dims), dtype=by_dim.dtype, device=DEVICE)
-    gradients = torch.autograd.grad((weights * by_dim).sum(), [*rows, scale])
+        others |= {"weights": weights.tolist(), "tile": (13, 7), "implementation": implementation}
+        total, by_dim = matryoshka_mnrl(*rows, **others)
+    gradients = torch.autograd.grad(total, [*rows, scale])
     assert [g.dtype for g in gradients] == [dtype, dtype, scale.dtype]
     return by_dim.detach(), *gradients
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from trainer.strength import ALPHAS, best_strength, set_strength
+from trainer.strength import ALPHAS, best_strength, ruled_out, set_strength
 
 
 def curve_of(**values: list[float]) -> list[dict]:
@@ -53,3 +53,36 @@ def test_one_factor_of_an_adapter_moves_and_what_has_no_start_stays() -> None:
 )
 def test_the_best_that_loses_nowhere_is_chosen(values: dict[str, list[float]], chosen: float) -> None:
     assert best_strength(curve_of(**values)) == chosen
+
+
+def with_forgetting(curve: list[dict], **values: list[float]) -> list[dict]:
+    return [point | {"forgetting": {dim[1:]: row[i] for dim, row in values.items()}} for i, point in enumerate(curve)]
+
+
+@pytest.mark.parametrize(
+    ("forgetting", "limit", "chosen"),
+    [
+        ({"d64": [0.8, 0.7, 0.6, 0.1], "d8": [0.5, 0.5, 0.5, 0.5]}, 0.0, 0.3),  # 0 is no limit
+        ({"d64": [0.8, 0.7, 0.6, 0.1], "d8": [0.5, 0.5, 0.5, 0.5]}, 0.25, 0.2),
+        ({"d64": [0.8, 0.8, 0.8, 0.8], "d8": [0.5, 0.45, 0.3, 0.5]}, 0.1, 0.3),  # a fall between does not forbid more
+        ({"d64": [0.8, 0.8, 0.8, 0.8], "d8": [0.5, 0.45, 0.3, 0.2]}, 0.1, 0.1),  # a small dim counts like a large one
+        ({"d64": [0.8, 0.7, 0.6, 0.5], "d8": [0.5, 0.4, 0.3, 0.2]}, 0.01, 0.0),  # the untouched model always may be
+        ({"d64": [0.8, 0.9, 0.9, math.nan], "d8": [math.nan, 0.1, math.nan, 0.1]}, 0.01, 0.2),
+        ({"d64": [0.75, 0.5, 0.25, 0.0], "d8": [0.5] * 4}, 0.5, 0.2),  # just the limit is within it
+    ],
+)
+def test_a_strength_that_forgets_too_much_is_not_chosen(
+    forgetting: dict[str, list[float]], limit: float, chosen: float
+) -> None:
+    curve = with_forgetting(curve_of(d64=[0.5, 0.6, 0.7, 0.8], d8=[0.4, 0.4, 0.4, 0.4]), **forgetting)
+    assert best_strength(curve, limit) == chosen
+    assert best_strength(curve) == 0.3  # the control: without the limit the forgetful one is taken
+
+
+def test_what_is_ruled_out_says_why() -> None:
+    curve = with_forgetting(curve_of(d64=[0.5, 0.6, 0.4], d8=[0.4, 0.5, 0.3]), d64=[0.8, 0.7, 0.8], d8=[0.5, 0.3, 0.5])
+    assert ruled_out(curve, 0.15) == {
+        0.1: "forgets more than 0.15 at 8 dims",
+        0.2: "loses to the untouched model on dev at 64, 8 dims",
+    }
+    assert ruled_out(curve).keys() == {0.2}

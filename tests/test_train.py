@@ -203,7 +203,7 @@ def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, cap
 
 @pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
 def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, monkeypatch, lora):
-    monkeypatch.setattr(finish, "best_strength", lambda curve: 0.0)
+    monkeypatch.setattr(finish, "best_strength", lambda *_: 0.0)
     code, folder = run_small("run", lora)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert code == 0 and metrics["final"] == metrics["baseline"] and metrics["verdict"] != "BETTER"
@@ -213,7 +213,7 @@ def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, mo
 
 def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_model, monkeypatch):
     changes = {"lora.enabled": "true", "optim.lr": 5e-3}
-    monkeypatch.setattr(finish, "best_strength", lambda curve: 0.5)
+    monkeypatch.setattr(finish, "best_strength", lambda *_: 0.5)
     _, half = run_small("half", changes)
     _, whole = run_small("whole", changes, "--full-strength")
     base = load_file(tiny_model("mpnet") / "model.safetensors")
@@ -236,6 +236,30 @@ def test_forgetting_is_measured_along_the_curve(run_small, tmp_path):
         values = {point["alpha"]: point["forgetting"][dim] for point in strength["curve"]}
         assert curve["spearman"]["before"] == values[0.0]
         assert curve["spearman"]["after"] == values[strength["chosen"]]
+
+
+def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_path, capfd):
+    path = tmp_path / "sts.csv"
+    texts = [f"{number} {word}" for number in range(20) for word in ("vpn", "mail", "screen")]
+    path.write_text("\n".join(f"a {text},no {text[::-1]},{i * 13 % 51 / 10}" for i, text in enumerate(texts)) + "\n")
+    free, strict = (
+        run_small(name, {"data.forgetting": path, "eval.forgetting_limit": limit})
+        for name, limit in (("free", 0), ("strict", 1e-9))
+    )
+    found = [json.loads((folder / "strength.json").read_text()) for _, folder in (free, strict)]
+    assert [code for code, _ in (free, strict)] == [0, 0] and found[0]["curve"] == found[1]["curve"]
+    curve = {str(point["alpha"]): point for point in found[1]["curve"]}
+    falls = {
+        alpha
+        for alpha, point in curve.items()
+        if any(point["forgetting"][dim] < value - 1e-9 for dim, value in curve["0.0"]["forgetting"].items())
+    }
+    assert falls and falls <= found[1]["ruled_out"].keys() and str(found[1]["chosen"]) not in falls
+    assert any("forgets more than 1e-09" in reason for reason in found[1]["ruled_out"].values())
+    assert not any("forgets" in reason for reason in found[0]["ruled_out"].values())
+    assert "eval.forgetting_limit" in capfd.readouterr().err
+    if find_spec("matplotlib"):
+        assert "on grey what was ruled out" in (strict[1] / "report.html").read_text()
 
 
 def test_an_adapter_that_is_not_applied_fails_the_run(run_small, monkeypatch, capfd):
@@ -509,6 +533,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files,
     settings |= {"loss.symmetric": "true", "curriculum.replay": 0.2}
     empty = tmp_path / "empty.toml"
     empty.write_text("")
+    said = []
 
     def launch(name, batch_size, *flags):
         sets = [f"--set={key}={value}" for key, value in {**settings, "train.batch_size": batch_size}.items()]
@@ -521,19 +546,26 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files,
             f"--output-dir={tmp_path / name}",
             *sets,
         ]
-        subprocess.run(
+        done = subprocess.run(
             command,
             cwd=Path(__file__).parent.parent,
             check=True,
             timeout=240,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        said.append(done.stderr)
         return tmp_path / name
 
     one = launch("one", 8)
     two = launch("two", 4, "--num_processes", "2", "--cpu", "--")
     plans = [json.loads((folder / "plan.json").read_text()) for folder in (one, two)]
     assert plans[0] == plans[1]
+    # Lint speaks once, and finds what it finds alone.
+    findings, again = (json.loads((folder / "lint.json").read_text()) for folder in (one, two))
+    assert findings == again and findings["findings"]
+    assert [errors.count("Lint of the run's pairs") for errors in said] == [1, 1]
     for mine, theirs in zip(steps_of(one), steps_of(two), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4) and mine["tokens"] <= theirs["tokens"]
         assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)

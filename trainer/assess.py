@@ -80,6 +80,8 @@ def assess(
     Raises:
         NumericError: an embedding is NaN or Inf.
     """
+    # In this order whatever the caller's is: the difference is the first less the second.
+    embeddings = {system: embeddings[system] for system in ("model", "baseline") if system in embeddings}
     systems = list(embeddings)
     dims = tuple(int(dim) for dim in thresholds[systems[0]])
     thresholds = {

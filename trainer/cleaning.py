@@ -11,10 +11,12 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trainer.console import tracked
 
 # One character of a script that does not part words counts as a word, elsewhere two or more letters and digits do.
 UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
@@ -133,7 +135,7 @@ def fingerprints(texts: Sequence[str], rare: int = 2, least: int = 4) -> list[st
 
     Runs of "#" are one. Where fewer than `least` different words remain the text is no template: its own `id_free`.
     """
-    plain = [id_free(text) for text in texts]
+    plain = [id_free(text) for text in tracked(texts, "Finding templates")]
     counts = Counter(word for text in plain for word in set(text.split()))
     found = []
     for text in plain:
@@ -150,30 +152,28 @@ def strip_repeated(
     texts: Sequence[str],
     templates: Sequence[str],
     protected: Sequence[int],
-    advance: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
     """Texts without the runs of SHINGLE words that many different tickets repeat.
 
     Args:
         templates: fingerprint of each text; copies of a template count once, so what only they share is kept.
         protected: characters at the start of each text (its title) that are neither counted nor cut.
-        advance: called with the number of texts done.
     """
     vocabulary: dict[str, int] = {}
     spans: list[NDArray[np.int32]] = []  # of each text, [words, 2] start and end
     numbers: list[NDArray[np.int64]] = []  # of each text, [words]
-    for text, start in zip(texts, protected, strict=True):
+    for text, start in zip(tracked(texts, "Finding repeated passages"), protected, strict=True):
         found = list(_TOKEN.finditer(text, start))
         spans.append(np.array([match.span() for match in found], dtype=np.int32).reshape(-1, 2))
         words = ("#" if _VOLATILE.search(word) else word for word in (match.group().lower() for match in found))
         numbers.append(np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words], dtype=np.int64))
-        advance(1)
     first = {template: row for row, template in reversed(list(enumerate(templates)))}
-    hashes = [_shingle_hashes(row) for row in numbers]
+    hashes = [_shingle_hashes(row) for row in tracked(numbers, "Comparing passages")]
     distinct = [np.unique(hashes[row]) for row in first.values()]
     values, counts = np.unique(np.concatenate([*distinct, np.empty(0, np.uint64)]), return_counts=True)
     repeated = values[counts >= max(SHINGLE_TICKETS, SHINGLE_SHARE * len(first))]
-    return [_cut(text, span, np.isin(own, repeated)) for text, span, own in zip(texts, spans, hashes, strict=True)]
+    rows = zip(tracked(texts, "Cutting repeated passages"), spans, hashes, strict=True)
+    return [_cut(text, span, np.isin(own, repeated)) for text, span, own in rows]
 
 
 def _shingle_hashes(words: NDArray[np.int64]) -> NDArray[np.uint64]:

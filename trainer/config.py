@@ -116,6 +116,9 @@ class LossConfig:
     """Weight of the pairwise ranking term over all labelled pairs of the batch."""
     implementation: str = "auto"
     """Of MNRL: "tiled" runs anywhere, "triton" on an NVIDIA GPU, "auto" takes the latter there for large batches."""
+    exchange: str = "gather"
+    """Of many devices: "gather" gives each the embeddings of all; "ring" passes candidates on, which takes longer and
+    holds those of one device at a time. The same numbers."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,8 @@ class EvalConfig:
     """What "best" means, at the largest dim: "spearman", "pearson", "roc_auc", "average_precision" or "f1"."""
     choose_strength: bool = True
     """Dev chooses how far to go from the untouched model to the trained one, and beyond; false goes all the way."""
+    forgetting_limit: float = 0.0
+    """How far Spearman on data.forgetting may fall at any dim for a strength to be chosen; 0 is no limit."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,7 @@ _RULES = {
     "model.max_length": _Rule(lambda value: value == 0 or value >= 3, "use 3 or more, or 0 for the model's own"),
     "model.pooling": _one_of("auto", "mean", "cls"),
     "loss.implementation": _one_of("auto", "tiled", "triton"),
+    "loss.exchange": _one_of("gather", "ring"),
     "lora.rank": _POSITIVE,
     "lora.alpha": _POSITIVE,
     "lora.dropout": _SHARE,
@@ -221,6 +227,7 @@ _RULES = {
     "loss.pair_weight": _NOT_NEGATIVE,
     "eval.every": _NOT_NEGATIVE,
     "eval.metric": _one_of("spearman", "pearson", "roc_auc", "average_precision", "f1"),
+    "eval.forgetting_limit": _NOT_NEGATIVE,
     "early_stopping.patience": _NOT_NEGATIVE,
     "checkpoint.every": _NOT_NEGATIVE,
     "checkpoint.minutes": _NOT_NEGATIVE,
@@ -334,6 +341,8 @@ def _check(config: Config, origin: dict[str, str], source: str) -> None:
         fail(f"loss.weights has {len(loss.weights)} values for {len(loss.dims)} loss.dims: one a dim")
     if data.positive_threshold > data.label_scale:
         fail("data.positive_threshold is above data.label_scale: no pair would be positive")
+    if config.eval.forgetting_limit and not (data.forgetting and config.eval.choose_strength):
+        fail("eval.forgetting_limit is for the choice of the strength: name data.forgetting, and let dev choose")
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str:

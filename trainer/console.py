@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,6 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 132)
 
 PLAIN_INTERVAL_S = 10.0
+TRACKED_STEP = 100  # items; a bar costs more than what is done to one of them
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -47,3 +51,12 @@ def progress(description: str, total: int, done: int = 0) -> Iterator[Callable[.
             console.print(f"{description}: {done}/{total}, {left:.0f} s left  {note}".rstrip(), markup=False)
 
     yield advance_plain
+
+
+def tracked(items: Collection[T], description: str) -> Iterator[T]:
+    """The items, with progress over them. For loops that do not fail: one that did would leave its bar behind."""
+    with progress(description, len(items)) as advance:
+        for number, item in enumerate(items, start=1):
+            yield item
+            if number % TRACKED_STEP == 0 or number == len(items):
+                advance((number - 1) % TRACKED_STEP + 1)

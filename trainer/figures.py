@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INSTALL = "matplotlib is not installed: no report; install the extra `report` (pip install matplotlib)"
-SIZE = (6.0, 3.4)  # inches
+SIZE = (4.8, 2.8)  # inches: small, so that its letters are large enough on a narrow screen
 BEFORE, AFTER, LATER = "#888888", "#0b6fb8", "#c4501b"  # told apart by people who see colours differently
 MOST_POINTS = 400  # of a curve: more makes files larger, not curves finer
+RULED_OUT = "#e4e4e4"
 BANDS = ("#eef3f8", "#ffffff")
 
 Scores = Mapping[str, Sequence[float]]
@@ -98,7 +99,9 @@ def draw_histograms(labels: Sequence[int], before: Scores, after: Scores, thresh
         panel.set_xlabel("cosine")
     panels[1].axvline(thresholds[dim], color="black", linestyle="--", linewidth=1, label="threshold of dev")
     panels[0].set_ylabel("pairs")
-    panels[1].legend(fontsize=7, frameon=False)
+    figure.legend(
+        *panels[1].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=3
+    )
     return figure
 
 
@@ -152,7 +155,10 @@ def draw_dims(runs: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
 
 
 def draw_strength(record: Mapping[str, Any]) -> Figure:
-    """The metric on dev by strength, a line a dim, and beside it the forgetting set's where there is one."""
+    """The metric on dev by strength, a line a dim, and beside it the forgetting set's where there is one.
+
+    Strengths that were ruled out stand on grey.
+    """
     curve = record["curve"]
     kinds = [kind for kind in ("dev", "forgetting") if kind in curve[0]]
     figure, panels = new_figure(len(kinds))
@@ -161,6 +167,8 @@ def draw_strength(record: Mapping[str, Any]) -> Figure:
             style = ("-o", "--s", "-.^", ":d", "-v", "--x")[number % 6]
             values = [np.nan if point[kind][dim] is None else point[kind][dim] for point in curve]
             panel.plot([point["alpha"] for point in curve], values, style, markersize=3, linewidth=1, label=dim)
+        for alpha in map(float, record.get("ruled_out", {})):
+            panel.axvspan(alpha - 0.05, alpha + 0.05, color=RULED_OUT, linewidth=0, zorder=0)
         panel.axvline(record["chosen"], color="black", linestyle="--", linewidth=1)
         panel.set_title(f"{kind}: {record['metric'] if kind == 'dev' else 'spearman'}", fontsize=9)
         panel.set_xlabel("strength" if len(kinds) > 1 else "strength (0: untouched, 1: as trained)")

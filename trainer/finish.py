@@ -24,7 +24,7 @@ from trainer.metrics import spearman
 from trainer.report import REPORT, write_report
 from trainer.run import Run
 from trainer.state import RunState
-from trainer.strength import ALPHAS, FULL, Point, best_strength, set_strength
+from trainer.strength import ALPHAS, FULL, Point, best_strength, ruled_out, set_strength
 from trainer.summary import model_card, print_summary
 from trainer.thresholds import Thresholds, fit_thresholds
 
@@ -52,7 +52,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> None:
     alpha = FULL
     if run.config.eval.choose_strength:
         curve = strength_curve(run, start, trained)
-        alpha = best_strength(curve)
+        alpha = best_strength(curve, run.config.eval.forgetting_limit)
         note_strength(run, curve, alpha)
     set_strength(run.parameters, start, trained, alpha)
     systems = {"model": merged(run.encoder).to(run.device), "baseline": untouched}
@@ -106,11 +106,17 @@ def strength_curve(run: Run, start: dict[str, torch.Tensor], trained: dict[str, 
 def note_strength(run: Run, curve: list[Point], alpha: float) -> None:
     """Write the curve to the run's folder, and say what was chosen."""
     metric, largest = run.config.eval.metric, str(max(run.config.loss.dims))
+    limit = run.config.eval.forgetting_limit
+    out = ruled_out(curve, limit)
     if run.main:
-        write_json(run.folder / STRENGTH, {"chosen": alpha, "metric": metric, "curve": curve})
+        record = {"chosen": alpha, "metric": metric, "forgetting_limit": limit, "ruled_out": out, "curve": curve}
+        write_json(run.folder / STRENGTH, record)
     values = {point["alpha"]: point["dev"][largest] for point in curve}
     shown = "  ".join(f"{at:.1f}: {value:.4f}" for at, value in values.items())
     console.print(f"Strength of the update, dev {metric} at {largest} dims: {shown}")
+    if any("forgets" in reason for reason in out.values()):
+        allowed = ", ".join(f"{at:.1f}" for at in values if at not in out)
+        console.print(f"Strengths within eval.forgetting_limit = {limit:g}, and no loss at any dim of dev: {allowed}")
     console.print(f"Chosen: {alpha:.1f} ({values[alpha]:.4f}; {values[0.0]:.4f} untouched, {values[FULL]:.4f} in full)")
 
 

@@ -26,7 +26,7 @@ PROGRAMS = 512  # blocks of queries by ranges of candidates in forward, about: a
 
 
 class FusedLosses(torch.autograd.Function):
-    """(queries, candidates, scale, targets, mask, dims) -> summed loss of each dim [M]: as `tiled.TiledLosses`.
+    """(queries, candidates, scale, targets, mask, dims) -> summed loss of each dim [M]: by `tiled.py`'s mathematics.
 
     Queries and candidates are both bf16, both fp32 or, in the interpreter alone, both float64; the scale and the
     losses are fp32 (float64).

@@ -8,7 +8,9 @@ Shapes: U texts encoded on all ranks together, Q queries of this rank, G candida
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -20,12 +22,16 @@ from trainer.pairs import PairTable
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """Positions in the gathered embeddings [U, E], rank after rank."""
+    """Positions in the gathered embeddings [U, E], rank after rank.
+
+    What comes of a row is where the row's own rank encodes it; a candidate that several ranks encode is the first's.
+    """
 
     texts: tuple[np.ndarray, ...]  # text ids that each rank encodes, each once
     queries: Tensor  # [Q] of this rank
     candidates: Tensor  # [G] of all ranks
     targets: Tensor  # [Q] into candidates
+    own_targets: Tensor  # [Q] the same texts
     mask: Tensor  # [Q, G] bool: the query's own copies and known positives
     all_queries: Tensor  # of all ranks; rows of the other direction are this rank's targets
     first_query: int  # where this rank's queries stand among all_queries
@@ -33,6 +39,12 @@ class BatchLayout:
     pair1: Tensor  # [P] every labelled pair of the global batch
     pair2: Tensor  # [P]
     pair_labels: Tensor  # [P] bool
+    pairs: tuple[int, ...]  # of each rank
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many texts each rank encodes."""
+        return tuple(map(len, self.texts))
 
 
 class LayoutBuilder:
@@ -60,25 +72,26 @@ class LayoutBuilder:
             if self.all_pairs:
                 needed += [table.text1[part], table.text2[part]]
             encoded.append(np.unique(np.concatenate(needed)))
-        where = _Finder(np.concatenate(encoded))
-
+        positives = [part[table.label[part]] for part in ranks]
         unique_candidates = np.unique(candidate_texts)
-        per_rank = [int(table.label[part].sum()) for part in ranks]
-        first = sum(per_rank[: self.rank])
-        own = slice(first, first + per_rank[self.rank])
-        pairs = rows if self.all_pairs else rows[:0]
+        first = sum(map(len, positives[: self.rank]))
+        own = slice(first, first + len(positives[self.rank]))
+        pairs = ranks if self.all_pairs else [part[:0] for part in ranks]
+        all_queries = _positions(encoded, [table.text1[part] for part in positives])
         return BatchLayout(
             texts=tuple(encoded),
-            queries=where(query_texts[own]),
-            candidates=where(unique_candidates),
+            queries=all_queries[own],
+            candidates=_first_positions(encoded, unique_candidates),
             targets=torch.from_numpy(np.searchsorted(unique_candidates, target_texts[own])),
+            own_targets=_positions(encoded, [table.text2[part] for part in positives])[own],
             mask=self._related(query_texts[own], unique_candidates),
-            all_queries=where(query_texts),
+            all_queries=all_queries,
             first_query=first,
             reverse_mask=self._related(target_texts[own], query_texts),
-            pair1=where(table.text1[pairs]),
-            pair2=where(table.text2[pairs]),
-            pair_labels=torch.from_numpy(table.label[pairs]),
+            pair1=_positions(encoded, [table.text1[part] for part in pairs]),
+            pair2=_positions(encoded, [table.text2[part] for part in pairs]),
+            pair_labels=torch.from_numpy(table.label[np.concatenate(pairs)]),
+            pairs=tuple(map(len, pairs)),
         )
 
     def _candidates(self, rows: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -95,11 +108,14 @@ class LayoutBuilder:
         return torch.from_numpy((a[:, None] == b[None, :]) | self.known_positives[a][:, b].toarray())
 
 
-class _Finder:
-    """Positions of text ids in a list of them; the first where one stands twice."""
+def _positions(encoded: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Tensor:
+    """Where each rank encodes the texts that it wants, rank after rank."""
+    starts = accumulate(map(len, encoded), initial=0)
+    found = [start + np.searchsorted(texts, own) for start, texts, own in zip(starts, encoded, wanted, strict=False)]
+    return torch.from_numpy(np.concatenate(found))
 
-    def __init__(self, texts: np.ndarray) -> None:
-        self.texts, self.first = np.unique(texts, return_index=True)
 
-    def __call__(self, texts: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.first[np.searchsorted(self.texts, texts)])
+def _first_positions(encoded: Sequence[np.ndarray], wanted: np.ndarray) -> Tensor:
+    """Where texts are encoded first."""
+    texts, first = np.unique(np.concatenate(encoded), return_index=True)
+    return torch.from_numpy(first[np.searchsorted(texts, wanted)])

@@ -19,7 +19,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from trainer.tiled import TILE, TiledLosses, inverse_norms, row_scales
+from trainer.ring import ring_losses_and_gradients
+from trainer.tiled import LossWithGradients, inverse_norms, losses_and_gradients, row_scales
 
 # Queries times candidates from which the kernels are chosen: below, a tile or so holds everything. Not measured.
 KERNEL_SIZE = 2**20
@@ -35,8 +36,9 @@ def matryoshka_mnrl(
     targets: Tensor | None = None,
     mask: Tensor | None = None,
     total_queries: int | None = None,
-    tile: int = TILE,
+    tile: tuple[int, int] | None = None,
     implementation: str = "auto",
+    columns: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each query's positive among all candidates, summed over dims.
 
@@ -55,21 +57,25 @@ def matryoshka_mnrl(
         mask: [Q, G] bool; True takes candidate j out of row i. A query's own target stays in.
         total_queries: what the sum over queries is divided by, Q by default: the number of queries on all devices
             where each holds a part.
-        tile: rows and columns of logits that are held at a time, where no kernel does it.
+        tile: queries and candidates that are taken at a time, where no kernel does it, and not as it is fast.
         implementation: "tiled" (any device), "triton" (where `kernel_available`), or "auto": the kernels on a GPU that
             has them for large enough products, tiles otherwise and for float64.
+        columns: in a ring (`trainer.ring`), where `candidates` are this rank's alone: which of all G each rank holds.
+            Always in tiles, then.
 
     Returns:
-        The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`.
+        The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`; gradients run through the
+        total alone.
 
     Raises:
         ValueError: dims, weights, targets, mask and embeddings do not fit each other, or the implementation is unknown
             or not available.
     """
     count = queries.shape[0]
+    of_all = len(candidates) if columns is None else sum(map(len, columns))
     if targets is None:
-        if candidates.shape[0] < count:
-            raise ValueError(f"{candidates.shape[0]} candidates for {count} queries: name the targets")
+        if of_all < count:
+            raise ValueError(f"{of_all} candidates for {count} queries: name the targets")
         targets = torch.arange(count, device=queries.device)
     check_dims(dims, queries.shape[-1])
     if queries.shape[-1] != candidates.shape[-1]:
@@ -77,12 +83,15 @@ def matryoshka_mnrl(
     if targets.shape != (count,):
         raise ValueError(f"targets has shape {tuple(targets.shape)}, not ({count},)")
     if mask is not None:
-        if mask.shape != (count, candidates.shape[0]):
-            raise ValueError(f"mask has shape {tuple(mask.shape)}, not ({count}, {candidates.shape[0]})")
+        if mask.shape != (count, of_all):
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, not ({count}, {of_all})")
         mask = mask.scatter(1, targets[:, None], False)
 
+    by_dim = dict(zip(dims, _weights(weights, len(dims)), strict=True))
     ascending = sorted(dims)
-    kernels = _with_kernels(implementation, queries, candidates)
+    ordered = [by_dim[dim] for dim in ascending]
+    total_queries = count if total_queries is None else total_queries
+    kernels = columns is None and _with_kernels(implementation, queries, candidates)
     with torch.autocast(queries.device.type, enabled=False):
         if not (kernels and queries.dtype == candidates.dtype == torch.bfloat16):
             queries, candidates = _full(queries), _full(candidates)
@@ -94,11 +103,13 @@ def matryoshka_mnrl(
         if kernels:
             from trainer.fused import FusedLosses  # imports triton, which not every machine has
 
-            summed_M = FusedLosses.apply(*inputs)
+            losses_M = FusedLosses.apply(*inputs) / total_queries
+            total = (losses_M * losses_M.new_tensor(ordered)).sum()
         else:
-            summed_M = TiledLosses.apply(*inputs, tile)
-        by_dim_M = summed_M / (count if total_queries is None else total_queries)
-        return _weighted([by_dim_M[ascending.index(dim)] for dim in dims], weights)
+            wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs[:3])
+            how = (losses_and_gradients, tile) if columns is None else (ring_losses_and_gradients, columns)
+            total, losses_M = LossWithGradients.apply(how[0], *inputs, ordered, total_queries, wanted, how[1])
+    return total, losses_M.detach()[[ascending.index(dim) for dim in dims]]
 
 
 def pairwise_ranking(
@@ -124,23 +135,34 @@ def pairwise_ranking(
     Returns:
         The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`.
     """
+    return ranking_of(pair_logits(first, second, dims=dims, scale=scale), labels, weights)
+
+
+def pair_logits(first: Tensor, second: Tensor, *, dims: Sequence[int], scale: float | Tensor) -> Tensor:
+    """scale * cosine of each pair at each dim [P, M], in the order of `dims`. Arguments as in `pairwise_ranking`."""
     check_dims(dims, first.shape[-1])
     with torch.autocast(first.device.type, enabled=False):
         first, second = (rows * row_scales(rows)[:, None] for rows in (_full(first), _full(second)))
         ascending = sorted(dims)
         dot = first.new_zeros(first.shape[0])
         inverses = inverse_norms(first, ascending), inverse_norms(second, ascending)
-        losses = {}
+        logits = {}
         for k, (start, stop) in enumerate(pairwise([0, *ascending])):
             dot = dot + (first[:, start:stop] * second[:, start:stop]).sum(1)
-            logits_P = scale * dot * inverses[0][k] * inverses[1][k]
-            # Filled, not selected: how many there are of a kind would have to be asked of the device.
-            least = torch.finfo(logits_P.dtype).min
-            spread = torch.logsumexp(logits_P.masked_fill(labels, least), 0)
-            spread = spread + torch.logsumexp((-logits_P).masked_fill(~labels, least), 0)
-            # log(1 + exp(x)); softplus would drop the 1 for x above 20.
-            losses[stop] = torch.logaddexp(spread, torch.zeros_like(spread))
-        return _weighted([losses[dim] for dim in dims], weights)
+            logits[stop] = scale * dot * inverses[0][k] * inverses[1][k]
+        return torch.stack([logits[dim] for dim in dims], 1)
+
+
+def ranking_of(logits: Tensor, labels: Tensor, weights: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+    """`pairwise_ranking` from the logits of the pairs [P, M]."""
+    weights = _weights(weights, logits.shape[1])
+    # Filled, not selected: how many there are of a kind would have to be asked of the device.
+    least, positive = torch.finfo(logits.dtype).min, labels[:, None]
+    spread_M = torch.logsumexp(logits.masked_fill(positive, least), 0)
+    spread_M = spread_M + torch.logsumexp((-logits).masked_fill(~positive, least), 0)
+    # log(1 + exp(x)); softplus would drop the 1 for x above 20.
+    by_dim_M = torch.logaddexp(spread_M, torch.zeros_like(spread_M))
+    return (by_dim_M * by_dim_M.new_tensor(weights)).sum(), by_dim_M
 
 
 def check_dims(dims: Sequence[int], width: int) -> None:
@@ -174,10 +196,8 @@ def _full(embeddings: Tensor) -> Tensor:
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 
-def _weighted(by_dim: Sequence[Tensor], weights: Sequence[float] | None) -> tuple[Tensor, Tensor]:
-    if weights is not None and len(weights) != len(by_dim):
-        raise ValueError(f"{len(weights)} weights for {len(by_dim)} dims")
-    by_dim_M = torch.stack(list(by_dim))
-    if weights is None:
-        return by_dim_M.sum(), by_dim_M
-    return torch.stack([weight * loss for weight, loss in zip(weights, by_dim, strict=True)]).sum(), by_dim_M
+def _weights(weights: Sequence[float] | None, count: int) -> Sequence[float]:
+    weights = [1.0] * count if weights is None else weights
+    if len(weights) != count:
+        raise ValueError(f"{len(weights)} weights for {count} dims")
+    return weights

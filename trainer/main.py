@@ -55,7 +55,7 @@ def cli(arguments: Sequence[str] | None = None) -> int:
             return TrainerError.exit_code  # of no cause's own: the launcher prefers the rank that has one
         if not is_out_of_memory(error):
             raise
-        report("out of memory: set train.tokens_per_chunk, to 16384 first and lower while it still runs out")
+        report(f"out of memory: {MORE_MEMORY[command]}")
         return InputError.exit_code
     return 0
 
@@ -302,6 +302,15 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argpa
     "lint": (lint_parser, run_lint),
     "build-pairs": (build_pairs_parser, run_build_pairs),
     "report": (report_parser, run_report),
+}
+
+ON_CPU = "; where a GPU is full, CUDA_VISIBLE_DEVICES= keeps to the CPU"
+MORE_MEMORY = {  # what to do where it runs out
+    "train": "set train.tokens_per_chunk, to 16384 first and lower while it still runs out",
+    "evaluate": "judge a part of the pairs" + ON_CPU,
+    "lint": "look at a part of the pairs, or leave out --model" + ON_CPU,
+    "build-pairs": "give fewer tickets, lower --sizes and --max-words, or leave out --model" + ON_CPU,
+    "report": "compare fewer runs",
 }
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -72,7 +73,10 @@ def write_report(folder: Path, metrics: dict[str, Any] | None = None) -> Path:
     """
     require_matplotlib()
     path = folder / REPORT
-    write_file(path, render_run(read_run(folder, metrics)))
+    run = read_run(folder, metrics)
+    with _known_files(str(folder)):
+        written = render_run(run)
+    write_file(path, written)
     return path
 
 
@@ -81,8 +85,20 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
     require_matplotlib()
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("the same run is named twice; name different ones")
-    write_file(path, render_comparison([read_run(folder) for folder in folders]))
+    runs = [read_run(folder) for folder in folders]
+    with _known_files(", ".join(map(str, folders))):
+        written = render_comparison(runs)
+    write_file(path, written)
     return path
+
+
+@contextmanager
+def _known_files(folders: str) -> Iterator[None]:
+    """Files that hold JSON, but not what this version writes, are bad input."""
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folders}: a file of the run is of another version or damaged: {error}") from error
 
 
 def read_run(folder: Path, metrics: dict[str, Any] | None = None) -> Record:
@@ -123,7 +139,7 @@ def render_run(run: Record) -> str:
     verdict, metric = run.metrics["verdict"], escape(run.judged["question"]["metric"])
     selected = "" if on == "test" else " These pairs have also picked the model: expect a little less on others."
     body = [
-        f"<h1>{escape(run.folder.name)}: {escape(run.config['model']['name'])}</h1>",
+        f"<h1>{escape(run.folder.name)}</h1>",
         f'<p class="verdict {verdict.lower().split()[0]}"><strong>{verdict}</strong> against the untouched model, by '
         f"{metric} on {judged['pairs']} {on} pairs, over all dims. Strength of the update "
         f"{run.metrics['strength']:.1f}, best at step {run.metrics['best_step']}.{selected}</p>",
@@ -155,8 +171,9 @@ def _run_figures(run: Record) -> list[str]:
         figure(draw_threshold(labels, after, frozen), "Where the frozen threshold stands on these pairs"),
     ]
     if run.strength:
+        grey = ", on grey what was ruled out" if run.strength.get("ruled_out") else ""
         figures.append(
-            figure(draw_strength(run.strength), "Metric by strength of the update; the line is what was chosen")
+            figure(draw_strength(run.strength), f"Metric by strength of the update; the line is what was chosen{grey}")
         )
     return figures
 
@@ -177,11 +194,12 @@ def render_comparison(runs: Sequence[Record]) -> str:
         cells = [_change(run.judged, dim, metric) if dim in run.judged["final"] else "-" for dim in dims]
         head = [name, f"{run.metrics['verdict']} ({run.metrics['verdict_on']})", f"{run.metrics['strength']:.1f}"]
         rows.append([*head, *cells, str(run.metadata["steps"]), f"{run.metadata['seconds']:.0f} s"])
-    headings = ["run", "verdict", "strength", *(f"{metric}, {dim} dims" for dim in dims), "steps", "time"]
+    headings = ["run", "verdict", "strength", *(f"{dim} dims" for dim in dims), "steps", "time"]
     body = [
         f"<h1>{len(runs)} runs</h1>",
         warning,
-        table(headings, rows, numbers=range(2, len(headings))),
+        f"<h2>{escape(MAIN.get(metric, metric))} by dim: before &rarr; after</h2>",
+        table(headings, rows, numbers=range(1, len(headings))),
         '<div class="figures">',
         figure(
             draw_dims({name: run.judged for name, run in names.items()}, metric),
@@ -213,18 +231,20 @@ def _main_table(judged: Mapping[str, Any]) -> str:
     metric = judged["question"]["metric"]
     rows = []
     for dim in judged["final"]:
-        cells = [_change(judged, dim, name) for name in MAIN]
-        rows.append([dim, *cells, _interval(judged["intervals"]["difference"][dim][metric]), judged["verdicts"][dim]])
+        changes = [_change(judged, dim, name) for name in MAIN]
+        interval = _interval(judged["intervals"]["difference"][dim][metric])
+        rows.append([dim, judged["verdicts"][dim], *changes, interval])
     in_sample = " (in-sample)" if judged["thresholds_from"]["model"].endswith("(in-sample)") else ""
-    headings = ["dims", *(MAIN | {"f1": f"F1{in_sample}"}).values(), f"95 % of the {metric} difference", "verdict"]
-    return table(headings, rows, numbers=range(5))
+    difference = f"{MAIN.get(metric, metric)} difference, 95 %"
+    headings = ["dims", "verdict", *(MAIN | {"f1": f"F1{in_sample}"}).values(), difference]
+    return table(headings, rows, numbers=range(len(headings)))
 
 
 def _all_table(judged: Mapping[str, Any]) -> str:
     names = list(next(iter(judged["final"].values())))
     ends = judged["intervals"]["difference"]
     rows = [
-        [name, *(f"{_change(judged, dim, name)} {_interval(ends[dim].get(name))}" for dim in judged["final"])]
+        [name, *(f"{_change(judged, dim, name)}\n{_interval(ends[dim].get(name))}" for dim in judged["final"])]
         for name in names
     ]
     notes = "".join(f"<p>No interval of {escape(k)}: {escape(v)}</p>" for k, v in judged["undefined"].items())
@@ -255,29 +275,25 @@ def _worst_table(worst: Sequence[Mapping[str, Any]]) -> str:
     return table(["row", "label", "cosine", "text 1", "text 2"], rows, numbers=(0, 2), texts=(3, 4))
 
 
-def _lint_table(findings: Any) -> str:
-    if findings is None:
+def _lint_table(record: Mapping[str, Any] | None) -> str:
+    """What lint.json holds; a run without a data check has none."""
+    if record is None:
         return "<p>No lint.json in the run folder.</p>"
-    findings = findings.get("findings") if isinstance(findings, dict) else findings
-    if not isinstance(findings, list) or not all(isinstance(finding, dict) for finding in findings):
-        return "<p>lint.json is not a list of findings.</p>"
-    if not findings:
-        return "<p>Nothing found.</p>"
-    keys = ("severity", "name", "message", "rows", "fix")
     rows = []
-    for finding in findings:
-        values = [finding.get(key, "") for key in keys]
-        shown = [", ".join(map(str, value[:10])) if isinstance(value, list) else str(value or "") for value in values]
-        rows.append(
-            [mask_text(text) if key in ("message", "fix") else text for key, text in zip(keys, shown, strict=True)]
-        )
-    return table(keys, rows, texts=(2, 4))
+    for found in record["findings"]:
+        examples = ("rows " + ", ".join(map(str, found["rows"]))) if found["rows"] else ""
+        file = Path(found["source"]).name
+        rows.append([found["severity"], file, found["name"], found["said"], examples, found["fix"]])
+    notes = "".join(f"<p>Note: {escape(note)}</p>" for note in record["notes"])
+    headings = ["severity", "file", "finding", "numbers", "examples", "fix"]
+    return (table(headings, rows, texts=(3, 5)) if rows else "<p>Nothing found.</p>") + notes
 
 
 def _environment_table(run: Record) -> str:
     judged, metadata, config = run.judged, run.metadata, run.config
     data = {f"data.{key}": config["data"][key] for key in ("train", "dev", "test") if config["data"].get(key)}
     rows = {
+        "base model": config["model"]["name"],
         **data,
         "rows": metadata["rows"],
         "texts shared between the parts": metadata["overlapping_texts"],
@@ -285,14 +301,23 @@ def _environment_table(run: Record) -> str:
         "highest Spearman reachable": _number(judged["spearman_ceiling"]),
         "thresholds": judged["thresholds_from"]["model"],
         **({"general similarity, Spearman": run.forgotten} if run.forgotten else {}),
+        **({"strengths ruled out": _spans(run.strength)} if run.strength and run.strength.get("ruled_out") else {}),
         "trained values": f"{metadata['trained_count']:,} of {metadata['model']['parameters']:,}",
         "steps": f"{metadata['steps']} in {metadata['seconds']:.0f} s",
         "device": f"{metadata['device']}, {metadata['encoder_path']}, precision {metadata['precision']}",
         "processes": metadata["processes"],
         "versions": metadata["versions"],
-        "fingerprints": metadata["fingerprints"],
+        "fingerprints": {name: value[:16] for name, value in metadata["fingerprints"].items()},
     }
     return table(["what", "value"], [[name, _words(value)] for name, value in rows.items()], texts=(1,))
+
+
+def _spans(strength: Mapping[str, Any]) -> str:
+    """The strengths that were ruled out, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for alpha, reason in strength["ruled_out"].items():
+        reasons.setdefault(reason, []).append(alpha)
+    return "; ".join(f"{', '.join(alphas)}: {reason}" for reason, alphas in reasons.items())
 
 
 def _words(value: Any) -> str:

@@ -177,14 +177,11 @@ class Run:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.rates[step]
-        counts = [len(texts) for texts in batch.layout.texts]
         loss = backward_in_chunks(
             encode=self.encoder,
             batches=batch.chunks,
             positions=batch.positions,
-            loss_of=lambda rows: self.objective(
-                ranks.gather_with_gradient(rows, counts), batch.layout, ranks.world_size()
-            ),
+            loss_of=lambda rows: self.objective(rows, batch.layout),
             backward=self.accelerator.backward,
             autocast=self.accelerator.autocast,
         )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
 from trainer.cleaning import STOP_WORDS, WORD_PATTERN
-from trainer.console import progress
+from trainer.console import progress, tracked
 from trainer.errors import InputError
 
 FloatArray = NDArray[np.float32]
@@ -60,7 +60,7 @@ def tfidf_matrix(texts: Sequence[str]) -> csr_matrix:
         token_pattern=WORD_PATTERN, stop_words=sorted(STOP_WORDS), sublinear_tf=True, min_df=least, dtype=np.float32
     )
     try:
-        return csr_matrix(vectorizer.fit_transform(texts))
+        return csr_matrix(vectorizer.fit_transform(tracked(texts, "Weighing words")))
     except ValueError as error:  # scikit-learn's word for an empty vocabulary
         raise InputError(f"the tickets share no words ({error}): check --text-columns") from error
 

@@ -115,9 +115,15 @@ def restore(
 
 
 # Keys that may change freely: they decide what is written and when, not what is computed.
-FREE = ("log.", "checkpoint.", "output.", "eval.every", "eval.choose_strength", "data.forgetting", "train.timeout")
+FREE = (
+    *("log.", "checkpoint.", "output.", "train.timeout", "data.forgetting"),
+    *("eval.every", "eval.choose_strength", "eval.forgetting_limit"),
+)
 # Keys whose change leaves the run the same in kind, but not to the bit.
-INEXACT = ("train.batch_size", "train.precision", "train.tokens_per_chunk", "train.compile", "loss.implementation")
+INEXACT = (
+    *("train.batch_size", "train.precision", "train.tokens_per_chunk", "train.compile"),
+    *("loss.implementation", "loss.exchange"),
+)
 
 
 def identity(

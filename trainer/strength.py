@@ -42,18 +42,39 @@ def set_strength(
             parameter.copy_(end if fixed else torch.lerp(start[name].to(parameter.device), end, alpha))
 
 
-def best_strength(curve: Sequence[Point]) -> float:
-    """The alpha whose dev metric is the highest at the largest dim, of those that lose at no dim to the first point.
+def ruled_out(curve: Sequence[Point], forgetting_limit: float = 0.0) -> dict[float, str]:
+    """Alphas that may not be chosen, each with why; never alpha 0, the first point.
 
-    The first point is alpha 0. Of equal ones the lowest alpha. NaN, an undefined metric, loses to any number.
+    A strength is ruled out where dev loses to the untouched model at any dim, or where Spearman on the forgetting set
+    falls by more than the limit at any dim: every dim is exported, so each has to be fit for use. NaN, an undefined
+    metric, loses to any number and is lost to by any.
+
+    Args:
+        forgetting_limit: 0 is no limit. Otherwise every point has "forgetting".
     """
-    untouched = curve[0]["dev"]
-    largest = max(untouched, key=int)
 
-    def loses(point: Point) -> bool:
-        return any(not (point["dev"][dim] >= value or np.isnan(value)) for dim, value in untouched.items())
+    def falls(point: Point, on: str, limit: float = 0.0) -> list[str]:
+        values = curve[0][on].items()
+        return [dim for dim, value in values if not (point[on][dim] >= value - limit or np.isnan(value))]
+
+    reasons = {}
+    for point in curve[1:]:
+        if dims := falls(point, "dev"):
+            reasons[point["alpha"]] = f"loses to the untouched model on dev at {', '.join(dims)} dims"
+        elif forgetting_limit and (dims := falls(point, "forgetting", forgetting_limit)):
+            reasons[point["alpha"]] = f"forgets more than {forgetting_limit:g} at {', '.join(dims)} dims"
+    return reasons
+
+
+def best_strength(curve: Sequence[Point], forgetting_limit: float = 0.0) -> float:
+    """The alpha whose dev metric is the highest at the largest dim, of those that are not ruled out.
+
+    Of equal ones the lowest. An undefined metric counts as the lowest.
+    """
+    out = ruled_out(curve, forgetting_limit)
+    largest = max(curve[0]["dev"], key=int)
 
     def value(point: Point) -> float:
         return -np.inf if np.isnan(point["dev"][largest]) else float(point["dev"][largest])
 
-    return float(max((point for point in curve if not loses(point)), key=value)["alpha"])
+    return float(max((point for point in curve if point["alpha"] not in out), key=value)["alpha"])

@@ -25,7 +25,7 @@ from trainer.cleaning import (
     strip_mail,
     strip_repeated,
 )
-from trainer.console import progress
+from trainer.console import progress, tracked
 from trainer.errors import InputError
 from trainer.masking import mask_text
 from trainer.pairs import UNUSABLE, canonical_form
@@ -123,7 +123,7 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets
     whole, cleaned = _texts(raw, columns.texts, quality)
     prints = fingerprints(cleaned)
     clusters, unknown = _clusters(numbers, links)
-    tongues = [language(text) for text in cleaned]
+    tongues = [language(text) for text in tracked(cleaned, "Guessing languages")]
     dropped = _drop(numbers, whole, cleaned, prints, tongues, quality)
     gone = np.zeros(rows, dtype=bool)
     gone[[drop.row - 1 for drop in dropped]] = True
@@ -216,7 +216,7 @@ def _texts(raw: RawTable, names: Sequence[str], quality: Filter) -> tuple[list[s
     rows = range(len(raw.columns[names[0]]))
     hide = mask_text if quality.mask else str
     whole, cleaned, titles = [], [], []
-    with progress("Cleaning", 2 * len(rows)) as advance:
+    with progress("Cleaning", len(rows)) as advance:
         for row in rows:
             cells = [_cell(raw, name, row).strip() for name in names]
             whole.append(hide(_join(cells)[0]))
@@ -224,7 +224,7 @@ def _texts(raw: RawTable, names: Sequence[str], quality: Filter) -> tuple[list[s
             cleaned.append(text)
             titles.append(title if len(names) > 1 else 0)
             advance()
-        stripped = strip_repeated(cleaned, fingerprints(cleaned), titles, advance)
+    stripped = strip_repeated(cleaned, fingerprints(cleaned), titles)
     return whole, [first_words(text, quality.max_words) for text in stripped]
 
 
@@ -253,7 +253,7 @@ def _drop(
     seen_plain: dict[str, int] = {}
     templates: dict[str, list[int]] = {}
     dropped = []
-    for row, text in enumerate(cleaned):
+    for row, text in enumerate(tracked(cleaned, "Choosing tickets")):
         reason, kept = "", None
         plain, form = id_free(text), canonical_form(text)
         if numbers[row] and numbers[row] in seen_numbers:

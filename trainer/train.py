@@ -23,7 +23,7 @@ from trainer.config import Config, dump_config, to_tree
 from trainer.console import console, progress
 from trainer.errors import CheckpointError, InputError, Stopped, StorageError
 from trainer.finish import FINISHED, finish
-from trainer.lint import Report, Tokens, lint_tables, print_findings
+from trainer.lint import Tokens, lint_tables, print_findings
 from trainer.logbook import Clock, Signals, Timer, open_log, write_json
 from trainer.run import Run
 from trainer.state import Best, RunState, identity, require_same_run, restore, snapshot
@@ -158,10 +158,8 @@ def start_state(run: Run, resume: bool, allow_inexact: bool) -> RunState:
     """Judge the untouched model, or continue from the newest checkpoint; write the run's first files."""
     if resume and ranks.on_first_rank(lambda: has_begun(run.folder)):
         return resumed_state(run, allow_inexact)
-    report = lint_data(run) if run.main else None
     baseline = run.judge()
-    if report:  # not before: a model that cannot be judged leaves no file
-        write_json(run.folder / "lint.json", report.record())
+    ranks.on_first_rank(lambda: lint_data(run))  # not before: a model that cannot be judged leaves no file
     run.add_trainables()
     print_plan(run.sampler, run.rates, run.parameters)
     describe(run)
@@ -170,17 +168,17 @@ def start_state(run: Run, resume: bool, allow_inexact: bool) -> RunState:
     return state
 
 
-def lint_data(run: Run) -> Report:
-    """Show what lint finds without a model in the pairs of the run; nothing it finds ends the run."""
+def lint_data(run: Run) -> None:
+    """Show and keep what lint finds without a model in the pairs of the run; nothing it finds ends the run."""
     held_out = [pairs for pairs in (run.dev, run.test) if pairs is not None]
     tables = [run.data.train, *(pairs.table for pairs in held_out)]
     lengths = [run.tokens.lengths, *(pairs.tokens.lengths for pairs in held_out)]
     report = lint_tables(tables, Tokens(lengths, run.encoder.spec.max_length))
     console.print("Lint of the run's pairs:")
     print_findings(report)
+    write_json(run.folder / "lint.json", report.record())
     if report.serious():
         console.print("Training goes on; what it learns and how it is judged may not mean what it seems to")
-    return report
 
 
 def describe(run: Run) -> None:
