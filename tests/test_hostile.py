@@ -513,6 +513,7 @@ def tree(root: Path) -> dict[str, str]:
         if path.is_file()
         else ""
         for path in root.rglob("*")
+        if path != root / "out" or any(path.iterdir())  # an empty folder is as good as none
     }
 
 

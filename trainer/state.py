@@ -82,6 +82,7 @@ def restore(
 
     Raises:
         CheckpointError: the checkpoint holds other parameters than those that train now.
+        LookupError, TypeError, ValueError: it is no checkpoint of this version.
     """
     if values["parameters"] != list(parameters):
         raise CheckpointError("the checkpoint holds other parameters than this config trains; use the run's own config")
@@ -188,7 +189,7 @@ def _random_states() -> dict[str, Tensor]:
 def _of_shape(saved: Tensor, parameter: Parameter, name: str) -> Tensor:
     """A tensor as it is, once it is known that nothing would be broadcast."""
     if saved.shape != parameter.shape:
-        raise CheckpointError(f"the checkpoint's {name} is {list(saved.shape)}, not {list(parameter.shape)}")
+        raise ValueError(f"{name} is {list(saved.shape)}, not {list(parameter.shape)}")
     return saved
 
 
@@ -196,7 +197,7 @@ def _set_random_states(states: Mapping[str, Tensor]) -> None:
     if not states and rank() > 0:  # a rank that the saved run did not have: as seeded
         return
     if states["torch"].shape != torch.get_rng_state().shape:
-        raise CheckpointError("the checkpoint's random states are of another version of torch")
+        raise ValueError("its random states are of another version of torch")
     torch.set_rng_state(states["torch"])
     *words, position, has_gauss = states["numpy"].tolist()
     np.random.set_state(("MT19937", np.array(words, np.uint32), position, has_gauss, states["numpy_gauss"].item()))

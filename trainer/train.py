@@ -158,8 +158,8 @@ def start_state(run: Run, resume: bool, allow_inexact: bool) -> RunState:
     """Judge the untouched model, or continue from the newest checkpoint; write the run's first files."""
     if resume and ranks.on_first_rank(lambda: has_begun(run.folder)):
         return resumed_state(run, allow_inexact)
-    ranks.on_first_rank(lambda: lint_data(run))
     baseline = run.judge()
+    ranks.on_first_rank(lambda: lint_data(run))  # not before: a model that cannot be judged leaves no file
     run.add_trainables()
     print_plan(run.sampler, run.rates, run.parameters)
     describe(run)
