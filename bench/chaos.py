@@ -3,8 +3,7 @@
     PYTHONPATH=. python bench/chaos.py [--kills 300] [--corruptions 500] [--signals 20] [--faults 3] [--peers 2]
 
 Every case has random numbers of its own, of (seed, campaign, number): it is the same however many run side by side.
-`chaos_runs.py` holds the processes and the comparison, `chaos_faults.py` what is planted in them, `chaos_peer.py` the
-same for Hugging Face's Trainer.
+`chaos_runs.py` holds the processes and the comparison, `chaos_faults.py` what is planted in them.
 """
 
 from __future__ import annotations
