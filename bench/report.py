@@ -103,6 +103,13 @@ def any_batch(caching: dict[str, Any], ranks: dict[str, Any]) -> list[str]:
     return [*lines, "", *source(caching, f"chunks of {settings['tokens_per_chunk']:,} tokens, fp32, LoRA")]
 
 
+def chaos(record: dict[str, Any]) -> list[str]:
+    """What was broken, and how much of it did not end as promised."""
+    lines = ["| broken and resumed | tried | not as promised |", "|---|---:|---:|"]
+    lines += [f"| {name} | {found['tried']} | {found['wrong']} |" for name, found in record["campaigns"].items()]
+    return [*lines, "", *source(record, "tiny model, real processes")]
+
+
 def judging(record: dict[str, Any]) -> list[str]:
     """What judging many pairs costs."""
     pairs, dims = f"{record['pairs']:,} pairs", f"{len(record['dims'])} dims"
@@ -216,6 +223,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "throughput": (THROUGHPUT, throughput),
     "input pipeline": (("input_pipeline",), input_pipeline),
     "build pairs": (("build_pairs",), build_pairs),
+    "chaos": (("chaos",), chaos),
     "judging": (("intervals",), judging),
     "side by side": (("side_by_side",), side_by_side),
 }
