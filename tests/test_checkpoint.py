@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from breaking import watch_disk
 from torch import Tensor
 
 from trainer import storage
@@ -110,6 +111,17 @@ def test_only_the_newest_are_kept_and_nothing_else_is_dropped(tmp_path: Path) ->
         save(tmp_path, step)
     kept = {f"step-{step:06d}" for step in range(3, KEEP + 3)}
     assert {path.name for path in tmp_path.iterdir()} == kept | {"notes", "step-000001.damaged"}
+
+
+def test_a_checkpoint_is_on_disk_before_its_name_and_named_before_an_older_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in range(1, KEEP + 1):
+        save(tmp_path, step)
+    events, newest = watch_disk(monkeypatch, tmp_path), f"step-{KEEP + 1:06d}"
+    save(tmp_path, KEEP + 1)
+    assert sorted(events[:3]) == [f"sync {file}" for file in FILES]
+    assert events[3:] == [f"sync ({newest})", f"name {newest}", f"sync {tmp_path.name}", "name (step-000001)"]
 
 
 def test_a_step_saved_twice_is_left_as_it_is(tmp_path: Path) -> None:

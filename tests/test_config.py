@@ -146,7 +146,8 @@ def test_two_keys_that_do_not_go_together_are_refused(setting: str, complaint: s
 @pytest.mark.parametrize("pair", [(warm / 100, (100 - warm) / 100) for warm in range(0, 101, 7)])
 def test_warm_up_and_hold_may_fill_the_whole_run(pair: tuple[float, float], tmp_path: Path) -> None:
     warmup, hold = pair
-    load_config(write(tmp_path, ""), [TRAIN, f"optim.warmup_ratio={warmup}", f"optim.hold_ratio={hold}"])
+    optim = load_config(write(tmp_path, ""), [TRAIN, f"optim.warmup_ratio={warmup}", f"optim.hold_ratio={hold}"]).optim
+    assert (optim.warmup_ratio, optim.hold_ratio) == pair
 
 
 # ---- unknown names
@@ -196,6 +197,8 @@ def test_a_section_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
         ("optim.lr=[1]", "optim.lr must be a number, not [1]"),
         ("optim.lr=nan", "optim.lr must be a finite number, not nan"),
         ("optim.clip_norm=inf", "optim.clip_norm must be a finite number, not inf"),
+        (f"optim.lr={'9' * 400}", "optim.lr must be a finite number, not inf"),
+        (f"loss.weights=[1, -{'9' * 309}]", "loss.weights must be a finite number, not inf"),
         ("output.dir=3", "output.dir must be a string, not 3"),
         ("loss.dims=64", "loss.dims must be a list, not 64"),
         ("loss.dims=[64.0]", "loss.dims must be a whole number, not 64.0"),
@@ -217,6 +220,13 @@ def test_whole_numbers_pass_as_floats(tmp_path: Path) -> None:
     assert config.lora.alpha == 16
     assert config.loss.weights == (1.0, 2.0, 3.0, 4.0, 5.0)
     assert {type(weight) for weight in config.loss.weights} == {float}
+
+
+@pytest.mark.parametrize("setting", ["a\nb=1", "optim.\nlr=1", "optim.l\x1br=1", "train.seed=1.5\n", "\r", "a\n.b=1"])
+def test_what_a_line_cannot_hold_is_shown_spelt_out(setting: str, tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, ""), [TRAIN, setting])
+    assert message.isprintable() and message.startswith(f"--set {setting!r}: ")
+    assert refusal(write(tmp_path, '[optim]\n"l\\nr" = 1\n')).isprintable()
 
 
 # ---- overrides

@@ -329,7 +329,7 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["plain", "packaged"])
 def test_the_folders_that_are_spoilt_below_load_as_they_are(folder: str, request: pytest.FixtureRequest) -> None:
-    load_encoder(str(request.getfixturevalue(folder)))
+    assert load_encoder(str(request.getfixturevalue(folder))).width == WIDTH
 
 
 # ---- refused: code and pickles

@@ -39,9 +39,10 @@ def test_a_step_never_waits_for_the_device(tiny_model, tmp_path, budget):
     batch = run.prepare(4)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        run.train_step(4, batch)
+        arrived = run.train_step(4, batch)  # an operator that waits raises
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert arrived == [] and [numbers["step"] for numbers in run.settle()] == [4]
 
 
 def test_compiled_layers_train_like_plain_ones(tiny_model, tmp_path):

@@ -16,7 +16,7 @@ MODULES = {path.stem: path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = (
     {"console", "errors", "masking", "mnrl_kernel", "onednn", "process"},
-    {"cleaning", "distributed", "flash", "lean", "readers", "storage", "tiled", "transfer"},
+    {"cleaning", "distributed", "flash", "lean", "readers", "signals", "storage", "tiled", "transfer"},
     {"bootstrap", "checkpoint", "config", "fused", "incidents", "metrics", "packed", "pairs"}
     | {"retrieval", "ring", "schedule", "strength"},
     {"curriculum", "encoder", "figures", "findings", "layout", "loss", "optim", "similarity", "thresholds", "tickets"}

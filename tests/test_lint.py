@@ -298,7 +298,8 @@ def test_one_label_only_is_serious_not_a_crash():
 
 def test_a_single_row_is_no_crash():
     for label in (0, 1):
-        lint_tables([pairs_from_columns({"texts1": ["vpn is"], "texts2": ["down"], "labels": [label]}, "x")])
+        report = lint_tables([pairs_from_columns({"texts1": ["vpn is"], "texts2": ["down"], "labels": [label]}, "x")])
+        assert names(report)["x", "label balance"] == SERIOUS
 
 
 def test_one_page_however_many_rows_are_wrong(files, tmp_path, capfd):

@@ -659,26 +659,29 @@ def test_any_bytes_give_rows_or_a_refusal(tmp_path: Path, suffix: str, data: byt
 
 
 SPLICES = [b'"', b",", b"\n", b"\r", b"\t", b"{", b"[", b"\\ud800", b"\\u0000", b"\0", b"\xff", b"NaN", b"-1e999", b":"]
-
-
-@given(
-    suffix=st.sampled_from(list(WRITERS)),
-    edits=st.lists(
-        st.tuples(st.floats(0, 1), st.integers(0, 6), st.one_of(st.sampled_from(SPLICES), st.binary(max_size=3))),
-        min_size=1,
-        max_size=4,
-    ),
+EDITS = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 6), st.one_of(st.sampled_from(SPLICES), st.binary(max_size=3))),
+    min_size=1,
+    max_size=4,
 )
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_good_file_with_a_few_bytes_changed_gives_rows_or_a_refusal(
-    tmp_path: Path, suffix: str, edits: list[tuple[float, int, bytes]]
-) -> None:
-    data = WRITERS[suffix](GOOD).encode()
+Edits = list[tuple[float, int, bytes]]
+
+
+def edited(data: bytes, edits: Edits) -> bytes:
+    """The data with a few bytes cut out and others put in: where (as a share), how many out, which in."""
     for where, removed, inserted in edits:
         at = int(where * len(data))
         data = data[:at] + inserted + data[at + removed :]
+    return data
+
+
+@given(suffix=st.sampled_from(list(WRITERS)), edits=EDITS)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_good_file_with_a_few_bytes_changed_gives_rows_or_a_refusal(
+    tmp_path: Path, suffix: str, edits: Edits
+) -> None:
     path = tmp_path / f"edited{suffix}"
-    path.write_bytes(data)
+    path.write_bytes(edited(WRITERS[suffix](GOOD).encode(), edits))
     rows_or_refusal(path)
 
 

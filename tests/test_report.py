@@ -171,7 +171,21 @@ def test_undefined_figures_do_not_break_it(run: Path) -> None:
     metrics["test"]["final"]["16"]["precision"] = None
     metrics["test"]["spearman_ceiling"] = None
     (run / "metrics.json").write_text(json.dumps(metrics))
-    Page(write_report(run).read_text())
+    text = write_report(run).read_text()
+    assert "-" in Page(text).text["td"]  # what stands for no number
+    assert not {"NaN", "nan", "None"} & set(re.findall(r"\w+", " ".join(Page(text).text["td"])))
+
+
+def edit_metrics(run: Path, **changes: object) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics[metrics["verdict_on"]] |= changes
+    (run / "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_a_verdict_is_text_not_markup(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "verdict": "<script>1</script>"}))
+    assert "<script" not in write_report(run).read_text()
 
 
 @pytest.mark.parametrize(
@@ -184,6 +198,12 @@ def test_undefined_figures_do_not_break_it(run: Path) -> None:
         (lambda run: (run / "scores.json").write_text("{"), ["scores.json", "damaged"]),
         (lambda run: (run / "scores.json").write_text("{}"), ["another version", "labels"]),
         (lambda run: (run / "lint.json").write_text("7"), ["another version", "damaged"]),
+        (lambda run: (run / "log.jsonl").write_text("1\n"), ["damaged"]),
+        (lambda run: (run / "log.jsonl").write_text("[" * 100_000), ["damaged"]),
+        (lambda run: edit_metrics(run, undefined={"f1": "\ud800"}), ["damaged", "surrogates"]),
+        (lambda run: edit_metrics(run, final={}), ["another version", "damaged"]),
+        (lambda run: edit_metrics(run, question=[]), ["another version", "damaged"]),
+        (lambda run: edit_metrics(run, diagnostic=[]), ["another version", "damaged"]),
     ],
 )
 def test_what_is_no_finished_run_is_one_line_exit_2(

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from breaking import watch_disk
 
 from trainer import storage
 from trainer.errors import StorageError
-from trainer.storage import cache_dir, new_folder, write_file
+from trainer.storage import cache_dir, make_folder, new_folder, only_writer, write_file
 
 OLD, NEW = b"old content", b"new content, longer than the old"
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -32,7 +33,7 @@ def fail_at(patch: pytest.MonkeyPatch, step: str, error: BaseException) -> None:
         raise error
 
     owner, name = {
-        "make folder": (Path, "mkdir"),
+        "make folder": (storage, "make_folder"),
         "write": (Path, "write_bytes"),
         "sync": (os, "fsync"),
         "replace": (Path, "replace"),
@@ -155,20 +156,23 @@ def test_a_folder_that_exists_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_everything_is_on_disk_before_the_name_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    events: list[str] = []
-    sync, rename, replace = storage.sync, Path.rename, Path.replace
-    monkeypatch.setattr(storage, "sync", lambda path: (events.append(f"sync {path.name}"), sync(path))[1])
-    monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("name"), rename(self, to))[1])
-    monkeypatch.setattr(Path, "replace", lambda self, to: (events.append("name"), replace(self, to))[1])
-    fill(tmp_path / "run")
-    named = events.index("name")
-    assert {"sync a", "sync b", "sync sub"} <= set(events[:named])
-    assert events[named - 1].startswith("sync .run.")
-    assert events[named + 1 :] == [f"sync {tmp_path.name}"]  # the name itself
+    (tmp_path / "in").mkdir()
+    events = watch_disk(monkeypatch, tmp_path / "in")
+    fill(tmp_path / "in" / "run")
+    assert sorted(events[:3]) == ["sync a", "sync b", "sync sub"]
+    assert events[3:] == ["sync (run)", "name run", "sync in"]
     events.clear()
-    write_file(tmp_path / "file", NEW)
-    assert events[0].startswith("sync .file.")
-    assert events[1:] == ["name", f"sync {tmp_path.name}"]
+    write_file(tmp_path / "in" / "file", NEW)
+    assert events == ["sync (file)", "name file", "sync in"]
+
+
+def test_the_names_of_new_folders_are_on_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    events = watch_disk(monkeypatch, tmp_path / "in")
+    with only_writer(tmp_path / "in" / "runs" / "first"):
+        assert events == ["sync in", "sync runs"]
+    make_folder(tmp_path / "in" / "runs")
+    assert events == ["sync in", "sync runs"]
 
 
 # ---- a process that dies, a disk that is full

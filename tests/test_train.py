@@ -23,6 +23,7 @@ from trainer.evaluation import embed, json_ready, tokenize_for
 from trainer.incidents import generate_pairs
 from trainer.judge import Question, judge, judgement_record
 from trainer.main import cli
+from trainer.storage import find_damage
 
 SMALL = {
     "train.batch_size": "8",
@@ -79,6 +80,8 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     expected |= {"lint.json"}
     expected |= {"strength.json", "scores.json"} | ({"report.html"} if find_spec("matplotlib") else set())
     assert expected | {"checkpoints"} | ({"adapter"} if lora else set()) == {p.name for p in folder.iterdir()}
+    for exported in ("model", "adapter")[: 1 + lora]:
+        assert find_damage(folder / exported) is None, exported
 
     plan = json.loads((folder / "plan.json").read_text())
     assert [phase["name"] for phase in plan["phases"]] == ["1", "2", "3"]
@@ -297,14 +300,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
 
 
-def test_a_signal_after_the_last_file_changes_nothing(run_small, monkeypatch):
-    real = finish.print_summary
+@pytest.mark.parametrize("moment", ["write_json", "print_summary"])
+def test_a_signal_with_or_after_the_last_file_changes_nothing(moment, run_small, monkeypatch):
+    real = getattr(finish, moment)
 
     def signalled(*args):
-        signal.raise_signal(signal.SIGTERM)
+        if moment == "print_summary" or args[0].name == finish.FINISHED:
+            signal.raise_signal(signal.SIGTERM)
         real(*args)
 
-    monkeypatch.setattr(finish, "print_summary", signalled)
+    monkeypatch.setattr(finish, moment, signalled)
     code, folder = run_small("run")
     assert code == 0 and (folder / "metrics.json").exists()
     assert (folder / "report.html").exists() == bool(find_spec("matplotlib"))

@@ -275,16 +275,17 @@ def resolve_config(tree: dict[str, Any], overrides: typing.Sequence[str] = (), s
 def _apply_override(tree: dict[str, Any], text: str, origin: dict[str, str]) -> None:
     key, equals, raw = text.partition("=")
     section, dot, name = key.strip().partition(".")
+    label = f"--set {_printable(text)}"
     if not (equals and dot and section and name):
-        raise InputError(f"--set {text}: write it as section.key=value, as in --set train.seed=1")
+        raise InputError(f"{label}: write it as section.key=value, as in --set train.seed=1")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except (ValueError, RecursionError):
         value = raw  # a bare word or a path: the quotes that TOML wants are the shell's business
     if not isinstance(tree.setdefault(section, {}), dict):
-        raise InputError(f"--set {text}: {section} is no section")
+        raise InputError(f"{label}: {_printable(section)} is no section")
     tree[section][name] = value
-    origin[section] = origin[f"{section}.{name}"] = f"--set {text}"
+    origin[section] = origin[f"{section}.{name}"] = label
 
 
 def _build_section(section: str, values: dict[str, Any], origin: dict[str, str], source: str) -> Any:
@@ -295,7 +296,7 @@ def _build_section(section: str, values: dict[str, Any], origin: dict[str, str],
         key = f"{section}.{name}"
         where = origin.get(key, source)
         if name not in hints:
-            raise InputError(f"{where}: unknown key {key}{_nearest(name, hints)}")
+            raise InputError(f"{where}: unknown key {_printable(key)}{_nearest(name, hints)}")
         built[name] = _convert(value, hints[name], f"{where}: {key}")
     return cls(**built)
 
@@ -307,8 +308,8 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise InputError(f"{where} must be a list, not {value!r}")
         return tuple(_convert(one, item, where) for one in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if kind is float and type(value) is int:
+        value = float(value) if value.bit_length() < 1024 else math.inf
     if type(value) is not kind:
         hint = " (take the quotes away)" if isinstance(value, str) and kind in (int, float, bool) else ""
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
@@ -343,6 +344,11 @@ def _check(config: Config, origin: dict[str, str], source: str) -> None:
         fail("data.positive_threshold is above data.label_scale: no pair would be positive")
     if config.eval.forgetting_limit and not (data.forgetting and config.eval.choose_strength):
         fail("eval.forgetting_limit is for the choice of the strength: name data.forgetting, and let dev choose")
+
+
+def _printable(text: str) -> str:
+    """A person's own words as they may stand in a line."""
+    return text if text.isprintable() else repr(text)
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str:

@@ -18,11 +18,12 @@ from trainer.evaluation import embed, embed_cached, evaluate, json_ready, pair_c
 from trainer.export import check_trained, choose_probes, export, merged
 from trainer.figures import INSTALL
 from trainer.judge import Judgement, Question, conclude, judgement_record
-from trainer.logbook import Signals, write_json
+from trainer.logbook import write_json
 from trainer.masking import mask_text
 from trainer.metrics import spearman
 from trainer.report import REPORT, write_report
 from trainer.run import Run
+from trainer.signals import Signals
 from trainer.state import RunState
 from trainer.strength import ALPHAS, FULL, Point, best_strength, ruled_out, set_strength
 from trainer.summary import model_card, print_summary

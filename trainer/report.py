@@ -29,6 +29,8 @@ from trainer.pages import figure, page, table
 from trainer.storage import write_file
 
 REPORT, COMPARISON = "report.html", "comparison.html"
+# What is raised over JSON of another shape; StopIteration where there is no dim at all.
+FOREIGN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, StopIteration)
 MAIN = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "F1"}
 
 
@@ -75,7 +77,7 @@ def write_report(folder: Path, metrics: dict[str, Any] | None = None) -> Path:
     path = folder / REPORT
     run = read_run(folder, metrics)
     with _known_files(str(folder)):
-        written = render_run(run)
+        written = render_run(run).encode()  # half a surrogate pair is no text
     write_file(path, written)
     return path
 
@@ -87,7 +89,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
         raise InputError("the same run is named twice; name different ones")
     runs = [read_run(folder) for folder in folders]
     with _known_files(", ".join(map(str, folders))):
-        written = render_comparison(runs)
+        written = render_comparison(runs).encode()
     write_file(path, written)
     return path
 
@@ -97,8 +99,9 @@ def _known_files(folders: str) -> Iterator[None]:
     """Files that hold JSON, but not what this version writes, are bad input."""
     try:
         yield
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folders}: a file of the run is of another version or damaged: {error}") from error
+    except FOREIGN as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{folders}: a file of the run is of another version or damaged: {said}") from error
 
 
 def read_run(folder: Path, metrics: dict[str, Any] | None = None) -> Record:
@@ -122,7 +125,7 @@ def read_run(folder: Path, metrics: dict[str, Any] | None = None) -> Record:
         )
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: not there; the run is of an older version or was cut") from error
-    except ValueError as error:
+    except FOREIGN as error:
         raise InputError(f"{folder}: a file of the run is damaged: {error}") from error
 
 
@@ -135,13 +138,13 @@ def _read_json(path: Path) -> Any:
 
 def render_run(run: Record) -> str:
     """The page of one run."""
-    on, judged = run.metrics["verdict_on"], run.judged
-    verdict, metric = run.metrics["verdict"], escape(run.judged["question"]["metric"])
+    on, judged = escape(run.metrics["verdict_on"]), run.judged
+    verdict, metric = escape(run.metrics["verdict"]), escape(run.judged["question"]["metric"])
     selected = "" if on == "test" else " These pairs have also picked the model: expect a little less on others."
     body = [
         f"<h1>{escape(run.folder.name)}</h1>",
         f'<p class="verdict {verdict.lower().split()[0]}"><strong>{verdict}</strong> against the untouched model, by '
-        f"{metric} on {judged['pairs']} {on} pairs, over all dims. Strength of the update "
+        f"{metric} on {judged['pairs']:d} {on} pairs, over all dims. Strength of the update "
         f"{run.metrics['strength']:.1f}, best at step {run.metrics['best_step']}.{selected}</p>",
         f"<h2>By dim</h2>{_main_table(judged)}",
         '<div class="figures">',

@@ -196,9 +196,10 @@ def _of_shape(saved: Tensor, parameter: Parameter, name: str) -> Tensor:
 def _set_random_states(states: Mapping[str, Tensor]) -> None:
     if not states and rank() > 0:  # a rank that the saved run did not have: as seeded
         return
-    if states["torch"].shape != torch.get_rng_state().shape:
-        raise ValueError("its random states are of another version of torch")
-    torch.set_rng_state(states["torch"])
+    try:
+        torch.set_rng_state(states["torch"])
+    except RuntimeError as error:
+        raise ValueError("its random states are of another version of torch") from error
     *words, position, has_gauss = states["numpy"].tolist()
     np.random.set_state(("MT19937", np.array(words, np.uint32), position, has_gauss, states["numpy_gauss"].item()))
     version, *python = states["python"].tolist()

@@ -27,6 +27,14 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matryoshka-trainer"
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder where it is missing, and those above it, so that each one's name is on disk. Raises OSError."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
 def write_file(path: Path, data: bytes | str) -> None:
     """Replace a file in one step: a reader sees the old content or the new, also after a crash.
 
@@ -36,7 +44,7 @@ def write_file(path: Path, data: bytes | str) -> None:
     data = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}{DEBRIS}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         temporary.write_bytes(data)
         sync(temporary)
         temporary.replace(path)
@@ -59,7 +67,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         if path.exists():
             raise StorageError(f"{path}: exists already and is not overwritten; name another folder or remove it")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=DEBRIS, dir=path.parent))
         try:
             yield temporary
@@ -101,7 +109,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         handle = _lock(path)
     except BlockingIOError:
         raise StorageError(f"{folder}: another process runs there; wait for its end, or name another folder") from None

@@ -24,15 +24,16 @@ from trainer.console import console, progress
 from trainer.errors import CheckpointError, InputError, Stopped, StorageError
 from trainer.finish import FINISHED, finish
 from trainer.lint import Tokens, lint_tables, print_findings
-from trainer.logbook import Clock, Signals, Timer, open_log, write_json
+from trainer.logbook import Clock, Timer, open_log, write_json
 from trainer.run import Run
+from trainer.signals import Signals
 from trainer.state import Best, RunState, identity, require_same_run, restore, snapshot
 from trainer.storage import only_writer, remove_debris, sync, write_file
 from trainer.summary import plan_record, print_plan
 
 LOG = "log.jsonl"
 # What files raise that are no checkpoint's. A plain RuntimeError would also be memory that ran out.
-FOREIGN = (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+FOREIGN = (SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 def train(config: Config, name: str, resume: bool = False, allow_inexact: bool = False) -> Path:
