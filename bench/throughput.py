@@ -123,10 +123,11 @@ def default_preset() -> str:
 class Ours:
     """This trainer's step, as the run makes it."""
 
-    def __init__(self, options: argparse.Namespace, model: Path, pairs: Path, folder: Path) -> None:
+    def __init__(self, options: argparse.Namespace, model: Path, pairs: Path, folder: Path, lora: bool = True) -> None:
         settings = {
             "model.name": json.dumps(str(model)),
             "model.max_length": options.max_length,
+            "lora.enabled": json.dumps(lora),
             "lora.rank": 16,
             "lora.dropout": 0.0,
             "data.train": json.dumps(str(pairs)),

@@ -46,8 +46,8 @@ def backward_in_chunks(
     states, parts = [], []
     for batch in batches:
         states.append(_random_state(batch.input_ids.device))
-        # With a graph that is thrown away: a layer compiled without gradient would draw other dropout.
-        with autocast():
+        # On a GPU with a graph that is thrown away: a layer compiled without gradient would draw other dropout.
+        with autocast(), torch.set_grad_enabled(batch.input_ids.device.type == "cuda"):
             parts.append(encode(batch).detach())
     embeddings = torch.cat(parts)[_inverse(positions)].requires_grad_()
     loss = loss_of(embeddings)

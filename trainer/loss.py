@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from trainer.ring import ring_losses_and_gradients
-from trainer.tiled import LossWithGradients, constants, inverse_norms, losses_and_gradients, row_scales
+from trainer.tiled import LossWithGradients, Task, constants, inverse_norms, losses_and_gradients, row_scales
 
 # Queries times candidates from which the kernels are chosen: below, a tile or so holds everything. Not measured.
 KERNEL_SIZE = 2**20
@@ -71,8 +72,41 @@ def matryoshka_mnrl(
         ValueError: dims, weights, targets, mask and embeddings do not fit each other, or the implementation is unknown
             or not available.
     """
-    count = queries.shape[0]
     of_all = len(candidates) if columns is None else sum(map(len, columns))
+    targets, mask = _checked(queries, candidates, of_all, dims, targets, mask)
+    by_dim = dict(zip(dims, _weights(weights, len(dims)), strict=True))
+    ascending = sorted(dims)
+    total_queries = len(queries) if total_queries is None else total_queries
+    kernels = columns is None and _with_kernels(implementation, queries, candidates)
+    with torch.autocast(queries.device.type, enabled=False):
+        if not (kernels and queries.dtype == candidates.dtype == torch.bfloat16):
+            queries, candidates = _full(queries), _full(candidates)
+        dtype = torch.promote_types(queries.dtype, torch.float32)
+        scale = (
+            scale.to(queries.device, dtype) if isinstance(scale, Tensor) else queries.new_full((), scale, dtype=dtype)
+        )
+        inputs, ordered = (queries, candidates, scale), [by_dim[dim] for dim in ascending]
+        if kernels:
+            from trainer.fused import FusedLosses  # imports triton, which not every machine has
+
+            losses_M = FusedLosses.apply(*inputs, targets, mask, ascending) / total_queries
+            total = (losses_M * constants(ordered, losses_M)).sum()
+        else:
+            wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
+            task = Task(targets, mask, ascending, ordered, total_queries, wanted)
+            if columns is None:
+                compute = partial(losses_and_gradients, task=task, tile=tile)
+            else:
+                compute = partial(ring_losses_and_gradients, task=task, columns=columns)
+            total, losses_M = LossWithGradients.apply(compute, *inputs)
+    return total, torch.stack([losses_M.detach()[ascending.index(dim)] for dim in dims])
+
+
+def _checked(
+    queries: Tensor, candidates: Tensor, of_all: int, dims: Sequence[int], targets: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Targets [Q], and the mask [Q, of_all] without them. Raises ValueError as `matryoshka_mnrl` does."""
+    count = len(queries)
     if targets is None:
         if of_all < count:
             raise ValueError(f"{of_all} candidates for {count} queries: name the targets")
@@ -82,34 +116,11 @@ def matryoshka_mnrl(
         raise ValueError(f"queries are {queries.shape[-1]} wide, candidates {candidates.shape[-1]}")
     if targets.shape != (count,):
         raise ValueError(f"targets has shape {tuple(targets.shape)}, not ({count},)")
-    if mask is not None:
-        if mask.shape != (count, of_all):
-            raise ValueError(f"mask has shape {tuple(mask.shape)}, not ({count}, {of_all})")
-        mask = mask.scatter(1, targets[:, None], False)
-
-    by_dim = dict(zip(dims, _weights(weights, len(dims)), strict=True))
-    ascending = sorted(dims)
-    ordered = [by_dim[dim] for dim in ascending]
-    total_queries = count if total_queries is None else total_queries
-    kernels = columns is None and _with_kernels(implementation, queries, candidates)
-    with torch.autocast(queries.device.type, enabled=False):
-        if not (kernels and queries.dtype == candidates.dtype == torch.bfloat16):
-            queries, candidates = _full(queries), _full(candidates)
-        dtype = torch.promote_types(queries.dtype, torch.float32)
-        scale = (
-            scale.to(queries.device, dtype) if isinstance(scale, Tensor) else queries.new_full((), scale, dtype=dtype)
-        )
-        inputs = queries, candidates, scale, targets, mask, ascending
-        if kernels:
-            from trainer.fused import FusedLosses  # imports triton, which not every machine has
-
-            losses_M = FusedLosses.apply(*inputs) / total_queries
-            total = (losses_M * constants(ordered, losses_M)).sum()
-        else:
-            wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs[:3])
-            how = (losses_and_gradients, tile) if columns is None else (ring_losses_and_gradients, columns)
-            total, losses_M = LossWithGradients.apply(how[0], *inputs, ordered, total_queries, wanted, how[1])
-    return total, torch.stack([losses_M.detach()[ascending.index(dim)] for dim in dims])
+    if mask is None:
+        return targets, None
+    if mask.shape != (count, of_all):
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, not ({count}, {of_all})")
+    return targets, mask.scatter(1, targets[:, None], False)
 
 
 def pairwise_ranking(

@@ -21,6 +21,7 @@ from trainer.tiled import (
     Band,
     Computed,
     Gradients,
+    Task,
     bands,
     constants,
     finish_gradient,
@@ -30,39 +31,30 @@ from trainer.tiled import (
 
 
 def ring_losses_and_gradients(
-    queries: Tensor,
-    own: Tensor,
-    scale: Tensor,
-    targets: Tensor,
-    mask: Tensor | None,
-    dims: Sequence[int],
-    weights: Sequence[float],
-    total_queries: int,
-    with_gradients: bool,
-    columns: Sequence[Tensor],
+    queries: Tensor, own: Tensor, scale: Tensor, task: Task, columns: Sequence[Tensor]
 ) -> Computed:
     """As `tiled.losses_and_gradients`; the gradient of the own candidates is that of the losses of all ranks.
 
     Collective: all ranks want gradients or none does, and the gradient of the sum is the same on all.
 
     Args:
-        own: [n, E], the candidates of this rank.
-        targets, mask: [Q] and [Q, G], by columns of all candidates.
+        own: [n, E], the candidates of this rank; the task is about the columns of all.
         columns: which of all candidates each rank holds, in the order in which it does.
     """
+    dims = task.dims
     scales = row_scales(queries)
     inverses = inverse_norms(queries * scales[:, None], dims)
-    weights_M = constants(weights, queries) / total_queries
+    weights_M = constants(task.weights, queries) / task.total_queries
     slopes = weights_M[:, None] * scale * inverses
 
     def bands_before(block: Tensor, owner: int) -> Iterator[tuple[slice, Band]]:
         block_scales = row_scales(block)
         factors = LOG2_E * scale * inverses, inverse_norms(block * block_scales[:, None], dims)
         where = columns[owner]
-        places = targets.new_full((sum(map(len, columns)),), -1)
+        places = task.targets.new_full((sum(map(len, columns)),), -1)
         places[where] = torch.arange(len(where), device=places.device)
-        masked = None if mask is None else mask[:, where]
-        return bands(queries, block, (scales, block_scales), factors, places[targets], masked, dims)
+        mask = None if task.mask is None else task.mask[:, where]
+        return bands(queries, block, (scales, block_scales), factors, places[task.targets], mask, dims)
 
     owners = [(rank() - step) % world_size() for step in range(world_size())]  # of the blocks as they arrive
     log2_sums, target_logits = torch.full_like(inverses, -torch.inf), torch.zeros_like(inverses)
@@ -74,8 +66,8 @@ def ring_losses_and_gradients(
             target_logits[:, q] += found
         block = pass_on(block, (len(columns[following]), own.shape[1]))
     summed_M = (log2_sums - target_logits).sum(1) / LOG2_E
-    total, losses_M = (weights_M * summed_M).sum(), summed_M / total_queries
-    if not with_gradients:
+    total, losses_M = (weights_M * summed_M).sum(), summed_M / task.total_queries
+    if not task.with_gradients:
         return total, losses_M, ()
 
     made = Gradients.zeros(queries, own, dims)

@@ -68,66 +68,70 @@ def constants(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.stack([like.new_full((), value) for value in values])
 
 
-class LossWithGradients(torch.autograd.Function):
-    """(compute, queries, candidates, scale, ...) -> the weighted sum of the losses, and the loss of each dim [M].
+@dataclass(frozen=True)
+class Task:
+    """What is asked of the embeddings, as in `trainer.loss.matryoshka_mnrl`."""
 
-    `compute` is `losses_and_gradients` or takes and gives the same. Gradients run through the sum alone.
+    targets: Tensor  # [Q]
+    mask: Tensor | None  # [Q, G]
+    dims: Sequence[int]  # ascending
+    weights: Sequence[float]
+    total_queries: int
+    with_gradients: bool  # False where nobody will ask for them; there are none then
+
+
+class LossWithGradients(torch.autograd.Function):
+    """(compute, queries, candidates, scale) -> the weighted sum of the losses, and the loss of each dim [M].
+
+    `compute` takes the other three, as `losses_and_gradients` does. Gradients run through the sum alone.
     """
 
     @staticmethod
-    def forward(ctx: Any, compute: Callable[..., Computed], *inputs: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, compute: Callable[..., Computed], *inputs: Tensor) -> tuple[Tensor, Tensor]:
         total, losses_M, gradients = compute(*inputs)
         ctx.save_for_backward(*gradients)
-        ctx.others = len(inputs) - 3
         ctx.mark_non_differentiable(losses_M)
         return total, losses_M
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *(gradient * each for each in ctx.saved_tensors), *[None] * ctx.others
+        return None, *(gradient * each for each in ctx.saved_tensors)
 
 
 def losses_and_gradients(
-    queries: Tensor,
-    candidates: Tensor,
-    scale: Tensor,
-    targets: Tensor,
-    mask: Tensor | None,
-    dims: Sequence[int],
-    weights: Sequence[float],
-    total_queries: int,
-    with_gradients: bool = True,
-    tile: tuple[int, int] | None = None,
+    queries: Tensor, candidates: Tensor, scale: Tensor, task: Task, tile: tuple[int, int] | None = None
 ) -> Computed:
     """The weighted sum of the losses, the loss of each dim [M], and the gradients of the sum.
 
     Args:
         queries, candidates, scale: [Q, E], [G, E] and a scalar, of one type; the gradients are in this order.
-        targets, mask, weights, total_queries: as in `trainer.loss.matryoshka_mnrl`.
-        dims: ascending.
-        with_gradients: False where nobody will ask for them; there are none then.
         tile: queries of a band and candidates of a tile.
     """
+    dims = task.dims
     scales = row_scales(queries), row_scales(candidates)
     inverses = [inverse_norms(rows * by[:, None], dims) for rows, by in zip((queries, candidates), scales, strict=True)]
     factors = LOG2_E * scale * inverses[0], inverses[1]
-    weights_M = constants(weights, queries) / total_queries
+    weights_M = constants(task.weights, queries) / task.total_queries
     slopes = weights_M[:, None] * scale * inverses[0]
-    made = Gradients.zeros(queries, candidates, dims) if with_gradients else None
-    summed_M = torch.zeros_like(weights_M)
-    for q, band in bands(queries, candidates, scales, factors, targets, mask, dims, tile):
-        log2_sums, target_logits = band.log2_sums()
-        summed_M += (log2_sums - target_logits).sum(1) / LOG2_E
-        if made is not None:
-            band.add_gradients(log2_sums, slopes[:, q], q, made)
-    total, losses_M = (weights_M * summed_M).sum(), summed_M / total_queries
+    made = Gradients.zeros(queries, candidates, dims) if task.with_gradients else None
+    walked = bands(queries, candidates, scales, factors, task.targets, task.mask, dims, tile)
+    summed_M = sum((_walk_twice(q, band, slopes, made) for q, band in walked), torch.zeros_like(weights_M))
+    total, losses_M = (weights_M * summed_M).sum(), summed_M / task.total_queries
     if made is None:
         return total, losses_M, ()
     d_candidates = made.candidates_T.T.contiguous()
     finish_gradient(made.queries, queries, scales[0], inverses[0], made.per_query, dims)
     finish_gradient(d_candidates, candidates, scales[1], inverses[1], made.per_candidate, dims)
     return total, losses_M, (made.queries, d_candidates, (made.per_query.sum() / scale).view_as(scale))
+
+
+def _walk_twice(q: slice, band: Band, slopes: Tensor, made: Gradients | None) -> Tensor:
+    """Summed loss [M] of the queries of a band; their gradients are added where they are wanted."""
+    log2_sums, target_logits = band.log2_sums()
+    if made is not None:
+        band.add_gradients(log2_sums, slopes[:, q], q, made)
+    return (log2_sums - target_logits).sum(1) / LOG2_E
 
 
 @dataclass
