@@ -17,8 +17,10 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,34 +131,41 @@ def start_run(
     for rank in range(ranks):
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         group |= {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": ranks}
-        pid = os.fork()
-        if pid == 0:
-            live(arguments, folder, {key: str(value) for key, value in group.items()} if ranks > 1 else {}, rank, plant)
-        pids.append(pid)
+        words = {key: str(value) for key, value in group.items()} if ranks > 1 else {}
+        pids.append(fork(folder, partial(live, arguments, folder, words, rank, plant)))
     return pids
 
 
 def live(arguments: list[str], folder: Path, group: dict[str, str], rank: int, plant: Plant | None) -> None:
-    """The child's whole life."""
+    """The life of one process of a run."""
+    os.environ.update(group)
+    if rank == 0:
+        note_rows(rows_of(folder))
+    if plant is not None:
+        plant(rank)
+    sys.argv = ["trainer", *arguments]
+    run_trainer()
+
+
+def fork(folder: Path, act: Callable[[], None]) -> int:
+    """Start a process that does this and no more; what it says goes beside its folder. Returns its id."""
+    if pid := os.fork():
+        return pid
     code = 70  # a traceback: no error of the trainer has this
     try:
         os.setsid()
-        os.environ.update(group)
         output = os.open(folder.with_name(f"{folder.name}.said"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(output, stream)
-        if rank == 0:
-            note_rows(rows_of(folder))
-        if plant is not None:
-            plant(rank)
-        sys.argv = ["trainer", *arguments]
-        run_trainer()
+        act()
+        code = 0
     except SystemExit as ended:
         code = int(ended.code or 0)
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stderr.flush()
+        for written in (sys.stdout, sys.stderr):
+            written.flush()
         os._exit(code)
 
 

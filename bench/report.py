@@ -59,8 +59,8 @@ def side_by_side(record: dict[str, Any]) -> list[str]:
     return [*lines, "", *source(record, said)]
 
 
-def loss(record: dict[str, Any]) -> list[str]:
-    """Time and memory of the loss beside the plain definition."""
+def loss(record: dict[str, Any], large: dict[str, Any]) -> list[str]:
+    """Time and memory of the loss beside the plain definition, and a batch that is too large for the latter."""
     lines = [
         "| loss, forward and backward, 5 dims of 768 | this trainer | plain definition | ratio |",
         "|---|---:|---:|---:|",
@@ -72,24 +72,30 @@ def loss(record: dict[str, Any]) -> list[str]:
     mine, theirs = (memory["bytes"][kind] / 2**20 for kind in ("ours", "plain"))
     row = f"| extra memory at batch {memory['size']:,} | {mine:,.0f} MiB | {theirs:,.0f} MiB | {memory['ratio']:.3f} |"
     lines.append(row)
+    mine = large["bytes"] / 2**20
+    lines.append(f"| extra memory at batch {large['size']:,} | {mine:,.0f} MiB | too large for this machine | |")
     return [*lines, "", *source(record, "medians of interleaved runs, fp32")]
 
 
-def any_batch(caching: dict[str, Any], ranks: dict[str, Any]) -> list[str]:
+def any_batch(lora: dict[str, Any], full: dict[str, Any], ranks: dict[str, Any]) -> list[str]:
     """A large batch beside a small one, and two processes beside one."""
-    settings = caching["settings"]
+    settings = lora["settings"]
     large, small = settings["batch_size"], settings["small"]
     seconds = {name: statistics.median(samples) for name, samples in ranks["seconds"].items()}
-    sizes = " | ".join(f"{max(caching['bytes'][name]) / 2**20:,.0f} MiB" for name in ("large", "small"))
-    memory = f"{sizes} | {caching['memory_ratio']:.2f}"
-    a_pair = " | ".join(f"{1000 * caching['seconds_a_pair'][name]:.1f} ms" for name in ("large", "small"))
-    time = f"{a_pair} | {caching['time_ratio']:.2f}"
     batch = ranks["settings"]["batch_size"]
     lines = [
         f"| {settings['model']}, real tickets | | | ratio |",
         "|---|---:|---:|---:|",
-        f"| extra memory: batch {large:,} in chunks, batch {small} whole | {memory} |",
-        f"| time a pair, likewise | {time} |",
+    ]
+    for name, caching in (("LoRA", lora), ("all weights", full)):
+        sizes = " | ".join(f"{max(caching['bytes'][which]) / 2**20:,.0f} MiB" for which in ("large", "small"))
+        a_pair = " | ".join(f"{1000 * caching['seconds_a_pair'][which]:.1f} ms" for which in ("large", "small"))
+        lines += [
+            f"| {name}, extra memory: batch {large:,} in chunks, batch {small} whole | {sizes} | "
+            f"{caching['memory_ratio']:.2f} |",
+            f"| {name}, time a pair, likewise | {a_pair} | {caching['time_ratio']:.2f} |",
+        ]
+    lines += [
         *(
             f"| time of a step of batch {batch}: two processes ({name}), one, on the same cores | "
             f"{seconds[name]:.2f} s | {seconds['one']:.2f} s | {ratio:.2f} |"
@@ -100,7 +106,7 @@ def any_batch(caching: dict[str, Any], ranks: dict[str, Any]) -> list[str]:
             for name, value in ranks["gradient_difference"].items()
         ),
     ]
-    return [*lines, "", *source(caching, f"chunks of {settings['tokens_per_chunk']:,} tokens, fp32, LoRA")]
+    return [*lines, "", *source(lora, f"chunks of {settings['tokens_per_chunk']:,} tokens, fp32; processes with LoRA")]
 
 
 def chaos(record: dict[str, Any]) -> list[str]:
@@ -108,6 +114,48 @@ def chaos(record: dict[str, Any]) -> list[str]:
     lines = ["| broken and resumed | tried | not as promised |", "|---|---:|---:|"]
     lines += [f"| {name} | {found['tried']} | {found['wrong']} |" for name, found in record["campaigns"].items()]
     return [*lines, "", *source(record, "tiny model, real processes")]
+
+
+def chaos_peer(record: dict[str, Any]) -> list[str]:
+    """The same kills, and spoilt checkpoints, of this trainer and of Hugging Face's."""
+    kills, tried, same = record["kills"]["counts"], record["kills"]["tried"], "as undisturbed"
+    equal, mended = (
+        [kills.get(f"{side}: {by}{same}", 0) for side in ("ours", "peer")] for by in ("", "then, by hand, ")
+    )
+    other = [tried - a - b for a, b in zip(equal, mended, strict=True)]
+    spoilt = [f"{record[name]['wrong']} of {record[name]['tried']}" for name in ("spoilt_ours", "spoilt_peer")]
+    rows = {
+        f"of {tried} killed at a random moment: continued to the bits of the undisturbed run": equal,
+        "resume refused; the same bits once the newest checkpoint is removed by hand": mended,
+        "neither": other,
+        "files of a checkpoint spoilt: not noticed, and other bits": spoilt,
+    }
+    lines = ["| broken and resumed, once | this trainer | `transformers.Trainer` |", "|---|---:|---:|"]
+    lines += [f"| {name} | {ours} | {peer} |" for name, (ours, peer) in rows.items()]
+    stops = list(record["stopped_in_order"].values())
+    early = kills["peer: had no checkpoint, began anew"]
+    said = (
+        f"tiny model, real processes; {early} of the peer's kills came before its first checkpoint; stopped in order, "
+        f"it resumes to the same bits {stops.count(same)} of {len(stops)} times"
+    )
+    return [*lines, "", *source(record, said)]
+
+
+def saving(record: dict[str, Any]) -> list[str]:
+    """What the cadence of checkpoints takes of a run."""
+    settings, stretches = record["settings"], record["stretches"]
+    seconds = [row["saving_seconds"] for row in stretches]
+    lines = [
+        f"| a checkpoint every {settings['every']} steps, all-MiniLM-L6-v2, LoRA, batch {settings['batch_size']} | |",
+        "|---|---:|",
+        f"| of {record['checkpoint_bytes'] / 2**20:.1f} MiB, saved in (median, slowest) | "
+        f"{1000 * statistics.median(seconds):.0f} ms, {1000 * max(seconds):.0f} ms |",
+        f"| share of the run's seconds (all, worst stretch) | {record['share_of_seconds']:.3%}, "
+        f"{record['worst_share_of_seconds']:.3%} |",
+        f"| share of its processor seconds | {record['share_of_cpu_seconds']:.3%} |",
+    ]
+    said = f"{len(record['updates'])} steps on real tickets, fp32, {record['file_system']}"
+    return [*lines, "", *source(record, said)]
 
 
 def judging(record: dict[str, Any]) -> list[str]:
@@ -218,12 +266,14 @@ THROUGHPUT = ("throughput_mpnet-4_fp32_cpu", "throughput_minilm-l6_fp32_cpu")
 BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "real run": (("itsm_minilm",), real_run),
     "real run, LoRA": (("itsm_minilm_lora",), real_run),
-    "loss": (("loss",), loss),
-    "any batch": (("gradient_caching", "two_ranks"), any_batch),
+    "loss": (("loss", "loss_large"), loss),
+    "any batch": (("gradient_caching", "gradient_caching_full", "two_ranks"), any_batch),
     "throughput": (THROUGHPUT, throughput),
     "input pipeline": (("input_pipeline",), input_pipeline),
     "build pairs": (("build_pairs",), build_pairs),
     "chaos": (("chaos",), chaos),
+    "chaos, peer": (("chaos_peer",), chaos_peer),
+    "saving": (("saving",), saving),
     "judging": (("intervals",), judging),
     "side by side": (("side_by_side",), side_by_side),
 }
