@@ -240,8 +240,7 @@ def test_cadences_change_nothing(start, undisturbed, tmp_path):
     changes = {"checkpoint__every": 4, "checkpoint__minutes": 1e-9, "log__every": 1, "train__timeout": 99}
     killed(start, tmp_path / "run", 5, **changes)
     assert start(tmp_path / "run", "--resume", checkpoint__every=2) == 0
-    found = outcome(tmp_path / "run")
-    assert {**found, "kept": 0} == {**undisturbed, "kept": 0}
+    assert set(unlike(outcome(tmp_path / "run"), undisturbed)) <= {"kept"}
 
 
 @pytest.mark.parametrize(
