@@ -193,3 +193,18 @@ def test_planning_is_fast_enough_for_many_rows():
     rows = [(0 if i % 2 else i, 100_000 + i, 1, 1) for i in range(20_000)]
     sampler = PhasedBatchSampler(table(rows), phased([1], epochs=1), batch_size=64, seed=0)
     assert len(sampler) == 312
+
+
+def test_a_large_batch_that_must_repeat_does_not_search_all_others(monkeypatch):
+    class Watched(list):
+        looked = 0
+
+        def __getitem__(self, position):
+            Watched.looked += 1
+            return super().__getitem__(position)
+
+    monkeypatch.setattr("trainer.curriculum.SEARCH", 16)
+    # Every text stands twice in the first batch, and nothing that the others have would not.
+    units = [_Unit((row,), frozenset([row // 2])) for row in range(200)]
+    assert _spread_repeats([Watched(units), Watched(units[::2]), Watched(units[1::2])]) == 1
+    assert 0 < Watched.looked <= 16 * len(units)

@@ -59,8 +59,8 @@ def step_gradients(world_size: int, sabotage: str = "", exchange: str = "gather"
         if sabotage == "shift targets" and ranks.rank() > 0:
             layout.targets[:] = (layout.targets + 1) % len(layout.candidates)
         if sabotage == "drop mask":
-            layout.mask[:] = False
-            layout.reverse_mask[:] = False
+            layout.excluded[:] = -1
+            layout.reverse_excluded[:] = -1
         own = layout.texts[ranks.rank()]
         loss = objective(features[own] @ weight, layout)
         weight.grad = objective.log_scale.grad = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,13 @@ spellings = st.builds(lambda n, form: [f"T {n}", f"t  {n}", f" T {n}"][form], st
 random_rows = st.lists(st.tuples(spellings, spellings, st.integers(0, 1)), min_size=4, max_size=24)
 
 
+def numbers(row: torch.Tensor) -> list[int]:
+    """A row of excluded columns, in order and without its filling, each of them once."""
+    found = sorted(row[row >= 0].tolist())
+    assert len(set(found)) == len(found)
+    return found
+
+
 def same(a: str, b: str) -> bool:
     return " ".join(a.lower().split()) == " ".join(b.lower().split())
 
@@ -50,6 +59,7 @@ def test_layout_follows_the_rules(rows, world_size, all_pairs):
         return same(a, b) or any((same(a, x) and same(b, y)) or (same(a, y) and same(b, x)) for x, y in known)
 
     queries_of_all: list[str] = []
+    layouts = []
     for rank, share in enumerate(shares):
         layout = builder(pairs, rank, all_pairs).build(list(shares))
         found = names(pairs, layout)
@@ -58,19 +68,36 @@ def test_layout_follows_the_rules(rows, world_size, all_pairs):
         assert [found["candidates"][t] for t in layout.targets] == [b for _, b, _ in positives]
         assert len(set(found["candidates"])) == len(found["candidates"])
         for i, query in enumerate(found["queries"]):
-            for j, candidate in enumerate(found["candidates"]):
-                assert layout.mask[i, j] == related(query, candidate)
+            known_to_it = [j for j, candidate in enumerate(found["candidates"]) if related(query, candidate)]
+            assert numbers(layout.excluded[i]) == known_to_it
         for row in range(len(rows)):  # every row brings a candidate, one of its own texts
             a, b, label = rows[row]
             assert b in found["candidates"] or (not label and a in found["candidates"])
         assert [len(set(texts.tolist())) for texts in layout.texts] == [len(texts) for texts in layout.texts]
         assert layout.first_query == len(queries_of_all)
         queries_of_all += found["queries"]
+        layouts.append((layout, [b for _, b, _ in positives]))
         assert len(layout.pair_labels) == (len(rows) if all_pairs else 0)
         texts = np.concatenate(layout.texts)
         if all_pairs:
             assert [pairs.texts[texts[i]] for i in layout.pair1] == [a for a, _, _ in rows]
             assert [pairs.texts[texts[i]] for i in layout.pair2] == [b for _, b, _ in rows]
+    for layout, targets in layouts:
+        for i, target in enumerate(targets):
+            known_to_it = [j for j, query in enumerate(queries_of_all) if related(target, query)]
+            assert numbers(layout.reverse_excluded[i]) == known_to_it
+
+
+def test_a_layout_takes_room_that_grows_with_the_batch_and_not_with_its_square():
+    count = 20_000
+    rows = [(f"text {i % (count // 2)}", f"answer {i}", 1) for i in range(count)]  # two known positives each
+    pairs = table(rows)
+    builds = builder(pairs)
+    tracemalloc.start()
+    layout = builds.build([np.arange(count)])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert layout.excluded.shape == (count, 2) and most < count**2 / 10
 
 
 def test_a_negative_of_a_query_on_its_right_side_brings_its_left_side():
@@ -87,7 +114,7 @@ def objective_gradient(rows, embeddings, loss=TWO_DIMS, unmask=False):
     pairs = table(rows)
     layout = builder(pairs, all_pairs=loss.pair_weight > 0).build([np.arange(len(rows))])
     if unmask:
-        layout.mask[:] = False
+        layout.excluded[:] = -1
     texts = [pairs.texts[t] for t in layout.texts[0]]
     x = torch.stack([embeddings[text] for text in texts]).requires_grad_()
     Objective(loss)(x, layout).total.backward()
@@ -124,8 +151,8 @@ def test_copies_and_known_positives_are_not_pushed_away():
     layout = builder(pairs).build([np.arange(4)])
     found = names(pairs, layout)
     row = found["queries"].index("A")
-    masked = {found["candidates"][j] for j in np.flatnonzero(layout.mask[row])}
-    assert masked == {"p", "a ", "other match"}  # its target is listed, and kept by the loss
+    excluded = {found["candidates"][j] for j in numbers(layout.excluded[row])}
+    assert excluded == {"p", "a ", "other match"}  # its target is listed, and kept by the loss
     assert set(objective_gradient(only_a, embeddings)) == {"A", "p", "c", "d"}
     # Negative control: without the mask the copy of the query gets a gradient from the query's row.
     honest, broken = (objective_gradient(rows, embeddings, unmask=unmask)["other match"] for unmask in (False, True))

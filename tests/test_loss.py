@@ -39,6 +39,11 @@ def slow_ranking(first, second, labels, dims, weights, scale):
     return total
 
 
+def listed(mask):
+    """A mask [Q, G] as the `excluded` candidates of each query, with more filling than need be."""
+    return torch.where(mask, torch.arange(mask.shape[1], device=mask.device), -1)
+
+
 def grads(loss, *tensors):
     return torch.autograd.grad(loss, tensors)
 
@@ -62,7 +67,7 @@ def test_mnrl_equals_the_definition(shape, data):
     tile = data.draw(st.none() | st.tuples(*[st.sampled_from([1, 2, 3, 7, 1024])] * 2))
 
     fast, by_dim = matryoshka_mnrl(
-        queries, candidates, dims=dims, weights=weights, scale=scale, targets=targets, mask=mask, tile=tile
+        queries, candidates, dims=dims, weights=weights, scale=scale, targets=targets, excluded=listed(mask), tile=tile
     )
     slow, slow_by_dim = slow_mnrl(queries, candidates, dims, weights, scale, targets, mask)
     torch.testing.assert_close(fast, slow, **EXACT)
@@ -83,19 +88,17 @@ def test_parts_of_ranks_sum_to_the_whole():
     torch.testing.assert_close(sum(parts), whole, **EXACT)
 
 
-def test_a_masked_candidate_gets_no_gradient_and_the_target_cannot_be_masked():
+def test_an_excluded_candidate_gets_no_gradient_and_the_target_cannot_be_excluded():
     torch.manual_seed(1)
     queries = torch.randn(3, 8).double()
     candidates = torch.randn(4, 8).double().requires_grad_()
-    mask = torch.zeros(3, 4, dtype=torch.bool)
-    mask[:, 3] = True
-    mask[0, 0] = True  # the target of row 0
-    loss, _ = matryoshka_mnrl(queries, candidates, dims=[8], mask=mask)
+    excluded = torch.tensor([[3, 0], [3, -1], [3, 3]])  # 0 is the target of row 0
+    loss, _ = matryoshka_mnrl(queries, candidates, dims=[8], excluded=excluded)
     (gradient,) = grads(loss, candidates)
     assert gradient[3].abs().max() == 0
     assert torch.isfinite(loss) and gradient[0].abs().max() > 0
-    (unmasked,) = grads(matryoshka_mnrl(queries, candidates, dims=[8])[0], candidates)
-    assert unmasked[3].abs().max() > 0  # without the mask it has one
+    (of_all,) = grads(matryoshka_mnrl(queries, candidates, dims=[8])[0], candidates)
+    assert of_all[3].abs().max() > 0  # where it is not excluded it has one
 
 
 @pytest.mark.parametrize("negatives", [0, 1, 2])
@@ -167,7 +170,9 @@ def test_zero_vectors_give_finite_losses_and_gradients():
         {"dims": [9]},
         {"dims": [4], "weights": [1.0, 2.0]},
         {"dims": [4], "targets": torch.arange(3)},
-        {"dims": [4], "mask": torch.zeros(2, 2, dtype=torch.bool)},
+        {"dims": [4], "excluded": torch.zeros(3, 2, dtype=torch.int64)},
+        {"dims": [4], "excluded": torch.zeros(2, dtype=torch.int64)},
+        {"dims": [4], "excluded": torch.zeros(2, 3, dtype=torch.bool)},
     ],
 )
 def test_what_does_not_fit_is_an_error(change):
@@ -179,8 +184,8 @@ def test_what_does_not_fit_is_an_error(change):
 def test_a_row_with_a_single_candidate_has_loss_zero():
     torch.manual_seed(4)
     queries, candidates = torch.randn(3, 8).double().requires_grad_(), torch.randn(4, 8).double().requires_grad_()
-    mask = torch.ones(3, 4, dtype=torch.bool)
-    loss, _ = matryoshka_mnrl(queries, candidates, dims=[8, 2], scale=200.0, mask=mask, tile=(2, 2))
+    excluded = torch.arange(4).expand(3, 4)
+    loss, _ = matryoshka_mnrl(queries, candidates, dims=[8, 2], scale=200.0, excluded=excluded, tile=(2, 2))
     assert loss.item() == 0 and all(gradient.abs().max() == 0 for gradient in grads(loss, queries, candidates))
 
 
@@ -190,7 +195,7 @@ def test_fp32_is_close_to_the_definition(tile):
     queries, candidates = torch.randn(50, 64).requires_grad_(), torch.randn(90, 64).requires_grad_()
     mask, targets = torch.rand(50, 90) < 0.2, torch.randperm(90)[:50]
     arguments = ([64, 8], [1.0, 1.0], 20.0, targets, mask)
-    fast, _ = matryoshka_mnrl(queries, candidates, dims=[64, 8], targets=targets, mask=mask, tile=tile)
+    fast, _ = matryoshka_mnrl(queries, candidates, dims=[64, 8], targets=targets, excluded=listed(mask), tile=tile)
     slow, _ = slow_mnrl(queries.double(), candidates.double(), *arguments)
     assert fast.item() == pytest.approx(slow.item(), rel=1e-5)
     for a, b in zip(grads(fast, queries, candidates), grads(slow, queries, candidates), strict=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from test_loss import listed
 
 from trainer import loss
 from trainer.loss import kernel_available, matryoshka_mnrl
@@ -31,6 +32,7 @@ def implementation(request, monkeypatch):
     """Small problems in one piece as large ones never are, and in as many as they are."""
     pieces = request.param == "kernels in many pieces"
     monkeypatch.setattr(fused, "WORKSPACE_BYTES", 1 if pieces else 2**25)
+    monkeypatch.setattr(fused, "MASK_BYTES", 1 if pieces else 2**28)
     monkeypatch.setattr(fused, "PROGRAMS", 512 if pieces else 1)
     return "tiled" if request.param == "tiles" else "triton"
 
@@ -59,13 +61,14 @@ def results(given, dims, scale, implementation=None, dtype=torch.float64):
     """Losses by dim, and the gradients of their weighted sum: of queries, candidates and scale."""
     rows = [given[name].to(dtype).requires_grad_() for name in ROWS]
     scale = torch.tensor(scale, dtype=torch.promote_types(dtype, torch.float32), device=DEVICE, requires_grad=True)
-    others = {"targets": given["targets"], "mask": given["mask"], "dims": dims, "scale": scale}
+    mask, others = given["mask"], {"targets": given["targets"], "dims": dims, "scale": scale}
     weights = torch.linspace(0.5, 2.0, len(dims), dtype=scale.dtype, device=DEVICE)
     if implementation is None:
-        by_dim = plain(*rows, **others)
+        by_dim = plain(*rows, mask=mask, **others)
         total = (weights * by_dim).sum()
     else:
         others |= {"weights": weights.tolist(), "tile": (13, 7), "implementation": implementation}
+        others["excluded"] = None if mask is None else listed(mask)
         total, by_dim = matryoshka_mnrl(*rows, **others)
     gradients = torch.autograd.grad(total, [*rows, scale])
     assert [g.dtype for g in gradients] == [dtype, dtype, scale.dtype]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from trainer.pairs import PairTable
 
 # How many units ahead, in batches' worth, a batch may look for one that fits and repeats no text of it.
 LOOKAHEAD = 8
+# How many units of other batches are looked at to exchange for one: all within reach at a batch of 64.
+SEARCH = 1024
 
 
 @dataclass(frozen=True)
@@ -254,16 +257,17 @@ def _swap(batches: list[list[_Unit]], counts: list[Counter[int]], number: int, p
         return all(counts[batch][text] == (text in leaving.texts) for text in unit.texts)
 
     mine = batches[number][place]
-    for other in others:
-        if any(counts[other][text] > 1 for text in mine.texts):
-            continue  # one unit less would not make room; where a text is everywhere this saves the search
-        for position, theirs in enumerate(batches[other]):
-            if len(theirs.rows) == len(mine.rows) and fits(theirs, number, mine) and fits(mine, other, theirs):
-                batches[number][place], batches[other][position] = theirs, mine
-                for batch, comes, goes in ((number, theirs, mine), (other, mine, theirs)):
-                    counts[batch].subtract(goes.texts)
-                    counts[batch].update(comes.texts)
-                return
+    # Where a text stands twice, one unit less would not make room; where it is everywhere this saves the search.
+    roomy = (other for other in others if all(counts[other][text] <= 1 for text in mine.texts))
+    within_reach = ((other, position) for other in roomy for position in range(len(batches[other])))
+    for other, position in islice(within_reach, SEARCH):
+        theirs = batches[other][position]
+        if len(theirs.rows) == len(mine.rows) and fits(theirs, number, mine) and fits(mine, other, theirs):
+            batches[number][place], batches[other][position] = theirs, mine
+            for batch, comes, goes in ((number, theirs, mine), (other, mine, theirs)):
+                counts[batch].subtract(goes.texts)
+                counts[batch].update(comes.texts)
+            return
 
 
 def _sample(units: list[_Unit], rows: int, rng: np.random.Generator) -> list[_Unit]:

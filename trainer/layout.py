@@ -32,10 +32,10 @@ class BatchLayout:
     candidates: Tensor  # [G] of all ranks
     targets: Tensor  # [Q] into candidates
     own_targets: Tensor  # [Q] the same texts
-    mask: Tensor  # [Q, G] bool: the query's own copies and known positives
+    excluded: Tensor  # [Q, K] into candidates: the query's own copies and known positives, filled up with -1
     all_queries: Tensor  # of all ranks; rows of the other direction are this rank's targets
     first_query: int  # where this rank's queries stand among all_queries
-    reverse_mask: Tensor  # [Q, all queries] bool: the target's own copies and known positives
+    reverse_excluded: Tensor  # [Q, K'] into all_queries: the target's own copies and known positives, likewise
     pair1: Tensor  # [P] every labelled pair of the global batch
     pair2: Tensor  # [P]
     pair_labels: Tensor  # [P] bool
@@ -56,7 +56,8 @@ class LayoutBuilder:
             known_positives: [C, C] bool over canonical texts, symmetric.
             all_pairs: encode both sides of every negative row, as a pairwise term needs; else only its candidate.
         """
-        self.table, self.known_positives, self.rank, self.all_pairs = table, known_positives, rank, all_pairs
+        self.table, self.rank, self.all_pairs = table, rank, all_pairs
+        self.related = known_positives + sparse.identity(known_positives.shape[0], bool, "csr")
 
     def build(self, ranks: list[np.ndarray]) -> BatchLayout:
         """Lay out a global batch, given as the rows [B] of each rank."""
@@ -84,10 +85,10 @@ class LayoutBuilder:
             candidates=_first_positions(encoded, unique_candidates),
             targets=torch.from_numpy(np.searchsorted(unique_candidates, target_texts[own])),
             own_targets=_positions(encoded, [table.text2[part] for part in positives])[own],
-            mask=self._related(query_texts[own], unique_candidates),
+            excluded=self._related(query_texts[own], unique_candidates),
             all_queries=all_queries,
             first_query=first,
-            reverse_mask=self._related(target_texts[own], query_texts),
+            reverse_excluded=self._related(target_texts[own], query_texts),
             pair1=_positions(encoded, [table.text1[part] for part in pairs]),
             pair2=_positions(encoded, [table.text2[part] for part in pairs]),
             pair_labels=torch.from_numpy(table.label[np.concatenate(pairs)]),
@@ -103,9 +104,15 @@ class LayoutBuilder:
         return np.where(swapped, first, second)
 
     def _related(self, texts: np.ndarray, others: np.ndarray) -> Tensor:
-        """[texts, others] bool: copies of each other, or known positives."""
-        a, b = self.table.canonical[texts], self.table.canonical[others]
-        return torch.from_numpy((a[:, None] == b[None, :]) | self.known_positives[a][:, b].toarray())
+        """Which of the others are copies or known positives of each text: [texts, the most of any], filled with -1."""
+        canonical = self.table.canonical
+        placed = np.ones(len(others), bool), (canonical[others], np.arange(len(others)))
+        holds = sparse.csr_matrix(placed, shape=(self.related.shape[0], len(others)))
+        found = self.related[canonical[texts]] @ holds
+        counts = np.diff(found.indptr)
+        columns = np.full((len(texts), counts.max(initial=0)), -1)
+        columns[np.arange(columns.shape[1]) < counts[:, None]] = found.indices
+        return torch.from_numpy(columns)
 
 
 def _positions(encoded: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Tensor:

@@ -35,7 +35,7 @@ def matryoshka_mnrl(
     weights: Sequence[float] | None = None,
     scale: float | Tensor = 20.0,
     targets: Tensor | None = None,
-    mask: Tensor | None = None,
+    excluded: Tensor | None = None,
     total_queries: int | None = None,
     tile: tuple[int, int] | None = None,
     implementation: str = "auto",
@@ -55,7 +55,8 @@ def matryoshka_mnrl(
         weights: one a dim, in the order of `dims`; 1 each by default.
         scale: factor on the cosines (1 / temperature); a tensor where it is learned.
         targets: [Q], the candidate that is each query's positive; 0..Q-1 by default.
-        mask: [Q, G] bool; True takes candidate j out of row i. A query's own target stays in.
+        excluded: [Q, K], the candidates that are no candidates of each query; -1 fills the rows of queries that have
+            fewer. A query's own target stays in.
         total_queries: what the sum over queries is divided by, Q by default: the number of queries on all devices
             where each holds a part.
         tile: queries and candidates that are taken at a time, where no kernel does it, and not as it is fast.
@@ -69,11 +70,11 @@ def matryoshka_mnrl(
         total alone.
 
     Raises:
-        ValueError: dims, weights, targets, mask and embeddings do not fit each other, or the implementation is unknown
-            or not available.
+        ValueError: dims, weights, targets, excluded and embeddings do not fit each other, or the implementation is
+            unknown or not available.
     """
     of_all = len(candidates) if columns is None else sum(map(len, columns))
-    targets, mask = _checked(queries, candidates, of_all, dims, targets, mask)
+    targets = _checked(queries, candidates, of_all, dims, targets, excluded)
     by_dim = dict(zip(dims, _weights(weights, len(dims)), strict=True))
     ascending = sorted(dims)
     total_queries = len(queries) if total_queries is None else total_queries
@@ -89,11 +90,11 @@ def matryoshka_mnrl(
         if kernels:
             from trainer.fused import FusedLosses  # imports triton, which not every machine has
 
-            losses_M = FusedLosses.apply(*inputs, targets, mask, ascending) / total_queries
+            losses_M = FusedLosses.apply(*inputs, targets, excluded, ascending) / total_queries
             total = (losses_M * constants(ordered, losses_M)).sum()
         else:
             wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
-            task = Task(targets, mask, ascending, ordered, total_queries, wanted)
+            task = Task(targets, excluded, ascending, ordered, total_queries, wanted)
             if columns is None:
                 compute = partial(losses_and_gradients, task=task, tile=tile)
             else:
@@ -103,9 +104,14 @@ def matryoshka_mnrl(
 
 
 def _checked(
-    queries: Tensor, candidates: Tensor, of_all: int, dims: Sequence[int], targets: Tensor | None, mask: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Targets [Q], and the mask [Q, of_all] without them. Raises ValueError as `matryoshka_mnrl` does."""
+    queries: Tensor,
+    candidates: Tensor,
+    of_all: int,
+    dims: Sequence[int],
+    targets: Tensor | None,
+    excluded: Tensor | None,
+) -> Tensor:
+    """Targets [Q]. Raises ValueError as `matryoshka_mnrl` does."""
     count = len(queries)
     if targets is None:
         if of_all < count:
@@ -116,11 +122,9 @@ def _checked(
         raise ValueError(f"queries are {queries.shape[-1]} wide, candidates {candidates.shape[-1]}")
     if targets.shape != (count,):
         raise ValueError(f"targets has shape {tuple(targets.shape)}, not ({count},)")
-    if mask is None:
-        return targets, None
-    if mask.shape != (count, of_all):
-        raise ValueError(f"mask has shape {tuple(mask.shape)}, not ({count}, {of_all})")
-    return targets, mask.scatter(1, targets[:, None], False)
+    if excluded is not None and (excluded.ndim != 2 or len(excluded) != count or excluded.dtype != torch.int64):
+        raise ValueError(f"excluded is {excluded.dtype} of shape {tuple(excluded.shape)}, not int64 of ({count}, any)")
+    return targets
 
 
 def pairwise_ranking(

@@ -53,11 +53,16 @@ class Objective(nn.Module):
             implementation=config.implementation,
         )
         queries = view.own(layout.queries)
-        total, by_dim = mnrl(queries, **view.others(layout.candidates), targets=layout.targets, mask=layout.mask)
+        total, by_dim = mnrl(
+            queries, **view.others(layout.candidates), targets=layout.targets, excluded=layout.excluded
+        )
         if config.symmetric:
             own = torch.arange(len(queries), device=rows.device) + layout.first_query
             reverse, reverse_by_dim = mnrl(
-                view.own(layout.own_targets), **view.others(layout.all_queries), targets=own, mask=layout.reverse_mask
+                view.own(layout.own_targets),
+                **view.others(layout.all_queries),
+                targets=own,
+                excluded=layout.reverse_excluded,
             )
             total, by_dim = (total + reverse) / 2, (by_dim + reverse_by_dim) / 2
         if config.pair_weight:

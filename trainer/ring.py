@@ -53,8 +53,8 @@ def ring_losses_and_gradients(
         where = columns[owner]
         places = task.targets.new_full((sum(map(len, columns)),), -1)
         places[where] = torch.arange(len(where), device=places.device)
-        mask = None if task.mask is None else task.mask[:, where]
-        return bands(queries, block, (scales, block_scales), factors, places[task.targets], mask, dims)
+        excluded = None if task.excluded is None else torch.where(task.excluded < 0, -1, places[task.excluded])
+        return bands(queries, block, (scales, block_scales), factors, places[task.targets], excluded, dims)
 
     owners = [(rank() - step) % world_size() for step in range(world_size())]  # of the blocks as they arrive
     log2_sums, target_logits = torch.full_like(inverses, -torch.inf), torch.zeros_like(inverses)

@@ -73,7 +73,7 @@ class Task:
     """What is asked of the embeddings, as in `trainer.loss.matryoshka_mnrl`."""
 
     targets: Tensor  # [Q]
-    mask: Tensor | None  # [Q, G]
+    excluded: Tensor | None  # [Q, K]
     dims: Sequence[int]  # ascending
     weights: Sequence[float]
     total_queries: int
@@ -115,7 +115,7 @@ def losses_and_gradients(
     weights_M = constants(task.weights, queries) / task.total_queries
     slopes = weights_M[:, None] * scale * inverses[0]
     made = Gradients.zeros(queries, candidates, dims) if task.with_gradients else None
-    walked = bands(queries, candidates, scales, factors, task.targets, task.mask, dims, tile)
+    walked = bands(queries, candidates, scales, factors, task.targets, task.excluded, dims, tile)
     summed_M = sum((_walk_twice(q, band, slopes, made) for q, band in walked), torch.zeros_like(weights_M))
     total, losses_M = (weights_M * summed_M).sum(), summed_M / task.total_queries
     if made is None:
@@ -156,14 +156,14 @@ def bands(
     scales: tuple[Tensor, Tensor],
     factors: tuple[Tensor, Tensor],
     targets: Tensor,
-    mask: Tensor | None,
+    excluded: Tensor | None,
     dims: Sequence[int],
     tile: tuple[int, int] | None = None,
 ) -> Iterator[tuple[slice, Band]]:
     """The queries band by band, with where each stands among them. A band is used up when the next is asked for.
 
-    `scales` are the `row_scales` of both sides, `factors` as in `Band` but of all queries. A target that is no column
-    of the candidates is not among them.
+    `scales` are the `row_scales` of both sides, `factors` as in `Band` but of all queries. A target or an excluded
+    candidate of -1 is not among the candidates.
     """
     height, width = tile or tile_shape(len(candidates), len(dims))
     tiles = [slice(start, min(start + width, len(candidates))) for start in range(0, len(candidates), width)]
@@ -173,8 +173,16 @@ def bands(
     for first in range(0, len(queries), height):
         q = slice(first, min(first + height, len(queries)))
         a_blocks = _blocks(queries[q], scales[0][q], dims)
-        inputs = (factors[0][:, q], factors[1]), targets[q], None if mask is None else mask[q]
-        yield q, Band(dims, a_blocks, c_blocks, *inputs, tiles, room)
+        mask = None if excluded is None else exclusion_mask(excluded[q], targets[q], len(candidates))
+        yield q, Band(dims, a_blocks, c_blocks, (factors[0][:, q], factors[1]), targets[q], mask, tiles, room)
+
+
+def exclusion_mask(excluded: Tensor, targets: Tensor, candidates: int) -> Tensor:
+    """[q, G] bool, True at the excluded [q, K] candidates of each query but at its target [q]; -1 is none of them."""
+    mask = excluded.new_zeros(len(excluded), candidates + 1, dtype=torch.bool)
+    for columns, value in (excluded, True), (targets[:, None], False):
+        mask.scatter_(1, torch.where(columns < 0, candidates, columns), value)
+    return mask[:, :candidates]
 
 
 def tile_shape(candidates: int, dims: int) -> tuple[int, int]:
