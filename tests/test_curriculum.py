@@ -207,4 +207,4 @@ def test_a_large_batch_that_must_repeat_does_not_search_all_others(monkeypatch):
     # Every text stands twice in the first batch, and nothing that the others have would not.
     units = [_Unit((row,), frozenset([row // 2])) for row in range(200)]
     assert _spread_repeats([Watched(units), Watched(units[::2]), Watched(units[1::2])]) == 1
-    assert 0 < Watched.looked <= 16 * len(units)
+    assert Watched.looked <= (1 + 16) * len(units)  # itself, and what it might change places with
