@@ -21,7 +21,6 @@ def environment() -> dict[str, Any]:
     """Commit, versions and hardware of this process."""
     import torch
 
-    git = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True)
     found = {}
     for name in PACKAGES:
         try:
@@ -30,7 +29,7 @@ def environment() -> dict[str, Any]:
             found[name] = None
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "commit": git.stdout.strip() or None,
+        "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": found,
@@ -48,6 +47,17 @@ def save_record(name: str, record: dict[str, Any], folder: Path = RESULTS) -> Pa
     path = folder / f"{name}.json"
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def _commit() -> str | None:
+    """The commit, marked where a file differs from it; the records themselves do not count."""
+    commit = _git("describe", "--always")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
+    return f"{commit}-dirty" if changed else commit or None
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True).stdout.strip()
 
 
 def _processor() -> str:

@@ -31,7 +31,10 @@ def real_run(record: dict[str, Any]) -> list[str]:
         sts = [record["sts"][key][dim]["spearman"] for key in ("baseline", "final")]
         cells = [change(before[key], after[key]) for key in ("spearman", "roc_auc", "f1")]
         lines.append(f"| {dim} | {' | '.join(cells)} | {change(*sts)} |")
-    return [*lines, "", *source(record, f"{record['steps']} steps in {record['training_seconds']:.0f} s")]
+    dev = record["dev"]
+    chosen = f"{dev['verdict']} on dev, with strength {dev['strength']:.1f}, which dev chose"
+    took = f"{record['steps']} steps in {record['training_seconds']:.0f} s"
+    return [*lines, "", *source(record, f"{chosen}; {took}")]
 
 
 def side_by_side(record: dict[str, Any]) -> list[str]:
