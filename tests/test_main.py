@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from trainer import console as shown
+from trainer import errors
 from trainer.errors import InputError
 from trainer.main import COMMANDS, cli, default_config, parse_dims
 
@@ -111,3 +112,9 @@ def test_other_ranks_are_silent(monkeypatch, capfd):
     with shown.progress("Working", 1) as advance:
         advance()
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in vars(errors).values() if isinstance(kind, type)])
+def test_every_message_is_a_line_that_any_terminal_shows(kind):
+    message = "two\nlines, \x1b[31m a colour, \x00, half a pair \ud800, Übergröße 机"
+    assert str(kind(message)) == r"two\nlines, \x1b[31m a colour, \x00, half a pair \ud800, Übergröße 机"

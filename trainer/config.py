@@ -275,7 +275,7 @@ def resolve_config(tree: dict[str, Any], overrides: typing.Sequence[str] = (), s
 def _apply_override(tree: dict[str, Any], text: str, origin: dict[str, str]) -> None:
     key, equals, raw = text.partition("=")
     section, dot, name = key.strip().partition(".")
-    label = f"--set {_printable(text)}"
+    label = f"--set {text}"
     if not (equals and dot and section and name):
         raise InputError(f"{label}: write it as section.key=value, as in --set train.seed=1")
     try:
@@ -283,7 +283,7 @@ def _apply_override(tree: dict[str, Any], text: str, origin: dict[str, str]) -> 
     except (ValueError, RecursionError):
         value = raw  # a bare word or a path: the quotes that TOML wants are the shell's business
     if not isinstance(tree.setdefault(section, {}), dict):
-        raise InputError(f"{label}: {_printable(section)} is no section")
+        raise InputError(f"{label}: {section} is no section")
     tree[section][name] = value
     origin[section] = origin[f"{section}.{name}"] = label
 
@@ -296,7 +296,7 @@ def _build_section(section: str, values: dict[str, Any], origin: dict[str, str],
         key = f"{section}.{name}"
         where = origin.get(key, source)
         if name not in hints:
-            raise InputError(f"{where}: unknown key {_printable(key)}{_nearest(name, hints)}")
+            raise InputError(f"{where}: unknown key {key}{_nearest(name, hints)}")
         built[name] = _convert(value, hints[name], f"{where}: {key}")
     return cls(**built)
 
@@ -344,11 +344,6 @@ def _check(config: Config, origin: dict[str, str], source: str) -> None:
         fail("data.positive_threshold is above data.label_scale: no pair would be positive")
     if config.eval.forgetting_limit and not (data.forgetting and config.eval.choose_strength):
         fail("eval.forgetting_limit is for the choice of the strength: name data.forgetting, and let dev choose")
-
-
-def _printable(text: str) -> str:
-    """A person's own words as they may stand in a line."""
-    return text if text.isprintable() else repr(text)
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str:

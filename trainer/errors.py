@@ -4,9 +4,15 @@ from __future__ import annotations
 
 
 class TrainerError(Exception):
-    """Base of all expected failures; `main` prints it as one line and exits with `exit_code`."""
+    """Base of all expected failures; `main` prints it and exits with `exit_code`.
+
+    The message is one line that any terminal can show, whatever a file or a person's own words put into it.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message))
 
 
 class LintError(TrainerError):

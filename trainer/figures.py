@@ -168,11 +168,11 @@ def draw_strength(record: Mapping[str, Any]) -> Figure:
             values = [np.nan if point[kind][dim] is None else point[kind][dim] for point in curve]
             panel.plot([point["alpha"] for point in curve], values, style, markersize=3, linewidth=1, label=dim)
         for alpha in map(float, record.get("ruled_out", {})):
-            panel.axvspan(alpha - 0.05, alpha + 0.05, color=RULED_OUT, linewidth=0, zorder=0)
+            panel.axvspan(alpha - 0.05, alpha + 0.05, color=RULED_OUT, linewidth=0, antialiased=False, zorder=0)
         panel.axvline(record["chosen"], color="black", linestyle="--", linewidth=1)
         panel.set_title(f"{kind}: {record['metric'] if kind == 'dev' else 'spearman'}", fontsize=9)
         panel.set_xlabel("strength" if len(kinds) > 1 else "strength (0: untouched, 1: as trained)")
-    panels[0].legend(fontsize=7, frameon=False, title="dims", title_fontsize=7)
+    panels[0].legend(fontsize=7, framealpha=0.9, edgecolor="none", title="dims", title_fontsize=7)
     return figure
 
 

@@ -93,7 +93,7 @@ def read_table(path: str | Path, fields: Sequence[Field], headerless: Sequence[s
     not of a known format; a damaged or over-expanding gzip; broken JSON or CSV; duplicate, missing or ragged columns.
     """
     path = Path(path)
-    source = str(path) if str(path).isprintable() else repr(str(path))
+    source = str(path)
     name = path.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
     _check_file(path, source)

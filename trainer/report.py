@@ -100,7 +100,7 @@ def _known_files(folders: str) -> Iterator[None]:
     try:
         yield
     except FOREIGN as error:
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = str(error) or type(error).__name__
         raise InputError(f"{folders}: a file of the run is of another version or damaged: {said}") from error
 
 
