@@ -119,6 +119,15 @@ def chaos(record: dict[str, Any]) -> list[str]:
     return [*lines, "", *source(record, "tiny model, real processes")]
 
 
+def fuzz(record: dict[str, Any]) -> list[str]:
+    """How many changed files were read, and what was found."""
+    readers = record["readers"].values()
+    calls, findings = sum(each["executions"] for each in readers), sum(len(each["findings"]) for each in readers)
+    longest = max(each["seconds"] for each in readers)
+    said = f"{len(readers)} kinds of files and settings, {longest} s each: {calls:,} inputs read, {findings} findings"
+    return source(record, said)
+
+
 def chaos_peer(record: dict[str, Any]) -> list[str]:
     """The same kills, and spoilt checkpoints, of this trainer and of Hugging Face's."""
     kills, tried, same = record["kills"]["counts"], record["kills"]["tried"], "as undisturbed"
@@ -275,6 +284,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "input pipeline": (("input_pipeline",), input_pipeline),
     "build pairs": (("build_pairs",), build_pairs),
     "chaos": (("chaos",), chaos),
+    "fuzz": (("fuzz",), fuzz),
     "chaos, peer": (("chaos_peer",), chaos_peer),
     "saving": (("saving",), saving),
     "judging": (("intervals",), judging),
