@@ -52,8 +52,6 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "model.name": (['""'], ['"x"']),
     "model.max_length": (["-1", "1", "2"], ["0", "3", "512"]),
     "model.pooling": (['"max"', '""', '"Mean"'], ['"auto"', '"mean"', '"cls"']),
-    "loss.implementation": (['"plain"', '""'], ['"auto"', '"tiled"', '"triton"']),
-    "loss.exchange": (['"broadcast"', '""'], ['"gather"', '"ring"']),
     "lora.rank": (["0", "-4"], ["1"]),
     "lora.alpha": (["0", "-0.5"], ["0.5", "16"]),
     "lora.dropout": (["1", "-0.1", "1.5"], ["0", "0.99"]),
@@ -346,8 +344,6 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
 BY_KEY = {
     "model.name": TEXT.filter(bool),
     "model.pooling": st.sampled_from(["auto", "mean", "cls"]),
-    "loss.implementation": st.sampled_from(["auto", "tiled", "triton"]),
-    "loss.exchange": st.sampled_from(["gather", "ring"]),
     "data.train": TEXT.filter(bool),
     "data.label_scale": st.floats(0.5, allow_infinity=False),
     "curriculum.mode": st.sampled_from(["phased", "mixed"]),

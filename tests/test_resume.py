@@ -318,7 +318,6 @@ def test_processes_may_be_redistributed_but_not_the_batch(monkeypatch):
     """2 x 8 pairs on two processes are 16 on one: another setting of the same run."""
     tree = {
         "train": {"batch_size": 8, "precision": "fp32", "tokens_per_chunk": 0, "compile": True},
-        "loss": {"implementation": "auto", "exchange": "gather"},
         "log": {"every": 1},
     }
     monkeypatch.setattr(state, "world_size", lambda: 2)

@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainer import loss as loss_module
-from trainer import run as run_module
 from trainer.config import load_config
-from trainer.errors import InputError, NumericError
+from trainer.errors import NumericError
 from trainer.incidents import generate_pairs
 from trainer.run import Run
 
@@ -117,24 +115,3 @@ def test_nothing_is_updated_by_what_is_not_finite_or_after_it(make_run, lag, bro
         assert torch.equal(value, run.parameters[name]), name
     after = [value for state in run.optimizer.state.values() for value in state.values()]
     assert all(torch.equal(a, b) for a, b in zip(moments, after, strict=True))
-
-
-@pytest.mark.parametrize("choice", ["auto", "tiled", "triton"])
-def test_the_loss_runs_as_the_setting_says(make_run, monkeypatch, choice):
-    if choice == "triton" and not loss_module.kernel_available(torch.device("cpu")):
-        pytest.skip("needs the package triton (extra `test`, on Linux)")
-    losses, taken = [], []
-    real = loss_module._with_kernels
-    monkeypatch.setattr(loss_module, "_with_kernels", lambda *a: taken.append(real(*a)) or taken[-1])
-    for name, asked in (("reference", "tiled"), ("run", choice)):
-        run = make_run(name, {"loss.implementation": f'"{asked}"'})
-        run.encoder.eval()
-        losses += [entry["loss"] for entry in run.train_step(0, run.prepare(0))]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    assert taken[-1] == (choice == "triton") and not taken[0]
-
-
-def test_kernels_that_are_not_there_are_refused(make_run, monkeypatch):
-    monkeypatch.setattr(run_module, "kernel_available", lambda device: False)
-    with pytest.raises(InputError, match=r"loss\.implementation"):
-        make_run("run", {"loss.implementation": '"triton"'})

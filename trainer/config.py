@@ -114,11 +114,6 @@ class LossConfig:
     """Also rank the queries of each positive; the two directions are averaged."""
     pair_weight: float = 0.0
     """Weight of the pairwise ranking term over all labelled pairs of the batch."""
-    implementation: str = "auto"
-    """Of MNRL: "tiled" runs anywhere, "triton" on an NVIDIA GPU, "auto" takes the latter there for large batches."""
-    exchange: str = "gather"
-    """Of many devices: "gather" gives each the embeddings of all; "ring" passes candidates on, which takes longer and
-    holds those of one device at a time. The same numbers."""
 
 
 @dataclass(frozen=True)
@@ -194,8 +189,6 @@ _RULES = {
     "model.name": _Rule(bool, "name a model folder or a hub model"),
     "model.max_length": _Rule(lambda value: value == 0 or value >= 3, "use 3 or more, or 0 for the model's own"),
     "model.pooling": _one_of("auto", "mean", "cls"),
-    "loss.implementation": _one_of("auto", "tiled", "triton"),
-    "loss.exchange": _one_of("gather", "ring"),
     "lora.rank": _POSITIVE,
     "lora.alpha": _POSITIVE,
     "lora.dropout": _SHARE,

@@ -64,21 +64,6 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-def pass_on(rows: Tensor, shape: Sequence[int]) -> Tensor:
-    """Give a tensor to the next rank; returns the one of that shape that the rank before gives, without gradient."""
-    if world_size() == 1:
-        return rows
-    arriving = rows.new_empty(tuple(shape))
-    moves = [
-        dist.P2POp(dist.isend, rows.contiguous(), (rank() + 1) % world_size()),
-        dist.P2POp(dist.irecv, arriving, (rank() - 1) % world_size()),
-    ]
-    moves = [move for move in moves if move.tensor.numel()]  # both sides know which are empty
-    for work in dist.batch_isend_irecv(moves) if moves else []:
-        work.wait()
-    return arriving
-
-
 def sum_gradients(parameters: Iterable[Parameter]) -> None:
     """Replace each parameter's gradient by its sum over ranks. A parameter without one counts as zero."""
     if world_size() == 1:

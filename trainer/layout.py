@@ -39,7 +39,6 @@ class BatchLayout:
     pair1: Tensor  # [P] every labelled pair of the global batch
     pair2: Tensor  # [P]
     pair_labels: Tensor  # [P] bool
-    pairs: tuple[int, ...]  # of each rank
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -92,7 +91,6 @@ class LayoutBuilder:
             pair1=_positions(encoded, [table.text1[part] for part in pairs]),
             pair2=_positions(encoded, [table.text2[part] for part in pairs]),
             pair_labels=torch.from_numpy(table.label[np.concatenate(pairs)]),
-            pairs=tuple(map(len, pairs)),
         )
 
     def _candidates(self, rows: np.ndarray, positive: np.ndarray) -> np.ndarray:

@@ -6,25 +6,19 @@ The dot product of the first d columns of two embeddings is part of the dot prod
 one E-wide product, taken block by block in ascending dims, passes through the dot products of every dim on its way:
 E multiply-adds a pair instead of the sum of the dims (1728 for 768 + 512 + 256 + 128 + 64). Dividing by the outer
 product of the prefix norms makes them cosines; the embeddings themselves are never normalised. `tiled.py` does that
-tile by tile, so that no Q x G matrix is ever held, and `fused.py` in kernels of its own on a GPU.
+tile by tile, so that no Q x G matrix is ever held.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
-from importlib.util import find_spec
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from trainer.ring import ring_losses_and_gradients
 from trainer.tiled import LossWithGradients, Task, constants, inverse_norms, losses_and_gradients, row_scales
-
-# Queries times candidates from which the kernels are chosen: below, a tile or so holds everything. Not measured.
-KERNEL_SIZE = 2**20
 
 
 def matryoshka_mnrl(
@@ -38,15 +32,13 @@ def matryoshka_mnrl(
     excluded: Tensor | None = None,
     total_queries: int | None = None,
     tile: tuple[int, int] | None = None,
-    implementation: str = "auto",
-    columns: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each query's positive among all candidates, summed over dims.
 
     Multiple-negatives ranking (Henderson et al. 2017, arXiv:1705.00652) under Matryoshka representation learning
-    (Kusupati et al. 2022, arXiv:2205.13147). Computed in fp32 (float64 for float64 input), also under autocast; the
-    kernels multiply bf16 embeddings as they are. However long or short an embedding is, its cosines are exact; a zero
-    vector has cosine 0 with everything and gets no gradient.
+    (Kusupati et al. 2022, arXiv:2205.13147). Computed in fp32 (float64 for float64 input), also under autocast. However
+    long or short an embedding is, its cosines are exact; a zero vector has cosine 0 with everything and gets no
+    gradient.
 
     Args:
         queries: [Q, E], not normalised.
@@ -59,54 +51,32 @@ def matryoshka_mnrl(
             fewer. A query's own target stays in.
         total_queries: what the sum over queries is divided by, Q by default: the number of queries on all devices
             where each holds a part.
-        tile: queries and candidates that are taken at a time, where no kernel does it, and not as it is fast.
-        implementation: "tiled" (any device), "triton" (where `kernel_available`), or "auto": the kernels on a GPU that
-            has them for large enough products, tiles otherwise and for float64.
-        columns: in a ring (`trainer.ring`), where `candidates` are this rank's alone: which of all G each rank holds.
-            Always in tiles, then.
+        tile: queries and candidates that are taken at a time; by default as many as it is fast with.
 
     Returns:
         The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`; gradients run through the
         total alone.
 
     Raises:
-        ValueError: dims, weights, targets, excluded and embeddings do not fit each other, or the implementation is
-            unknown or not available.
+        ValueError: dims, weights, targets, excluded and embeddings do not fit each other.
     """
-    of_all = len(candidates) if columns is None else sum(map(len, columns))
-    targets = _checked(queries, candidates, of_all, dims, targets, excluded)
+    targets = _checked(queries, candidates, dims, targets, excluded)
     by_dim = dict(zip(dims, _weights(weights, len(dims)), strict=True))
     ascending = sorted(dims)
     total_queries = len(queries) if total_queries is None else total_queries
-    kernels = columns is None and _with_kernels(implementation, queries, candidates)
     with torch.autocast(queries.device.type, enabled=False):
-        if not (kernels and queries.dtype == candidates.dtype == torch.bfloat16):
-            queries, candidates = _full(queries), _full(candidates)
-        dtype = torch.promote_types(queries.dtype, torch.float32)
-        scale = (
-            scale.to(queries.device, dtype) if isinstance(scale, Tensor) else queries.new_full((), scale, dtype=dtype)
-        )
+        queries, candidates = _full(queries), _full(candidates)
+        scale = scale.to(queries) if isinstance(scale, Tensor) else queries.new_full((), scale)
         inputs, ordered = (queries, candidates, scale), [by_dim[dim] for dim in ascending]
-        if kernels:
-            from trainer.fused import FusedLosses  # imports triton, which not every machine has
-
-            losses_M = FusedLosses.apply(*inputs, targets, excluded, ascending) / total_queries
-            total = (losses_M * constants(ordered, losses_M)).sum()
-        else:
-            wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
-            task = Task(targets, excluded, ascending, ordered, total_queries, wanted)
-            if columns is None:
-                compute = partial(losses_and_gradients, task=task, tile=tile)
-            else:
-                compute = partial(ring_losses_and_gradients, task=task, columns=columns)
-            total, losses_M = LossWithGradients.apply(compute, *inputs)
+        wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
+        task = Task(targets, excluded, ascending, ordered, total_queries, wanted)
+        total, losses_M = LossWithGradients.apply(partial(losses_and_gradients, task=task, tile=tile), *inputs)
     return total, torch.stack([losses_M.detach()[ascending.index(dim)] for dim in dims])
 
 
 def _checked(
     queries: Tensor,
     candidates: Tensor,
-    of_all: int,
     dims: Sequence[int],
     targets: Tensor | None,
     excluded: Tensor | None,
@@ -114,8 +84,8 @@ def _checked(
     """Targets [Q]. Raises ValueError as `matryoshka_mnrl` does."""
     count = len(queries)
     if targets is None:
-        if of_all < count:
-            raise ValueError(f"{of_all} candidates for {count} queries: name the targets")
+        if len(candidates) < count:
+            raise ValueError(f"{len(candidates)} candidates for {count} queries: name the targets")
         targets = torch.arange(count, device=queries.device)
     check_dims(dims, queries.shape[-1])
     if queries.shape[-1] != candidates.shape[-1]:
@@ -150,7 +120,14 @@ def pairwise_ranking(
     Returns:
         The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`.
     """
-    return ranking_of(pair_logits(first, second, dims=dims, scale=scale), labels, weights)
+    logits = pair_logits(first, second, dims=dims, scale=scale)
+    # Filled, not selected: how many there are of a kind would have to be asked of the device.
+    least, positive = torch.finfo(logits.dtype).min, labels[:, None]
+    spread_M = torch.logsumexp(logits.masked_fill(positive, least), 0)
+    spread_M = spread_M + torch.logsumexp((-logits).masked_fill(~positive, least), 0)
+    # log(1 + exp(x)); softplus would drop the 1 for x above 20.
+    by_dim_M = torch.logaddexp(spread_M, torch.zeros_like(spread_M))
+    return (by_dim_M * constants(_weights(weights, len(dims)), by_dim_M)).sum(), by_dim_M
 
 
 def pair_logits(first: Tensor, second: Tensor, *, dims: Sequence[int], scale: float | Tensor) -> Tensor:
@@ -168,43 +145,10 @@ def pair_logits(first: Tensor, second: Tensor, *, dims: Sequence[int], scale: fl
         return torch.stack([logits[dim] for dim in dims], 1)
 
 
-def ranking_of(logits: Tensor, labels: Tensor, weights: Sequence[float] | None) -> tuple[Tensor, Tensor]:
-    """`pairwise_ranking` from the logits of the pairs [P, M]."""
-    weights = _weights(weights, logits.shape[1])
-    # Filled, not selected: how many there are of a kind would have to be asked of the device.
-    least, positive = torch.finfo(logits.dtype).min, labels[:, None]
-    spread_M = torch.logsumexp(logits.masked_fill(positive, least), 0)
-    spread_M = spread_M + torch.logsumexp((-logits).masked_fill(~positive, least), 0)
-    # log(1 + exp(x)); softplus would drop the 1 for x above 20.
-    by_dim_M = torch.logaddexp(spread_M, torch.zeros_like(spread_M))
-    return (by_dim_M * constants(weights, by_dim_M)).sum(), by_dim_M
-
-
 def check_dims(dims: Sequence[int], width: int) -> None:
     """Raise ValueError unless every dim is a whole number from 1 to `width`, each once."""
     if not dims or len(set(dims)) != len(dims) or min(dims) < 1 or max(dims) > width:
         raise ValueError(f"dims {list(dims)} must be different numbers from 1 to the embedding width {width}")
-
-
-def kernel_available(device: torch.device) -> bool:
-    """Whether the kernels run there: an NVIDIA GPU from compute capability 8.0, or a CPU in Triton's interpreter."""
-    if find_spec("triton") is None:
-        return False
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def _with_kernels(implementation: str, queries: Tensor, candidates: Tensor) -> bool:
-    device = queries.device
-    if implementation == "auto":
-        large = len(queries) * len(candidates) >= KERNEL_SIZE and queries.dtype != torch.float64
-        return large and device.type == "cuda" and kernel_available(device)
-    if implementation not in ("tiled", "triton"):
-        raise ValueError(f"implementation {implementation!r} is none of auto, tiled, triton")
-    if implementation == "triton" and not kernel_available(device):
-        raise ValueError(f"no kernels on {device}: they need the package triton and an NVIDIA GPU from capability 8.0")
-    return implementation == "triton"
 
 
 def _full(embeddings: Tensor) -> Tensor:

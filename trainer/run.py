@@ -27,7 +27,6 @@ from trainer.errors import InputError, NumericError
 from trainer.evaluation import Metrics, PairSet, evaluate, tokenize_for
 from trainer.gradcache import backward_in_chunks
 from trainer.layout import BatchLayout, LayoutBuilder
-from trainer.loss import kernel_available
 from trainer.objective import Objective
 from trainer.optim import build_optimizer
 from trainer.packed import TokenBatch, has_kernel
@@ -56,10 +55,6 @@ class Pending:
     step: int
     waste: float
     numbers: Arriving  # loss, tokens, stop, save, loss of each dim; gradient norm last
-
-
-def _no() -> bool:
-    return False
 
 
 class Run:
@@ -120,8 +115,6 @@ class Run:
         if self.config.lora.enabled:
             add_lora(self.encoder, self.config.lora)
             self.encoder.to(self.device)
-        if self.config.loss.implementation == "triton" and not kernel_available(self.device):
-            raise InputError(f'loss.implementation = "triton" does not run on {self.device}: use "auto"')
         self.objective = Objective(self.config.loss).to(self.device)
         self.parameters = self.encoder.trainable()
         self.parameters |= {n: p for n, p in self.objective.named_parameters() if p.requires_grad}

@@ -120,10 +120,7 @@ FREE = (
     *("eval.every", "eval.choose_strength", "eval.forgetting_limit"),
 )
 # Keys whose change leaves the run the same in kind, but not to the bit.
-INEXACT = (
-    *("train.batch_size", "train.precision", "train.tokens_per_chunk", "train.compile"),
-    *("loss.implementation", "loss.exchange"),
-)
+INEXACT = ("train.batch_size", "train.precision", "train.tokens_per_chunk", "train.compile")
 
 
 def identity(

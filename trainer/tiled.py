@@ -162,8 +162,8 @@ def bands(
 ) -> Iterator[tuple[slice, Band]]:
     """The queries band by band, with where each stands among them. A band is used up when the next is asked for.
 
-    `scales` are the `row_scales` of both sides, `factors` as in `Band` but of all queries. A target or an excluded
-    candidate of -1 is not among the candidates.
+    `scales` are the `row_scales` of both sides, `factors` as in `Band` but of all queries. An excluded
+    candidate of -1 is none.
     """
     height, width = tile or tile_shape(len(candidates), len(dims))
     tiles = [slice(start, min(start + width, len(candidates))) for start in range(0, len(candidates), width)]
@@ -180,8 +180,8 @@ def bands(
 def exclusion_mask(excluded: Tensor, targets: Tensor, candidates: int) -> Tensor:
     """[q, G] bool, True at the excluded [q, K] candidates of each query but at its target [q]; -1 is none of them."""
     mask = excluded.new_zeros(len(excluded), candidates + 1, dtype=torch.bool)
-    for columns, value in (excluded, True), (targets[:, None], False):
-        mask.scatter_(1, torch.where(columns < 0, candidates, columns), value)
+    mask.scatter_(1, torch.where(excluded < 0, candidates, excluded), True)
+    mask.scatter_(1, targets[:, None], False)
     return mask[:, :candidates]
 
 
