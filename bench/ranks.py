@@ -1,7 +1,7 @@
 """Two processes against one at the same global batch: do the gradients agree, and what does a step take?
 
-The gradients are those that the optimizer gets, in float64 and without dropout. The processes share this machine's cores,
-half of its threads each, so equal times mean that nothing is lost. Writes bench/results/two_ranks.json.
+The gradients are those that the optimizer gets, in float64 and without dropout. The processes share this machine's
+cores, half of its threads each, so equal times mean that nothing is lost. Writes bench/results/two_ranks.json.
 
     python bench/ranks.py --encoder DIR --tickets FILE
 """
