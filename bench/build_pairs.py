@@ -26,10 +26,10 @@ from typing import Any
 
 from records import environment, save_record
 
-from trainer.console import console
-from trainer.incidents import generate_pairs
+from trainer.data.incidents import generate_pairs
+from trainer.data.readers import Field, read_table
 from trainer.main import cli
-from trainer.readers import Field, read_table
+from trainer.system.console import console
 
 NAMES = ("number", "short_description", "description", "assignment_group")
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")

@@ -50,9 +50,11 @@ from bench.chaos_runs import (
     wait,
 )
 from bench.records import environment, save_record
-from trainer import checkpoint, storage
-from trainer.encoder import Encoder, load_encoder
+from trainer.checkpoint import sealed_folder as checkpoint
 from trainer.errors import InputError
+from trainer.model.encoder import Encoder
+from trainer.model.loading import load_encoder
+from trainer.system import files as storage
 
 SPOILS = ("truncate", "zero", "delete", "flip")
 TIMEOUT_S = 20  # of a campaign with a dead or stopped rank

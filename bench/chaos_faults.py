@@ -17,9 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer import checkpoint, export, logbook, storage, train
-from trainer.objective import Objective
-from trainer.run import Run
+from trainer.checkpoint import sealed_folder as checkpoint
+from trainer.loss.objective import Objective
+from trainer.model import export
+from trainer.system import files as storage
+from trainer.training import log as logbook
+from trainer.training import loop as train
+from trainer.training.setup import Run
 
 Plant = Callable[[int], None]  # called in the child with its rank, before the trainer starts
 POINTS: dict[str, tuple[Any, str]] = {

@@ -41,9 +41,10 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from bench.chaos import SPOILS, Tally, campaign, corruptions, finish_run, make_targets, spoil, targets
 from bench.chaos_runs import SETTINGS, Bench, Strike, forget, fork, prepare, start_run, wait
 from bench.records import environment, save_record
-from trainer import checkpoint
-from trainer.loss import matryoshka_mnrl, pairwise_ranking
-from trainer.storage import write_file
+from trainer.checkpoint import sealed_folder as checkpoint
+from trainer.loss.matryoshka import matryoshka_mnrl
+from trainer.loss.ranking import pairwise_ranking
+from trainer.system.files import write_file
 
 OURS = "full"
 ANEW = "No valid checkpoint found"

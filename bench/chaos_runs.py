@@ -28,11 +28,11 @@ from typing import Any
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 from bench.chaos_faults import Plant, count_calls
-from trainer.encoder import load_encoder
-from trainer.incidents import generate_pairs
+from trainer.data.incidents import generate_pairs
 from trainer.main import main as run_trainer
-from trainer.run import Run
-from trainer.tiny import build_tiny_mpnet
+from trainer.model.loading import load_encoder
+from trainer.model.tiny import build_tiny_mpnet
+from trainer.training.setup import Run
 
 SETTINGS = {
     "train.batch_size": 8,

@@ -68,8 +68,8 @@ def row_files(names: tuple[str, ...], rows: list[tuple[str, ...]], plurals: tupl
 def file_readers(root: Path) -> dict[str, Reader]:
     """Readers of pairs, tickets and configs."""
     from trainer.config import load_config, resolve_config
-    from trainer.pairs import read_pairs
-    from trainer.tickets import Columns, Filter, load_tickets
+    from trainer.data.pairs import read_pairs
+    from trainer.data.tickets import Columns, Filter, load_tickets
 
     def from_file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
         path = root / name
@@ -135,11 +135,11 @@ def checkpoint_readers(run: Path) -> dict[str, Reader]:
     """A checkpoint whose manifest somebody made anew, so that only its content can tell; and the manifest itself."""
     import torch
 
-    from trainer import train
-    from trainer.checkpoint import FILES, newest_checkpoint
+    from trainer.checkpoint.identity import identity
+    from trainer.checkpoint.sealed_folder import FILES, newest_checkpoint
     from trainer.config import load_config, to_tree
-    from trainer.state import identity
-    from trainer.storage import find_damage, write_manifest
+    from trainer.system.files import find_damage, write_manifest
+    from trainer.training import resume
 
     place = newest_checkpoint(run / "checkpoints")
     parameters = {"w": torch.nn.Parameter(torch.zeros(2))}
@@ -162,19 +162,19 @@ def checkpoint_readers(run: Path) -> dict[str, Reader]:
         write_manifest(place)
 
     seal()
-    train.resumed_state(stub, False)  # whole, it is taken
+    resume.resumed_state(stub, False)  # whole, it is taken
     found = {
-        f"checkpoint {file}": in_place(place / file, lambda: train.resumed_state(stub, False), seal) for file in FILES
+        f"checkpoint {file}": in_place(place / file, lambda: resume.resumed_state(stub, False), seal) for file in FILES
     }
     return found | {"checkpoint manifest.json": in_place(place / "manifest.json", lambda: find_damage(place, FILES))}
 
 
 def run_readers(root: Path) -> dict[str, Reader]:
     """Readers of what a run leaves behind."""
-    from trainer import report
-    from trainer.encoder import load_encoder
-    from trainer.logbook import open_log
-    from trainer.thresholds import stored_thresholds
+    from trainer.evaluation.thresholds import stored_thresholds
+    from trainer.model.loading import load_encoder
+    from trainer.report import run_page as report
+    from trainer.training.log import open_log
 
     run = make_run(root)
     model, found = run / "model", checkpoint_readers(run)
@@ -220,9 +220,9 @@ def fuzz(name: str, seconds: int, root: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["trainer", "tomllib"]):
-        import trainer.main  # noqa: F401  # and all below it
-        from trainer.console import console
+        from trainer import main  # noqa: F401  # and all below it
         from trainer.errors import TrainerError
+        from trainer.system.console import console
 
         readers = file_readers(root)
         one, seeds = readers[name] if name in readers else run_readers(root)[name]

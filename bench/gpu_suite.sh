@@ -40,7 +40,7 @@ part() { # part SECONDS NAME COMMAND...: run it under a time limit, say how it w
     fi
 }
 
-part 150 "kernels and models on the GPU" "$python" -m pytest -q -p no:cacheprovider tests/test_flash.py tests/test_gpu.py
+part 150 "kernels and models on the GPU" "$python" -m pytest -q -p no:cacheprovider tests/test_attention_triton.py tests/test_gpu.py
 part 150 "throughput, batch 64, beside sentence-transformers" "$python" bench/throughput.py --model mpnet-base \
     --peer --warmup 10 --blocks 4 --steps 10 --pairs 4000 --results "$results"
 part 80 "throughput, batch 512" "$python" bench/throughput.py --model mpnet-base --batch-size 512 \

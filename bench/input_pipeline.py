@@ -25,13 +25,13 @@ from records import RESULTS, ROOT, environment, save_record
 from workload import SHAPES, ticket_pairs, write_model
 
 from trainer.config import CurriculumConfig
-from trainer.console import console
-from trainer.curriculum import PhasedBatchSampler
-from trainer.encoder import load_encoder
-from trainer.evaluation import tokenize_for
-from trainer.layout import LayoutBuilder
-from trainer.pairs import PairTable, positives_of, read_pairs
-from trainer.tokens import TokenTable
+from trainer.data.batch_layout import LayoutBuilder
+from trainer.data.curriculum import PhasedBatchSampler
+from trainer.data.pairs import PairTable, positives_of, read_pairs
+from trainer.model.embedding import tokenize_for
+from trainer.model.loading import load_encoder
+from trainer.model.tokens import TokenTable
+from trainer.system.console import console
 
 BATCHES = 50
 STARTS = 3

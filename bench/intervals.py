@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from records import environment, save_record
 
-from trainer.assess import assess
-from trainer.bootstrap import RESAMPLES, bootstrap_pairs, groups_of_texts
-from trainer.evaluation import pair_cosines
-from trainer.pairs import PairTable, pairs_from_columns
+from trainer.data.pairs import PairTable, pairs_from_columns
+from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_pairs, groups_of_texts
+from trainer.evaluation.scoring import pair_cosines
+from trainer.evaluation.verdict import assess
 
 WIDTH, DIMS = 768, (768, 512, 256, 128, 64)
 NOISE = {"baseline": 6.0, "model": 5.0}

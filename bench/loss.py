@@ -28,8 +28,8 @@ from records import RESULTS, environment, save_record
 from throughput import matmul_peak
 from torch import Tensor
 
-from trainer.console import console
-from trainer.loss import matryoshka_mnrl
+from trainer.loss.matryoshka import matryoshka_mnrl
+from trainer.system.console import console
 
 DIMS = (768, 512, 256, 128, 64)
 

@@ -29,9 +29,10 @@ from records import RESULTS, environment, save_record
 from throughput import Ours, write_pairs
 from workload import SHAPES, write_model
 
-from trainer.console import console
-from trainer.process import tune_process
-from trainer.run import Prepared, Run
+from trainer.system.console import console
+from trainer.system.process import tune_process
+from trainer.training.setup import Run
+from trainer.training.step import Prepared
 
 
 def build(options: argparse.Namespace, batch_size: int, tokens_per_chunk: int, folder: Path) -> Run:

@@ -23,10 +23,10 @@ from records import RESULTS, environment, save_record
 from throughput import Ours, write_pairs
 from workload import SHAPES
 
-from trainer import distributed
-from trainer.console import console
-from trainer.process import tune_process
-from trainer.run import Run
+from trainer.system import distributed
+from trainer.system.console import console
+from trainer.system.process import tune_process
+from trainer.training.setup import Run
 
 MODEL = "minilm-l6"
 

@@ -17,11 +17,11 @@ from typing import Any
 from records import environment, save_record
 
 from trainer.config import load_config, to_tree
-from trainer.console import console
-from trainer.encoder import load_encoder
-from trainer.evaluation import Metrics, PairSet, evaluate
-from trainer.pairs import read_pairs
-from trainer.train import train
+from trainer.data.pairs import read_pairs
+from trainer.evaluation.scoring import Metrics, PairSet, evaluate
+from trainer.model.loading import load_encoder
+from trainer.system.console import console
+from trainer.training.loop import train
 
 
 def judge_sts(model: str, path: str, dims: tuple[int, ...]) -> Metrics:

@@ -28,11 +28,13 @@ import safetensors.torch
 from records import ROOT, environment, save_record
 from throughput import timed, write_pairs
 
-from trainer import checkpoint, storage, train
+from trainer.checkpoint import sealed_folder as checkpoint
 from trainer.config import load_config
-from trainer.console import console
-from trainer.process import tune_process
-from trainer.run import Run
+from trainer.system import files as storage
+from trainer.system.console import console
+from trainer.system.process import tune_process
+from trainer.training import loop as train
+from trainer.training.setup import Run
 
 EVERY, BATCH_SIZE, MAX_LENGTH, DIMS = 50, 64, 256, [384, 256, 128, 64]
 DEV_PAIRS = 64

@@ -21,11 +21,12 @@ import torch
 from records import environment, save_record
 
 from trainer.config import load_config
-from trainer.console import console
-from trainer.encoder import Encoder, load_encoder
-from trainer.evaluation import Metrics, PairSet, evaluate
-from trainer.pairs import PairTable, read_pairs
-from trainer.train import train
+from trainer.data.pairs import PairTable, read_pairs
+from trainer.evaluation.scoring import Metrics, PairSet, evaluate
+from trainer.model.encoder import Encoder
+from trainer.model.loading import load_encoder
+from trainer.system.console import console
+from trainer.training.loop import train
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "itsm_minilm.toml"
 DIMS = (384, 256, 128, 64)

@@ -37,10 +37,11 @@ from records import RESULTS, environment, save_record
 from workload import SHAPES, ticket_pairs, write_model
 
 from trainer.config import load_config
-from trainer.console import console
-from trainer.lean import Linear
-from trainer.process import keep_freed_memory, tune_process
-from trainer.run import Run, peak_memory
+from trainer.model.fast_layers import Linear
+from trainer.system.console import console
+from trainer.system.process import keep_freed_memory, tune_process
+from trainer.training.setup import Run
+from trainer.training.step import peak_memory
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {"precision": "fp32", "batch_size": 64},

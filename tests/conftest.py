@@ -17,7 +17,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # triton reads it once, when it is imported, which other modules may do first
 
-from trainer.tiny import build_tiny_mpnet
+from trainer.model.tiny import build_tiny_mpnet
 
 torch.set_num_threads(1)  # tiny tensors gain nothing from more
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from trainer.bootstrap import (
+from trainer.evaluation.bootstrap import (
     Groups,
     bootstrap_means,
     bootstrap_pairs,
@@ -21,7 +21,7 @@ from trainer.bootstrap import (
     resample_counts,
     why_undefined,
 )
-from trainer.metrics import pair_metrics
+from trainer.evaluation.pair_metrics import pair_metrics
 
 NAN = float("nan")
 
@@ -106,7 +106,7 @@ def test_weights_give_what_the_drawn_rows_give(n: int, groups: int, across: bool
 def test_names_and_full_sample_are_those_of_the_plain_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     data = draw(200, 50, 20, seed=3, binary=False)
     once = np.ones((1, 50), dtype=np.int32)
-    monkeypatch.setattr("trainer.bootstrap.resample_counts", lambda *_: [once])
+    monkeypatch.setattr("trainer.evaluation.bootstrap.resample_counts", lambda *_: [once])
     found = bootstrap_pairs(**data)
     for scoring in range(3):
         expected = pair_metrics(data["scores"][scoring], data["target"], data["labels"])
@@ -118,7 +118,7 @@ def test_names_and_full_sample_are_those_of_the_plain_metrics(monkeypatch: pytes
 def test_a_seed_repeats_and_the_size_of_a_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     data = draw(100, 30, 5, seed=1, binary=True)
     first = bootstrap_pairs(**data, resamples=37, seed=5)
-    monkeypatch.setattr("trainer.bootstrap.CELLS_AT_ONCE", 400)
+    monkeypatch.setattr("trainer.evaluation.bootstrap.CELLS_AT_ONCE", 400)
     again, other = (bootstrap_pairs(**data, resamples=37, seed=seed) for seed in (5, 6))
     for name, values in first.items():
         assert values.shape == (3, 37)

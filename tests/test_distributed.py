@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from trainer import distributed as ranks
 from trainer.config import CurriculumConfig, LossConfig
-from trainer.curriculum import PhasedBatchSampler
-from trainer.layout import LayoutBuilder
-from trainer.objective import Objective
-from trainer.pairs import pairs_from_columns, positives_of
+from trainer.data.batch_layout import LayoutBuilder
+from trainer.data.curriculum import PhasedBatchSampler
+from trainer.data.pairs import pairs_from_columns, positives_of
+from trainer.loss.objective import Objective
+from trainer.system import distributed as ranks
 
 WIDTH = 12
 GLOBAL_BATCH = 16

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from trainer.config import load_config
-from trainer.incidents import generate_pairs
-from trainer.run import Run
+from trainer.data.incidents import generate_pairs
+from trainer.training.setup import Run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

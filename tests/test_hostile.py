@@ -28,13 +28,13 @@ from safetensors.torch import load_file, save, save_file
 from test_encoder import Payload, edit, write_old_layout
 from test_pairs import BAD_FILES, EDITS, Edits, edited
 
-from trainer import readers
+from trainer.data import readers
+from trainer.data.incidents import generate_pairs
+from trainer.data.tickets import Columns, Filter, load_tickets
 from trainer.errors import InputError
-from trainer.incidents import generate_pairs
 from trainer.main import cli
-from trainer.run import Run
-from trainer.storage import write_manifest
-from trainer.tickets import Columns, Filter, load_tickets
+from trainer.system.files import write_manifest
+from trainer.training.setup import Run
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {"train.batch_size": 8, "curriculum.epochs": 1, "loss.dims": [16], "lora.enabled": "false"}

@@ -13,18 +13,25 @@ from typing import Any
 
 import pytest
 import test_checkpoint
+import test_files
 import test_resume
-import test_storage
-import test_train
+import test_training
 from breaking import planted
 
-from trainer import checkpoint, export, finish, signals, state, storage, train
+from trainer.checkpoint import content as state
+from trainer.checkpoint import identity as run_identity
+from trainer.checkpoint import sealed_folder as checkpoint
 from trainer.errors import TrainerError
-from trainer.run import Run
+from trainer.model import export
+from trainer.system import files as storage
+from trainer.system import signals
+from trainer.training import finish
+from trainer.training import loop as train
+from trainer.training.setup import Run
 
 # Fixtures of the modules whose tests are used here.
 start, undisturbed = test_resume.start, test_resume.undisturbed
-pair_files, run_small = test_train.pair_files, test_train.run_small
+pair_files, run_small = test_training.pair_files, test_training.run_small
 
 
 @dataclass(frozen=True)
@@ -40,12 +47,12 @@ class Mutant:
 
 RANDOM = (state._set_random_states, test_resume.test_every_random_state_comes_back)
 WRITE, FOLDER = storage.write_file, storage.new_folder
-ORDER = test_storage.test_everything_is_on_disk_before_the_name_is_given
+ORDER = test_files.test_everything_is_on_disk_before_the_name_is_given
 SAVED = test_checkpoint.test_a_checkpoint_is_on_disk_before_its_name_and_named_before_an_older_one_goes
 KEPT = test_resume.test_kept_are_the_last_three_and_those_named
 BITS = test_checkpoint.test_a_flipped_bit_in_any_byte_is_damage
 CHANGED = test_resume.test_a_file_that_changed_is_refused
-SIGNAL = test_train.test_a_signal_with_or_after_the_last_file_changes_nothing
+SIGNAL = test_training.test_a_signal_with_or_after_the_last_file_changes_nothing
 SEALED = "if sealed != tuple(_seal(folder / name).values()):"
 STATE = '(path / "state.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")'
 SEAL = "write_manifest(path)"
@@ -88,7 +95,7 @@ MUTANTS = {
         storage.make_folder,
         "sync(path.parent)",
         "pass",
-        test_storage.test_the_names_of_new_folders_are_on_disk_too,
+        test_files.test_the_names_of_new_folders_are_on_disk_too,
     ),
     "sync does nothing": Mutant(storage.sync, "os.fsync(handle)", "pass", ORDER),
     "the log not on disk": Mutant(
@@ -121,7 +128,7 @@ MUTANTS = {
         {"file": "state.json", "damage": test_checkpoint.swap},
     ),
     "a model without a manifest": Mutant(
-        export.save_model, SEAL, "pass", test_train.test_a_run_leaves_what_it_promises, {"lora": False}
+        export.save_model, SEAL, "pass", test_training.test_a_run_leaves_what_it_promises, {"lora": False}
     ),
     # Retention.
     "one is enough": Mutant(checkpoint.drop_old, "whole >= KEEP", "whole >= 1", KEPT),
@@ -146,7 +153,7 @@ MUTANTS = {
     ),
     # The same run, alone in its folder.
     "identity not compared": Mutant(
-        state.require_same_run,
+        run_identity.require_same_run,
         'differences(saved["run"], current["run"])',
         "[]",
         CHANGED,

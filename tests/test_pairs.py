@@ -19,20 +19,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from trainer import readers
+from trainer.data import readers
+from trainer.data.pairs import FIELDS, PairTable, pairs_from_columns, positives_of, read_pairs
+from trainer.data.split import check_overlap, connected_components, require_both_classes, split_by_component
 from trainer.errors import InputError
-from trainer.pairs import (
-    FIELDS,
-    PairTable,
-    canonical_form,
-    check_overlap,
-    connected_components,
-    pairs_from_columns,
-    positives_of,
-    read_pairs,
-    require_both_classes,
-    split_by_component,
-)
+from trainer.text.canonical import canonical_form
 
 GOOD: dict[str, list[Any]] = {
     "texts1": ["printer is jammed", "vpn drops", "mail bounces"],

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from trainer.config import Config, to_tree
-from trainer.main import COMMANDS, evaluate_parser, train_parser
+from trainer.evaluation.command import evaluate_parser
+from trainer.main import COMMANDS
+from trainer.training.command import train_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

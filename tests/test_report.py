@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from trainer import figures, finish
+from trainer.data.incidents import generate_pairs
 from trainer.errors import InputError
-from trainer.findings import Finding
-from trainer.incidents import generate_pairs
+from trainer.evaluation.pair_metrics import roc_points
+from trainer.lint.findings import Finding
 from trainer.main import cli
-from trainer.metrics import roc_points
-from trainer.report import read_run, write_comparison, write_report
+from trainer.report import plots as figures
+from trainer.report.run_page import read_run, write_comparison, write_report
+from trainer.training import finish
 
 pytest.importorskip("matplotlib")
 VOID = {"meta", "img", "br"}

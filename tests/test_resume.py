@@ -25,16 +25,23 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from trainer import checkpoint, distributed, logbook, state, storage, train
-from trainer.checkpoint import KEEP, has_checkpoints, newest_checkpoint, save_checkpoint
+from trainer.checkpoint import content as state
+from trainer.checkpoint import identity as run_identity
+from trainer.checkpoint import sealed_folder as checkpoint
+from trainer.checkpoint.identity import differences, identity, require_same_run
+from trainer.checkpoint.sealed_folder import KEEP, has_checkpoints, newest_checkpoint, save_checkpoint
+from trainer.data.incidents import generate_pairs
 from trainer.errors import CheckpointError, Stopped, StorageError
-from trainer.incidents import generate_pairs
-from trainer.logbook import Timer
 from trainer.main import cli
-from trainer.run import Run
-from trainer.signals import Signals
-from trainer.state import differences, identity, require_same_run
-from trainer.storage import find_damage, only_writer, remove_debris, remove_folder, write_manifest
+from trainer.system import distributed
+from trainer.system import files as storage
+from trainer.system.files import find_damage, only_writer, remove_debris, remove_folder, write_manifest
+from trainer.system.signals import Signals
+from trainer.training import log as logbook
+from trainer.training import loop as train
+from trainer.training import resume
+from trainer.training.log import Timer
+from trainer.training.setup import Run
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
@@ -128,14 +135,14 @@ def forget(key: str, value: Any = None):
     """A mutant of `restore`: a field of the run's state comes back empty."""
 
     def mutant(patch: pytest.MonkeyPatch) -> None:
-        real = train.restore
+        real = resume.restore
 
         def restore(*arguments: Any) -> Any:
             found = real(*arguments)
             setattr(found, key, value(getattr(found, key)) if callable(value) else value)
             return found
 
-        patch.setattr(train, "restore", restore)
+        patch.setattr(resume, "restore", restore)
 
     return mutant
 
@@ -144,13 +151,13 @@ def lose(prefix: str):
     """A mutant of `restore`: tensors of a kind are as they were before."""
 
     def mutant(patch: pytest.MonkeyPatch) -> None:
-        real = train.load_checkpoint
+        real = resume.load_checkpoint
 
         def load(folder: Path) -> Any:
             tensors, values = real(folder)
             return {n: torch.zeros_like(t) if n.startswith(prefix) else t for n, t in tensors.items()}, values
 
-        patch.setattr(train, "load_checkpoint", load)
+        patch.setattr(resume, "load_checkpoint", load)
 
     return mutant
 
@@ -320,9 +327,9 @@ def test_processes_may_be_redistributed_but_not_the_batch(monkeypatch):
         "train": {"batch_size": 8, "precision": "fp32", "tokens_per_chunk": 0, "compile": True},
         "log": {"every": 1},
     }
-    monkeypatch.setattr(state, "world_size", lambda: 2)
+    monkeypatch.setattr(run_identity, "world_size", lambda: 2)
     two = identity(tree, {"train_data": "x"}, {"processes": 2})
-    monkeypatch.setattr(state, "world_size", lambda: 1)
+    monkeypatch.setattr(run_identity, "world_size", lambda: 1)
     one = identity({**tree, "train": {**tree["train"], "batch_size": 16}}, {"train_data": "x"}, {"processes": 1})
     assert differences(two["run"], one["run"]) == []
     assert require_same_run(Path("c"), two, one, True) == [
@@ -369,7 +376,7 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_at_step_0(start, und
     def die(*_: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(train, "save_checkpoint", die)
+    monkeypatch.setattr(resume, "save_checkpoint", die)
     with pytest.raises(Killed):
         start(tmp_path / "run")
     monkeypatch.undo()
@@ -493,7 +500,7 @@ def test_any_bytes_in_a_log_are_cut_to_the_lines_before_the_step(tmp_path, lines
 HOLD = """
 import sys, time
 from pathlib import Path
-from trainer.storage import only_writer
+from trainer.system.files import only_writer
 with only_writer(Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)
@@ -556,7 +563,7 @@ def test_a_signal_between_updates_is_noted_and_elsewhere_stops(number):
 SIGNALLED = """
 import signal, sys
 from trainer.errors import Stopped
-from trainer.signals import Signals
+from trainer.system.signals import Signals
 both = set(Signals.NUMBERS)
 with Signals() as signals:
     {before}

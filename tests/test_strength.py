@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from trainer.strength import ALPHAS, best_strength, ruled_out, set_strength
+from trainer.training.strength import ALPHAS, best_strength, ruled_out, set_strength
 
 
 def curve_of(**values: list[float]) -> list[dict]:

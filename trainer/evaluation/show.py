@@ -1,0 +1,100 @@
+"""A judgement as tables in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from trainer.evaluation.judge import Judgement
+from trainer.system.console import console
+
+
+def print_judgement(judgement: Judgement) -> None:
+    """Show a table a system, the differences with the verdict, the diagnostic, and what was forgotten."""
+    question, found = judgement.question, judgement.found
+    groups = found.groups
+    console.print(
+        f"{judgement.pairs} pairs, {found.queries} queries; 95 % intervals from {question.resamples} resamples (seed "
+        f"{question.seed}) of {groups['count']} {groups['kind']}, worth {groups['effective']:.0f} of equal size",
+        markup=False,
+    )
+    names = {"model": question.model, "baseline": question.baseline}
+    for system, metrics in found.metrics.items():
+        title = f"{system}: {names[system]}; thresholds fitted on {judgement.thresholds_from[system]}"
+        _print_metrics(title, metrics, found.intervals[system])
+    if found.verdicts:
+        differences = {
+            dim: {name: value - found.metrics["baseline"][dim][name] for name, value in metrics.items()}
+            for dim, metrics in found.metrics["model"].items()
+        }
+        title = "model less baseline, paired"
+        _print_metrics(title, differences, found.intervals["difference"], {f"by {question.metric}": found.verdicts})
+    for name, reason in found.undefined.items():
+        console.print(f"No interval of {name}: {reason}", markup=False)
+    _print_diagnostic(judgement)
+    if judgement.forgetting:
+        _print_forgetting(judgement.forgetting)
+    if judgement.spearman_ceiling:
+        console.print(f"Highest Spearman reachable with these binary labels: {judgement.spearman_ceiling:.4f}")
+    if judgement.verdict:
+        console.print(f"Verdict by {question.metric} over all dims: {judgement.verdict}")
+
+
+def _table(title: str, first: str, columns: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first)
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _cell(value: float, ends: list[float] | None, sign: str = "") -> str:
+    """A value with its interval, "-" where it is undefined."""
+    shown = "-" if np.isnan(value) else f"{value:{sign}.4f}"
+    return shown if ends is None or np.isnan(ends).any() else f"{shown} ({ends[0]:{sign}.3f},{ends[1]:{sign}.3f})"
+
+
+def _print_metrics(
+    title: str,
+    metrics: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, Mapping[str, list[float]]],
+    last: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """A column a dim, a row a metric, and rows of words at the end: differences, where there are such rows."""
+    table = _table(title, "metric", (f"{dim} dims" for dim in metrics))
+    for name in next(iter(metrics.values())):
+        cells = (_cell(values[name], intervals[dim].get(name), "+" if last else "") for dim, values in metrics.items())
+        table.add_row(name, *cells)
+    for heading, words in (last or {}).items():
+        table.add_row(heading, *(words[dim] for dim in metrics), style="bold")
+    console.print(table, markup=False)
+
+
+def _print_diagnostic(judgement: Judgement) -> None:
+    diagnostic = judgement.found.diagnostic
+    counts = next(iter(diagnostic.values()))
+    title = (
+        f"adversarial diagnostic: {counts['positives']} positives across categories against {counts['negatives']} "
+        f"negatives within one; at least {judgement.question.fewest} of each, ROC-AUC and F1 at least 0.70"
+    )
+    systems = list(judgement.found.metrics)
+    table = _table(title, "dims", [f"{name} {system}" for system in systems for name in ("ROC-AUC", "F1")])
+    table.add_column("status")
+    in_sample = " (in-sample threshold)" if judgement.thresholds_from["model"].endswith("(in-sample)") else ""
+    for dim, entry in diagnostic.items():
+        cells = (_cell(entry[system][name], None) for system in systems for name in ("roc_auc", "f1"))
+        table.add_row(dim, *cells, entry["status"] + in_sample)
+    console.print(table)
+
+
+def _print_forgetting(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    table = _table("general similarity, before and after", "dims", ("metric", "before", "after", "difference"))
+    for dim, metrics in found.items():
+        for name, entry in metrics.items():
+            difference = _cell(entry["after"] - entry["before"], entry["difference"], "+")
+            table.add_row(dim, name, _cell(entry["before"], None), _cell(entry["after"], None), difference)
+    console.print(table)
