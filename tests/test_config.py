@@ -79,7 +79,6 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "loss.scale": (["0", "-20"], ["0.1"]),
     "loss.pair_weight": (["-0.1"], ["0", "0.5"]),
     "eval.every": (["-1"], ["0"]),
-    "eval.metric": (['"accuracy"'], ['"f1"', '"roc_auc"', '"average_precision"', '"pearson"', '"spearman"']),
     "eval.forgetting_limit": (["-0.01"], ["0"]),
     "early_stopping.patience": (["-1"], ["0"]),
     "checkpoint.every": (["-1"], ["0"]),
@@ -352,7 +351,6 @@ BY_KEY = {
     "optim.lr": st.floats(0.5, allow_infinity=False),
     "optim.weight_decay": ABOVE_ZERO,
     "loss.scale": ABOVE_ZERO,
-    "eval.metric": st.sampled_from(["spearman", "pearson", "roc_auc", "average_precision", "f1"]),
 }
 
 

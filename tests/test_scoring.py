@@ -201,20 +201,20 @@ def test_kept_thresholds_are_applied_frozen_and_in_sample_ones_are_named(model, 
     kept = asked(baseline=str(tiny_model("bert")))
     assert kept.thresholds["model"].values != loose.thresholds["model"].values
     assert "dev.json by false_positive_rate=0.2, kept in" in kept.thresholds_from["model"]
-    assert kept.thresholds_from["baseline"].endswith("(in-sample)")
+    assert kept.in_sample("baseline") and not kept.in_sample("model")
     # What was fitted on the judged pairs themselves is in-sample wherever it was kept.
     own = judge(Question(str(model), str(files["dev"]), dims=(16,), resamples=100))
-    assert "kept in" in own.thresholds_from["model"] and own.thresholds_from["model"].endswith("(in-sample)")
+    assert "kept in" in own.thresholds_from["model"] and own.in_sample("model")
 
 
 def test_a_model_beside_itself_is_not_better_and_encodes_nothing_new(model, files, cache, encoded):
     question = Question(str(model), str(files["test"]), baseline=str(model), dims=(64, 8), resamples=100)
     found = judge(question)
-    assert found.found.metrics["model"] == found.found.metrics["baseline"] and found.verdict == "NOT BETTER"
+    assert found.assessment.metrics["model"] == found.assessment.metrics["baseline"] and found.verdict == "NOT BETTER"
     # `judge` has its own name for `embed`: what is counted here is what the cache could not give.
     assert len(encoded) == 1
     again = judge(question)
-    assert again.found.metrics == found.found.metrics and again.found.intervals == found.found.intervals
+    assert again.assessment.metrics == found.assessment.metrics and again.assessment.intervals == found.assessment.intervals
     assert len(encoded) == 1
 
 
@@ -265,7 +265,7 @@ def test_models_of_different_widths_need_common_dims(tiny_model, tmp_path, files
         with pytest.raises(InputError, match=r"--dims 64: .*narrow is 32 wide; use dims up to 32"):
             judge(Question(model, pairs, baseline=baseline, dims=(64, 32)))
         found = judge(Question(model, pairs, baseline=baseline, dims=(32,), resamples=100))
-        assert found.found.verdicts.keys() == {"32"}
+        assert found.assessment.verdicts.keys() == {"32"}
 
 
 def test_the_real_encoder_has_its_known_figures(real_encoder, shared_data):

@@ -589,7 +589,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files,
     metrics = json.loads((two / "metrics.json").read_text())
     question = Question(str(two / "model"), str(pair_files["dev"]), baseline=str(model), dims=(64, 16))
     found = judge(question)
-    for dim, values in found.found.metrics["model"].items():
+    for dim, values in found.assessment.metrics["model"].items():
         assert metrics["final"][dim] == pytest.approx(values, abs=1e-6, nan_ok=True)
     metadata = json.loads((two / "training_metadata.json").read_text())
     assert metadata["processes"] == 2

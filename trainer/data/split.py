@@ -27,13 +27,17 @@ def require_both_classes(table: PairTable) -> None:
         raise InputError(f"{table.source}: label: all {len(table)} rows are {only}: {fix}")
 
 
+def connect(first: NDArray[Any], second: NDArray[Any], size: int) -> IntArray:
+    """[size] component, from 0, of each of `size` nodes under the edges first[i] - second[i]."""
+    graph = csr_matrix((np.ones(len(first), dtype=np.bool_), (first, second)), shape=(size, size))
+    components: IntArray = csgraph.connected_components(graph, directed=False)[1]
+    return components
+
+
 def connected_components(table: PairTable) -> IntArray:
     """[N] number of the component each row belongs to, where pairs (of either label) connect canonical texts."""
     first, second = table.canonical[table.text1], table.canonical[table.text2]
-    size = canonical_count(table)
-    graph = csr_matrix((np.ones(len(table), dtype=np.bool_), (first, second)), shape=(size, size))
-    labels: IntArray = csgraph.connected_components(graph, directed=False)[1]
-    return labels[first]
+    return connect(first, second, canonical_count(table))[first]
 
 
 def split_by_component(table: PairTable, fraction: float, seed: int) -> tuple[PairTable, PairTable]:

@@ -23,6 +23,7 @@ from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import positives_of
 from trainer.data.run_data import RunData, load_data, locate_model
 from trainer.errors import InputError, NumericError
+from trainer.evaluation.pair_metrics import require_metric
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
 from trainer.loss.objective import Objective
 from trainer.model.attention import has_kernel
@@ -44,6 +45,7 @@ class Run:
     """Everything that lives as long as the run."""
 
     def __init__(self, config: Config, folder: Path) -> None:
+        require_metric(config.eval.metric)
         self.config, self.folder = replace(config, output=OutputConfig(dir=str(folder))), folder
         self.accelerator = make_accelerator(config, folder)
         self.device = self.accelerator.device
