@@ -148,7 +148,7 @@ def test_lint_findings_are_shown(run: Path) -> None:
     assert record["findings"], "the run's own lint found something to show"
     own = Page((run / "report.html").read_text())
     for finding in record["findings"]:
-        assert finding["said"] in own.text["td"] and Path(finding["source"]).name in own.text["td"]
+        assert finding["message"] in own.text["td"] and Path(finding["source"]).name in own.text["td"]
     said = "475 of 15000 (3.2 %) rows <i>repeat</i>"  # such figures are no telephone number
     leak = asdict(Finding("serious", "leak", "pairs/dev.json", said, {}, [3, 14, 15], "split by ticket"))
     (run / "lint.json").write_text(json.dumps(record | {"findings": [leak], "notes": ["no TF-IDF"]}))

@@ -214,7 +214,10 @@ def test_a_model_beside_itself_is_not_better_and_encodes_nothing_new(model, file
     # `judge` has its own name for `embed`: what is counted here is what the cache could not give.
     assert len(encoded) == 1
     again = judge(question)
-    assert again.assessment.metrics == found.assessment.metrics and again.assessment.intervals == found.assessment.intervals
+    assert (
+        again.assessment.metrics == found.assessment.metrics
+        and again.assessment.intervals == found.assessment.intervals
+    )
     assert len(encoded) == 1
 
 

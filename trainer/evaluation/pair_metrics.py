@@ -146,9 +146,9 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, float], float]]
     "precision": lambda scores, target, labels, threshold: classify_at(scores, labels, threshold)["precision"],
     "recall": lambda scores, target, labels, threshold: classify_at(scores, labels, threshold)["recall"],
     "f1": lambda scores, target, labels, threshold: classify_at(scores, labels, threshold)["f1"],
-    "false_positive_rate": lambda scores, target, labels, threshold: (
-        classify_at(scores, labels, threshold)["false_positive_rate"]
-    ),
+    "false_positive_rate": lambda scores, target, labels, threshold: classify_at(scores, labels, threshold)[
+        "false_positive_rate"
+    ],
     "separability": lambda scores, target, labels, threshold: separability(scores, labels)[0],
     "separability_d": lambda scores, target, labels, threshold: separability(scores, labels)[1],
 }

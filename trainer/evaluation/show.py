@@ -19,8 +19,8 @@ def print_judgement(judgement: Judgement) -> None:
     question, assessment = judgement.question, judgement.assessment
     groups = assessment.groups
     console.print(
-        f"{judgement.pairs} pairs, {assessment.queries} queries; 95 % intervals from {question.resamples} resamples (seed "
-        f"{question.seed}) of {groups['count']} {groups['kind']}, worth {groups['effective']:.0f} of equal size",
+        f"{judgement.pairs} pairs, {assessment.queries} queries; 95 % intervals from {question.resamples} resamples "
+        f"(seed {question.seed}) of {groups['count']} {groups['kind']}, worth {groups['effective']:.0f} of equal size",
         markup=False,
     )
     names = {"model": question.model, "baseline": question.baseline}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class Tokens:
 
 @dataclass
 class Report:
-    """Everything that lint found."""
+    """Everything that lint has to say."""
 
     sources: dict[str, int]
     """File -> pairs; the training file comes first."""
@@ -87,10 +87,10 @@ def lint_files(
     encoder = load_encoder(model).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     tokens = [tokenize_for(encoder, table.texts) for table in tables]
     cosines = [
-        encoder_cosines(embed_cached(encoder, own), table, (encoder.width,))[0]
-        for own, table in zip(tokens, tables, strict=True)
+        encoder_cosines(embed_cached(encoder, token_table), table, (encoder.width,))[0]
+        for token_table, table in zip(tokens, tables, strict=True)
     ]
-    lengths = Tokens([own.lengths for own in tokens], encoder.spec.max_length)
+    lengths = Tokens([token_table.lengths for token_table in tokens], encoder.spec.max_length)
     return lint_tables(tables, lengths, cosines)
 
 
@@ -129,9 +129,9 @@ def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores]
         scores = difficulty.shortcut_scores(part.table)
         if tfidf:
             scores[TFIDF] = tfidf[number]
-        figures = {by: difficulty.figures_of(part.table, by, own) for by, own in scores.items()}
-        for own in figures.values():
-            report.findings += difficulty.shortcuts(part, own)
+        figures = {by: difficulty.figures_of(part.table, by, values) for by, values in scores.items()}
+        for of_score in figures.values():
+            report.findings += difficulty.shortcuts(part, of_score)
         if cosines is not None:
             scores[MODEL] = cosines[number]
             figures[MODEL] = difficulty.figures_of(part.table, MODEL, cosines[number])
@@ -144,7 +144,7 @@ def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores]
             report.findings += difficulty.suspect_labels(part, judge, scores[judge])
         if number == 0:
             report.findings += difficulty.phase_order(part, hardness[0])
-        report.figures += [own for found in figures.values() for own in found]
+        report.figures += chain.from_iterable(figures.values())
     for held in hardness[1:]:
         report.findings += difficulty.easier_than(parts[0], hardness[0], held)
 

@@ -17,6 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import DisjointSet
 
 from trainer.data.tickets import Tickets
 from trainer.mining.neighbours import Candidates, IntArray, Similarity
@@ -176,32 +177,19 @@ def _known_pairs(duplicate: IntArray, random: np.random.Generator) -> tuple[IntA
 
 def _groups(tickets: Tickets, candidates: Sequence[Candidates], largest: int) -> IntArray:
     """[N] groups: duplicates and templates whole, then joined along candidates up to a size, the most similar first."""
-    parent = list(range(len(tickets)))
-    size = [1] * len(tickets)
-
-    def root(ticket: int) -> int:
-        while parent[ticket] != ticket:
-            parent[ticket] = parent[parent[ticket]]
-            ticket = parent[ticket]
-        return ticket
-
-    def join(one: int, two: int, most: int) -> None:
-        one, two = root(one), root(two)
-        if one != two and size[one] + size[two] <= most:
-            parent[two] = one
-            size[one] += size[two]
-
+    groups = DisjointSet(range(len(tickets)))
     for labels in (tickets.duplicate, tickets.template):
         first_of: dict[int, int] = {}
         for ticket, label in enumerate(labels.tolist()):
-            join(first_of.setdefault(label, ticket), ticket, len(tickets))
-    cosine = np.concatenate([found.cosine for found in candidates])
+            groups.merge(first_of.setdefault(label, ticket), ticket)
+    cosine, first, second = (
+        np.concatenate([getattr(pairs, name) for pairs in candidates]) for name in ("cosine", "first", "second")
+    )
     order = np.argsort(-cosine, kind="stable")
-    first = np.concatenate([found.first for found in candidates])[order].tolist()
-    second = np.concatenate([found.second for found in candidates])[order].tolist()
-    for one, two in zip(first, second, strict=True):
-        join(one, two, largest)
-    return np.array([root(ticket) for ticket in range(len(tickets))], dtype=np.int64)
+    for one, two in zip(first[order].tolist(), second[order].tolist(), strict=True):
+        if groups.subset_size(one) + groups.subset_size(two) <= largest:
+            groups.merge(one, two)
+    return np.array([groups[ticket] for ticket in range(len(tickets))], dtype=np.int64)
 
 
 def _parts(tickets: Tickets, group: IntArray, shares: tuple[float, float], seed: int) -> IntArray:

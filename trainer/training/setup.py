@@ -57,7 +57,7 @@ class Run:
         data = load_data(config.data, config.train.seed)
         self.data: RunData = data
         with self.accelerator.local_main_process_first():
-            self.model_name = locate_model(config, data)
+            self.model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
             self.encoder = self.load_base()
         check_dims_fit(config, self.encoder)
         if config.lora.enabled:
