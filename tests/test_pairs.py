@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from trainer.data import readers
+from trainer.data import text_files
 from trainer.data.pairs import FIELDS, PairTable, pairs_from_columns, positives_of, read_pairs
 from trainer.data.split import check_overlap, connected_components, require_both_classes, split_by_component
 from trainer.errors import InputError
@@ -593,11 +593,11 @@ def test_a_gzip_bomb_is_refused_at_the_bound_and_a_file_within_it_is_read(
 ) -> None:
     columns = GOOD | {"texts1": ["x" * 300_000, "b", "c"]}
     path = write(tmp_path, ".csv.gz", columns)
-    assert path.stat().st_size * readers.GZIP_MAX_RATIO < 300_000
+    assert path.stat().st_size * text_files.GZIP_MAX_RATIO < 300_000
     assert len(read_pairs(path)) == 3  # small enough to be allowed any ratio
-    monkeypatch.setattr(readers, "GZIP_ALWAYS_BYTES", 1000)
+    monkeypatch.setattr(text_files, "GZIP_ALWAYS_BYTES", 1000)
     refused(path, "expands to more than", "uncompressed")
-    monkeypatch.setattr(readers, "GZIP_MAX_RATIO", 1000)
+    monkeypatch.setattr(text_files, "GZIP_MAX_RATIO", 1000)
     assert len(read_pairs(path)) == 3
 
 

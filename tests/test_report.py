@@ -22,7 +22,9 @@ from trainer.evaluation.pair_metrics import roc_points
 from trainer.lint.findings import Finding
 from trainer.main import cli
 from trainer.report import plots as figures
-from trainer.report.run_page import read_run, write_comparison, write_report
+from trainer.report.comparison import write_comparison
+from trainer.report.record import read_run
+from trainer.report.run_page import write_report
 from trainer.training import finish
 
 pytest.importorskip("matplotlib")

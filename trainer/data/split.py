@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csgraph, csr_matrix
 
 from trainer.data.pairs import IntArray, PairTable, canonical_count
-from trainer.data.readers import shown
+from trainer.data.readers import brief
 from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 
@@ -87,7 +87,7 @@ def check_overlap(train: PairTable, held_out: PairTable, allow: bool) -> int:
     known = {canonical_form(train.texts[text]) for text in _representatives(train)}
     shared = [text for text in _representatives(held_out) if canonical_form(held_out.texts[text]) in known]
     if shared and not allow:
-        examples = ", ".join(shown(held_out.texts[text]) for text in shared[:3])
+        examples = ", ".join(brief(held_out.texts[text]) for text in shared[:3])
         overlap = f"{len(shared)} of its texts are also in {train.source} (such as {examples})"
         raise InputError(f"{held_out.source}: {overlap}: remove them from one, or set data.allow_overlap = true")
     return len(shared)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.pairs import UNUSABLE
-from trainer.data.readers import Field, RawTable, read_table, shown
+from trainer.data.readers import Field, RawTable, brief, read_table
 from trainer.data.split import connect
 from trainer.errors import InputError
 from trainer.system.console import progress, tracked
@@ -183,7 +183,7 @@ def _cell(raw: RawTable, column: str, row: int) -> str:
         return ""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    raise raw.error(row, column, f"{shown(value)} is not a text: write a string")
+    raise raw.error(row, column, f"{brief(value)} is not a text: write a string")
 
 
 def _categories(raw: RawTable, column: str) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from trainer.data.readers import shown
+from trainer.data.readers import brief
 from trainer.data.split import connect
 from trainer.lint.findings import WARNING, Finding, Limit, Part, name_of, share_of, worst
 from trainer.text.cleaning import count_words, strip_mail
@@ -147,7 +147,7 @@ def dominance(part: Part) -> list[Finding]:
     rows_of = np.bincount(first, minlength=size) + np.bincount(second[second != first], minlength=size)
     common = int(rows_of.argmax())
     rows = (first == common) | (second == common)
-    text = shown(mask_text(table.texts[int(np.argmax(part.form == common))]))
+    text = brief(mask_text(table.texts[int(np.argmax(part.form == common))]))
     return part.finding(
         DOMINANT.severity(rows.mean()) if rows.sum() >= DOMINANT_ROWS else None,
         "one text in many pairs",
@@ -245,7 +245,7 @@ def telling_categories(part: Part) -> list[Finding]:
         telling &= (chance * len(names) <= ONE_SIDED_CHANCE) & (names != "")
         rows |= telling[of_row]
         examples += [
-            (int(total[i]), f"{side} {shown(str(names[i]))}: {int(positive[i])} of {int(total[i])} positive")
+            (int(total[i]), f"{side} {brief(str(names[i]))}: {int(positive[i])} of {int(total[i])} positive")
             for i in np.flatnonzero(telling)
         ]
     largest = "; ".join(text for _, text in sorted(examples, reverse=True)[:2])
