@@ -13,7 +13,7 @@ import torch
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import pairs_from_columns, read_pairs
 from trainer.errors import InputError, NumericError
-from trainer.evaluation.judge import Question, judge
+from trainer.evaluation.judge import Question, judge, judgement_record
 from trainer.evaluation.scoring import PairSet, evaluate, metrics_at, pair_cosines
 from trainer.main import cli
 from trainer.model.embedding import embed, embed_cached, tokenize_for
@@ -205,6 +205,18 @@ def test_kept_thresholds_are_applied_frozen_and_in_sample_ones_are_named(model, 
     # What was fitted on the judged pairs themselves is in-sample wherever it was kept.
     own = judge(Question(str(model), str(files["dev"]), dims=(16,), resamples=100))
     assert "kept in" in own.thresholds_from["model"] and own.in_sample("model")
+
+
+def test_tables_are_judged_as_their_files_are(model, files):
+    asked = [
+        Question(str(model), pairs, dev, dims=(64, 16), resamples=100)
+        for pairs, dev in (
+            (str(files["test"]), str(files["dev"])),
+            (read_pairs(files["test"]), read_pairs(files["dev"])),
+        )
+    ]
+    from_files, from_tables = map(judge, asked)
+    assert judgement_record(from_files) == judgement_record(from_tables)
 
 
 def test_a_model_beside_itself_is_not_better_and_encodes_nothing_new(model, files, cache, encoded):

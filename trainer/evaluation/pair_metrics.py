@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import pearsonr, rankdata
+from scipy.stats import rankdata
 
 from trainer.errors import InputError
 
@@ -37,7 +37,7 @@ def pearson(scores: np.ndarray, target: np.ndarray) -> float:
     """Pearson's linear correlation; NaN where either side is constant."""
     # Less the first value, which is exact for values close together: a hair of variance is not lost in the mean.
     x, y = (values.astype(np.float64) - float(values[0]) for values in _aligned(scores, target))
-    return float(pearsonr(x, y).statistic) if x.any() and y.any() else float("nan")
+    return float(np.corrcoef(x, y)[0, 1]) if x.any() and y.any() else float("nan")
 
 
 def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -109,7 +109,7 @@ def part_figures(
         figures: dict[str, Any] = {
             "wanted_of_each": round(phase.size / 2 * share),
             "written_of_each": written,
-            "candidates": mined.found[phase.number],
+            "candidates": mined.in_band[phase.number],
             "candidates_in_groups": len(usable(mined.candidates[phase.number], mined, part)),
             "mean_cosines": {
                 name: [float(one[name].mean()) for one in cosines] for name in (cosines[0] if written else ())

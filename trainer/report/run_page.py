@@ -62,10 +62,10 @@ def render_run(run: Record) -> str:
     )
     no_interval = [f"No interval of {name}: {reason}" for name, reason in judged["undefined"].items()]
     diagnostic = "Adversarial diagnostic: positives across categories against negatives within one"
-    worst = run.scores["worst"]
+    pictures, worst = _pictures(run), run.scores["worst"]
     sections = [
         Section("By dim", _main_table(run)),
-        Section(pictures=_pictures(run)),
+        Section(pictures=pictures),
         Section(f"All figures on {on}: before → after, 95 % of the difference", _all_table(judged), no_interval),
         Section(diagnostic, _diagnostic_table(judged)),
         Section(f"The {len(worst)} pairs most wrong at the largest dim, texts masked", _worst_table(worst)),

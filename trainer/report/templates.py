@@ -98,8 +98,8 @@ PAGE = """
 <title>{{ title }}</title><style>{{ style | safe }}</style></head><body>
 <h1>{{ heading }}</h1>
 {% if lead %}
-<p class="verdict {{ lead.style }}">{% if lead.strong %}<strong>{{ lead.strong }}</strong>{% endif %}
-{{ lead.text }}</p>
+<p class="verdict {{ lead.style }}">
+{% if lead.strong %}<strong>{{ lead.strong }}</strong>{% endif %} {{ lead.text }}</p>
 {% endif %}
 {% for section in sections %}
 {% if section.title %}<h2>{{ section.title }}</h2>{% endif %}
