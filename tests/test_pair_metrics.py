@@ -270,9 +270,9 @@ def test_shortcut_scores_are_what_they_say() -> None:
     assert same_category(np.array([2, -1]), np.array([2, -1]), -1).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("positives", range(1, 7))
+@pytest.mark.parametrize("positives", range(1, 6))
 def test_spearman_ceiling_by_brute_force(positives: int) -> None:
-    for n in range(positives + 1, 8):
+    for n in range(positives + 1, 7):
         labels = np.arange(n) < positives
         highest = max(spearman(np.array(order), labels) for order in permutations(range(n)))
         assert spearman_ceiling(labels) == pytest.approx(highest, abs=1e-12)

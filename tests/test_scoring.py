@@ -219,6 +219,13 @@ def test_tables_are_judged_as_their_files_are(model, files):
     assert judgement_record(from_files) == judgement_record(from_tables)
 
 
+def test_a_metric_that_is_none_ends_a_training_run_before_any_work(tmp_path, capfd):
+    assert cli(["--set", "eval.metric=accuracy", "--output-dir", str(tmp_path / "run")]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and 'eval.metric = "accuracy": use one of spearman, ' in said
+    assert not (tmp_path / "run" / "plan.json").exists()
+
+
 def test_a_model_beside_itself_is_not_better_and_encodes_nothing_new(model, files, cache, encoded):
     question = Question(str(model), str(files["test"]), baseline=str(model), dims=(64, 8), resamples=100)
     found = judge(question)
