@@ -20,10 +20,10 @@ To enter it and have `trainer`, `python` and `pytest` there:
 
   source .venv/bin/activate
 
-TRAINER_EXTRAS=mine,track ./launch.sh installs more extras, which stay installed:
+TRAINER_EXTRAS=real,track ./launch.sh installs more extras, which stay installed:
 
+  mine    scikit-learn: build-pairs, and the TF-IDF of lint (always installed)
   report  matplotlib: report.html (always installed)
-  mine    scikit-learn: build-pairs, and the TF-IDF of lint
   track   tensorboard: log.tensorboard
   real    all-MiniLM-L6-v2, a pretrained encoder in a package
   test    what the tests use, with all of the above (`./launch.sh test` and `check` install it)
@@ -130,7 +130,7 @@ venv=${VIRTUAL_ENV:-$root/.venv}
 python=$venv/bin/python
 stamp=$venv/matryoshka-trainer.stamp
 log=$venv/matryoshka-trainer.log
-extras=report,${TRAINER_EXTRAS:-} # every run ends with its report
+extras=mine,report,${TRAINER_EXTRAS:-} # the first two: what the default run looks at and draws
 extras=${extras// /}
 [[ ${1:-} != test && ${1:-} != check ]] || extras=$extras,test
 
