@@ -22,37 +22,53 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-KERNEL_OPTIONS = {"num_warps": 4, "num_stages": 2}
-
-
 @triton.jit
-def _drop(weights, seed, head, rows, columns, probability):
-    """Dropout on a tile [rows, columns]; rows are counted over the whole run."""
-    draw = tl.rand(seed + head, rows[:, None] * 8192 + columns[None, :])
-    return tl.where(draw >= probability, weights / (1.0 - probability), 0.0)
+def _scores(products, bias, head, rows, columns, length, scale, R, BIAS: tl.constexpr):
+    """Scores of a tile of one sequence from its products of queries and keys; -inf beyond the sequence's end.
 
-
-@triton.jit
-def _scores(q, k, bias, head, rows, columns, length, scale, R, BIAS: tl.constexpr):
-    """Scores of a tile of one sequence; -inf beyond its end."""
-    inside = (rows[:, None] < length) & (columns[None, :] < length)
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    Rows and columns are counted within the sequence and broadcast to the tile, whichever of them it has first.
+    """
+    inside = (rows < length) & (columns < length)
+    scores = products * scale
     if BIAS:
-        where = head * (2 * R - 1) + R - 1 + columns[None, :] - rows[:, None]
-        scores += tl.load(bias + where, mask=inside, other=0.0)
+        scores += tl.load(bias + (head * (2 * R - 1) + R - 1) + (columns - rows), mask=inside, other=0.0)
     return tl.where(inside, scores, float("-inf"))
+
+
+@triton.jit
+def _kept(seed, head, rows, first, probability, COLUMNS: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """What dropout keeps of a tile: rows are counted over the whole run, columns from `first` of a sequence.
+
+    Philox draws four numbers at a time, for four neighbouring columns. Which number a weight gets depends on its row and
+    column alone, so all kernels agree, whatever their tiles.
+    """
+    quads = first // 4 + tl.arange(0, COLUMNS // 4)
+    if TRANSPOSED:
+        a, b, c, d = tl.rand4x(seed + head, rows[None, :] * 2048 + quads[:, None])
+    else:
+        a, b, c, d = tl.rand4x(seed + head, rows[:, None] * 2048 + quads[None, :])
+    evens = tl.join(a >= probability, c >= probability)
+    kept = tl.join(evens, tl.join(b >= probability, d >= probability))
+    if TRANSPOSED:
+        return kept.permute(0, 2, 3, 1).reshape(COLUMNS, rows.shape[0])
+    else:
+        return kept.reshape(rows.shape[0], COLUMNS)
 
 
 @triton.jit
 def _forward_kernel(
     q_at, k_at, v_at, bias, blocks, seed_at, out_at, lse_at, T, R, scale, probability,
-    HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, FLOAT: tl.constexpr,
-    BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, FLOAT: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1)
-    start = tl.load(blocks + 3 * tl.program_id(0))
-    length = tl.load(blocks + 3 * tl.program_id(0) + 1)
-    rows = tl.load(blocks + 3 * tl.program_id(0) + 2) + tl.arange(0, ROWS)
+    block = 3 * (tl.program_id(0) // (BLOCK // ROWS))
+    start = tl.load(blocks + block)
+    length = tl.load(blocks + block + 1)
+    first_row = tl.load(blocks + block + 2) + tl.program_id(0) % (BLOCK // ROWS) * ROWS
+    if first_row >= length:
+        return
+    rows = first_row + tl.arange(0, ROWS)
     wide = tl.arange(0, WIDE)
     own = (start + rows).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
     own_mask = (rows[:, None] < length) & (wide[None, :] < D)
@@ -60,47 +76,56 @@ def _forward_kernel(
     top = tl.full([ROWS], float("-inf"), FLOAT)
     total = tl.zeros([ROWS], FLOAT)
     out = tl.zeros([ROWS, WIDE], FLOAT)
-    for first in range(0, length, ROWS):
-        columns = first + tl.arange(0, ROWS)
+    for first in range(0, length, COLUMNS):
+        columns = first + tl.arange(0, COLUMNS)
         other = (start + columns).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
         other_mask = (columns[:, None] < length) & (wide[None, :] < D)
         k = tl.load(k_at + other, mask=other_mask, other=0.0)
         v = tl.load(v_at + other, mask=other_mask, other=0.0)
+        products = tl.dot(q, tl.trans(k), input_precision="ieee")
+        scores = _scores(products, bias, head, rows[:, None], columns[None, :], length, scale, R, BIAS)
         # Rows past the end see nothing but -inf; a maximum of 0 keeps them from NaN.
-        scores = _scores(q, k, bias, head, rows, columns, length, scale, R, BIAS)
         new_top = tl.maximum(top, tl.max(scores, 1))
         shift = tl.where(new_top == float("-inf"), 0.0, new_top)
         weights = tl.exp(scores - shift[:, None])
         shrink = tl.exp(top - shift)
         total = total * shrink + tl.sum(weights, 1)
         if DROPOUT:
-            weights = _drop(weights, tl.load(seed_at), head, start + rows, columns, probability)
+            kept = _kept(tl.load(seed_at), head, start + rows, first, probability, COLUMNS, False)
+            weights = tl.where(kept, weights, 0.0)
         out = out * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         top = new_top
     real = rows < length
-    out = out / tl.where(real, total, 1.0)[:, None]
-    tl.store(out_at + own, out.to(q.dtype), mask=own_mask)
-    lse = tl.where(real, top, 0.0) + tl.log(tl.where(real, total, 1.0))
+    divisor = tl.where(real, total, 1.0)
+    lse = tl.where(real, top, 0.0) + tl.log(divisor)
+    if DROPOUT:
+        divisor *= 1.0 - probability
+    tl.store(out_at + own, (out / divisor[:, None]).to(q.dtype), mask=own_mask)
     tl.store(lse_at + head * T + start + rows, lse, mask=real)
 
 
 @triton.jit
 def _key_value_kernel(
     q_at, k_at, v_at, bias, blocks, seed_at, d_out_at, lse_at, delta_at, d_k_at, d_v_at, T, R, scale, probability,
-    HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, FLOAT: tl.constexpr,
-    BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, FLOAT: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1)
-    start = tl.load(blocks + 3 * tl.program_id(0))
-    length = tl.load(blocks + 3 * tl.program_id(0) + 1)
-    columns = tl.load(blocks + 3 * tl.program_id(0) + 2) + tl.arange(0, ROWS)
+    block = 3 * (tl.program_id(0) // (BLOCK // COLUMNS))
+    start = tl.load(blocks + block)
+    length = tl.load(blocks + block + 1)
+    first_column = tl.load(blocks + block + 2) + tl.program_id(0) % (BLOCK // COLUMNS) * COLUMNS
+    if first_column >= length:
+        return
+    columns = first_column + tl.arange(0, COLUMNS)
     wide = tl.arange(0, WIDE)
     own = (start + columns).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
     own_mask = (columns[:, None] < length) & (wide[None, :] < D)
     k = tl.load(k_at + own, mask=own_mask, other=0.0)
     v = tl.load(v_at + own, mask=own_mask, other=0.0)
-    d_k = tl.zeros([ROWS, WIDE], FLOAT)
-    d_v = tl.zeros([ROWS, WIDE], FLOAT)
+    d_k = tl.zeros([COLUMNS, WIDE], FLOAT)
+    d_v = tl.zeros([COLUMNS, WIDE], FLOAT)
+    # Tiles are computed with columns first, as both products below want them: none is transposed once it is there.
     for first in range(0, length, ROWS):
         rows = first + tl.arange(0, ROWS)
         real = rows < length
@@ -110,15 +135,20 @@ def _key_value_kernel(
         d_out = tl.load(d_out_at + other, mask=other_mask, other=0.0)
         lse = tl.load(lse_at + head * T + start + rows, mask=real, other=0.0)
         delta = tl.load(delta_at + head * T + start + rows, mask=real, other=0.0)
-        weights = tl.exp(_scores(q, k, bias, head, rows, columns, length, scale, R, BIAS) - lse[:, None])
-        d_weights = tl.dot(d_out, tl.trans(v), input_precision="ieee")
+        products = tl.dot(k, tl.trans(q), input_precision="ieee")
+        scores = _scores(products, bias, head, rows[None, :], columns[:, None], length, scale, R, BIAS)
+        weights = tl.exp(scores - lse[None, :])
+        d_weights = tl.dot(v, tl.trans(d_out), input_precision="ieee")
         dropped = weights
         if DROPOUT:
-            dropped = _drop(weights, tl.load(seed_at), head, start + rows, columns, probability)
-            d_weights = _drop(d_weights, tl.load(seed_at), head, start + rows, columns, probability)
-        d_v += tl.dot(tl.trans(dropped).to(v.dtype), d_out, input_precision="ieee")
-        d_scores = weights * (d_weights - delta[:, None])
-        d_k += tl.dot(tl.trans(d_scores).to(q.dtype), q, input_precision="ieee")
+            kept = _kept(tl.load(seed_at), head, start + rows, first_column, probability, COLUMNS, True)
+            dropped = tl.where(kept, weights, 0.0)
+            d_weights = tl.where(kept, d_weights * (1.0 / (1.0 - probability)), 0.0)
+        d_v += tl.dot(dropped.to(v.dtype), d_out, input_precision="ieee")
+        d_scores = weights * (d_weights - delta[None, :])
+        d_k += tl.dot(d_scores.to(q.dtype), q, input_precision="ieee")
+    if DROPOUT:
+        d_v *= 1.0 / (1.0 - probability)
     tl.store(d_k_at + own, (d_k * scale).to(k.dtype), mask=own_mask)
     tl.store(d_v_at + own, d_v.to(v.dtype), mask=own_mask)
 
@@ -126,13 +156,17 @@ def _key_value_kernel(
 @triton.jit
 def _query_kernel(
     q_at, k_at, v_at, bias, blocks, seed_at, d_out_at, lse_at, delta_at, d_q_at, d_bias_at, T, R, scale, probability,
-    HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, FLOAT: tl.constexpr,
-    BIAS: tl.constexpr, DROPOUT: tl.constexpr, TRAIN_BIAS: tl.constexpr,
+    HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, FLOAT: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, TRAIN_BIAS: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1)
-    start = tl.load(blocks + 3 * tl.program_id(0))
-    length = tl.load(blocks + 3 * tl.program_id(0) + 1)
-    rows = tl.load(blocks + 3 * tl.program_id(0) + 2) + tl.arange(0, ROWS)
+    block = 3 * (tl.program_id(0) // (BLOCK // ROWS))
+    start = tl.load(blocks + block)
+    length = tl.load(blocks + block + 1)
+    first_row = tl.load(blocks + block + 2) + tl.program_id(0) % (BLOCK // ROWS) * ROWS
+    if first_row >= length:
+        return
+    rows = first_row + tl.arange(0, ROWS)
     wide = tl.arange(0, WIDE)
     real = rows < length
     own = (start + rows).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
@@ -142,21 +176,26 @@ def _query_kernel(
     lse = tl.load(lse_at + head * T + start + rows, mask=real, other=0.0)
     delta = tl.load(delta_at + head * T + start + rows, mask=real, other=0.0)
     d_q = tl.zeros([ROWS, WIDE], FLOAT)
-    for first in range(0, length, ROWS):
-        columns = first + tl.arange(0, ROWS)
+    for first in range(0, length, COLUMNS):
+        columns = first + tl.arange(0, COLUMNS)
         other = (start + columns).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
         other_mask = (columns[:, None] < length) & (wide[None, :] < D)
         k = tl.load(k_at + other, mask=other_mask, other=0.0)
         v = tl.load(v_at + other, mask=other_mask, other=0.0)
-        weights = tl.exp(_scores(q, k, bias, head, rows, columns, length, scale, R, BIAS) - lse[:, None])
+        products = tl.dot(q, tl.trans(k), input_precision="ieee")
+        scores = _scores(products, bias, head, rows[:, None], columns[None, :], length, scale, R, BIAS)
+        weights = tl.exp(scores - lse[:, None])
         d_weights = tl.dot(d_out, tl.trans(v), input_precision="ieee")
         if DROPOUT:
-            d_weights = _drop(d_weights, tl.load(seed_at), head, start + rows, columns, probability)
+            kept = _kept(tl.load(seed_at), head, start + rows, first, probability, COLUMNS, False)
+            d_weights = tl.where(kept, d_weights * (1.0 / (1.0 - probability)), 0.0)
         d_scores = weights * (d_weights - delta[:, None])
         d_q += tl.dot(d_scores.to(k.dtype), k, input_precision="ieee")
         if TRAIN_BIAS:
-            where = head * (2 * R - 1) + R - 1 + columns[None, :] - rows[:, None]
-            tl.atomic_add(d_bias_at + where, d_scores, mask=real[:, None] & (columns[None, :] < length))
+            where = (head * (2 * R - 1) + R - 1) + (columns[None, :] - rows[:, None])
+            tl.atomic_add(
+                d_bias_at + where, d_scores, mask=real[:, None] & (columns[None, :] < length), sem="relaxed"
+            )
     tl.store(d_q_at + own, (d_q * scale).to(q.dtype), mask=own_mask)
 
 
