@@ -23,36 +23,43 @@ import triton.language as tl
 from torch import Tensor
 
 @triton.jit
-def _scores(products, bias, head, rows, columns, length, scale, R, BIAS: tl.constexpr):
-    """Scores of a tile of one sequence from its products of queries and keys; -inf beyond the sequence's end.
-
-    Rows and columns are counted within the sequence and broadcast to the tile, whichever of them it has first.
-    """
-    inside = (rows < length) & (columns < length)
-    scores = products * scale
-    if BIAS:
-        scores += tl.load(bias + (head * (2 * R - 1) + R - 1) + (columns - rows), mask=inside, other=0.0)
-    return tl.where(inside, scores, float("-inf"))
+def _own_part(blocks, BLOCK: tl.constexpr, OWN: tl.constexpr):
+    """(first token of the sequence, its length, first of the OWN rows that this program owns of a block)."""
+    block = blocks + 3 * (tl.program_id(0) // (BLOCK // OWN))
+    part = tl.program_id(0) % (BLOCK // OWN)
+    return tl.load(block), tl.load(block + 1), tl.load(block + 2) + part * OWN
 
 
 @triton.jit
-def _kept(seed, head, rows, first, probability, COLUMNS: tl.constexpr, TRANSPOSED: tl.constexpr):
-    """What dropout keeps of a tile: rows are counted over the whole run, columns from `first` of a sequence.
+def _places(tokens, real, head, HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr):
+    """Where a head's part of some tokens stands in [T, H * D], and which of it is there."""
+    wide = tl.arange(0, WIDE)
+    return tokens.to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :], real[:, None] & (wide[None, :] < D)
 
-    Philox draws four numbers at a time, for four neighbouring columns. Which number a weight gets depends on its row and
-    column alone, so all kernels agree, whatever their tiles.
+
+@triton.jit
+def _biased(scores, bias, head, first_row, row, first_column, column, length, R):
+    """Scores of a tile with the bias by distance; 0 where a row or column is beyond the sequence's end.
+
+    The distance inside a tile is apart from that of its corner, so that the addresses differ by constants.
     """
-    quads = first // 4 + tl.arange(0, COLUMNS // 4)
-    if TRANSPOSED:
-        a, b, c, d = tl.rand4x(seed + head, rows[None, :] * 2048 + quads[:, None])
-    else:
-        a, b, c, d = tl.rand4x(seed + head, rows[:, None] * 2048 + quads[None, :])
-    evens = tl.join(a >= probability, c >= probability)
-    kept = tl.join(evens, tl.join(b >= probability, d >= probability))
-    if TRANSPOSED:
-        return kept.permute(0, 2, 3, 1).reshape(COLUMNS, rows.shape[0])
-    else:
-        return kept.reshape(rows.shape[0], COLUMNS)
+    corner = bias + (head * (2 * R - 1) + R - 1 + first_column - first_row)
+    inside = (first_row + row < length) & (first_column + column < length)
+    return scores + tl.load(corner + (column - row), mask=inside, other=0.0)
+
+
+@triton.jit
+def _kept(seed, head, first_row, row, first_column, column, probability):
+    """What dropout keeps of a tile. First rows are counted over the whole run, first columns within a sequence.
+
+    Philox draws four numbers at a time: for rows r and r + 8 and columns c and c + 8. In a tensor core's tile one thread
+    holds all four, so that the compiler draws once for them, and nothing moves between threads. Which number a weight gets
+    depends on its row and column alone, so all kernels agree, whatever their tiles.
+    """
+    counter = (first_row + (row & ~8)) * 8192 + (first_column + (column & ~8))
+    a, b, c, d = tl.rand4x(seed + head, counter)
+    draw = tl.where((row & 8) == 0, tl.where((column & 8) == 0, a, b), tl.where((column & 8) == 0, c, d))
+    return draw >= probability
 
 
 @triton.jit
@@ -62,46 +69,41 @@ def _forward_kernel(
     COLUMNS: tl.constexpr, FLOAT: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1)
-    block = 3 * (tl.program_id(0) // (BLOCK // ROWS))
-    start = tl.load(blocks + block)
-    length = tl.load(blocks + block + 1)
-    first_row = tl.load(blocks + block + 2) + tl.program_id(0) % (BLOCK // ROWS) * ROWS
+    start, length, first_row = _own_part(blocks, BLOCK, ROWS)
     if first_row >= length:
         return
-    rows = first_row + tl.arange(0, ROWS)
-    wide = tl.arange(0, WIDE)
-    own = (start + rows).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
-    own_mask = (rows[:, None] < length) & (wide[None, :] < D)
+    row, column = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    rows = first_row + row
+    own, own_mask = _places(start + rows, rows < length, head, HEADS, D, WIDE)
     q = tl.load(q_at + own, mask=own_mask, other=0.0)
     top = tl.full([ROWS], float("-inf"), FLOAT)
     total = tl.zeros([ROWS], FLOAT)
     out = tl.zeros([ROWS, WIDE], FLOAT)
     for first in range(0, length, COLUMNS):
-        columns = first + tl.arange(0, COLUMNS)
-        other = (start + columns).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
-        other_mask = (columns[:, None] < length) & (wide[None, :] < D)
+        real = first + column < length
+        other, other_mask = _places(start + first + column, real, head, HEADS, D, WIDE)
         k = tl.load(k_at + other, mask=other_mask, other=0.0)
         v = tl.load(v_at + other, mask=other_mask, other=0.0)
-        products = tl.dot(q, tl.trans(k), input_precision="ieee")
-        scores = _scores(products, bias, head, rows[:, None], columns[None, :], length, scale, R, BIAS)
-        # Rows past the end see nothing but -inf; a maximum of 0 keeps them from NaN.
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        if BIAS:
+            scores = _biased(scores, bias, head, first_row, row[:, None], first, column[None, :], length, R)
+        # Each tile has a real column, so that the maximum is finite, also in rows past the end.
+        scores = tl.where(real[None, :], scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 1))
-        shift = tl.where(new_top == float("-inf"), 0.0, new_top)
-        weights = tl.exp(scores - shift[:, None])
-        shrink = tl.exp(top - shift)
+        weights = tl.exp(scores - new_top[:, None])
+        shrink = tl.exp(top - new_top)
         total = total * shrink + tl.sum(weights, 1)
         if DROPOUT:
-            kept = _kept(tl.load(seed_at), head, start + rows, first, probability, COLUMNS, False)
+            seed = tl.load(seed_at)
+            kept = _kept(seed, head, start + first_row, row[:, None], first, column[None, :], probability)
             weights = tl.where(kept, weights, 0.0)
         out = out * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         top = new_top
-    real = rows < length
-    divisor = tl.where(real, total, 1.0)
-    lse = tl.where(real, top, 0.0) + tl.log(divisor)
+    lse = top + tl.log(total)
     if DROPOUT:
-        divisor *= 1.0 - probability
-    tl.store(out_at + own, (out / divisor[:, None]).to(q.dtype), mask=own_mask)
-    tl.store(lse_at + head * T + start + rows, lse, mask=real)
+        total *= 1.0 - probability
+    tl.store(out_at + own, (out / total[:, None]).to(q.dtype), mask=own_mask)
+    tl.store(lse_at + head * T + start + rows, lse, mask=rows < length)
 
 
 @triton.jit
@@ -111,91 +113,84 @@ def _key_value_kernel(
     COLUMNS: tl.constexpr, FLOAT: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1)
-    block = 3 * (tl.program_id(0) // (BLOCK // COLUMNS))
-    start = tl.load(blocks + block)
-    length = tl.load(blocks + block + 1)
-    first_column = tl.load(blocks + block + 2) + tl.program_id(0) % (BLOCK // COLUMNS) * COLUMNS
+    start, length, first_column = _own_part(blocks, BLOCK, COLUMNS)
     if first_column >= length:
         return
-    columns = first_column + tl.arange(0, COLUMNS)
-    wide = tl.arange(0, WIDE)
-    own = (start + columns).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
-    own_mask = (columns[:, None] < length) & (wide[None, :] < D)
+    row, column = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    columns = first_column + column
+    own, own_mask = _places(start + columns, columns < length, head, HEADS, D, WIDE)
     k = tl.load(k_at + own, mask=own_mask, other=0.0)
     v = tl.load(v_at + own, mask=own_mask, other=0.0)
     d_k = tl.zeros([COLUMNS, WIDE], FLOAT)
     d_v = tl.zeros([COLUMNS, WIDE], FLOAT)
-    # Tiles are computed with columns first, as both products below want them: none is transposed once it is there.
+    keep_scale = 1.0 / (1.0 - probability) if DROPOUT else 1.0
+    # Tiles have columns first, as the products for d_k and d_v want them: none is transposed once it is there. Rows past
+    # the end have queries, gradients, log-sum-exps and deltas of 0 and add nothing; columns past it are not stored.
     for first in range(0, length, ROWS):
-        rows = first + tl.arange(0, ROWS)
-        real = rows < length
-        other = (start + rows).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
-        other_mask = real[:, None] & (wide[None, :] < D)
+        real = first + row < length
+        other, other_mask = _places(start + first + row, real, head, HEADS, D, WIDE)
         q = tl.load(q_at + other, mask=other_mask, other=0.0)
         d_out = tl.load(d_out_at + other, mask=other_mask, other=0.0)
-        lse = tl.load(lse_at + head * T + start + rows, mask=real, other=0.0)
-        delta = tl.load(delta_at + head * T + start + rows, mask=real, other=0.0)
-        products = tl.dot(k, tl.trans(q), input_precision="ieee")
-        scores = _scores(products, bias, head, rows[None, :], columns[:, None], length, scale, R, BIAS)
+        lse = tl.load(lse_at + head * T + start + first + row, mask=real, other=0.0)
+        delta = tl.load(delta_at + head * T + start + first + row, mask=real, other=0.0)
+        scores = tl.dot(k, tl.trans(q), input_precision="ieee") * scale
+        if BIAS:
+            scores = _biased(scores, bias, head, first, row[None, :], first_column, column[:, None], length, R)
         weights = tl.exp(scores - lse[None, :])
-        d_weights = tl.dot(v, tl.trans(d_out), input_precision="ieee")
         dropped = weights
         if DROPOUT:
-            kept = _kept(tl.load(seed_at), head, start + rows, first_column, probability, COLUMNS, True)
+            seed = tl.load(seed_at)
+            kept = _kept(seed, head, start + first, row[None, :], first_column, column[:, None], probability)
             dropped = tl.where(kept, weights, 0.0)
-            d_weights = tl.where(kept, d_weights * (1.0 / (1.0 - probability)), 0.0)
         d_v += tl.dot(dropped.to(v.dtype), d_out, input_precision="ieee")
-        d_scores = weights * (d_weights - delta[None, :])
+        d_weights = tl.dot(v, tl.trans(d_out), input_precision="ieee") * keep_scale
+        d_scores = dropped * d_weights - weights * delta[None, :]
         d_k += tl.dot(d_scores.to(q.dtype), q, input_precision="ieee")
-    if DROPOUT:
-        d_v *= 1.0 / (1.0 - probability)
     tl.store(d_k_at + own, (d_k * scale).to(k.dtype), mask=own_mask)
-    tl.store(d_v_at + own, d_v.to(v.dtype), mask=own_mask)
+    tl.store(d_v_at + own, (d_v * keep_scale).to(v.dtype), mask=own_mask)
 
 
 @triton.jit
 def _query_kernel(
     q_at, k_at, v_at, bias, blocks, seed_at, d_out_at, lse_at, delta_at, d_q_at, d_bias_at, T, R, scale, probability,
     HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, FLOAT: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, TRAIN_BIAS: tl.constexpr,
+    COLUMNS: tl.constexpr, FLOAT: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
+    TRAIN_BIAS: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1)
-    block = 3 * (tl.program_id(0) // (BLOCK // ROWS))
-    start = tl.load(blocks + block)
-    length = tl.load(blocks + block + 1)
-    first_row = tl.load(blocks + block + 2) + tl.program_id(0) % (BLOCK // ROWS) * ROWS
+    start, length, first_row = _own_part(blocks, BLOCK, ROWS)
     if first_row >= length:
         return
-    rows = first_row + tl.arange(0, ROWS)
-    wide = tl.arange(0, WIDE)
-    real = rows < length
-    own = (start + rows).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
-    own_mask = real[:, None] & (wide[None, :] < D)
+    row, column = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    rows = first_row + row
+    own, own_mask = _places(start + rows, rows < length, head, HEADS, D, WIDE)
     q = tl.load(q_at + own, mask=own_mask, other=0.0)
     d_out = tl.load(d_out_at + own, mask=own_mask, other=0.0)
-    lse = tl.load(lse_at + head * T + start + rows, mask=real, other=0.0)
-    delta = tl.load(delta_at + head * T + start + rows, mask=real, other=0.0)
+    lse = tl.load(lse_at + head * T + start + rows, mask=rows < length, other=0.0)
+    delta = tl.load(delta_at + head * T + start + rows, mask=rows < length, other=0.0)
     d_q = tl.zeros([ROWS, WIDE], FLOAT)
+    keep_scale = 1.0 / (1.0 - probability) if DROPOUT else 1.0
     for first in range(0, length, COLUMNS):
-        columns = first + tl.arange(0, COLUMNS)
-        other = (start + columns).to(tl.int64)[:, None] * (HEADS * D) + head * D + wide[None, :]
-        other_mask = (columns[:, None] < length) & (wide[None, :] < D)
+        real = first + column < length
+        other, other_mask = _places(start + first + column, real, head, HEADS, D, WIDE)
         k = tl.load(k_at + other, mask=other_mask, other=0.0)
         v = tl.load(v_at + other, mask=other_mask, other=0.0)
-        products = tl.dot(q, tl.trans(k), input_precision="ieee")
-        scores = _scores(products, bias, head, rows[:, None], columns[None, :], length, scale, R, BIAS)
-        weights = tl.exp(scores - lse[:, None])
-        d_weights = tl.dot(d_out, tl.trans(v), input_precision="ieee")
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        if BIAS:
+            scores = _biased(scores, bias, head, first_row, row[:, None], first, column[None, :], length, R)
+        # Weights of 0 past the end: exp(0 - lse) may overflow.
+        weights = tl.exp(tl.where(real[None, :], scores, float("-inf")) - lse[:, None])
+        d_weights = tl.dot(d_out, tl.trans(v), input_precision="ieee") * keep_scale
         if DROPOUT:
-            kept = _kept(tl.load(seed_at), head, start + rows, first, probability, COLUMNS, False)
-            d_weights = tl.where(kept, d_weights * (1.0 / (1.0 - probability)), 0.0)
+            seed = tl.load(seed_at)
+            kept = _kept(seed, head, start + first_row, row[:, None], first, column[None, :], probability)
+            d_weights = tl.where(kept, d_weights, 0.0)
         d_scores = weights * (d_weights - delta[:, None])
         d_q += tl.dot(d_scores.to(k.dtype), k, input_precision="ieee")
         if TRAIN_BIAS:
-            where = (head * (2 * R - 1) + R - 1) + (columns[None, :] - rows[:, None])
-            tl.atomic_add(
-                d_bias_at + where, d_scores, mask=real[:, None] & (columns[None, :] < length), sem="relaxed"
-            )
+            corner = d_bias_at + (head * (2 * R - 1) + R - 1 + first - first_row)
+            inside = (rows < length)[:, None] & real[None, :]
+            tl.atomic_add(corner + (column[None, :] - row[:, None]), d_scores, mask=inside, sem="relaxed")
     tl.store(d_q_at + own, (d_q * scale).to(q.dtype), mask=own_mask)
 
 
