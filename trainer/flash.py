@@ -1,9 +1,9 @@
 """Attention over packed sequences as Triton kernels: exact, in memory that grows with the tokens, dropout included.
 
 FlexAttention has no dropout and `scaled_dot_product_attention` no packed sequences with a bias, so this is our own
-FlashAttention (Dao 2023, arXiv:2307.08691): a program owns a block of rows of one sequence and one head, and walks the
-columns of that sequence alone, so nothing is computed for other sequences or for padding. Backward computes the
-weights again from the saved log-sum-exp: one kernel by columns for keys and values, one by rows for queries.
+FlashAttention (Dao 2023, arXiv:2307.08691): a program owns some rows of one sequence and one head, and walks the
+columns of that sequence alone, so nothing is computed for other sequences. Backward computes the weights again from the
+saved log-sum-exp: one kernel by columns for keys and values, one by rows for queries.
 
 Scores may get a learned bias by distance (as MPNet has), read from a table [H, 2R - 1] whose entry R - 1 + (j - i) is
 for column j seen from row i. Dropout is drawn from a counter, so backward draws the same.
@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+
 @triton.jit
 def _own_part(blocks, BLOCK: tl.constexpr, OWN: tl.constexpr):
     """(first token of the sequence, its length, first of the OWN rows that this program owns of a block)."""
@@ -39,22 +40,19 @@ def _places(tokens, real, head, HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.c
 
 @triton.jit
 def _biased(scores, bias, head, first_row, row, first_column, column, length, R):
-    """Scores of a tile with the bias by distance; 0 where a row or column is beyond the sequence's end.
-
-    The distance inside a tile is apart from that of its corner, so that the addresses differ by constants.
-    """
-    corner = bias + (head * (2 * R - 1) + R - 1 + first_column - first_row)
+    """Scores of a tile with the bias by distance, 0 where a row or column is beyond the sequence's end."""
+    where = head * (2 * R - 1) + R - 1 + (first_column + column) - (first_row + row)
     inside = (first_row + row < length) & (first_column + column < length)
-    return scores + tl.load(corner + (column - row), mask=inside, other=0.0)
+    return scores + tl.load(bias + where, mask=inside, other=0.0)
 
 
 @triton.jit
 def _kept(seed, head, first_row, row, first_column, column, probability):
     """What dropout keeps of a tile. First rows are counted over the whole run, first columns within a sequence.
 
-    Philox draws four numbers at a time: for rows r and r + 8 and columns c and c + 8. In a tensor core's tile one thread
-    holds all four, so that the compiler draws once for them, and nothing moves between threads. Which number a weight gets
-    depends on its row and column alone, so all kernels agree, whatever their tiles.
+    Philox draws four numbers at a time, here for rows r and r + 8 and columns c and c + 8: in a tile of 64 rows one
+    thread holds all four (but on capability 100), so that the compiler draws once for them and nothing moves between
+    threads. Which number a weight gets depends on its row and column alone: all kernels agree, whatever their tiles.
     """
     counter = (first_row + (row & ~8)) * 8192 + (first_column + (column & ~8))
     a, b, c, d = tl.rand4x(seed + head, counter)
@@ -64,7 +62,7 @@ def _kept(seed, head, first_row, row, first_column, column, probability):
 
 @triton.jit
 def _forward_kernel(
-    q_at, k_at, v_at, bias, blocks, seed_at, out_at, lse_at, T, R, scale, probability,
+    q_at, k_at, v_at, bias, blocks, seed_at, out_at, lse_at, T, R, scale, probability, keep_scale,
     HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, FLOAT: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
@@ -99,17 +97,14 @@ def _forward_kernel(
             weights = tl.where(kept, weights, 0.0)
         out = out * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         top = new_top
-    lse = top + tl.log(total)
-    if DROPOUT:
-        total *= 1.0 - probability
-    tl.store(out_at + own, (out / total[:, None]).to(q.dtype), mask=own_mask)
-    tl.store(lse_at + head * T + start + rows, lse, mask=rows < length)
+    tl.store(out_at + own, (out * (keep_scale / total)[:, None]).to(q.dtype), mask=own_mask)
+    tl.store(lse_at + head * T + start + rows, top + tl.log(total), mask=rows < length)
 
 
 @triton.jit
 def _key_value_kernel(
     q_at, k_at, v_at, bias, blocks, seed_at, d_out_at, lse_at, delta_at, d_k_at, d_v_at, T, R, scale, probability,
-    HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+    keep_scale, HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, FLOAT: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1)
@@ -123,9 +118,8 @@ def _key_value_kernel(
     v = tl.load(v_at + own, mask=own_mask, other=0.0)
     d_k = tl.zeros([COLUMNS, WIDE], FLOAT)
     d_v = tl.zeros([COLUMNS, WIDE], FLOAT)
-    keep_scale = 1.0 / (1.0 - probability) if DROPOUT else 1.0
-    # Tiles have columns first, as the products for d_k and d_v want them: none is transposed once it is there. Rows past
-    # the end have queries, gradients, log-sum-exps and deltas of 0 and add nothing; columns past it are not stored.
+    # Tiles have columns first, as the products for d_k and d_v want them: none is transposed once it is there. Rows
+    # past the end have queries, gradients, log-sum-exps and deltas of 0: they add nothing. Columns past it go nowhere.
     for first in range(0, length, ROWS):
         real = first + row < length
         other, other_mask = _places(start + first + row, real, head, HEADS, D, WIDE)
@@ -153,7 +147,7 @@ def _key_value_kernel(
 @triton.jit
 def _query_kernel(
     q_at, k_at, v_at, bias, blocks, seed_at, d_out_at, lse_at, delta_at, d_q_at, d_bias_at, T, R, scale, probability,
-    HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+    keep_scale, HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, FLOAT: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr,
     TRAIN_BIAS: tl.constexpr,
 ):  # fmt: skip
@@ -169,7 +163,6 @@ def _query_kernel(
     lse = tl.load(lse_at + head * T + start + rows, mask=rows < length, other=0.0)
     delta = tl.load(delta_at + head * T + start + rows, mask=rows < length, other=0.0)
     d_q = tl.zeros([ROWS, WIDE], FLOAT)
-    keep_scale = 1.0 / (1.0 - probability) if DROPOUT else 1.0
     for first in range(0, length, COLUMNS):
         real = first + column < length
         other, other_mask = _places(start + first + column, real, head, HEADS, D, WIDE)
@@ -188,10 +181,72 @@ def _query_kernel(
         d_scores = weights * (d_weights - delta[:, None])
         d_q += tl.dot(d_scores.to(k.dtype), k, input_precision="ieee")
         if TRAIN_BIAS:
-            corner = d_bias_at + (head * (2 * R - 1) + R - 1 + first - first_row)
+            where = head * (2 * R - 1) + R - 1 + (first + column)[None, :] - rows[:, None]
             inside = (rows < length)[:, None] & real[None, :]
-            tl.atomic_add(corner + (column[None, :] - row[:, None]), d_scores, mask=inside, sem="relaxed")
+            tl.atomic_add(d_bias_at + where, d_scores, mask=inside, sem="relaxed")
     tl.store(d_q_at + own, (d_q * scale).to(q.dtype), mask=own_mask)
+
+
+KERNELS = {"forward": _forward_kernel, "key_value": _key_value_kernel, "query": _query_kernel}
+
+
+def kernel_options(kernel: str, dtype: torch.dtype, head_width: int) -> dict[str, int]:
+    """What a kernel is compiled with: the tokens that a program owns and those that it walks at a time, warps, stages.
+
+    One table serves every card: with it none of the capabilities 80, 86, 89, 90, 100 and 120 spills a register in bf16,
+    and all stay within their shared memory (bench/kernels.md). The tiles are the largest of which this is true. Larger
+    ones also compute more padding: of real tickets' scores 64 by 64 computes 1.43 times those that are there, 64 by 32
+    1.24 times.
+
+    Args:
+        kernel: a key of `KERNELS`.
+        dtype: of queries, keys and values.
+        head_width: D.
+
+    Returns:
+        "own", "walked", "num_warps" and "num_stages".
+    """
+    if dtype == torch.float64:  # the interpreter's
+        own, walked, warps, stages = 64, 64, 4, 1
+    elif dtype == torch.float32:  # products without tensor cores: each value takes a register
+        own, walked, warps, stages = (32, 16, 4, 1) if head_width <= 64 else (16, 16, 4, 1)
+    elif head_width <= 64:
+        # Two gradients are summed at once for keys and values: a second stage would spill on most cards.
+        own, walked, warps, stages = 64, 32, 4, 1 if kernel == "key_value" else 2
+    else:
+        own, walked, warps, stages = (64, 32, 8, 2) if head_width <= 128 else (32, 32, 8, 1)
+    return {"own": own, "walked": walked, "num_warps": warps, "num_stages": stages}
+
+
+def kernel_constants(
+    kernel: str,
+    dtype: torch.dtype,
+    heads: int,
+    head_width: int,
+    rows: int,
+    bias: bool = False,
+    dropout: bool = False,
+    train_bias: bool = False,
+) -> dict[str, Any]:
+    """Compile-time constants and launch options of a kernel, by the names that it gives them.
+
+    Args:
+        rows: tokens of a block, a power of 2 from 16.
+    """
+    options = kernel_options(kernel, dtype, head_width)
+    own, walked = min(options.pop("own"), rows), options.pop("walked")
+    constants = {
+        "HEADS": heads,
+        "D": head_width,
+        "WIDE": max(16, triton.next_power_of_2(head_width)),  # a tile of a product is at least 16 wide
+        "BLOCK": rows,
+        "ROWS": walked if kernel == "key_value" else own,
+        "COLUMNS": own if kernel == "key_value" else walked,
+        "FLOAT": tl.float64 if dtype == torch.float64 else tl.float32,
+        "BIAS": bias,
+        "DROPOUT": dropout,
+    }
+    return constants | ({"TRAIN_BIAS": train_bias} if kernel == "query" else {}) | options
 
 
 def packed_attention(
@@ -239,8 +294,7 @@ def _attend(
     out = torch.zeros_like(query)
     lse_HT = query.new_zeros(heads, query.shape[0], dtype=torch.promote_types(query.dtype, torch.float32))
     pointers = (query, key, value, bias if bias is not None else query, blocks, seed, out, lse_HT)
-    grid, sizes, flags = _launch(query, blocks, bias, rows, heads, dropout)
-    _forward_kernel[grid](*pointers, *sizes, **flags, **KERNEL_OPTIONS)
+    _launch("forward", pointers, heads, rows, dropout, bias)
     return out, lse_HT
 
 
@@ -282,9 +336,8 @@ def _attend_backward(
     d_query, d_key, d_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
     d_bias = torch.zeros_like(bias, dtype=lse_HT.dtype) if bias is not None and train_bias else lse_HT.new_zeros(1)
     pointers = (query, key, value, bias if bias is not None else query, blocks, seed, d_out, lse_HT, delta_HT)
-    grid, sizes, flags = _launch(query, blocks, bias, rows, heads, dropout)
-    _key_value_kernel[grid](*pointers, d_key, d_value, *sizes, **flags, **KERNEL_OPTIONS)
-    _query_kernel[grid](*pointers, d_query, d_bias, *sizes, **flags, TRAIN_BIAS=train_bias, **KERNEL_OPTIONS)
+    _launch("key_value", (*pointers, d_key, d_value), heads, rows, dropout, bias)
+    _launch("query", (*pointers, d_query, d_bias), heads, rows, dropout, bias, train_bias)
     return d_query, d_key, d_value, d_bias
 
 
@@ -309,22 +362,24 @@ def _(
 
 
 def _launch(
-    query: Tensor, blocks: Tensor, bias: Tensor | None, rows: int, heads: int, dropout: float
-) -> tuple[tuple[int, int], tuple[Any, ...], dict[str, Any]]:
-    """Grid, run-time numbers and compile-time constants that all kernels share."""
+    kernel: str,
+    pointers: tuple[Tensor, ...],
+    heads: int,
+    rows: int,
+    dropout: float,
+    bias: Tensor | None,
+    train_bias: bool = False,
+) -> None:
+    """Run a kernel over all heads and blocks. `pointers` start with query, key, value, bias or any other, blocks."""
+    query, blocks = pointers[0], pointers[4]
     head_width = query.shape[1] // heads
+    constants = kernel_constants(
+        kernel, query.dtype, heads, head_width, rows, bias is not None, dropout > 0, train_bias
+    )
+    own = constants["COLUMNS" if kernel == "key_value" else "ROWS"]
     reach = (bias.shape[1] + 1) // 2 if bias is not None else 1
-    sizes = (query.shape[0], reach, head_width**-0.5, dropout)
-    flags = {
-        "HEADS": heads,
-        "D": head_width,
-        "WIDE": max(16, triton.next_power_of_2(head_width)),  # a tile of a product is at least 16 wide
-        "ROWS": rows,
-        "FLOAT": tl.float64 if query.dtype == torch.float64 else tl.float32,
-        "BIAS": bias is not None,
-        "DROPOUT": dropout > 0,
-    }
-    return (len(blocks), heads), sizes, flags
+    sizes = (query.shape[0], reach, head_width**-0.5, dropout, 1 / (1 - dropout))
+    KERNELS[kernel][len(blocks) * (rows // own), heads](*pointers, *sizes, **constants)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
