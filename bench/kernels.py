@@ -31,7 +31,6 @@ import triton
 from records import RESULTS, environment, save_record
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from workload import BODY_LENGTHS, TITLE_LENGTHS
 
 from trainer.flash import KERNELS, kernel_constants, kernel_options
 
@@ -150,6 +149,8 @@ def occupancy(registers: int, shared: int, warps: int, limits: Limits) -> float:
 
 def workload_lengths(pairs: int = 64, longest: int = 384) -> np.ndarray:
     """Tokens of the titles and bodies of a batch, an even share of each tenth of real tickets' ranking."""
+    from workload import BODY_LENGTHS, TITLE_LENGTHS  # imports transformers, which takes longer than a kernel
+
     places = (np.arange(pairs) + 0.5) / pairs
     sides = [np.interp(places, np.linspace(0, 1, len(tenths)), tenths) for tenths in (TITLE_LENGTHS, BODY_LENGTHS)]
     return np.minimum(np.concatenate(sides).astype(int) + 2, longest)  # two special tokens each
@@ -180,12 +181,13 @@ def all_flags(kernel: str) -> list[dict[str, bool]]:
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """An entry for each kernel, target, type, width and set of flags asked for; two compiled at once."""
     chosen = [
-        (kernel, capability, dtype, width, flags, options.tile)
+        (kernel, capability, dtype, width, flags, tile)
         for kernel in options.kernel
         for capability in options.capability
         for dtype in options.dtype
         for width in options.width
         for flags in all_flags(kernel)[{"all": slice(None), "none": slice(1), "full": slice(-1, None)}[options.flags]]
+        for tile in options.tile or [None]
     ]
     with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(2) as pool:
         os.environ["TRITON_CACHE_DIR"] = cache
@@ -260,7 +262,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--width", nargs="+", type=int, default=list(WIDTHS))
     parser.add_argument("--flags", choices=("all", "full", "none"), default="all")
-    parser.add_argument("--tile", nargs=4, type=int, metavar=("OWN", "WALKED", "WARPS", "STAGES"))
+    parser.add_argument("--tile", nargs=4, type=int, action="append", metavar=("OWN", "WALKED", "WARPS", "STAGES"))
     parser.add_argument("--json", action="store_true", help="print entries and write nothing")
     parser.add_argument("--render", action="store_true", help="write the page from the record")
     options = parser.parse_args()

@@ -190,7 +190,7 @@ def _query_kernel(
 KERNELS = {"forward": _forward_kernel, "key_value": _key_value_kernel, "query": _query_kernel}
 
 
-def kernel_options(kernel: str, dtype: torch.dtype, head_width: int) -> dict[str, int]:
+def kernel_options(kernel: str, dtype: torch.dtype, head_width: int, device: str = "cuda") -> dict[str, int]:
     """What a kernel is compiled with: the tokens that a program owns and those that it walks at a time, warps, stages.
 
     One table serves every card: with it none of the capabilities 80, 86, 89, 90, 100 and 120 spills a register in bf16,
@@ -202,13 +202,14 @@ def kernel_options(kernel: str, dtype: torch.dtype, head_width: int) -> dict[str
         kernel: a key of `KERNELS`.
         dtype: of queries, keys and values.
         head_width: D.
+        device: the type of device; on "cpu" it is the interpreter that runs them, where large tiles are fastest.
 
     Returns:
         "own", "walked", "num_warps" and "num_stages".
     """
-    if dtype == torch.float64:  # the interpreter's
+    if device == "cpu":
         own, walked, warps, stages = 64, 64, 4, 1
-    elif dtype == torch.float32:  # products without tensor cores: each value takes a register
+    elif dtype.itemsize > 2:  # products without tensor cores: each value takes a register
         own, walked, warps, stages = (32, 16, 4, 1) if head_width <= 64 else (16, 16, 4, 1)
     elif head_width <= 64:
         # Two gradients are summed at once for keys and values: a second stage would spill on most cards.
@@ -227,13 +228,14 @@ def kernel_constants(
     bias: bool = False,
     dropout: bool = False,
     train_bias: bool = False,
+    device: str = "cuda",
 ) -> dict[str, Any]:
     """Compile-time constants and launch options of a kernel, by the names that it gives them.
 
     Args:
         rows: tokens of a block, a power of 2 from 16.
     """
-    options = kernel_options(kernel, dtype, head_width)
+    options = kernel_options(kernel, dtype, head_width, device)
     own, walked = min(options.pop("own"), rows), options.pop("walked")
     constants = {
         "HEADS": heads,
@@ -373,9 +375,8 @@ def _launch(
     """Run a kernel over all heads and blocks. `pointers` start with query, key, value, bias or any other, blocks."""
     query, blocks = pointers[0], pointers[4]
     head_width = query.shape[1] // heads
-    constants = kernel_constants(
-        kernel, query.dtype, heads, head_width, rows, bias is not None, dropout > 0, train_bias
-    )
+    flags = {"bias": bias is not None, "dropout": dropout > 0, "train_bias": train_bias}
+    constants = kernel_constants(kernel, query.dtype, heads, head_width, rows, **flags, device=query.device.type)
     own = constants["COLUMNS" if kernel == "key_value" else "ROWS"]
     reach = (bias.shape[1] + 1) // 2 if bias is not None else 1
     sizes = (query.shape[0], reach, head_width**-0.5, dropout, 1 / (1 - dropout))
