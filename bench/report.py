@@ -1,6 +1,6 @@
 """Render the tables of every page, and the picture of bench/README.md, from the records in bench/results.
 
-A page is a Markdown file; a table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`, on one page or several.
+A page is a README.md; a table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`, on one page or several.
 A figure between markers is never typed by hand.
 
     python -m bench.report            rewrite the pages and draw the picture (extra `report`)
@@ -295,9 +295,9 @@ def read_record(name: str) -> dict[str, Any]:
 
 
 def pages(root: Path = ROOT) -> list[Path]:
-    """Every Markdown file at the top of the project and in its folders."""
+    """README.md of the project and of its folders."""
     folders = ("trainer", "configs", "bench", "tests")
-    return [*sorted(root.glob("*.md")), *(page for folder in folders for page in sorted((root / folder).rglob("*.md")))]
+    return [root / "README.md", *(page for name in folders for page in sorted((root / name).rglob("README.md")))]
 
 
 def render(text: str, page: str) -> tuple[str, set[str]]:
