@@ -44,7 +44,7 @@ def without_blocks(text: str) -> str:
 
 
 def inline_code(text: str) -> list[str]:
-    return re.findall(r"`([^`\n]+)`", without_blocks(text))
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", without_blocks(text))]
 
 
 def commands_of(text: str) -> list[list[str]]:
