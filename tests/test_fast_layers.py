@@ -11,6 +11,7 @@ from torch import nn
 
 from trainer.model import fast_layers as lean
 from trainer.model.fast_layers import Dropout, Linear, LoraLinear, make_lean
+from trainer.system.processor import works
 
 
 @pytest.mark.parametrize("probability", [0.001, 0.1, 0.5, 0.9])
@@ -78,7 +79,7 @@ def test_linear_keeps_what_it_has_no_fast_path_for():
     assert layer.double()(x[0].double()).dtype == torch.float64
 
 
-needs_onednn = pytest.mark.skipif(not lean.AVAILABLE, reason="torch was built without oneDNN")
+needs_onednn = pytest.mark.skipif(not works("onednn", torch.float32), reason="torch was built without oneDNN")
 
 
 @pytest.mark.parametrize("trains", ["x", "x weight bias"])
@@ -107,7 +108,7 @@ def test_the_fast_product_is_really_taken(monkeypatch, way):
     """Negative control: with a wrong product in its place, values and gradients change."""
     layer, x = Linear(8, 4).requires_grad_(False), torch.randn(5, 8, requires_grad=True)
     right = layer(x), torch.autograd.grad(layer(x).sum(), x)[0]
-    setattr(lean._packs[layer.weight], way, 2 * getattr(lean._packs[layer.weight], way).to_dense())
+    setattr(lean.packed_weights[layer.weight], way, 2 * getattr(lean.packed_weights[layer.weight], way).to_dense())
     wrong = layer(x) - layer.bias, torch.autograd.grad(layer(x).sum(), x)[0]
     expected = 2 * (right[0] - layer.bias) if way == "forward" else 2 * right[1]
     torch.testing.assert_close(wrong[way == "backward"], expected)
@@ -133,7 +134,7 @@ def test_a_packed_weight_is_packed_anew_when_it_changes(change, monkeypatch):
     before = layer(x), torch.autograd.grad(layer(x).sum(), x)[0]
     change(layer)
     torch.testing.assert_close((layer(x), torch.autograd.grad(layer(x).sum(), x)[0]), (3 * before[0], 3 * before[1]))
-    monkeypatch.setattr(lean._Packed, "holds", lambda *a: True)  # negative control
+    monkeypatch.setattr(lean.PackedWeight, "holds", lambda *a: True)  # negative control
     change(layer)
     torch.testing.assert_close(layer(x), 3 * before[0])
 
@@ -142,17 +143,17 @@ def test_a_packed_weight_is_packed_anew_when_it_changes(change, monkeypatch):
 def test_a_packed_weight_is_packed_once_and_goes_with_its_weight():
     layer, x = Linear(8, 4).requires_grad_(False), torch.randn(5, 8)
     layer(x)
-    first, count = lean._packs[layer.weight], len(lean._packs)
+    first, count = lean.packed_weights[layer.weight], len(lean.packed_weights)
     layer(x)
-    assert lean._packs[layer.weight] is first
+    assert lean.packed_weights[layer.weight] is first
     with torch.autocast("cpu", torch.bfloat16):
         layer(x)
-    assert lean._packs[layer.weight].dtype == torch.bfloat16
+    assert lean.packed_weights[layer.weight].dtype == torch.bfloat16
     del layer, first
-    assert len(lean._packs) == count - 1
+    assert len(lean.packed_weights) == count - 1
     trained = Linear(8, 4)
     trained(x)
-    assert trained.weight not in lean._packs
+    assert trained.weight not in lean.packed_weights
 
 
 class Block(nn.Module):

@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 from trainer.errors import CheckpointError
 from trainer.evaluation.scoring import Metrics
+from trainer.system.devices import random_state, set_random_state
 from trainer.system.distributed import gather_objects, rank
 
 
@@ -123,8 +124,8 @@ def _random_states() -> dict[str, Tensor]:
         "python": torch.tensor([version, *python], dtype=torch.int64),
         "python_gauss": torch.tensor(float("nan") if gauss is None else gauss, dtype=torch.float64),
     }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
+    if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
+        states[device.type] = random_state(device)
     return states
 
 
@@ -147,5 +148,6 @@ def _set_random_states(states: Mapping[str, Tensor]) -> None:
     version, *python = states["python"].tolist()
     gauss = states["python_gauss"].item()
     random.setstate((version, tuple(python), None if gauss != gauss else gauss))
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is not None and device.type in states:
+        set_random_state(device, states[device.type])

@@ -45,7 +45,7 @@ class Dropout(nn.Dropout):
         return dropout(input, self.p) if self.training and self.p else input
 
 
-class _Packed:
+class PackedWeight:
     """A frozen weight [O, I] prepared for the products forward and backward, each when first asked.
 
     Handed a plain weight, oneDNN rearranges it in every call; under autocast it would be rounded anew as well.
@@ -70,7 +70,7 @@ class _Packed:
         return prepared(self.weight.T, self.dtype, stays=True)
 
 
-_packs = WeakTensorKeyDictionary()
+packed_weights = WeakTensorKeyDictionary()
 
 
 def _ways(dtype: torch.dtype) -> tuple[str, str]:
@@ -81,9 +81,9 @@ def _oriented(weight: Tensor, dtype: torch.dtype, way: str) -> Tensor:
     """A weight [O, I] as the product "forward" takes it, or its transpose for "backward"; packed once if frozen."""
     if weight.requires_grad:
         return prepared(weight.detach() if way == "forward" else weight.detach().T, dtype)
-    if weight not in _packs or not _packs[weight].holds(weight, dtype):
-        _packs[weight] = _Packed(weight, dtype)
-    return getattr(_packs[weight], way)
+    if weight not in packed_weights or not packed_weights[weight].holds(weight, dtype):
+        packed_weights[weight] = PackedWeight(weight, dtype)
+    return getattr(packed_weights[weight], way)
 
 
 class _FastLinear(torch.autograd.Function):
@@ -144,11 +144,11 @@ class LoraLinear(lora.Linear):
 
     def merge(self, *args: Any, **kwargs: Any) -> None:
         super().merge(*args, **kwargs)
-        _packs.pop(self.get_base_layer().weight, None)  # PEFT writes through weight.data
+        packed_weights.pop(self.get_base_layer().weight, None)  # PEFT writes through weight.data
 
     def unmerge(self) -> None:
         super().unmerge()
-        _packs.pop(self.get_base_layer().weight, None)
+        packed_weights.pop(self.get_base_layer().weight, None)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         adapter = self.active_adapters[0]

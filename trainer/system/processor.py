@@ -28,8 +28,8 @@ from torch import Tensor
 ONEDNN, TORCH, WIDENED = "onednn", "torch", "widened"
 SWITCH = "TRAINER_ONEDNN"
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# A later way is taken only where it needs less than this share of the time: two runs on one machine should choose alike,
-# although its clock drifts by a third.
+# A later way is taken only where it needs less than this share of the time: two runs on one machine should choose
+# alike, although its clock drifts by a third.
 MARGIN = 0.7
 ROWS, WIDTH = 256, 512  # of the measured product: 1 to 3 ms in fp32 on one core
 TRIES = 5
@@ -76,7 +76,9 @@ def prepared(weight: Tensor, dtype: torch.dtype, stays: bool = False) -> Tensor:
 def _prepared(way: str, weight: Tensor, stays: bool) -> Tensor:
     if way == WIDENED:
         weight, way = weight.float(), product_way(torch.float32)
-    return torch.ops.mkldnn._reorder_linear_weight(weight) if stays and way == ONEDNN and packs(weight.dtype) else weight
+    return (
+        torch.ops.mkldnn._reorder_linear_weight(weight) if stays and way == ONEDNN and packs(weight.dtype) else weight
+    )
 
 
 def is_widened(x: Tensor) -> bool:
@@ -208,8 +210,8 @@ def _is_right(dtype: torch.dtype, action: Callable[[Tensor, Tensor, Tensor], Ten
 def seconds(ways: Sequence[tuple[str, torch.dtype]]) -> tuple[float, ...]:
     """How long a product takes in each of some (way, type), on one thread: the others may be busy elsewhere.
 
-    By a weight that stays. The rows are few, and one that oneDNN must rearrange in each call would cost it a third more;
-    beside the thousands of rows of a batch that is little.
+    By a weight that stays. The rows are few, and one that oneDNN must rearrange in each call would cost it a third
+    more; beside the thousands of rows of a batch that is little.
     """
     x, weight = _sample(ROWS, WIDTH, torch.float32), _sample(WIDTH, WIDTH, torch.float32)
 

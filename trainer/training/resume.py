@@ -18,6 +18,7 @@ from trainer.lint.show import print_findings
 from trainer.system import distributed as ranks
 from trainer.system.console import console
 from trainer.system.files import sync, write_file, write_json
+from trainer.system.numerics import settle_numerics, unmeasured_line
 from trainer.training.plan import plan_record, print_plan
 from trainer.training.run_folder import LOG
 from trainer.training.setup import Run
@@ -34,10 +35,18 @@ def start_state(run: Run, resume: bool, allow_inexact: bool) -> RunState:
     ranks.on_first_rank(lambda: lint_data(run))  # not before: a model that cannot be judged leaves no file
     run.add_trainables()
     print_plan(run.sampler, run.rates, run.parameters)
+    print_numerics(run)
     describe(run)
     state = RunState(baseline=baseline)
     checkpoint(run, state)
     return state
+
+
+def print_numerics(run: Run) -> None:
+    """Say in which precision the run computes, why, and by which products."""
+    console.print(f"Precision: {run.numerics}", markup=False)
+    if line := unmeasured_line(run.device):
+        console.print(line, markup=False)
 
 
 def lint_data(run: Run) -> None:
@@ -73,9 +82,10 @@ def resumed_state(run: Run, allow_inexact: bool) -> RunState:
     run.add_trainables()
     # One rank looks, for it renames what is damaged.
     path = Path(ranks.on_first_rank(lambda: str(newest_checkpoint(run.folder / "checkpoints"))))
-    current = identity(to_tree(run.config), run.fingerprints, run.setting())
     try:
         tensors, values = load_checkpoint(path)
+        run.numerics = settle_numerics(run.config.train.precision, run.device, values["identity"]["setting"])
+        current = identity(to_tree(run.config), run.fingerprints, run.setting())
         inexact = require_same_run(path, values["identity"], current, allow_inexact)
         state = restore(tensors, values, run.parameters, run.optimizer.optimizer, run.accelerator.scaler)
         log_is_whole = log_seal(run.folder / LOG, values["log"]["size"]) == values["log"]
@@ -85,6 +95,7 @@ def resumed_state(run: Run, allow_inexact: bool) -> RunState:
     state.inexact += [f"step {state.step}: {difference}" for difference in inexact]
     describe(run)
     console.print(f"Resuming from {path}", markup=False)
+    print_numerics(run)
     if run.main and not log_is_whole:
         console.print(f"{run.folder / LOG}: its lines before step {state.step} are not what was written", markup=False)
     for difference in inexact:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import version
@@ -33,6 +34,8 @@ from trainer.model.lora import add_lora, resolve_targets
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 from trainer.system.console import console
+from trainer.system.devices import widest_float
+from trainer.system.numerics import settle_numerics
 from trainer.system.transfer import Arriving, to_device
 from trainer.training.gradcache import backward_in_chunks
 from trainer.training.optimizer import build_optimizer
@@ -47,6 +50,7 @@ class Run:
         self.config, self.folder = replace(config, output=OutputConfig(dir=str(folder))), folder
         self.accelerator = make_accelerator(config, folder)
         self.device = self.accelerator.device
+        self.numerics = settle_numerics(config.train.precision, self.device)
         self.main: bool = self.accelerator.is_main_process
         console.quiet = not self.main
         set_seed(config.train.seed)
@@ -129,6 +133,7 @@ class Run:
             "processes": ranks.world_size(),
             "device": self.device.type,
             "threads": torch.get_num_threads(),
+            **self.numerics.setting(),
             **{name: version(name) for name in ("torch", "transformers", "peft", "numpy")},
         }
 
@@ -159,14 +164,14 @@ class Run:
             positions=batch.positions,
             loss_of=lambda rows: self.objective(rows, batch.layout),
             backward=self.accelerator.backward,
-            autocast=self.accelerator.autocast,
+            autocast=self.autocast,
         )
         ranks.sum_gradients(self.parameters.values())
         limit = self.config.optim.clip_norm or float("inf")
         norm = self.accelerator.clip_grad_norm_(self.parameters.values(), limit)
         counters = [torch.full((1,), float(value), device=self.device) for value in (batch.tokens, stop(), save())]
-        parts = torch.cat([loss.total.detach().view(1), *counters, loss.by_dim]).double()
-        numbers = torch.cat([ranks.sum_over_ranks(parts), norm.detach().double().view(1)])
+        parts = torch.cat([loss.total.detach().view(1), *counters, loss.by_dim]).to(widest_float(self.device))
+        numbers = torch.cat([ranks.sum_over_ranks(parts), norm.detach().to(parts.dtype).view(1)])
         self.pending.append(Pending(step, batch.waste, Arriving(numbers)))
         arrived = self.settle(self.lag)
         if self.accelerator.scaler is None:
@@ -213,6 +218,10 @@ class Run:
             f"rows {shown} of {self.data.train.source}; lower optim.lr, or train in bf16 or fp32"
         )
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of the encoder's forward, in the precision of the run."""
+        return self.numerics.autocast(self.device)
+
     def start_values(self) -> dict[str, Tensor]:
         """What the parameters that train began with, by name; LoRA's random factors are drawn anew."""
         untouched = self.load_base()
@@ -222,12 +231,12 @@ class Run:
 
     def judge(self) -> Metrics:
         """All pair metrics on dev, as the run goes on: in its precision, thresholds fitted on dev itself."""
-        return evaluate(self.encoder, self.dev, self.config.loss.dims, self.accelerator.autocast)
+        return evaluate(self.encoder, self.dev, self.config.loss.dims, self.autocast)
 
 
 def make_accelerator(config: Config, folder: Path) -> Accelerator:
-    """The accelerator of a run, in exactly the precision asked for, with the tracker asked for."""
-    precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
+    """The accelerator of a run, with the loss scaling of fp16 where that is asked for and the tracker asked for."""
+    precision = "fp16" if config.train.precision == "fp16" else "no"  # bf16 is of `Run.autocast` alone
     if config.log.tensorboard and not find_spec("tensorboard"):  # accelerate would leave it out without a word
         raise InputError("log.tensorboard = true: tensorboard is not installed; install the extra `track`")
     trackers = "tensorboard" if config.log.tensorboard else None
