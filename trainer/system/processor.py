@@ -76,9 +76,8 @@ def prepared(weight: Tensor, dtype: torch.dtype, stays: bool = False) -> Tensor:
 def _prepared(way: str, weight: Tensor, stays: bool) -> Tensor:
     if way == WIDENED:
         weight, way = weight.float(), product_way(torch.float32)
-    return (
-        torch.ops.mkldnn._reorder_linear_weight(weight) if stays and way == ONEDNN and packs(weight.dtype) else weight
-    )
+    packed = stays and way == ONEDNN and packs(weight.dtype)
+    return torch.ops.mkldnn._reorder_linear_weight(weight) if packed else weight
 
 
 def is_widened(x: Tensor) -> bool:
