@@ -60,7 +60,7 @@ def test_products_are_those_of_float64_within_rounding(dtype, way, shape, stays)
         assert found[0].dtype == found[1].dtype == dtype
         assert gap(found[0], exact) <= 8 * EPS[dtype] and gap(found[1], exact + bias.double()) <= 8 * EPS[dtype]
     other = torch.randn(rows, outer).to(dtype)
-    assert gap(processor.product_over_rows(other, x), other.double().T @ x.double()) <= 8 * EPS[dtype]
+    assert gap(processor.product_over_rows(other, x), other.double().T @ x.double()) <= 16 * EPS[dtype]
 
 
 def test_the_comparison_can_fail():
