@@ -136,6 +136,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import MPNetConfig, MPNetModel
 from trainer.model import attention, fast_layers, packing
 from trainer.model.forward import packed_hidden_states
+
+pytestmark = pytest.mark.numbers
 counter = CompileCounterWithBackend("aot_eager")
 compile_as_it_is = torch.compile
 torch.compile = lambda fn, **options: compile_as_it_is(fn, backend=counter, **options)

@@ -294,8 +294,12 @@ def test_a_resumed_run_takes_its_products_again_where_they_work():
             saved = {"train.precision": "fp32", "products": {"fp32": way}}
             assert settle_numerics("auto", CPU, saved).setting() == saved
             assert processor.product_way(FP32) == way
-    settled = settle_numerics("fp32", CPU, {"train.precision": "fp32", "products": {"fp32": "gone"}})
-    assert settled.products["fp32"] in ("torch", "onednn")
+
+
+@pytest.mark.parametrize("products", [{"fp32": "gone"}, {"fp32": []}, [], None, {"bf16": "torch"}], ids=str)
+def test_what_no_processor_wrote_is_not_taken(products):
+    settled = settle_numerics("auto", CPU, {"train.precision": ["fp32"], "products": products})
+    assert settled.setting() == settle_numerics("auto", CPU).setting()
 
 
 def test_all_ranks_take_what_the_first_chose_or_what_works_anywhere(monkeypatch, machine):

@@ -125,6 +125,7 @@ def killed(start: Any, folder: Path, steps: int = 5, **changes: Any) -> None:
 # ---- equality, and mutants that must break it
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("steps", [0, 1, 3, 5, 8])  # 3 ends a phase, 8 is the last
 def test_from_any_step_the_result_is_the_undisturbed_one(steps, start, undisturbed, tmp_path):
     killed(start, tmp_path / "run", steps)

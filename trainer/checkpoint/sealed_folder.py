@@ -89,6 +89,25 @@ def newest_checkpoint(root: Path) -> Path:
     raise CheckpointError(f"{root}: none of {len(folders)} checkpoints is whole; start a new run")
 
 
+def newest_setting(root: Path) -> dict[str, Any]:
+    """The setting of the newest checkpoint that can be read (see `identity.identity`), {} where there is none.
+
+    For what must be known before the run is built; nothing is checked or set aside yet.
+    """
+    for folder in reversed(_folders(root)):
+        try:
+            return dict(json.loads((folder / "state.json").read_bytes())["identity"]["setting"])
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            RecursionError,
+        ):  # damaged: `newest_checkpoint` will say so
+            continue
+    return {}
+
+
 def set_aside(folder: Path) -> None:
     """Rename a damaged checkpoint to end in `.damaged`."""
     damaged = folder.with_name(folder.name + ".damaged")

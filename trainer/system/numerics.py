@@ -72,20 +72,22 @@ def settle_numerics(asked: str, device: torch.device, saved: Mapping[str, Any] |
 
 def _choose(asked: str, device: torch.device, saved: Mapping[str, Any]) -> Numerics:
     precision, reason = _choose_precision(asked, device, saved.get("train.precision"))
-    earlier = saved.get("products", {})
-    products = {
-        name: earlier[name] if works(earlier.get(name, ""), TYPES[name]) else product_way(TYPES[name])
-        for name in _types(precision, device)
-    }
+    products = {name: product_way(TYPES[name]) for name in _types(precision, device)}
+    earlier = saved.get("products")
+    for name in products:
+        # A checkpoint may hold anything.
+        way = earlier.get(name) if isinstance(earlier, dict) else None
+        if isinstance(way, str) and works(way, TYPES[name]):
+            products[name] = way
     return Numerics(precision, products, reason)
 
 
-def _choose_precision(asked: str, device: torch.device, saved: str | None) -> tuple[str, str]:
+def _choose_precision(asked: str, device: torch.device, saved: Any) -> tuple[str, str]:
     """(precision, why)"""
     if asked not in ("auto", "bf16"):
         return asked, "as train.precision says"
     if asked == "auto" and saved == "fp32":
-        return saved, "as the run began"
+        return "fp32", "as the run began"
     native, why = bf16_support(device)
     if asked == "auto":
         return ("bf16" if native else "fp32"), why

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from trainer.checkpoint.content import Best, RunState
+from trainer.checkpoint.sealed_folder import newest_setting
 from trainer.config import Config
 from trainer.errors import Stopped
 from trainer.system import distributed as ranks
@@ -42,7 +43,7 @@ def train(config: Config, name: str, resume: bool = False, allow_inexact: bool =
     """
     folder = choose_folder(config, name, resume)
     with Signals() as signals, ExitStack() as stack:
-        run = Run(config, folder)
+        run = Run(config, folder, newest_setting(folder / "checkpoints") if resume else None)
         ranks.on_first_rank(lambda: stack.enter_context(only_writer(folder)))
         ranks.on_first_rank(lambda: clear_folder(folder, resume))
         state = start_state(run, resume, allow_inexact)

@@ -18,7 +18,7 @@ from trainer.lint.show import print_findings
 from trainer.system import distributed as ranks
 from trainer.system.console import console
 from trainer.system.files import sync, write_file, write_json
-from trainer.system.numerics import settle_numerics, unmeasured_line
+from trainer.system.numerics import unmeasured_line
 from trainer.training.plan import plan_record, print_plan
 from trainer.training.run_folder import LOG
 from trainer.training.setup import Run
@@ -82,10 +82,9 @@ def resumed_state(run: Run, allow_inexact: bool) -> RunState:
     run.add_trainables()
     # One rank looks, for it renames what is damaged.
     path = Path(ranks.on_first_rank(lambda: str(newest_checkpoint(run.folder / "checkpoints"))))
+    current = identity(to_tree(run.config), run.fingerprints, run.setting())
     try:
         tensors, values = load_checkpoint(path)
-        run.numerics = settle_numerics(run.config.train.precision, run.device, values["identity"]["setting"])
-        current = identity(to_tree(run.config), run.fingerprints, run.setting())
         inexact = require_same_run(path, values["identity"], current, allow_inexact)
         state = restore(tensors, values, run.parameters, run.optimizer.optimizer, run.accelerator.scaler)
         log_is_whole = log_seal(run.folder / LOG, values["log"]["size"]) == values["log"]

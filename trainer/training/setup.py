@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
@@ -46,11 +46,12 @@ from trainer.training.step import Pending, Prepared, peak_memory
 class Run:
     """Everything that lives as long as the run."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Config, folder: Path, saved: Mapping[str, Any] | None = None) -> None:
+        """Build it. `saved` is the setting of the run that is continued."""
         self.config, self.folder = replace(config, output=OutputConfig(dir=str(folder))), folder
         self.accelerator = make_accelerator(config, folder)
         self.device = self.accelerator.device
-        self.numerics = settle_numerics(config.train.precision, self.device)
+        self.numerics = settle_numerics(config.train.precision, self.device, saved)
         self.main: bool = self.accelerator.is_main_process
         console.quiet = not self.main
         set_seed(config.train.seed)
