@@ -32,7 +32,7 @@ from trainer.checkpoint.sealed_folder import KEEP, has_checkpoints, newest_check
 from trainer.data.incidents import generate_pairs
 from trainer.errors import CheckpointError, Stopped, StorageError
 from trainer.main import cli
-from trainer.system import distributed
+from trainer.system import distributed, processor
 from trainer.system import files as storage
 from trainer.system.files import find_damage, only_writer, remove_debris, remove_folder, write_manifest
 from trainer.system.signals import Signals
@@ -45,6 +45,7 @@ from trainer.training.setup import Run
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "train.batch_size": 8,
+    "train.precision": "auto",
     "curriculum.epochs": 1,
     "optim.lr": 1e-3,
     "loss.dims": [64, 16],
@@ -123,6 +124,7 @@ def killed(start: Any, folder: Path, steps: int = 5, **changes: Any) -> None:
 # ---- equality, and mutants that must break it
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("steps", [0, 1, 3, 5, 8])  # 3 ends a phase, 8 is the last
 def test_from_any_step_the_result_is_the_undisturbed_one(steps, start, undisturbed, tmp_path):
     killed(start, tmp_path / "run", steps)
@@ -318,6 +320,32 @@ def test_an_inexact_resume_is_allowed_where_asked_for_and_on_record(start, tmp_p
     assert records == [{"step": 5, "inexact_resume": ["step 5: train.tokens_per_chunk was 0, is 300"]}]
     metadata = json.loads((tmp_path / "run" / "training_metadata.json").read_text())
     assert metadata["inexact_resumes"] == records[0]["inexact_resume"]
+
+
+@pytest.mark.numbers
+def test_a_resumed_run_takes_its_products_again_or_is_refused_as_inexact(start, tmp_path, monkeypatch, capfd):
+    """`auto` and the measurement are of the run's start, not of the day it is resumed."""
+    if not processor.works("onednn", torch.float32):
+        pytest.skip("torch was built without oneDNN's operators")
+    processor.take_products({"fp32": "onednn"})
+    killed(start, tmp_path / "run", 5)
+    shutil.copytree(tmp_path / "run", tmp_path / "lesser")
+    processor.take_products({"fp32": "torch"})  # as if the measurement came out otherwise today
+    assert start(tmp_path / "run", "--resume") == 0
+    metadata = json.loads((tmp_path / "run" / "training_metadata.json").read_text())
+    assert metadata["products"] == {"fp32": "onednn"} and metadata["inexact_resumes"] == []
+
+    processor.forget()
+    monkeypatch.setenv("TRAINER_ONEDNN", "off")
+    capfd.readouterr()
+    assert start(tmp_path / "lesser", "--resume") == 4
+    said = capfd.readouterr().err
+    assert "products was {'fp32': 'onednn'}, is {'fp32': 'torch'}" in said and "--allow-inexact-resume" in said
+    assert start(tmp_path / "lesser", "--resume", "--allow-inexact-resume") == 0
+    metadata = json.loads((tmp_path / "lesser" / "training_metadata.json").read_text())
+    assert metadata["products"] == {"fp32": "torch"} and "products was" in metadata["inexact_resumes"][0]
+    monkeypatch.undo()
+    processor.forget()
 
 
 def test_processes_may_be_redistributed_but_not_the_batch(monkeypatch):

@@ -13,6 +13,8 @@ from trainer.data.incidents import generate_pairs
 from trainer.errors import NumericError
 from trainer.training.setup import Run
 
+pytestmark = pytest.mark.numbers
+
 # Operators that make the host wait for a GPU: values read back, and results whose size depends on values.
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2", "unique_dim"}
 

@@ -24,12 +24,14 @@ from trainer.model import export
 from trainer.model.embedding import embed, tokenize_for
 from trainer.model.loading import load_encoder
 from trainer.system.files import find_damage, json_ready
+from trainer.system.processor import multiplies_bf16
 from trainer.training import finish
 from trainer.training import loop as train
 from trainer.training import setup as run
 
 SMALL = {
     "train.batch_size": "8",
+    "train.precision": "fp32",
     "curriculum.epochs": "1",
     "optim.lr": "1e-3",
     "loss.dims": "[64, 16]",
@@ -74,6 +76,7 @@ def steps_of(folder: Path) -> list[dict]:
     return [line for line in lines(folder) if "loss" in line]
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     changes = {"lora.enabled": str(lora).lower(), "lora.rank": 4, "optim.lr": 5e-3, "data.test": pair_files["test"]}
@@ -118,6 +121,22 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     assert not any(example in text for example in texts["texts1"] + texts["texts2"])
 
 
+@pytest.mark.numbers
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_bf16_trains_on_any_processor(run_small, lora, capfd):
+    """On one without AVX-512, LoRA ended in the first step, and full fine-tuning took 36 times as long."""
+    code, folder = run_small("run", {"train.precision": "bf16", "lora.enabled": str(lora).lower(), "lora.rank": 4})
+    assert code == 0
+    said = capfd.readouterr().err
+    assert "Precision: bf16, as train.precision says" in said
+    assert multiplies_bf16() or "times as long as in fp32" in said
+    metadata = json.loads((folder / "training_metadata.json").read_text())
+    assert metadata["precision"] == "bf16" and set(metadata["products"]) == {"fp32", "bf16"}
+    losses = [line["loss"] for line in steps_of(folder)]
+    code, folder = run_small("fp32", {"train.precision": "fp32", "lora.enabled": str(lora).lower(), "lora.rank": 4})
+    assert code == 0 and losses == pytest.approx([line["loss"] for line in steps_of(folder)], rel=0.03)
+
+
 def test_the_exported_model_is_the_best_and_loads_in_sentence_transformers(run_small, tiny_model):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     code, folder = run_small("run", {"eval.every": 2}, "--full-strength")
@@ -150,6 +169,7 @@ def test_the_quickstart_visibly_learns(tmp_path, capfd):
     assert "Plan" in said and "BETTER" in said and "SentenceTransformer" in said
 
 
+@pytest.mark.numbers
 def test_a_run_ends_with_what_trainer_evaluate_finds(run_small, tiny_model, pair_files):
     code, folder = run_small("run", {"data.test": pair_files["test"], "lora.enabled": "true", "optim.lr": 5e-3})
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -290,6 +310,7 @@ def test_a_run_that_changes_nothing_fails(run_small, monkeypatch, capfd):
     assert code == 4 and "training changed nothing" in capfd.readouterr().err
 
 
+@pytest.mark.numbers
 def test_the_same_seed_gives_the_same_weights_whatever_the_cadence(run_small):
     _, one = run_small("one")
     _, two = run_small("two", {"eval.every": 1, "log.every": 2, "checkpoint.every": 3})
@@ -319,6 +340,7 @@ def test_a_signal_with_or_after_the_last_file_changes_nothing(moment, run_small,
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("changes", [{}, {"lora.enabled": "true", "train.tokens_per_chunk": 200}])
 def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, changes):
     _, whole = run_small("whole", changes)
