@@ -79,8 +79,9 @@ class CurriculumConfig:
 class TrainConfig:
     batch_size: int = 64
     """Labelled pairs in a batch, on each device."""
-    precision: str = "fp32"
-    """"fp32", "bf16" or "fp16"; the weights being trained stay in fp32."""
+    precision: str = "auto"
+    """"fp32", "bf16", "fp16", or "auto": bf16 where the device multiplies it natively, else fp32. The weights being
+    trained stay in fp32, and so do the loss and the final judgement."""
     tokens_per_chunk: int = 0
     """Most tokens that go through the encoder at once; 0 puts no limit. It changes memory, not the batch's gradient
     (dropout draws other masks)."""
@@ -204,7 +205,7 @@ _RULES = {
     "curriculum.epochs": _POSITIVE,
     "curriculum.replay": _Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
     "train.batch_size": _Rule(lambda value: value >= 2, "use 2 or more: one pair has nothing to be told apart from"),
-    "train.precision": _one_of("fp32", "bf16", "fp16"),
+    "train.precision": _one_of("auto", "fp32", "bf16", "fp16"),
     "train.tokens_per_chunk": _NOT_NEGATIVE,
     "train.timeout": _Rule(lambda value: 1 <= value <= 10**7, "use seconds from 1 to 10000000"),
     "train.seed": _Rule(lambda value: 0 <= value < 2**32, "use a whole number from 0 to 4294967295"),

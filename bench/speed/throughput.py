@@ -186,15 +186,15 @@ class Ours:
 
     @contextmanager
     def in_precision(self, precision: str) -> Iterator[None]:
-        """Steps under the autocast that accelerate would set for a precision; one process holds one setting."""
-        device, accelerator = self.run.device, self.run.accelerator
-        usual = accelerator.autocast
+        """Steps under the autocast that a run of a precision has."""
+        device, run = self.run.device, self.run
+        usual = run.autocast
         if precision == "bf16":
-            accelerator.autocast = lambda: torch.autocast(device.type, torch.bfloat16)
+            run.autocast = lambda: torch.autocast(device.type, torch.bfloat16)
         try:
             yield
         finally:
-            accelerator.autocast = usual
+            run.autocast = usual
 
     def split(self, steps: int, precision: str) -> list[dict[str, float]]:
         """Seconds of each part of some steps, each part waited for; not for the rate."""

@@ -24,6 +24,7 @@ from torch.nn import Parameter
 from trainer.checkpoint.identity import Identity
 from trainer.errors import CheckpointError
 from trainer.evaluation.scoring import Metrics
+from trainer.system.devices import random_state, set_random_state
 from trainer.system.distributed import gather_objects, rank
 
 
@@ -159,8 +160,8 @@ def _of_shape(saved: Tensor, parameter: Parameter, name: str) -> Tensor:
 
 def _random_states() -> dict[str, Tensor]:
     states = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
+    if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
+        states[device.type] = random_state(device)
     return states
 
 
@@ -171,5 +172,6 @@ def _set_random_states(states: Mapping[str, Tensor]) -> None:
         torch.set_rng_state(states["torch"])
     except RuntimeError as error:
         raise ValueError("its random states are of another version of torch") from error
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is not None and device.type in states:
+        set_random_state(device, states[device.type])

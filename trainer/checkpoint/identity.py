@@ -9,13 +9,14 @@ from typing import Any
 from trainer.errors import CheckpointError
 from trainer.system.distributed import world_size
 
-# Keys that may change freely: they decide what is written and when, not what is computed.
+# Keys that may change freely: they decide what is written and when, not what is computed. Which precision
+# train.precision came to is of the setting.
 FREE = (
-    *("log.", "checkpoint.", "output.", "train.timeout", "data.forgetting"),
+    *("log.", "checkpoint.", "output.", "train.timeout", "train.precision", "data.forgetting"),
     *("eval.every", "eval.choose_strength", "eval.largest_strength", "eval.forgetting_limit"),
 )
 # Keys whose change leaves the run the same in kind, but not to the bit.
-INEXACT = ("train.batch_size", "train.precision", "train.tokens_per_chunk", "train.compile")
+INEXACT = ("train.batch_size", "train.tokens_per_chunk", "train.compile")
 
 Identity = dict[str, dict[str, Any]]
 

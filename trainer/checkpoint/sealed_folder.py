@@ -105,6 +105,22 @@ def newest_checkpoint(root: Path) -> Path:
     raise CheckpointError(f"{root}: none of {len(folders)} checkpoints is whole; start a new run")
 
 
+def newest_values(root: Path) -> dict[str, Any]:
+    """The JSON of the newest checkpoint that can be read; {} where there is none.
+
+    For what must be known before the run is built: nothing is checked yet, and what is damaged is passed over, since
+    `newest_checkpoint` will say so.
+    """
+    for folder in reversed(_folders(root)):
+        try:
+            values = json.loads((folder / "state.json").read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(values, dict):
+            return values
+    return {}
+
+
 def set_aside(folder: Path) -> None:
     """Rename a damaged checkpoint to end in `.damaged`."""
     damaged = folder.with_name(folder.name + ".damaged")

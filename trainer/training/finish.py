@@ -193,7 +193,9 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         },
         "device": str(run.device),
         "encoder_path": run.encoder.path,
-        "precision": run.accelerator.mixed_precision,
+        "precision": run.numerics.precision,
+        "products": dict(run.numerics.products),
+        "precision_reason": run.numerics.reason,
         "processes": ranks.world_size(),
         "threads": torch.get_num_threads(),
         "model": {

@@ -14,6 +14,7 @@ from trainer.lint.linter import Tokens, lint_tables
 from trainer.lint.show import print_findings
 from trainer.system.console import console
 from trainer.system.files import write_file, write_json
+from trainer.system.numerics import unmeasured_line
 from trainer.system.run_files import CONFIG, LINT, PLAN
 from trainer.training.schedule import schedule_edges
 from trainer.training.setup import Inputs, Run
@@ -51,6 +52,13 @@ def describe(run: Run) -> None:
     if run.is_main:
         write_file(run.folder / CONFIG, dump_config(run.config))
         write_json(run.folder / PLAN, plan_record(run))
+
+
+def print_numerics(inputs: Inputs) -> None:
+    """Say in which precision the run computes, why, and by which products."""
+    console.print(f"Precision: {inputs.numerics}", markup=False)
+    if line := unmeasured_line(inputs.device):
+        console.print(line, markup=False)
 
 
 def print_plan(run: Run) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from trainer.checkpoint.content import RunState, restore, saved_identity, saved_log_seal, snapshot
 from trainer.checkpoint.identity import Identity, identity, require_same_run
-from trainer.checkpoint.sealed_folder import load_checkpoint, newest_checkpoint, save_checkpoint
+from trainer.checkpoint.sealed_folder import load_checkpoint, newest_checkpoint, newest_values, save_checkpoint
 from trainer.config import to_tree
 from trainer.errors import CheckpointError
 from trainer.system import distributed as ranks
@@ -35,6 +36,14 @@ def checkpoint(run: Run, state: RunState, log: RunLog) -> None:
         save_checkpoint(run.folder / CHECKPOINTS, state.step, tensors, values, steps_to_keep)
 
     ranks.on_first_rank(save)
+
+
+def saved_setting(folder: Path) -> dict[str, Any]:
+    """The setting of the run that a folder holds, as far as its newest checkpoint tells; {} where it does not."""
+    try:
+        return dict(saved_identity(newest_values(folder / CHECKPOINTS))["setting"])
+    except (LookupError, TypeError, ValueError):  # of another version: `resumed_state` says so
+        return {}
 
 
 def resumed_state(run: Run, allow_inexact: bool) -> RunState:

@@ -5,6 +5,8 @@ Between the two the encoder is untouched, which is when the baseline is judged (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import version
@@ -35,6 +37,7 @@ from trainer.model.lora import add_lora, resolve_targets
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 from trainer.system.console import console
+from trainer.system.numerics import Numerics, settle_numerics
 from trainer.training.optimizer import build_optimizer
 from trainer.training.schedule import learning_rates
 
@@ -48,6 +51,8 @@ class Inputs:
     """As it was resolved, with `output.dir` the run's folder."""
     folder: Path
     accelerator: Accelerator
+    numerics: Numerics
+    """The precision and the products that it computes with."""
 
     # Data
     data: RunData
@@ -84,7 +89,11 @@ class Inputs:
 
     def judge_on_dev(self) -> Metrics:
         """All pair metrics on dev, in the run's precision, thresholds fitted on dev itself. Collective."""
-        return evaluate(self.encoder, self.dev, self.config.loss.dims, self.accelerator.autocast)
+        return evaluate(self.encoder, self.dev, self.config.loss.dims, self.autocast)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of the encoder's forward, in the run's precision."""
+        return self.numerics.autocast(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +112,7 @@ class Run(Inputs):
             "processes": ranks.world_size(),
             "device": self.device.type,
             "threads": torch.get_num_threads(),
+            **self.numerics.setting(),
             **{name: version(name) for name in ("torch", "transformers", "peft", "numpy")},
         }
 
@@ -114,14 +124,18 @@ class Run(Inputs):
         return {name: parameter.detach() for name, parameter in encoder.trainable().items()}
 
 
-def read_inputs(config: Config, folder: Path) -> Inputs:
+def read_inputs(config: Config, folder: Path, saved_setting: Mapping[str, Any]) -> Inputs:
     """Read data and model of a run, tokenise, plan the batches; refuse what is wrong with any of it. Writes nothing.
+
+    Args:
+        saved_setting: `Run.setting` of the run that is continued; {} for a new one.
 
     Raises:
         InputError: the config, a file or the model is not fit for the run.
     """
     accelerator = make_accelerator(config, folder)
     console.quiet = not accelerator.is_main_process
+    numerics = settle_numerics(config.train.precision, accelerator.device, saved_setting)
     set_seed(config.train.seed)
     hush_transformers()
 
@@ -163,6 +177,7 @@ def read_inputs(config: Config, folder: Path) -> Inputs:
         config=replace(config, output=OutputConfig(dir=str(folder))),
         folder=folder,
         accelerator=accelerator,
+        numerics=numerics,
         data=data,
         tokens=tokens,
         dev=dev,
@@ -203,8 +218,8 @@ def load_base(config: Config, model_name: str) -> Encoder:
 
 
 def make_accelerator(config: Config, folder: Path) -> Accelerator:
-    """The accelerator of a run, in exactly the precision asked for, with the tracker asked for."""
-    precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
+    """The accelerator of a run, with the loss scaling of fp16 where that is asked for and the tracker asked for."""
+    precision = "fp16" if config.train.precision == "fp16" else "no"  # bf16 is of `Inputs.autocast` alone
     if config.log.tensorboard and not find_spec("tensorboard"):  # accelerate would leave it out without a word
         raise InputError("log.tensorboard = true: tensorboard is not installed; install the extra `track`")
     trackers = "tensorboard" if config.log.tensorboard else None
@@ -213,11 +228,14 @@ def make_accelerator(config: Config, folder: Path) -> Accelerator:
     # process group stays.
     AcceleratorState._reset_state()
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision=precision, log_with=trackers, project_dir=str(folder), kwargs_handlers=[patience]
         )
     except ValueError as error:
         raise InputError(f"train.precision = {config.train.precision}: {error}".replace("\n", " ")) from error
+    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate takes it, and leaves out the loss scaling
+        raise InputError('train.precision = fp16: needs a GPU; use "fp32", or "bf16" where the CPU has it')
+    return accelerator
 
 
 def check_dims_fit(config: Config, encoder: Encoder) -> None:

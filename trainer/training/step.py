@@ -22,6 +22,7 @@ from trainer.errors import NumericError
 from trainer.model.attention import has_kernel
 from trainer.model.packing import TokenBatch
 from trainer.system import distributed as ranks
+from trainer.system.devices import widest_float
 from trainer.system.transfer import Arriving, to_device
 from trainer.training.gradcache import backward_in_chunks
 from trainer.training.optimizer import skip_next_update
@@ -103,7 +104,7 @@ class Stepper:
             positions=batch.positions,
             loss_of=lambda embeddings: run.objective(embeddings, batch.layout),
             backward=run.accelerator.backward,
-            autocast=run.accelerator.autocast,
+            autocast=run.autocast,
         )
         ranks.sum_gradients(run.parameters.values())
         limit = run.config.optim.clip_norm or float("inf")
@@ -111,8 +112,8 @@ class Stepper:
 
         # ---- numbers: one tensor over all ranks, read when it has arrived
         counters = [torch.full((1,), float(value), device=run.device) for value in (batch.tokens, stop(), save())]
-        parts = torch.cat([loss.total.detach().view(1), *counters, loss.by_dim]).double()
-        numbers = torch.cat([ranks.sum_over_ranks(parts), norm.detach().double().view(1)])
+        parts = torch.cat([loss.total.detach().view(1), *counters, loss.by_dim]).to(widest_float(run.device))
+        numbers = torch.cat([ranks.sum_over_ranks(parts), norm.detach().to(parts.dtype).view(1)])
         self.pending.append(Pending(step, batch.waste, Arriving(numbers)))
         arrived = self.settle(self.lag)
 
