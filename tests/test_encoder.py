@@ -165,6 +165,7 @@ def test_the_comparison_can_fail(tiny_model: Build, tmp_path: Path) -> None:
         assert_equals_peer(load_encoder(str(folder), max_length=19), folder)
 
 
+@pytest.mark.numbers
 def test_the_pretrained_encoder_equals_its_peer(real_encoder: Path) -> None:
     encoder = load_encoder(str(real_encoder))
     assert (encoder.spec.pooling, encoder.spec.normalize, encoder.spec.max_length) == ("mean", True, 256)

@@ -180,7 +180,7 @@ def test_the_names_of_new_folders_are_on_disk_too(tmp_path: Path, monkeypatch: p
 CHILD = """
 import os, resource, signal, sys
 from pathlib import Path
-from trainer import storage
+from trainer.system import files as storage
 
 how, where, root = sys.argv[1:]
 root = Path(root)

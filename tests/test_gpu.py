@@ -22,7 +22,7 @@ def run_on_gpu(tiny_model, folder, **changes):
     config.write_text(
         f'[model]\nname = "{tiny_model("mpnet")}"\n'
         f'[data]\ntrain = "{pairs}"\ndev = "{pairs}"\nallow_overlap = true\n'
-        "[train]\nbatch_size = 16\n[loss]\ndims = [64, 16]\npair_weight = 0.5\nsymmetric = true\n"
+        '[train]\nbatch_size = 16\nprecision = "fp32"\n[loss]\ndims = [64, 16]\npair_weight = 0.5\nsymmetric = true\n'
     )
     run = Run(load_config(config, [f"{key}={value}" for key, value in changes.items()]), folder / "run")
     run.add_trainables()

@@ -19,6 +19,8 @@ from trainer.model.tokens import TokenTable
 from trainer.training import gradcache
 from trainer.training.gradcache import backward_in_chunks
 
+pytestmark = pytest.mark.numbers
+
 ROWS = 8
 
 

@@ -13,6 +13,8 @@ from trainer.loss.matryoshka import matryoshka_mnrl
 from trainer.loss.ranking import pairwise_ranking
 from trainer.loss.tiled import BAND, LEAST, TILE, tile_shape
 
+pytestmark = pytest.mark.numbers
+
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
 

@@ -18,6 +18,8 @@ from trainer.model.fast_layers import make_lean
 from trainer.model.forward import packed_hidden_states, padded_hidden_states, pool
 from trainer.model.packing import pack
 
+pytestmark = pytest.mark.numbers
+
 LONGEST = 37
 WORDS = 90
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer.system.onednn import product
+from trainer.system.processor import product
 
 ZERO_LENGTH = 1e-15  # a prefix this much shorter than its row's largest entry counts as a zero vector
 TILE = 2**20  # logits of a tile; 1024 x 1024 was the fastest shape

@@ -15,7 +15,7 @@ Padding counts for nothing.
 
 The split of a step is taken in steps of its own, with the device waited for at each border.
 
-    python bench/throughput.py --model minilm-l6 --encoder DIR --tickets tickets.csv --peer
+    python -m bench.speed.throughput --model minilm-l6 --encoder DIR --tickets tickets.csv --peer
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from records import RESULTS, environment, save_record
-from workload import SHAPES, ticket_pairs, write_model
 
+from bench.records import RESULTS, environment, save_record
+from bench.workload import SHAPES, ticket_pairs, write_model
 from trainer.config import load_config
 from trainer.model.fast_layers import Linear
 from trainer.system.console import console
 from trainer.system.process import keep_freed_memory, tune_process
-from trainer.training.setup import Run
-from trainer.training.step import peak_memory
+from trainer.training.setup import build_run, read_inputs
+from trainer.training.step import Stepper, peak_memory
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {"precision": "fp32", "batch_size": 64},
@@ -143,9 +143,10 @@ class Ours:
         }
         config = folder / "throughput.toml"
         config.write_text("")
-        self.run = Run(load_config(config, [f"{key}={value}" for key, value in settings.items()]), folder / "run")
-        self.run.add_trainables()
+        resolved = load_config(config, [f"{key}={value}" for key, value in settings.items()])
+        self.run = build_run(read_inputs(resolved, folder / "run"))
         self.run.encoder.train()
+        self.stepper = Stepper(self.run)
         self.step = 0
 
     def block(self, steps: int, precision: str) -> list[dict[str, float]]:
@@ -153,15 +154,15 @@ class Ours:
         samples = []
         device = self.run.device
         with self.in_precision(precision), ThreadPoolExecutor(1) as ahead:
-            upcoming = ahead.submit(self.run.prepare, self.step)
+            upcoming = ahead.submit(self.stepper.prepare, self.step)
             before = matmul_peak(precision, device)
             for _ in range(steps):
                 start = time.perf_counter()
                 batch = upcoming.result()
                 ready = time.perf_counter()
-                upcoming = ahead.submit(self.run.prepare, self.step + 1)
-                self.run.train_step(self.step, batch)
-                self.run.settle()
+                upcoming = ahead.submit(self.stepper.prepare, self.step + 1)
+                self.stepper.train_step(self.step, batch)
+                self.stepper.settle()
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 seconds = time.perf_counter() - start
@@ -185,15 +186,15 @@ class Ours:
 
     @contextmanager
     def in_precision(self, precision: str) -> Iterator[None]:
-        """Steps under the autocast that accelerate would set for a precision; one process holds one setting."""
-        device, accelerator = self.run.device, self.run.accelerator
-        usual = accelerator.autocast
+        """Steps under the autocast that a run of a precision has."""
+        device, run = self.run.device, self.run
+        usual = run.autocast
         if precision == "bf16":
-            accelerator.autocast = lambda: torch.autocast(device.type, torch.bfloat16)
+            run.autocast = lambda: torch.autocast(device.type, torch.bfloat16)
         try:
             yield
         finally:
-            accelerator.autocast = usual
+            run.autocast = usual
 
     def split(self, steps: int, precision: str) -> list[dict[str, float]]:
         """Seconds of each part of some steps, each part waited for; not for the rate."""
@@ -201,13 +202,13 @@ class Ours:
         parts = {"encoder": (run.encoder, "forward"), "loss": (run.objective, "forward")}
         parts |= {"backward": (run.accelerator, "backward"), "optimizer": (run.optimizer, "step")}
         for _ in range(steps):
-            batch, spent = run.prepare(self.step), {}
+            batch, spent = self.stepper.prepare(self.step), {}
             with self.in_precision(precision), ExitStack() as stack:
                 for name, (owner, method) in parts.items():
                     stack.enter_context(timed(owner, method, name, spent))
                 start = time.perf_counter()
-                run.train_step(self.step, batch)
-                run.settle()
+                self.stepper.train_step(self.step, batch)
+                self.stepper.settle()
                 spent["rest"] = time.perf_counter() - start - sum(spent.values())
             samples.append(spent)
             self.step += 1
