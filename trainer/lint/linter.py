@@ -22,6 +22,7 @@ from trainer.lint.score_checks import TFIDF, Figures, Scores
 from trainer.model.embedding import embed_cached, tokenize_for
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.system.files import json_ready
+from trainer.system.gpu import default_device
 from trainer.text.tfidf import pair_cosines, tfidf_matrix
 
 MODEL = "model"  # what scores by the untouched encoder are called
@@ -84,7 +85,8 @@ def lint_files(
     if not model:
         return lint_tables(tables)
     hush_transformers()
-    encoder = load_encoder(model).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = default_device()
+    encoder = load_encoder(model).to(device)
     tokens = [tokenize_for(encoder, table.texts) for table in tables]
     cosines = [
         encoder_cosines(embed_cached(encoder, own), table, (encoder.width,))[0]
