@@ -324,7 +324,7 @@ def test_an_inexact_resume_is_allowed_where_asked_for_and_on_record(start, tmp_p
 def test_processes_may_be_redistributed_but_not_the_batch(monkeypatch):
     """2 x 8 pairs on two processes are 16 on one: another setting of the same run."""
     tree = {
-        "train": {"batch_size": 8, "precision": "fp32", "tokens_per_chunk": 0, "compile": True},
+        "train": {"batch_size": 8, "precision": "fp32", "tokens_per_chunk": 0, "compile": "auto"},
         "log": {"every": 1},
     }
     monkeypatch.setattr(run_identity, "world_size", lambda: 2)

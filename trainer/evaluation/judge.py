@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from trainer.data.pairs import PairTable, read_pairs
 from trainer.data.run_data import read_general

@@ -56,11 +56,11 @@ def require_code(device: torch.device) -> None:
         capability, arch_list = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
     if arch_list and not supports(arch_list, capability):
         major, minor = capability
-        newest = "a torch built for CUDA 12.8 or newer" if major >= 10 else "a torch built for an older CUDA, such as 12.6"
+        cuda = "12.8 or newer" if major >= 10 else "an older version, such as 12.6"
         raise InputError(
             f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}, and this torch "
-            f"{torch.__version__} has code for {', '.join(arch_list)} alone: install {newest}, by the command that "
-            "pytorch.org gives for it, or keep to the CPU with CUDA_VISIBLE_DEVICES="
+            f"{torch.__version__} has code for {', '.join(arch_list)} alone: install a torch built for CUDA {cuda}, by "
+            "the command that pytorch.org gives for it, or keep to the CPU with CUDA_VISIBLE_DEVICES="
         )
 
 

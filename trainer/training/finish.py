@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -229,6 +230,7 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         },
         "device": str(run.device),
         "encoder_path": run.encoder.path,
+        "choices": asdict(run.choices),
         "precision": run.accelerator.mixed_precision,
         "processes": ranks.world_size(),
         "threads": torch.get_num_threads(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +72,17 @@ def has_begun(folder: Path) -> bool:
 
 def resumed_state(run: Run, allow_inexact: bool) -> RunState:
     """The state of the newest whole checkpoint, once it is known to be of this run."""
-    run.add_trainables()
     # One rank looks, for it renames what is damaged.
     path = Path(ranks.on_first_rank(lambda: str(newest_checkpoint(run.folder / "checkpoints"))))
-    current = identity(to_tree(run.config), run.fingerprints, run.setting())
-    try:
+    with of_this_version(path):
         tensors, values = load_checkpoint(path)
+        compiled_before = values["identity"]["setting"]["train.compile"]
+    run.add_trainables(compiled_before)
+    current = identity(to_tree(run.config), run.fingerprints, run.setting())
+    with of_this_version(path):
         inexact = require_same_run(path, values["identity"], current, allow_inexact)
         state = restore(tensors, values, run.parameters, run.optimizer.optimizer, run.accelerator.scaler)
         log_is_whole = log_seal(run.folder / LOG, values["log"]["size"]) == values["log"]
-    except FOREIGN as error:  # its hashes are right, so somebody else sealed it, or another version
-        cause = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"{path}: not a checkpoint of this version ({cause}); start a new run") from error
     state.inexact += [f"step {state.step}: {difference}" for difference in inexact]
     describe(run)
     console.print(f"Resuming from {path}", markup=False)
@@ -90,6 +91,16 @@ def resumed_state(run: Run, allow_inexact: bool) -> RunState:
     for difference in inexact:
         console.print(f"Not the same to the bit: {difference}", markup=False)
     return state
+
+
+@contextmanager
+def of_this_version(path: Path) -> Iterator[None]:
+    """Name the checkpoint that is being read in what goes wrong. Raises CheckpointError."""
+    try:
+        yield
+    except FOREIGN as error:  # its hashes are right, so somebody else sealed it, or another version
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{path}: not a checkpoint of this version ({cause}); start a new run") from error
 
 
 def checkpoint(run: Run, state: RunState) -> None:

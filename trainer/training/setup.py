@@ -25,7 +25,6 @@ from trainer.data.run_data import RunData, load_data, locate_model
 from trainer.errors import InputError, NumericError
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
 from trainer.loss.objective import Objective
-from trainer.model.attention import has_kernel
 from trainer.model.embedding import tokenize_for
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.loading import hush_transformers, load_encoder
@@ -33,7 +32,9 @@ from trainer.model.lora import add_lora, resolve_targets
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 from trainer.system.console import console
+from trainer.system.gpu import require_code
 from trainer.system.transfer import Arriving, to_device
+from trainer.training.choices import Choices, choose
 from trainer.training.gradcache import backward_in_chunks
 from trainer.training.optimizer import build_optimizer
 from trainer.training.schedule import learning_rates
@@ -47,6 +48,7 @@ class Run:
         self.config, self.folder = replace(config, output=OutputConfig(dir=str(folder))), folder
         self.accelerator = make_accelerator(config, folder)
         self.device = self.accelerator.device
+        require_code(self.device)
         self.main: bool = self.accelerator.is_main_process
         console.quiet = not self.main
         set_seed(config.train.seed)
@@ -83,18 +85,19 @@ class Run:
             "tokens": self.tokens.fingerprint(),
         }
         self.encoder.to(self.device)
-        self.encoder.compiled = config.train.compile and self.device.type == "cuda"
-        # Updates whose numbers have not been read, and how many of them there may be.
-        self.pending: deque[Pending] = deque()
-        self.lag = 1 if self.device.type == "cuda" else 0
+        self.pending: deque[Pending] = deque()  # updates whose numbers have not been read
 
     def load_base(self) -> Encoder:
         """The untouched encoder, from disk, on the CPU."""
         model = self.config.model
         return load_encoder(self.model_name, max_length=model.max_length, pooling=model.pooling)
 
-    def add_trainables(self) -> None:
-        """Adapters where asked for, the objective, and an optimizer over exactly what trains."""
+    def add_trainables(self, compiled_before: bool | None = None) -> None:
+        """Adapters where asked for, the objective, and an optimizer over exactly what trains.
+
+        Args:
+            compiled_before: whether layers were compiled in the run that is resumed.
+        """
         if self.config.lora.enabled:
             add_lora(self.encoder, self.config.lora)
             self.encoder.to(self.device)
@@ -102,9 +105,26 @@ class Run:
         self.parameters = self.encoder.trainable()
         self.parameters |= {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
         ranks.share_parameters(self.parameters.values())
+        self.choices = Choices()
+        if self.device.type == "cuda":
+            self.choices = choose(
+                self.encoder,
+                self.config.train.compile,
+                len(self.sampler),
+                lambda: self.prepare(0).chunks,
+                self.accelerator.autocast,
+                compiled_before,
+            )
+        elif self.config.train.compile == "on":
+            self.choices = Choices(notes=('train.compile = "on": layers are compiled on a GPU alone',))
+        for note in self.choices.notes:
+            console.print(note, markup=False)
+        # How many updates there may be whose numbers have not been read.
+        self.lag = 1 if self.device.type == "cuda" and self.choices.fused else 0
         # Accelerate's wrapper adds fp16 loss scaling. The schedule and the sharing of batches stay ours, and so does
         # the sum of gradients over ranks: no DDP wrapper.
-        self.optimizer = self.accelerator.prepare_optimizer(build_optimizer(self.parameters, self.config.optim))
+        optimizer = build_optimizer(self.parameters, self.config.optim, self.choices.fused)
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         set_seed((self.config.train.seed + 1 + ranks.rank()) % 2**32)  # dropout differs between ranks
 
     def prepare(self, step: int) -> Prepared:
@@ -119,7 +139,7 @@ class Run:
             chunks,
             [torch.from_numpy(p) for p in positions],
             tokens=sum(chunk.token_count for chunk in chunks),
-            waste=0.0 if has_kernel(self.device) else float(np.mean([chunk.waste for chunk in chunks])),
+            waste=0.0 if self.encoder.attention == "kernel" else float(np.mean([chunk.waste for chunk in chunks])),
         )
         return to_device(prepared, self.device)
 
@@ -129,6 +149,7 @@ class Run:
             "processes": ranks.world_size(),
             "device": self.device.type,
             "threads": torch.get_num_threads(),
+            **self.choices.setting(),
             **{name: version(name) for name in ("torch", "transformers", "peft", "numpy")},
         }
 
@@ -169,7 +190,7 @@ class Run:
         numbers = torch.cat([ranks.sum_over_ranks(parts), norm.detach().double().view(1)])
         self.pending.append(Pending(step, batch.waste, Arriving(numbers)))
         arrived = self.settle(self.lag)
-        if self.accelerator.scaler is None:
+        if self.accelerator.scaler is None and self.choices.fused:
             # The fused optimizer reads this on the device and passes over the update.
             self.optimizer.optimizer.found_inf = (~numbers.isfinite().all()).float()
         self.optimizer.step()
