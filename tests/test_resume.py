@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import shutil
 import signal
@@ -635,9 +634,7 @@ def test_rank_0_fails_for_all(monkeypatch):
 def test_the_harness_finds_nothing(tmp_path):
     record = tmp_path / "chaos.json"
     counts = ["--kills=25", "--corruptions=40", "--signals=4", "--faults=1", "--peers=0", f"--json={record}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, ROOT / "bench" / "chaos.py", *counts], env=environment, capture_output=True
-    )
+    command = [sys.executable, "-m", "bench.reliability.chaos", *counts]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True)
     assert result.returncode == 0, result.stdout.decode() + result.stderr.decode()[-2000:]
     assert json.loads(record.read_text())["campaigns"]["kills"]["counts"]["random time: killed"] > 3

@@ -23,6 +23,7 @@ from trainer.model import export
 from trainer.system import files as storage
 from trainer.training import log as logbook
 from trainer.training import loop as train
+from trainer.training import resume
 from trainer.training.setup import Run
 
 Plant = Callable[[int], None]  # called in the child with its rank, before the trainer starts
@@ -36,11 +37,11 @@ POINTS: dict[str, tuple[Any, str]] = {
     "retention": (checkpoint, "drop_old"),
     "remove a checkpoint": (checkpoint, "remove_folder"),
     "remove a folder": (shutil, "rmtree"),
-    "save": (train, "save_checkpoint"),
-    "snapshot": (train, "snapshot"),
-    "find the newest": (train, "newest_checkpoint"),
-    "load": (train, "load_checkpoint"),
-    "restore": (train, "restore"),
+    "save": (resume, "save_checkpoint"),
+    "snapshot": (resume, "snapshot"),
+    "find the newest": (resume, "newest_checkpoint"),
+    "load": (resume, "load_checkpoint"),
+    "restore": (resume, "restore"),
     "log line": (logbook, "json_ready"),
     "update": (Run, "train_step"),
     "evaluation": (train, "note_evaluation"),
