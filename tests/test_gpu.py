@@ -1,4 +1,4 @@
-"""What only a GPU can show: steps that never wait for it, compiled layers that train like plain ones, one mask a step."""
+"""What only a GPU shows: steps that never wait for it, compiled layers that train like plain ones, one mask a step."""
 
 from __future__ import annotations
 
