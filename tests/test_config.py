@@ -65,7 +65,7 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "curriculum.epochs": (["0", "-1"], ["1"]),
     "curriculum.replay": (["-0.1", "1.1"], ["0", "1"]),
     "train.batch_size": (["1", "0", "-8"], ["2"]),
-    "train.compile": (['"maybe"', "1"], ['"auto"', '"on"', "true"]),
+    "train.compile": (['"maybe"', '"true"'], ['"auto"', '"on"', '"off"']),
     "train.precision": (['"fp64"', '"FP32"'], ['"fp32"', '"bf16"', '"fp16"']),
     "train.tokens_per_chunk": (["-1"], ["0", "4096"]),
     "train.seed": (["-1", "4294967296"], ["0", "4294967295"]),
