@@ -349,7 +349,7 @@ def test_a_resumed_run_takes_its_products_again_or_is_refused_as_inexact(start, 
 def test_processes_may_be_redistributed_but_not_the_batch(monkeypatch):
     """2 x 8 pairs on two processes are 16 on one: another setting of the same run."""
     tree = {
-        "train": {"batch_size": 8, "precision": "fp32", "tokens_per_chunk": 0, "compile": True},
+        "train": {"batch_size": 8, "precision": "fp32", "tokens_per_chunk": 0, "compile": "auto"},
         "log": {"every": 1},
     }
     monkeypatch.setattr(run_identity, "world_size", lambda: 2)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from trainer.data.pairs import PairTable, read_pairs
 from trainer.data.run_data import read_general
@@ -31,6 +30,7 @@ from trainer.model.embedding import embed, embed_cached, tokenize_for
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.loading import load_encoder
 from trainer.system.console import console
+from trainer.system.gpu import default_device
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def judge(question: Question) -> Judgement:
     """
     _check_options(question)
     data = _read(question)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     names = {"model": question.model} | ({"baseline": question.baseline} if question.baseline else {})
     encoders = {system: load_encoder(name).to(device) for system, name in names.items()}
     dims = _fit_dims(question.dims, encoders.values())

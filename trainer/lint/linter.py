@@ -9,7 +9,6 @@ from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from trainer.data.pairs import PairTable, read_pairs
@@ -22,6 +21,7 @@ from trainer.lint.score_checks import TFIDF, Figures, Scores
 from trainer.model.embedding import embed_cached, tokenize_for
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.system.files import json_ready
+from trainer.system.gpu import default_device
 from trainer.text.tfidf import pair_cosines, tfidf_matrix
 
 MODEL = "model"  # what scores by the untouched encoder are called
@@ -84,7 +84,8 @@ def lint_files(
     if not model:
         return lint_tables(tables)
     hush_transformers()
-    encoder = load_encoder(model).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = default_device()
+    encoder = load_encoder(model).to(device)
     tokens = [tokenize_for(encoder, table.texts) for table in tables]
     cosines = [
         encoder_cosines(embed_cached(encoder, token_table), table, (encoder.width,))[0]

@@ -93,7 +93,9 @@ def load_translator(name: str) -> Translator:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     from trainer.model.loading import hush_transformers
+    from trainer.system.gpu import default_device
 
+    device = default_device()
     hush_transformers()
     folder = _model_folder(name)
     try:
@@ -102,7 +104,7 @@ def load_translator(name: str) -> Translator:
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"--translators {name}: cannot load it as a seq2seq model: {reason}") from error
-    model: Any = loaded.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = loaded.eval().to(device)
 
     def translate(texts: Sequence[str]) -> list[str]:
         results = [""] * len(texts)

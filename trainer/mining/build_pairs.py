@@ -110,13 +110,13 @@ def _check_train(report: Report, settings: Settings) -> None:
 
 def _embed(name: str, texts: list[str]) -> FloatArray:
     """[N, E] embeddings of length 1."""
-    import torch
-
     from trainer.errors import NumericError
     from trainer.model.embedding import embed, tokenize_for
     from trainer.model.loading import load_encoder
+    from trainer.system.gpu import default_device
 
-    encoder = load_encoder(name).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = default_device()
+    encoder = load_encoder(name).to(device)
     rows = embed(encoder, tokenize_for(encoder, texts))
     if not np.isfinite(rows).all():
         raise NumericError(f"--model {name}: some embeddings are not finite")
