@@ -129,7 +129,7 @@ class CurriculumConfig(Section):
     mode: str = "phased"
     """"phased" trains the phases in order; "mixed" trains them all at once."""
     phases: tuple[int, ...] = (1, 2, 3)
-    """Phases of the training pairs to train on, in this order."""
+    """All phases of the training pairs, in the order to train them; each must have pairs."""
     epochs: int = 4
     """Passes over each phase."""
     replay: float = 0.0
@@ -378,7 +378,8 @@ def resolve_config(tree: dict[str, Any], overrides: typing.Sequence[str] = (), s
     for text in overrides:
         _apply_override(tree, text, origin)
     try:
-        config = Config(**{name: _build_section(name, values) for name, values in tree.items()})
+        sections: dict[str, Any] = {name: _build_section(name, values) for name, values in tree.items()}
+        config = Config(**sections)
         config.data.require_train()
     except SettingError as error:
         place = next((origin[key] for key in error.keys if key in origin), source)
@@ -402,7 +403,7 @@ def _apply_override(tree: dict[str, Any], text: str, origin: dict[str, str]) -> 
     origin[section] = origin[f"{section}.{name}"] = label
 
 
-def _build_section(section: str, values: Any) -> Section:
+def _build_section(section: str, values: Any) -> Any:
     sections = settings_of(Config)
     if section not in sections:
         name = next(iter(values), "") if isinstance(values, dict) else section
@@ -416,8 +417,7 @@ def _build_section(section: str, values: Any) -> Section:
             key = f"{section}.{name}"
             hint = suggest(section, name) or f"known are {', '.join(sorted(known))}"
             raise SettingError(f"unknown key {key}; {hint}", key)
-    built: Section = sections[section](**values)
-    return built
+    return sections[section](**values)
 
 
 def suggest(section: str, name: str) -> str:

@@ -67,12 +67,13 @@ def show(settings: list[Setting]) -> None:
 
 def all_settings() -> list[Setting]:
     """All settings in the order of the config; their meanings are the docstrings under the fields."""
-    defaults, meanings = config.to_tree(config.Config()), field_docstrings(inspect.getsource(config))
-    return [
-        Setting(f"{section}.{name}", toml_value(defaults[section][name]), kind_in_words(kind), meanings[cls.__name__, name])
-        for section, cls in config.settings_of(config.Config).items()
-        for name, kind in config.settings_of(cls).items()
-    ]
+    meanings = field_docstrings(inspect.getsource(config))
+    settings = []
+    for section, cls in config.settings_of(config.Config).items():
+        for name, kind in config.settings_of(cls).items():
+            default, meaning = toml_value(getattr(cls(), name)), meanings[cls.__name__, name]
+            settings.append(Setting(f"{section}.{name}", default, kind_in_words(kind), meaning))
+    return settings
 
 
 def sections() -> list[str]:
