@@ -47,8 +47,9 @@ class Section:
     """
 
     def __post_init__(self) -> None:
-        for name, kind in settings_of(type(self)).items():
-            key = f"{section_name(type(self))}.{name}"
+        section: Any = type(self)
+        for name, kind in settings_of(section).items():
+            key = f"{section_name(section)}.{name}"
             try:
                 value = convert(getattr(self, name), kind, key)
             except InputError as error:

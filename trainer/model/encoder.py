@@ -103,6 +103,7 @@ class Encoder(nn.Module):
         The model's default prompt is put before every text. The result is that of sentence-transformers' `encode` with
         `truncate_dim=dims`. Shows progress; neither the training mode nor any random state is changed.
 
+            >>> from trainer.model.loading import load_encoder
             >>> encoder = load_encoder("models/tiny")
             >>> encoder.encode(["the printer is jammed", "vpn drops"], dims=32).shape
             (2, 32)

@@ -38,8 +38,8 @@ def load_encoder(name: str, *, max_length: int = 0, pooling: str = "auto") -> En
     Reads sentence-transformers folders and plain Hugging Face ones. Linear layers and dropout are replaced by ones that
     compute the same faster.
 
-        >>> folder = build_tiny_mpnet(Path("models/tiny"), ["the printer is jammed", "vpn drops every hour"])
-        >>> encoder = load_encoder(str(folder), pooling="cls")
+        >>> from trainer.model.loading import load_encoder
+        >>> encoder = load_encoder("models/tiny", pooling="cls")  # of `build_tiny_mpnet`, or any model's folder
         >>> encoder.width, encoder.spec.max_length, encoder.spec.pooling
         (64, 128, 'cls')
 

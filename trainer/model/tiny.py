@@ -41,8 +41,11 @@ def build_tiny_mpnet(
     The files are a pure function of the arguments (the order of `texts` does not matter), the folder appears whole or
     not at all, and torch's random state is left as it was.
 
-        >>> build_tiny_mpnet(Path("models/smaller"), ["the printer is jammed"], hidden=32, layers=1).name
-        'smaller'
+        >>> from pathlib import Path
+        >>> from trainer.model.tiny import build_tiny_mpnet
+        >>> folder = build_tiny_mpnet(Path("models/tiny"), ["the printer is jammed", "vpn drops every hour"])
+        >>> (folder / "model.safetensors").is_file()
+        True
 
     Args:
         texts: what the vocabulary is built from: their words, and their characters to spell any other word with.

@@ -26,9 +26,9 @@ def convert(value: Any, kind: Any, key: str) -> Any:
         return tuple(convert(one, item, key) for one in value)
     if kind is str and isinstance(value, str | os.PathLike):
         value = str(os.fspath(value))
-    elif kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+    elif kind is int and _is_number(value, numbers.Integral):
         value = int(value)  # of numpy
-    elif kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+    elif kind is float and _is_number(value, numbers.Real):
         try:
             value = float(value)
         except OverflowError:
@@ -41,6 +41,11 @@ def convert(value: Any, kind: Any, key: str) -> Any:
     if kind is float and not math.isfinite(value):
         raise InputError(f"{key} must be a finite number, not {value}")
     return value
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    """Whether a value is a number of a kind; Python counts True among them."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def toml_value(value: Any) -> str:
