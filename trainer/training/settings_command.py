@@ -43,7 +43,8 @@ def run_settings(options: argparse.Namespace) -> None:
     if not settings:
         section, _, name = asked.rpartition(".")
         hint = config.suggest(section or asked, name or asked)
-        raise InputError(f"unknown section {asked!r}; {hint or 'known are ' + ', '.join(sections())}")
+        known = ", ".join(config.settings_of(config.Config))
+        raise InputError(f"unknown section or setting {asked!r}; {hint or 'known are ' + known}")
     show(settings)
 
 
@@ -57,7 +58,7 @@ def show(settings: list[Setting]) -> None:
     rows = [(one.key, one.default, one.kind, one.meaning) for one in settings]
     if not console.is_terminal:
         for row in rows:
-            console.out("\t".join(row), highlight=False)
+            print("\t".join(row))
         return
     table = Table("setting", "default", "type", "meaning", box=box.SIMPLE_HEAD)
     for row in rows:
@@ -74,11 +75,6 @@ def all_settings() -> list[Setting]:
             default, meaning = toml_value(getattr(cls(), name)), meanings[cls.__name__, name]
             settings.append(Setting(f"{section}.{name}", default, kind_in_words(kind), meaning))
     return settings
-
-
-def sections() -> list[str]:
-    """The names of all sections."""
-    return list(config.settings_of(config.Config))
 
 
 def field_docstrings(source: str) -> dict[tuple[str, str], str]:
