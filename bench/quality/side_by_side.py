@@ -100,7 +100,7 @@ def train_ours(options: argparse.Namespace, folder: Path) -> Path:
         "output.dir": f'"{folder}"',
     }
     config = load_config(CONFIG, [f"{key}={value}" for key, value in settings.items()])
-    return train(config, "ours") / "model"
+    return train(config, "ours").folder / "model"
 
 
 def judged(encoder: Encoder, dev: PairTable) -> Metrics:

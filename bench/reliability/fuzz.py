@@ -152,8 +152,7 @@ def checkpoint_readers(run: Path) -> dict[str, Reader]:
         parameters=parameters,
         optimizer=SimpleNamespace(optimizer=torch.optim.AdamW(parameters.values())),
         accelerator=SimpleNamespace(scaler=None),
-        add_trainables=lambda: None,
-        main=False,
+        is_main=False,
     )
     shrink_checkpoint(place, identity(to_tree(stub.config), {}, {}))
 

@@ -31,36 +31,35 @@ from bench.speed.throughput import Ours, write_pairs
 from bench.workload import SHAPES, write_model
 from trainer.system.console import console
 from trainer.system.process import tune_process
-from trainer.training.setup import Run
-from trainer.training.step import Prepared
+from trainer.training.step import Prepared, Stepper
 
 
-def build(options: argparse.Namespace, batch_size: int, tokens_per_chunk: int, folder: Path) -> Run:
+def build(options: argparse.Namespace, batch_size: int, tokens_per_chunk: int, folder: Path) -> Stepper:
     """A run with batches of that size."""
     folder.mkdir()
     model = write_model(options.model, options.encoder, folder / "model")
     pairs = write_pairs(options.tickets, folder / "pairs.json", options.pairs)
     shape = argparse.Namespace(**{**vars(options), "batch_size": batch_size, "tokens_per_chunk": tokens_per_chunk})
-    return Ours(shape, model, pairs, folder, lora=not options.full).run
+    return Ours(shape, model, pairs, folder, lora=not options.full).stepper
 
 
-def step(run: Run, batch: Prepared) -> float:
+def step(stepper: Stepper, batch: Prepared) -> float:
     """Seconds of an update."""
     start = time.perf_counter()
-    run.train_step(0, batch)
-    run.settle()
+    stepper.train_step(0, batch)
+    stepper.settle()
     return time.perf_counter() - start
 
 
 def peak(options: argparse.Namespace, batch_size: int, tokens_per_chunk: int, steps: int) -> int:
     """Extra bytes of some steps, in this process."""
     with tempfile.TemporaryDirectory() as scratch:
-        run = build(options, batch_size, tokens_per_chunk, Path(scratch) / "run")
-        run.prepare(0)
-        cuda = run.device.type == "cuda"
+        stepper = build(options, batch_size, tokens_per_chunk, Path(scratch) / "run")
+        stepper.prepare(0)
+        cuda = stepper.run.device.type == "cuda"
         before = torch.cuda.memory_allocated() if cuda else resident("VmRSS")
         for number in range(steps):
-            step(run, run.prepare(number))
+            step(stepper, stepper.prepare(number))
         return (torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")) - before
 
 
@@ -82,7 +81,7 @@ def times(options: argparse.Namespace) -> dict[str, list[float]]:
                     found.append(step(small, small.prepare(len(found))))
                 between += time.perf_counter() - start
 
-        large.encoder.register_forward_pre_hook(small_step)
+        large.run.encoder.register_forward_pre_hook(small_step)
         seconds = step(large, batch)
     return {"small": found, "large": [seconds - between]}
 

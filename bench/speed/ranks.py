@@ -26,12 +26,12 @@ from bench.workload import SHAPES
 from trainer.system import distributed
 from trainer.system.console import console
 from trainer.system.process import tune_process
-from trainer.training.setup import Run
+from trainer.training.step import Stepper
 
 MODEL = "minilm-l6"
 
 
-def build(options: argparse.Namespace, folder: Path) -> Run:
+def build(options: argparse.Namespace, folder: Path) -> Stepper:
     """A run whose batches are this process's share of the global one."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     shape = argparse.Namespace(
@@ -41,12 +41,13 @@ def build(options: argparse.Namespace, folder: Path) -> Run:
         tokens_per_chunk=0,
         dims=[384, 256, 128, 64],
     )
-    return Ours(shape, Path(options.encoder), Path(options.pairs), folder).run
+    return Ours(shape, Path(options.encoder), Path(options.pairs), folder).stepper
 
 
 def gradient(options: argparse.Namespace, folder: Path) -> torch.Tensor:
     """What the optimizer gets in the second step, end to end in float64: the first moves LoRA's B off zero."""
-    run = build(options, folder)
+    stepper = build(options, folder)
+    run = stepper.run
     run.encoder.double().eval()
     run.objective.double()
     taken: list[torch.Tensor] = []
@@ -58,7 +59,7 @@ def gradient(options: argparse.Namespace, folder: Path) -> torch.Tensor:
 
     run.optimizer.step = step
     for number in (100, 101):  # past the first rates of the warm-up
-        run.train_step(number, run.prepare(number))
+        stepper.train_step(number, stepper.prepare(number))
     return taken[1]
 
 
@@ -66,15 +67,15 @@ def child(options: argparse.Namespace) -> None:
     """One rank: the gradient, then timed steps in fp32 with dropout. Rank 0 writes both."""
     with tempfile.TemporaryDirectory() as scratch:
         found = gradient(options, Path(scratch))
-        run = build(options, Path(scratch))
+        stepper = build(options, Path(scratch))
         seconds = []
         for step in range(options.steps + 1):
-            batch = run.prepare(step)
+            batch = stepper.prepare(step)
             if distributed.world_size() > 1:
                 torch.distributed.barrier()
             start = time.perf_counter()
-            run.train_step(step, batch)
-            run.settle()
+            stepper.train_step(step, batch)
+            stepper.settle()
             seconds.append(time.perf_counter() - start)
     if distributed.rank() == 0:
         torch.save({"gradient": found, "seconds": seconds[1:]}, options.child)

@@ -33,17 +33,19 @@ from trainer.config import load_config
 from trainer.system import files as storage
 from trainer.system.console import console
 from trainer.system.process import tune_process
+from trainer.training import log as logbook
 from trainer.training import loop as train
-from trainer.training.setup import Run
+from trainer.training import resume
+from trainer.training.step import Stepper
 
 EVERY, BATCH_SIZE, MAX_LENGTH, DIMS = 50, 64, 256, [384, 256, 128, 64]
 DEV_PAIRS = 64
 PARTS: tuple[tuple[str, Any, str], ...] = (
-    ("snapshot", train, "snapshot"),
+    ("snapshot", resume, "snapshot"),
     ("serialise", safetensors.torch, "save"),
     ("hash", checkpoint, "write_manifest"),
     ("sync", storage, "sync"),
-    ("sync", train, "sync"),
+    ("sync", logbook, "sync"),
     ("retention", checkpoint, "drop_old"),
 )
 
@@ -93,12 +95,12 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"saves": [], "updates": []}
     spent: dict[str, float] = {}
 
-    def note_save(took: dict[str, float], run: Run, state: Any) -> None:
+    def note_save(took: dict[str, float], run: Any, state: Any, log: Any) -> None:
         # The first save is made before the loop, and other files are synced before it.
         found["saves"].append({"updates": state.step, **took, "parts": dict(spent) if state.step else None})
         spent.clear()
 
-    def note_update(took: dict[str, float], run: Run, step: int, batch: Any, *_: Any) -> None:
+    def note_update(took: dict[str, float], stepper: Stepper, step: int, batch: Any, *_: Any) -> None:
         found["updates"].append({**took, "tokens": batch.tokens})
 
     def note_loop(took: dict[str, float], *_: Any) -> None:
@@ -111,8 +113,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for name, owner, function in PARTS:
             stack.enter_context(timed(owner, function, name, spent))
         stack.enter_context(measured(train, "checkpoint", note_save))
-        stack.enter_context(measured(Run, "train_step", note_update))
-        stack.enter_context(measured(train, "steps", note_loop))
+        stack.enter_context(measured(Stepper, "train_step", note_update))
+        stack.enter_context(measured(train, "train_steps", note_loop))
         train.train(config, "saving")
     newest = max((folder / "run" / "checkpoints").glob("step-*"))
     found["checkpoint_bytes"] = sum(path.stat().st_size for path in newest.iterdir())

@@ -40,8 +40,8 @@ from trainer.config import load_config
 from trainer.model.fast_layers import Linear
 from trainer.system.console import console
 from trainer.system.process import keep_freed_memory, tune_process
-from trainer.training.setup import Run
-from trainer.training.step import peak_memory
+from trainer.training.setup import build_run, read_inputs
+from trainer.training.step import Stepper, peak_memory
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {"precision": "fp32", "batch_size": 64},
@@ -143,9 +143,10 @@ class Ours:
         }
         config = folder / "throughput.toml"
         config.write_text("")
-        self.run = Run(load_config(config, [f"{key}={value}" for key, value in settings.items()]), folder / "run")
-        self.run.add_trainables()
+        overrides = [f"{key}={value}" for key, value in settings.items()]
+        self.run = build_run(read_inputs(load_config(config, overrides), folder / "run"))
         self.run.encoder.train()
+        self.stepper = Stepper(self.run)
         self.step = 0
 
     def block(self, steps: int, precision: str) -> list[dict[str, float]]:
@@ -153,15 +154,15 @@ class Ours:
         samples = []
         device = self.run.device
         with self.in_precision(precision), ThreadPoolExecutor(1) as ahead:
-            upcoming = ahead.submit(self.run.prepare, self.step)
+            upcoming = ahead.submit(self.stepper.prepare, self.step)
             before = matmul_peak(precision, device)
             for _ in range(steps):
                 start = time.perf_counter()
                 batch = upcoming.result()
                 ready = time.perf_counter()
-                upcoming = ahead.submit(self.run.prepare, self.step + 1)
-                self.run.train_step(self.step, batch)
-                self.run.settle()
+                upcoming = ahead.submit(self.stepper.prepare, self.step + 1)
+                self.stepper.train_step(self.step, batch)
+                self.stepper.settle()
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 seconds = time.perf_counter() - start
@@ -201,13 +202,13 @@ class Ours:
         parts = {"encoder": (run.encoder, "forward"), "loss": (run.objective, "forward")}
         parts |= {"backward": (run.accelerator, "backward"), "optimizer": (run.optimizer, "step")}
         for _ in range(steps):
-            batch, spent = run.prepare(self.step), {}
+            batch, spent = self.stepper.prepare(self.step), {}
             with self.in_precision(precision), ExitStack() as stack:
                 for name, (owner, method) in parts.items():
                     stack.enter_context(timed(owner, method, name, spent))
                 start = time.perf_counter()
-                run.train_step(self.step, batch)
-                run.settle()
+                self.stepper.train_step(self.step, batch)
+                self.stepper.settle()
                 spent["rest"] = time.perf_counter() - start - sum(spent.values())
             samples.append(spent)
             self.step += 1
