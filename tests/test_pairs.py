@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from oracles import EDITS, Edits, edited
 
 from trainer.data import readers
 from trainer.data.pairs import FIELDS, PairTable, pairs_from_columns, positives_of, read_pairs
@@ -647,23 +648,6 @@ def test_any_bytes_give_rows_or_a_refusal(tmp_path: Path, suffix: str, data: byt
     path = tmp_path / f"any{suffix}"
     path.write_bytes(gzip.compress(data) if squeeze and suffix.endswith(".gz") else data)
     rows_or_refusal(path)
-
-
-SPLICES = [b'"', b",", b"\n", b"\r", b"\t", b"{", b"[", b"\\ud800", b"\\u0000", b"\0", b"\xff", b"NaN", b"-1e999", b":"]
-EDITS = st.lists(
-    st.tuples(st.floats(0, 1), st.integers(0, 6), st.one_of(st.sampled_from(SPLICES), st.binary(max_size=3))),
-    min_size=1,
-    max_size=4,
-)
-Edits = list[tuple[float, int, bytes]]
-
-
-def edited(data: bytes, edits: Edits) -> bytes:
-    """The data with a few bytes cut out and others put in: where (as a share), how many out, which in."""
-    for where, removed, inserted in edits:
-        at = int(where * len(data))
-        data = data[:at] + inserted + data[at + removed :]
-    return data
 
 
 @given(suffix=st.sampled_from(list(WRITERS)), edits=EDITS)

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 import torch
-from breaking import watch_disk
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from oracles import watch_disk
 from safetensors.torch import load_file, save_file
 
 from trainer.checkpoint import content as state
