@@ -1,6 +1,6 @@
-"""Resuming: what may differ and what must not, one run a folder, cadences; and the harness's own share for CI.
+"""Resuming: what may differ and what must not, one run a folder, cadences; and a small share of the harness.
 
-Mutants of the resume code are planted one at a time, and each must turn the comparison of resumed and undisturbed red.
+Each guard has its negative control: a broken twin of a public function takes its place, and the test must turn red.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def start(tiny_model, tmp_path_factory):
+def start(tiny_model, blank_pictures, tmp_path_factory):
     """start(folder, *options, **changes) -> exit code of a run of 9 steps."""
     root = tmp_path_factory.mktemp("data")
     for part, rows in (("train", 72), ("dev", 36)):
@@ -124,7 +124,8 @@ def killed(start: Any, folder: Path, steps: int = 5, **changes: Any) -> None:
 # ---- equality, and mutants that must break it
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3, 5, 8])  # 3 ends a phase, 8 is the last
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [0, 3, 5, 8])  # 3 ends a phase, 8 is the last
 def test_from_any_step_the_result_is_the_undisturbed_one(steps, start, undisturbed, tmp_path):
     killed(start, tmp_path / "run", steps)
     assert start(tmp_path / "run", "--resume") == 0
@@ -162,17 +163,23 @@ def lose(prefix: str):
     return mutant
 
 
+def other_random_states(patch: pytest.MonkeyPatch) -> None:
+    real = resume.load_checkpoint
+
+    def load(folder: Path) -> Any:
+        tensors, values = real(folder)
+        return {**tensors, "random/0/torch": torch.get_rng_state()}, values
+
+    patch.setattr(resume, "load_checkpoint", load)
+
+
 def whole_log(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(logbook, "_step", lambda line: -1.0 if line else float("inf"))
-
-
-def newest_is_oldest(patch: pytest.MonkeyPatch) -> None:
-    real = checkpoint._folders
-    patch.setattr(checkpoint, "_folders", lambda root: real(root)[::-1])
+    real = train.open_log
+    patch.setattr(train, "open_log", lambda folder, accelerator, first_step, *rest: real(folder, accelerator, 99, *rest))
 
 
 MUTANTS = {
-    "random states": lambda patch: patch.setattr(state, "_set_random_states", lambda states: None),
+    "random states": other_random_states,
     "cursor": forget("step", lambda step: step - 1),
     "best": forget("best"),
     "best weights": lose("best/"),
@@ -183,10 +190,10 @@ MUTANTS = {
     "evaluations": forget("evaluations", lambda entries: []),
     "early stopping": forget("without_best", 7),
     "log not cut": whole_log,
-    "newest is oldest": newest_is_oldest,
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_of_the_resume_is_seen(name, start, undisturbed, tmp_path, monkeypatch):
     folder = tmp_path / "run"
@@ -201,6 +208,7 @@ def test_a_mutant_of_the_resume_is_seen(name, start, undisturbed, tmp_path, monk
     assert code == CheckpointError.exit_code or (code == 0 and outcome(folder) != undisturbed)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_no_step_that_the_log_on_disk_lacks_and_the_verdict_comes_last(start, tmp_path, monkeypatch):
     events = watch_disk(monkeypatch, tmp_path)
     assert start(tmp_path / "run") == 0
@@ -210,6 +218,16 @@ def test_a_checkpoint_holds_no_step_that_the_log_on_disk_lacks_and_the_verdict_c
         assert "sync log.jsonl" in events[before:place]
     names = [event for event in events if event.startswith("name ")]
     assert names.index("name model") < names.index("name metrics.json") == len(names) - 1
+
+
+@pytest.mark.slow
+def test_a_log_that_is_not_on_disk_is_seen(start, tmp_path, monkeypatch):
+    """Negative control of the test above."""
+    monkeypatch.setattr(resume, "sync", lambda path: None)
+    with pytest.raises(AssertionError):
+        test_a_checkpoint_holds_no_step_that_the_log_on_disk_lacks_and_the_verdict_comes_last(
+            start, tmp_path, monkeypatch
+        )
 
 
 def test_a_mutant_scaler_is_seen():
@@ -233,10 +251,12 @@ def test_every_random_state_comes_back():
         return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item()]
 
     random.gauss(0, 1), np.random.randn()  # both now hold the second of a pair
-    saved = state._random_states()
+    parameters: dict[str, torch.nn.Parameter] = {"w": torch.nn.Parameter(torch.zeros(2))}
+    optimizer = torch.optim.AdamW(parameters.values())
+    tensors, values = state.snapshot(state.RunState(baseline={}), parameters, optimizer, None)
     first = draw()
     assert draw() != first
-    state._set_random_states(saved)
+    state.restore(tensors, values, parameters, optimizer, None)
     assert draw() == first
 
 
@@ -312,6 +332,14 @@ def test_a_file_that_changed_is_refused(file, change, said, start, tiny_model, t
     assert len(errors) == 1 and re.findall(r"(\w+) was", errors[0]) == [said]
 
 
+def test_a_resume_that_compares_nothing_is_seen(start, tiny_model, tmp_path, capfd, monkeypatch):
+    """Negative control: the test above sees that the runs are not compared."""
+    monkeypatch.setattr(run_identity, "differences", lambda saved, current: [])
+    with pytest.raises(AssertionError):
+        test_a_file_that_changed_is_refused("train.json", flip_label, "train_data", start, tiny_model, tmp_path, capfd)
+
+
+@pytest.mark.slow
 def test_an_inexact_resume_is_allowed_where_asked_for_and_on_record(start, tmp_path):
     killed(start, tmp_path / "run", 5)
     assert start(tmp_path / "run", "--resume", "--allow-inexact-resume", train__tokens_per_chunk=300) == 0
@@ -372,6 +400,7 @@ def test_where_all_checkpoints_are_bad_nothing_starts_again(start, tmp_path, cap
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_died_before_its_first_checkpoint_starts_at_step_0(start, undisturbed, tmp_path, monkeypatch, capfd):
     def die(*_: Any) -> None:
         raise Killed
@@ -385,6 +414,7 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_at_step_0(start, und
     assert unlike(outcome(tmp_path / "run"), undisturbed) == []
 
 
+@pytest.mark.slow
 def test_a_log_that_rotted_is_named(start, tmp_path, capfd):
     killed(start, tmp_path / "run", 5)
     log = tmp_path / "run" / "log.jsonl"
@@ -419,6 +449,24 @@ def test_one_that_rotted_does_not_count(tmp_path):
     assert len([f for f in tmp_path.iterdir() if find_damage(f) is None]) == KEEP
 
 
+@pytest.mark.parametrize("broken", ["one is enough", "those named go too"])
+def test_retention_that_drops_too_much_is_seen(broken, tmp_path, monkeypatch):
+    """Negative controls of the test of what is kept."""
+    real = checkpoint.drop_old
+    if broken == "one is enough":
+        monkeypatch.setattr(checkpoint, "KEEP", 1)
+    else:
+        monkeypatch.setattr(checkpoint, "drop_old", lambda root, keep: real(root, ()))
+    with pytest.raises(AssertionError):
+        test_kept_are_the_last_three_and_those_named(tmp_path)
+
+
+def test_counting_a_rotten_checkpoint_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "find_damage", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_one_that_rotted_does_not_count(tmp_path)
+
+
 def test_a_damaged_checkpoint_of_the_same_step_is_written_again(tmp_path):
     (save(tmp_path, 1) / "state.json").write_text("rot")
     assert find_damage(save(tmp_path, 1)) is None and newest_checkpoint(tmp_path).name == "step-000001"
@@ -438,6 +486,12 @@ def test_a_process_that_dies_while_it_removes_leaves_no_half_checkpoint(tmp_path
     assert not has_checkpoints(tmp_path) and len(list(tmp_path.iterdir())) == 1
     remove_debris(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_removing_under_its_own_name_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "rename", lambda self, target: self)
+    with pytest.raises((AssertionError, FileNotFoundError)):
+        test_a_process_that_dies_while_it_removes_leaves_no_half_checkpoint(tmp_path, monkeypatch)
 
 
 def test_debris_is_only_what_bears_its_name(tmp_path):
@@ -465,7 +519,7 @@ def test_a_manifest_names_no_file_outside(name, tmp_path):
 @given(st.binary(max_size=60) | st.text(max_size=30).map(str.encode))
 @example(b"[" * 100_000)
 @example(b'{"state.json": {"size": 1e999, "sha256": null}}')
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_bytes_as_manifest_are_damage(tmp_path, data):
     folder = tmp_path / "step-000001"
     if not folder.exists():
@@ -485,7 +539,7 @@ def test_any_bytes_as_manifest_are_damage(tmp_path, data):
         b'{"step": 1' + b"0" * 400 + b"}",
     ]
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_bytes_in_a_log_are_cut_to_the_lines_before_the_step(tmp_path, lines):
     (tmp_path / "log.jsonl").write_bytes(b"\n".join(lines))
     with logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True), 5, False):
@@ -507,6 +561,7 @@ with only_writer(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_while_the_first_lives(start, tmp_path, capfd):
     folder = tmp_path / "run"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, cwd=ROOT) as holder:
@@ -543,6 +598,26 @@ def test_a_lock_file_that_was_removed_meanwhile_locks_nothing(tmp_path, monkeypa
     monkeypatch.setattr(storage.fcntl, "flock", flock)
     with only_writer(tmp_path), pytest.raises(StorageError, match="another process"), only_writer(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("broken", ["locks nothing", "holds a file that is gone"])
+def test_a_broken_lock_is_seen(broken, tmp_path, monkeypatch):
+    """Negative controls of the two tests of the lock."""
+    if broken == "locks nothing":
+        monkeypatch.setattr(storage.fcntl, "flock", lambda handle, how: None)
+        with pytest.raises(pytest.fail.Exception):
+            with only_writer(tmp_path), pytest.raises(StorageError), only_writer(tmp_path):
+                pass
+    else:
+        monkeypatch.setattr(storage.os.path, "samestat", lambda one, other: True)
+        with pytest.raises(pytest.fail.Exception):
+            test_a_lock_file_that_was_removed_meanwhile_locks_nothing(tmp_path, monkeypatch)
+
+
+def test_a_folder_that_nobody_looks_at_behind_the_lock_is_seen(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "clear_folder", lambda folder, resume: None)
+    with pytest.raises(AssertionError):
+        test_a_run_that_came_in_before_the_lock_is_not_overwritten(start, tmp_path, monkeypatch)
 
 
 # ---- signals and timers
@@ -632,6 +707,7 @@ def test_rank_0_fails_for_all(monkeypatch):
 # ---- the harness: 25 kills, and some of the rest
 
 
+@pytest.mark.slow
 def test_the_harness_finds_nothing(tmp_path):
     record = tmp_path / "chaos.json"
     counts = ["--kills=25", "--corruptions=40", "--signals=4", "--faults=1", "--peers=0", f"--json={record}"]
