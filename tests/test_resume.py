@@ -124,10 +124,9 @@ def killed(start: Any, folder: Path, steps: int = 5, **changes: Any) -> None:
 # ---- equality, and mutants that must break it
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("steps", [0, 3, 5, 8])  # 3 ends a phase, 8 is the last
+@pytest.mark.parametrize("steps", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (0, 3, 8))])
 def test_from_any_step_the_result_is_the_undisturbed_one(steps, start, undisturbed, tmp_path):
-    killed(start, tmp_path / "run", steps)
+    killed(start, tmp_path / "run", steps)  # 3 ends a phase, 8 is the last
     assert start(tmp_path / "run", "--resume") == 0
     assert unlike(outcome(tmp_path / "run"), undisturbed) == []
 
@@ -704,16 +703,16 @@ def test_rank_0_fails_for_all(monkeypatch):
     assert ended.value.code == 5
 
 
-# ---- the harness: 25 kills, and some of the rest
+# ---- the harness of bench/: a few of its cases; the whole campaign is run there
 
 
 @pytest.mark.slow
 def test_the_harness_finds_nothing(tmp_path):
     record = tmp_path / "chaos.json"
-    counts = ["--kills=25", "--corruptions=40", "--signals=4", "--faults=1", "--peers=0", f"--json={record}"]
+    counts = ["--kills=3", "--corruptions=6", "--signals=1", "--faults=0", "--peers=0", f"--json={record}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, ROOT / "bench" / "chaos.py", *counts], env=environment, capture_output=True
     )
     assert result.returncode == 0, result.stdout.decode() + result.stderr.decode()[-2000:]
-    assert json.loads(record.read_text())["campaigns"]["kills"]["counts"]["random time: killed"] > 3
+    assert json.loads(record.read_text())["campaigns"]["kills"]["counts"]["random time: killed"] > 0
