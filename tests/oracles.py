@@ -1,4 +1,4 @@
-"""What several test files use: the order of writes to disk, model folders by hand, files to spoil, pickles that tell."""
+"""What several test files use: the order of writes to disk, kills, model folders by hand, edits of files."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from trainer.config import _RULES, Config, dump_config, load_config, resolve_config, to_tree
+from trainer.config import RULES, Config, dump_config, load_config, resolve_config, to_tree
 from trainer.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -92,12 +92,12 @@ INSIDE = [f"{key}={raw}" for key, (_, good) in OUTSIDE_AND_INSIDE.items() for ra
 
 
 def test_every_rule_is_tried() -> None:
-    assert OUTSIDE_AND_INSIDE.keys() == _RULES.keys()
+    assert OUTSIDE_AND_INSIDE.keys() == RULES.keys()
 
 
 def test_every_rule_is_about_a_key_that_exists() -> None:
     known = {f"{section}.{name}" for section, values in to_tree(Config()).items() for name in values}
-    assert _RULES.keys() <= known
+    assert RULES.keys() <= known
 
 
 @pytest.mark.parametrize("setting", OUTSIDE)
@@ -111,7 +111,7 @@ def test_a_value_outside_its_rule_is_refused_with_place_key_value_and_fix(settin
         (refusal(as_file(tmp_path, *others), [setting]), f"--set {setting}"),
     ):
         assert message.startswith(place + tail)
-        assert message.endswith(f": {_RULES[key].fix}")
+        assert message.endswith(f": {RULES[key].fix}")
 
 
 @pytest.mark.parametrize("setting", INSIDE)

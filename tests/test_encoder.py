@@ -23,13 +23,14 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 
 from trainer.config import LoraConfig
 from trainer.errors import InputError
+from trainer.model import export
 from trainer.model.embedding import embed, tokenize_for
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.loading import load_encoder
 from trainer.model.lora import add_lora
 from trainer.model.tiny import FAMILIES
 from trainer.system.console import console
-from trainer.system.files import write_manifest
+from trainer.system.files import find_damage, write_manifest
 
 Build = Callable[[str], Path]
 
@@ -111,9 +112,9 @@ def test_a_plain_folder_is_mean_pooled_at_its_own_length(family: str, tiny_model
     assert_equals_peer(encoder, tiny_model(family))
 
 
-@pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("family", ["mpnet", "bert"])
+@pytest.mark.parametrize(
+    ("family", "pooling", "normalize"), [("mpnet", "mean", True), ("bert", "cls", True), ("bert", "mean", False)]
+)
 def test_a_folder_that_sentence_transformers_wrote(
     family: str, pooling: str, normalize: bool, tiny_model: Build, tmp_path: Path
 ) -> None:
@@ -124,9 +125,10 @@ def test_a_folder_that_sentence_transformers_wrote(
     assert_equals_peer(encoder, folder)
 
 
-@pytest.mark.parametrize("inner", ["", "0_Transformer"])
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("family", ["mpnet", "roberta"])
+@pytest.mark.parametrize(
+    ("family", "pooling", "inner"),
+    [("mpnet", "mean", ""), ("mpnet", "cls", "0_Transformer"), ("roberta", "mean", "0_Transformer")],
+)
 def test_a_folder_in_the_older_layout(family: str, pooling: str, inner: str, tiny_model: Build, tmp_path: Path) -> None:
     folder = write_old_layout(tiny_model(family), tmp_path / "old", pooling, inner)
     encoder = load_encoder(str(folder))
@@ -281,6 +283,26 @@ def test_a_length_beyond_the_positions_is_refused_and_the_last_one_works(family:
     message = refusal(folder, max_length=LONGEST + 1)
     assert message == f"model.max_length = {LONGEST + 1}: {folder} has positions for {LONGEST} tokens; lower it"
     assert np.isfinite(embeddings(load_encoder(str(folder), max_length=LONGEST), ["vpn " * 700])).all()
+
+
+# ---- a folder of our own
+
+
+def test_a_saved_model_is_sealed_and_loads_as_it_was(tiny_model: Build, tmp_path: Path) -> None:
+    encoder = load_encoder(str(tiny_model("mpnet")), max_length=20)
+    export.save_model(encoder, tmp_path / "saved", "# A card\n")
+    assert find_damage(tmp_path / "saved") is None
+    assert load_encoder(str(tmp_path / "saved")).spec.max_length == 20
+    np.testing.assert_array_equal(embeddings(load_encoder(str(tmp_path / "saved"))), embeddings(encoder))
+
+
+def test_a_saved_model_without_its_seal_is_seen(
+    tiny_model: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control of the test above."""
+    monkeypatch.setattr(export, "write_manifest", lambda folder: None)
+    with pytest.raises(AssertionError):
+        test_a_saved_model_is_sealed_and_loads_as_it_was(tiny_model, tmp_path)
 
 
 # ---- refused: no model
@@ -526,7 +548,7 @@ KEYS = {
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_json_in_a_model_folder_gives_an_encoder_or_a_refusal(data: st.DataObject, tiny_model: Build) -> None:
     name = data.draw(st.sampled_from(sorted(KEYS)))

@@ -338,7 +338,9 @@ CASES |= {
     "model: config nested deeply": model_case(content("config.json", '{"a":' * 10**5)),
     "model: config of no object": model_case(content("config.json", "7")),
     "model: a type not known": model_case(content("config.json", '{"model_type": "no-such-type"}')),
-    "model: a width that does not fit": model_case(lambda folder, place: edit_json(folder / "config.json", hidden_size=48)),
+    "model: a width that does not fit": model_case(
+        lambda folder, place: edit_json(folder / "config.json", hidden_size=48)
+    ),
     "model: heads that do not fit": model_case(
         lambda folder, place: edit_json(folder / "config.json", num_attention_heads=7)
     ),

@@ -57,7 +57,7 @@ def clean(train: Columns, dev: Columns) -> dict[str, Columns]:
     Of dev: no row that shares a text, ticket or template with train, and fewer negatives across categories.
     """
     pairs = tables(train, dev)
-    words = lint._tfidf_scores(pairs, [])[0]
+    words = lint.tfidf_scores(pairs, [])[0]
     share = {1: 0.25, 2: 0.45, 3: 1.0}
     draw = random.Random(0)
     kept = [

@@ -121,7 +121,7 @@ def test_no_sequence_sees_another(monkeypatch):
     # Negative control: with the padding of a group unmasked, neighbours of other lengths do change the result.
     honest = embeddings(ids)
     whole = pack
-    monkeypatch.setattr(packed, "_group", lambda lengths: [])
+    monkeypatch.setattr(packed, "group_by_length", lambda lengths: [])
 
     def unmasked(tokens):
         batch = whole(tokens, lengths)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+import tracemalloc
 from collections.abc import Callable
 from itertools import permutations
 from typing import Any
@@ -64,7 +64,8 @@ def test_correlations_agree_with_scipy(case: tuple[int, int, float], dtype: Any,
 @over_dtypes
 @over_cases
 def test_rankings_agree_with_scikit_learn(case: tuple[int, int, float], dtype: Any, seed: int) -> None:
-    peer = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    from sklearn import metrics as peer
+
     scores, labels, _ = draw(*case, dtype, seed)
     assert roc_auc(scores, labels) == pytest.approx(peer.roc_auc_score(labels, scores), abs=1e-12)
     assert average_precision(scores, labels) == pytest.approx(peer.average_precision_score(labels, scores), abs=1e-12)
@@ -339,11 +340,11 @@ def test_other_wrong_arguments_are_refused() -> None:
         spearman_ceiling(np.ones(5))
 
 
-def test_a_hundred_thousand_pairs_take_no_time() -> None:
-    """A quadratic version would need 10^10 operations; the bound is loose enough for a busy machine."""
+def test_a_hundred_thousand_pairs_take_memory_for_their_number_not_its_square() -> None:
     scores, labels, graded = draw(100_000, 0, 0.3, np.float32, seed=0)
     embeddings = np.random.default_rng(0).normal(size=(2, 100_000, 64)).astype(np.float32)
-    start = time.perf_counter()
+    tracemalloc.start()
     pair_metrics(scores, graded, labels)
     prefix_cosines(embeddings[0], embeddings[1], (64, 32, 16))
-    assert time.perf_counter() - start < 2.0
+    assert tracemalloc.get_traced_memory()[1] < 100_000 * 1000  # bytes
+    tracemalloc.stop()

@@ -25,7 +25,6 @@ from trainer.report import plots as figures
 from trainer.report.run_page import read_run, write_comparison, write_report
 from trainer.training import finish
 
-pytest.importorskip("matplotlib")
 VOID = {"meta", "img", "br"}
 SECRET = "call jane.doe@example.com or +49 170 1234567 about srv-db01"
 
@@ -275,6 +274,6 @@ def test_roc_points_are_those_of_sklearn() -> None:
 
 
 def test_a_long_curve_is_thinned_to_its_ends(finished: Path) -> None:
-    kept = figures._thin(10_000)
+    kept = figures.thinned(10_000)
     assert len(kept) <= figures.MOST_POINTS and kept[0] == 0 and kept[-1] == 9_999
     assert read_run(finished).strength is not None

@@ -238,7 +238,7 @@ def test_a_flipped_bit_in_any_byte_is_noticed_or_harmless(tokenizer: Any, cache:
     unnoticed = 0
     for byte in range(len(whole)):
         path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 1 << int(rng.integers(8))]) + whole[byte + 1 :])
-        found = tokens._read_cached(str(path), 3)
+        found = tokens.read_cached(str(path), 3)
         unnoticed += found is not None
         assert found is None or equal(found, table)
     assert unnoticed < 10  # at most in the padding of the header
@@ -247,7 +247,7 @@ def test_a_flipped_bit_in_any_byte_is_noticed_or_harmless(tokenizer: Any, cache:
 def test_without_the_checksum_a_flipped_bit_goes_unnoticed(
     tokenizer: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "_digest", lambda table: "same")
+    monkeypatch.setattr(tokens, "digest_of", lambda table: "same")
     table = tokenize(TEXTS, tokenizer, MAX_LENGTH)
     (path,) = cache.iterdir()
     data = bytearray(path.read_bytes())

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,8 @@ from trainer.system.files import find_damage, json_ready
 from trainer.training import finish
 from trainer.training import loop as train
 from trainer.training import setup as run
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 SMALL = {
     "train.batch_size": "8",
@@ -81,7 +82,7 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     assert code == 0
     expected = {"config.toml", "plan.json", "log.jsonl", "metrics.json", "training_metadata.json", "model"}
     expected |= {"lint.json"}
-    expected |= {"strength.json", "scores.json"} | ({"report.html"} if find_spec("matplotlib") else set())
+    expected |= {"strength.json", "scores.json"} | {"report.html"}
     assert expected | {"checkpoints"} | ({"adapter"} if lora else set()) == {p.name for p in folder.iterdir()}
     for exported in ("model", "adapter")[: 1 + lora]:
         assert find_damage(folder / exported) is None, exported
@@ -119,7 +120,8 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
 
 
 def test_the_exported_model_is_the_best_and_loads_in_sentence_transformers(run_small, tiny_model):
-    sentence_transformers = pytest.importorskip("sentence_transformers")
+    import sentence_transformers
+
     code, folder = run_small("run", {"eval.every": 2}, "--full-strength")
     assert code == 0 and not (folder / "strength.json").exists()
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -264,8 +266,7 @@ def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_pa
     assert any("forgets more than 1e-09" in reason for reason in found[1]["ruled_out"].values())
     assert not any("forgets" in reason for reason in found[0]["ruled_out"].values())
     assert "eval.forgetting_limit" in capfd.readouterr().err
-    if find_spec("matplotlib"):
-        assert "on grey what was ruled out" in (strict[1] / "report.html").read_text()
+    assert "on grey what was ruled out" in (strict[1] / "report.html").read_text()
 
 
 def test_an_adapter_that_is_not_applied_fails_the_run(run_small, monkeypatch, capfd):
@@ -315,7 +316,7 @@ def test_a_signal_with_or_after_the_last_file_changes_nothing(moment, run_small,
     monkeypatch.setattr(finish, moment, signalled)
     code, folder = run_small("run")
     assert code == 0 and (folder / "metrics.json").exists()
-    assert (folder / "report.html").exists() == bool(find_spec("matplotlib"))
+    assert (folder / "report.html").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -368,7 +369,6 @@ def test_a_folder_that_holds_something_is_refused_before_any_work(run_small, tmp
 
 
 def test_tensorboard_gets_the_metrics(run_small):
-    pytest.importorskip("tensorboard")
     code, folder = run_small("run", {"log.tensorboard": "true"})
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

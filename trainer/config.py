@@ -185,7 +185,7 @@ _NOT_NEGATIVE = _Rule(lambda value: value >= 0, "use 0 or more")
 _POSITIVE = _Rule(lambda value: value > 0, "use a value above 0")
 _SHARE = _Rule(lambda value: 0 <= value < 1, "use a share from 0 up to, not including, 1")
 
-_RULES = {
+RULES = {
     "model.name": _Rule(bool, "name a model folder or a hub model"),
     "model.max_length": _Rule(lambda value: value == 0 or value >= 3, "use 3 or more, or 0 for the model's own"),
     "model.pooling": _one_of("auto", "mean", "cls"),
@@ -315,7 +315,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
 
 
 def _check(config: Config, origin: dict[str, str], source: str) -> None:
-    for key, rule in _RULES.items():
+    for key, rule in RULES.items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
         if not rule.holds(value):

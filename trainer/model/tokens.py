@@ -32,7 +32,7 @@ class TokenTable:
 
     def fingerprint(self) -> str:
         """SHA-256 of all tokens: of the texts, the tokenizer and the max length together."""
-        return _digest(self)
+        return digest_of(self)
 
     def batch(self, texts: np.ndarray) -> TokenBatch:
         """The given texts [n] as one packed run."""
@@ -66,7 +66,7 @@ def tokenize(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenTabl
     key = _fingerprint(texts, tokenizer, max_length)
     path = cache_dir() / "tokens" / f"{key}.safetensors"
     if path.exists():
-        table = _read_cached(str(path), len(texts))
+        table = read_cached(str(path), len(texts))
         if table is not None:
             return table
         console.print(f"{path}: damaged; tokenising again", markup=False)
@@ -87,11 +87,11 @@ def tokenize(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenTabl
             advance(len(chunk))
     table = TokenTable(np.concatenate(ids), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     arrays = {"ids": table.ids, "offsets": table.offsets}
-    write_file(path, safetensors.numpy.save(arrays, metadata={"sha256": _digest(table)}))
+    write_file(path, safetensors.numpy.save(arrays, metadata={"sha256": digest_of(table)}))
     return table
 
 
-def _read_cached(path: str, count: int) -> TokenTable | None:
+def read_cached(path: str, count: int) -> TokenTable | None:
     """The table of a cache file, or None where the file does not hold what its checksum says."""
     try:
         with safe_open(path, framework="np") as file:
@@ -99,10 +99,10 @@ def _read_cached(path: str, count: int) -> TokenTable | None:
             digest = (file.metadata() or {}).get("sha256")
     except SafetensorError:
         return None
-    return table if digest == _digest(table) and len(table.offsets) == count + 1 else None
+    return table if digest == digest_of(table) and len(table.offsets) == count + 1 else None
 
 
-def _digest(table: TokenTable) -> str:
+def digest_of(table: TokenTable) -> str:
     return hashlib.sha256(table.ids.tobytes() + table.offsets.tobytes()).hexdigest()
 
 
