@@ -41,10 +41,10 @@ part() { # part SECONDS NAME COMMAND...: run it under a time limit, say how it w
 }
 
 part 150 "kernels and models on the GPU" "$python" -m pytest -q -p no:cacheprovider tests/test_attention_triton.py tests/test_gpu.py
-part 150 "throughput, batch 64, beside sentence-transformers" "$python" bench/throughput.py --model mpnet-base \
+part 150 "throughput, batch 64, beside sentence-transformers" "$python" -m bench.speed.throughput --model mpnet-base \
     --peer --warmup 10 --blocks 4 --steps 10 --pairs 4000 --results "$results"
-part 80 "throughput, batch 512" "$python" bench/throughput.py --model mpnet-base --batch-size 512 \
+part 80 "throughput, batch 512" "$python" -m bench.speed.throughput --model mpnet-base --batch-size 512 \
     --warmup 5 --blocks 4 --steps 5 --pairs 4300 --name throughput_mpnet-base_bf16_512 --results "$results"
-part 60 "loss" "$python" bench/loss.py --sizes 1024 8192 --memory-size 8192 --name loss_cuda --results "$results"
-part 60 "loss, one large batch" "$python" bench/loss.py --large 65536 --name loss_cuda --results "$results"
+part 60 "loss" "$python" -m bench.speed.loss --sizes 1024 8192 --memory-size 8192 --name loss_cuda --results "$results"
+part 60 "loss, one large batch" "$python" -m bench.speed.loss --large 65536 --name loss_cuda --results "$results"
 exit "$failed"

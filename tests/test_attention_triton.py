@@ -78,6 +78,33 @@ def dropped_weights(length, heads, probability, seed):
     return (batch, query, key), *(x.view(length, heads, length).transpose(0, 1) for x in (before, after))
 
 
+TILES = {
+    "a GPU's": {"forward": (64, 32), "key_value": (64, 32), "query": (64, 32)},
+    "all unlike": {"forward": (16, 64), "key_value": (32, 16), "query": (64, 16)},
+}
+
+
+@pytest.fixture(params=TILES)
+def tiles(request, monkeypatch):
+    """Each kernel with tiles of its own, (tokens owned, tokens walked)."""
+    chosen = TILES[request.param]
+
+    def options(kernel, dtype, head_width, device):
+        own, walked = chosen[kernel]
+        return {"own": own, "walked": walked, "num_warps": 4, "num_stages": 1}
+
+    monkeypatch.setattr(flash, "kernel_options", options)
+
+
+@pytest.mark.parametrize("lengths", [[65], [33, 1, 17]], ids=str)
+def test_any_tiles_give_the_same(lengths, tiles):
+    test_values_and_gradients_are_those_of_the_groups(lengths, True, 2, 24)
+
+
+def test_dropout_does_not_depend_on_the_tiles(tiles):
+    check_gradients_under_dropout(40)
+
+
 def test_dropout_zeroes_its_share_and_scales_the_rest():
     _, before, after = dropped_weights(90, 2, 0.3, seed=1)
     kept = after != 0
@@ -86,12 +113,20 @@ def test_dropout_zeroes_its_share_and_scales_the_rest():
     assert abs(share - 0.7) < 5 * (0.21 / count) ** 0.5
     assert not torch.equal(kept[0], kept[1])  # heads draw their own
     assert not torch.equal(kept[0], kept[0].T)
+    # Numbers drawn together, 8 apart, are independent: as often alike as chance has it.
+    for near, far in ((kept[:, :-8], kept[:, 8:]), (kept[:, :, :-8], kept[:, :, 8:])):
+        alike = (near == far).double().mean().item()
+        assert abs(alike - 0.58) < 5 * (0.58 * 0.42 / near.numel()) ** 0.5
     _, _, other = dropped_weights(90, 2, 0.3, seed=2)
     assert not torch.equal(kept, other != 0)
 
 
 def test_gradients_under_dropout_are_those_of_the_same_mask():
-    length, heads = 70, 2
+    check_gradients_under_dropout(70)
+
+
+def check_gradients_under_dropout(length, heads=2):
+    """One sequence through the kernels beside the plain definition with the very mask that they draw."""
     (batch, query, key), _, after = dropped_weights(length, heads, 0.3, seed=7)
     factor = (after != 0).to(KIND["dtype"]) / 0.7
     value, upstream = torch.randn(2, length, heads * length, **KIND).unbind()

@@ -123,7 +123,9 @@ class EvalConfig:
     metric: str = "spearman"
     """What "best" means, at the largest dim: "spearman", "pearson", "roc_auc", "average_precision" or "f1"."""
     choose_strength: bool = True
-    """Dev chooses how far to go from the untouched model to the trained one, and beyond; false goes all the way."""
+    """Dev chooses how far to go from the untouched model to the trained one; false goes all the way."""
+    largest_strength: float = 1.0
+    """The farthest it may choose, up to 2; above 1 it may go beyond the trained model."""
     forgetting_limit: float = 0.0
     """How far Spearman on data.forgetting may fall at any dim for a strength to be chosen; 0 is no limit."""
 
@@ -220,6 +222,7 @@ RULES = {
     "loss.pair_weight": _NOT_NEGATIVE,
     "eval.every": _NOT_NEGATIVE,
     "eval.metric": _one_of("spearman", "pearson", "roc_auc", "average_precision", "f1"),
+    "eval.largest_strength": _Rule(lambda value: 1 <= value <= 2, "use 1 (the trained model) up to 2"),
     "eval.forgetting_limit": _NOT_NEGATIVE,
     "early_stopping.patience": _NOT_NEGATIVE,
     "checkpoint.every": _NOT_NEGATIVE,

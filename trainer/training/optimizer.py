@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from trainer.config import OptimConfig
@@ -24,6 +25,18 @@ def build_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) ->
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
     check_coverage(optimizer, parameters)
     return optimizer
+
+
+def skip_next_update(optimizer: torch.optim.AdamW, when: Tensor) -> None:
+    """Make the next `optimizer.step()` change nothing (weights, moments, step counts) where `when` is true.
+
+    The decision is read on the device, so no step waits for it. It goes through `found_inf`, the attribute by which
+    torch's own GradScaler tells a fused optimizer the same; with that scaler, leave it to the scaler.
+
+    Args:
+        when: a boolean scalar on the parameters' device. It holds until the next call.
+    """
+    optimizer.found_inf = when.float()  # type: ignore[attr-defined]
 
 
 def check_coverage(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Parameter]) -> None:

@@ -7,7 +7,7 @@ for batches, start and end of the run are left out, which makes the share larger
 threads; while a save runs, the next batch is being collated. What a save does to the update after it (caches, memory)
 shows in that one's rate over the median of its stretch.
 
-    python bench/saving.py --encoder DIR --tickets tickets.csv
+    python -m bench.speed.saving --encoder DIR --tickets tickets.csv
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import Any
 
 import psutil
 import safetensors.torch
-from records import ROOT, environment, save_record
-from throughput import timed, write_pairs
 
+from bench.records import RESULTS, ROOT, environment, save_record
+from bench.speed.throughput import timed, write_pairs
 from trainer.checkpoint import sealed_folder as checkpoint
 from trainer.config import load_config
 from trainer.system import files as storage
@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="train every weight, not LoRA")
     parser.add_argument("--disk", type=Path, default=ROOT / "runs", help="where the run is written (default: runs/)")
     parser.add_argument("--name", default="saving", help="of the record (default: saving)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
     tune_process()
     options.disk.mkdir(parents=True, exist_ok=True)
@@ -178,7 +179,7 @@ def main() -> None:
         f"Saving every {EVERY} steps: {record['share_of_seconds']:.3%} of the run's seconds (worst stretch "
         f"{record['worst_share_of_seconds']:.3%}), {record['share_of_cpu_seconds']:.3%} of its processor's"
     )
-    console.print(f"Record: {save_record(options.name, record)}", markup=False)
+    console.print(f"Record: {save_record(options.name, record, options.results)}", markup=False)
 
 
 if __name__ == "__main__":

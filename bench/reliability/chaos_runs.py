@@ -27,7 +27,7 @@ from typing import Any
 # A pool of threads does not survive a fork. (Callers that import torch before this module set the same.)
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
-from bench.chaos_faults import Plant, count_calls
+from bench.reliability.chaos_faults import Plant, count_calls
 from trainer.data.incidents import generate_pairs
 from trainer.main import main as run_trainer
 from trainer.model.loading import load_encoder

@@ -7,7 +7,7 @@ chunks embeds every text twice. Backward is twice as much arithmetic as forward 
 time a pair is what the arithmetic alone asks for; with LoRA it is as much, which makes 3/2. Writes
 bench/results/gradient_caching.json, with --full gradient_caching_full.json.
 
-    python bench/memory.py --encoder DIR --tickets FILE [--full]
+    python -m bench.speed.memory --encoder DIR --tickets FILE [--full]
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loss import resident
-from records import RESULTS, environment, save_record
-from throughput import Ours, write_pairs
-from workload import SHAPES, write_model
 
+from bench.records import RESULTS, environment, save_record
+from bench.speed.loss import resident
+from bench.speed.throughput import Ours, write_pairs
+from bench.workload import SHAPES, write_model
 from trainer.system.console import console
 from trainer.system.process import tune_process
 from trainer.training.setup import Run
@@ -89,7 +89,7 @@ def times(options: argparse.Namespace) -> dict[str, list[float]]:
 
 def in_child(options: argparse.Namespace, *what: str) -> Any:
     """What a fresh process finds."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--child", *what]
+    command = [sys.executable, "-m", "bench.speed.memory", *sys.argv[1:], "--child", *what]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(output.splitlines()[-1])
 

@@ -15,7 +15,7 @@ Padding counts for nothing.
 
 The split of a step is taken in steps of its own, with the device waited for at each border.
 
-    python bench/throughput.py --model minilm-l6 --encoder DIR --tickets tickets.csv --peer
+    python -m bench.speed.throughput --model minilm-l6 --encoder DIR --tickets tickets.csv --peer
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from records import RESULTS, environment, save_record
-from workload import SHAPES, ticket_pairs, write_model
 
+from bench.records import RESULTS, environment, save_record
+from bench.workload import SHAPES, ticket_pairs, write_model
 from trainer.config import load_config
 from trainer.model.fast_layers import Linear
 from trainer.system.console import console

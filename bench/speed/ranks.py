@@ -3,7 +3,7 @@
 The gradients are those that the optimizer gets, in float64 and without dropout. The processes share this machine's
 cores, half of its threads each, so equal times mean that nothing is lost. Writes bench/results/two_ranks.json.
 
-    python bench/ranks.py --encoder DIR --tickets FILE
+    python -m bench.speed.ranks --encoder DIR --tickets FILE
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from records import RESULTS, environment, save_record
-from throughput import Ours, write_pairs
-from workload import SHAPES
 
+from bench.records import RESULTS, environment, save_record
+from bench.speed.throughput import Ours, write_pairs
+from bench.workload import SHAPES
 from trainer.system import distributed
 from trainer.system.console import console
 from trainer.system.process import tune_process
@@ -83,7 +83,8 @@ def child(options: argparse.Namespace) -> None:
 def on_ranks(options: argparse.Namespace, world_size: int, folder: Path) -> dict[str, Any]:
     """`child` on so many processes."""
     result = folder / f"{world_size}.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(world_size), __file__]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(world_size)]
+    command += ["-m", "bench.speed.ranks"]
     command += ["--child", str(result), "--encoder", options.encoder, "--pairs", str(folder / "pairs.json")]
     command += ["--batch-size", str(options.batch_size), "--steps", str(options.steps)]
     threads = max((os.cpu_count() or 1) // world_size, 1)
