@@ -29,10 +29,9 @@ import numpy as np
 import torch
 import triton
 from records import RESULTS, environment, save_record
+from trainer.flash import KERNELS, kernel_constants, kernel_options
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-
-from trainer.flash import KERNELS, kernel_constants, kernel_options
 
 PAGE = Path(__file__).with_suffix(".md")
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

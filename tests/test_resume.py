@@ -5,6 +5,7 @@ Each guard has its negative control: a broken twin of a public function takes it
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,10 +41,9 @@ from trainer.system import files as storage
 from trainer.system.files import find_damage, only_writer, remove_debris, remove_folder, write_manifest
 from trainer.system.signals import Signals
 from trainer.training import log as logbook
-from trainer.training import loop as train
-from trainer.training import resume
+from trainer.training import loop, resume, run_folder
 from trainer.training.log import Timer
-from trainer.training.setup import Run
+from trainer.training.step import Stepper
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
@@ -105,14 +106,14 @@ class Killed(BaseException):
 
 
 def kill_after(patch: pytest.MonkeyPatch, steps: int) -> None:
-    real = Run.train_step
+    real = Stepper.train_step
 
-    def step(self: Run, number: int, *rest: Any) -> Any:
+    def step(self: Stepper, number: int, *rest: Any) -> Any:
         if number == steps:
             raise Killed
         return real(self, number, *rest)
 
-    patch.setattr(Run, "train_step", step)
+    patch.setattr(Stepper, "train_step", step)
 
 
 def killed(start: Any, folder: Path, steps: int = 5, **changes: Any) -> None:
@@ -139,9 +140,9 @@ def forget(key: str, value: Any = None):
         real = resume.restore
 
         def restore(*arguments: Any) -> Any:
-            found = real(*arguments)
-            setattr(found, key, value(getattr(found, key)) if callable(value) else value)
-            return found
+            restored = real(*arguments)
+            setattr(restored, key, value(getattr(restored, key)) if callable(value) else value)
+            return restored
 
         patch.setattr(resume, "restore", restore)
 
@@ -175,8 +176,8 @@ def other_random_states(patch: pytest.MonkeyPatch) -> None:
 
 def whole_log(patch: pytest.MonkeyPatch) -> None:
     """Nothing that a killed run left behind its checkpoint is dropped."""
-    real = train.open_log
-    patch.setattr(train, "open_log", lambda folder, accelerator, step, tracked: real(folder, accelerator, 99, tracked))
+    real = loop.open_log
+    patch.setattr(loop, "open_log", lambda folder, accelerator, step, tracked: real(folder, accelerator, 99, tracked))
 
 
 MUTANTS = {
@@ -224,7 +225,7 @@ def test_a_checkpoint_holds_no_step_that_the_log_on_disk_lacks_and_the_verdict_c
 @pytest.mark.slow
 def test_a_log_that_is_not_on_disk_is_seen(start, tmp_path, monkeypatch):
     """Negative control of the test above."""
-    monkeypatch.setattr(resume, "sync", lambda path: None)
+    monkeypatch.setattr(logbook.RunLog, "sync", lambda self: None)
     with pytest.raises(AssertionError):
         test_a_checkpoint_holds_no_step_that_the_log_on_disk_lacks_and_the_verdict_comes_last(
             start, tmp_path, monkeypatch
@@ -238,26 +239,25 @@ def test_a_mutant_scaler_is_seen():
     parameter = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.AdamW([parameter])
     run = state.RunState(baseline={})
-    tensors, values = state.snapshot(run, {"w": parameter}, optimizer, scaler)
+    tensors, values = state.snapshot(run, {"w": parameter}, optimizer, scaler, {}, {"size": 0, "sha256": ""})
     state.restore(tensors, json.loads(json.dumps(values)), {"w": parameter}, optimizer, scaler)
     assert notes == [{"scale": 512.0, "growth": 3}]
 
 
 def test_every_random_state_comes_back():
-    import random
-
-    import numpy as np
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.AdamW([parameter])
+    saved = state.snapshot(
+        state.RunState(baseline={}), {"w": parameter}, optimizer, None, {}, {"size": 0, "sha256": ""}
+    )
 
     def draw() -> list[float]:
-        return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item()]
+        drawn = [torch.rand(1).item(), torch.randn(1).item()]
+        return [*drawn, torch.rand(1, device="cuda").item()] if torch.cuda.is_available() else drawn
 
-    random.gauss(0, 1), np.random.randn()  # both now hold the second of a pair
-    parameters: dict[str, torch.nn.Parameter] = {"w": torch.nn.Parameter(torch.zeros(2))}
-    optimizer = torch.optim.AdamW(parameters.values())
-    tensors, values = state.snapshot(state.RunState(baseline={}), parameters, optimizer, None)
     first = draw()
     assert draw() != first
-    state.restore(tensors, values, parameters, optimizer, None)
+    state.restore(*saved, {"w": parameter}, optimizer, None)
     assert draw() == first
 
 
@@ -379,12 +379,11 @@ def test_a_field_that_is_new_or_gone_is_a_difference():
     ]
 
 
-@pytest.mark.parametrize("name", ["torch", "numpy", "python"])
-def test_random_states_that_no_generator_has_are_refused(name, start, tmp_path, capfd):
+def test_random_states_that_no_generator_has_are_refused(start, tmp_path, capfd):
     killed(start, tmp_path / "run", 1)
     folder = newest_checkpoint(tmp_path / "run" / "checkpoints")
     tensors = load_file(folder / "tensors.safetensors")
-    tensors[f"random/0/{name}"].fill_(-1 if name != "torch" else 255)
+    tensors["random/0/torch"].fill_(255)
     save_file(tensors, folder / "tensors.safetensors")
     (folder / "manifest.json").unlink()
     write_manifest(folder)
@@ -471,6 +470,36 @@ def test_counting_a_rotten_checkpoint_is_seen(tmp_path, monkeypatch):
 def test_a_damaged_checkpoint_of_the_same_step_is_written_again(tmp_path):
     (save(tmp_path, 1) / "state.json").write_text("rot")
     assert find_damage(save(tmp_path, 1)) is None and newest_checkpoint(tmp_path).name == "step-000001"
+
+
+def test_what_was_just_written_is_not_read_again(tmp_path, monkeypatch):
+    hashed: list[str] = []
+    real = checkpoint.find_damage
+    monkeypatch.setattr(checkpoint, "find_damage", lambda folder, *rest: hashed.append(folder.name) or real(folder))
+    for step in range(1, 7):
+        save(tmp_path, step)
+    assert hashed == [] and steps_in(tmp_path) == [4, 5, 6]
+    # What another process wrote is read once; what has changed since, again.
+    for step in (4, 5):
+        shutil.copytree(tmp_path / f"step-00000{step}", tmp_path / "copy")
+        shutil.rmtree(tmp_path / f"step-00000{step}")
+        (tmp_path / "copy").rename(tmp_path / f"step-00000{step}")
+    os.utime(tmp_path / "step-000006" / "state.json", ns=(1, 1))
+    save(tmp_path, 7)
+    assert sorted(hashed) == ["step-000005", "step-000006"]
+    save(tmp_path, 8)
+    assert sorted(hashed) == ["step-000005", "step-000006"] and steps_in(tmp_path) == [6, 7, 8]
+
+
+def test_the_seal_of_a_log_is_that_of_its_file(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 4}\n{"step": 5}\n{"st')
+    with logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True), 5, False) as log:
+        for step in (4, 5, 6):
+            data = (tmp_path / "log.jsonl").read_bytes()
+            assert log.seal() == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            assert logbook.is_log_whole(tmp_path, log.seal())
+            log.write({"step": step, "text": "ü", "value": float("nan")})
+        assert not logbook.is_log_whole(tmp_path, {"size": len(data), "sha256": log.seal()["sha256"]})
 
 
 def test_a_process_that_dies_while_it_removes_leaves_no_half_checkpoint(tmp_path, monkeypatch):
@@ -573,8 +602,8 @@ def test_a_second_run_is_refused_while_the_first_lives(start, tmp_path, capfd):
             holder.kill()
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "another process runs there" in errors[0]
-    assert (folder / ".lock").exists()  # and holds nothing
-    assert start(folder) == 0 and not (folder / ".lock").exists()
+    assert (folder / ".lock").exists()  # and holds nobody off
+    assert start(folder) == 0
 
 
 def test_a_run_that_came_in_before_the_lock_is_not_overwritten(start, tmp_path, monkeypatch):
@@ -583,33 +612,32 @@ def test_a_run_that_came_in_before_the_lock_is_not_overwritten(start, tmp_path, 
         (folder / "config.toml").touch()  # by a process that has ended meanwhile
         return only_writer(folder)
 
-    monkeypatch.setattr(train, "only_writer", late)
+    monkeypatch.setattr(run_folder, "only_writer", late)
     assert start(tmp_path / "run") == 5
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.toml"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "config.toml"]
 
 
-def test_a_lock_file_that_was_removed_meanwhile_locks_nothing(tmp_path, monkeypatch):
-    real, removed = storage.fcntl.flock, []
-
-    def flock(handle: int, how: int) -> None:
-        real(handle, how)
-        if not removed:
-            removed.append((tmp_path / ".lock").unlink())
-
-    monkeypatch.setattr(storage.fcntl, "flock", flock)
+def test_a_lock_is_given_up_with_its_block_and_its_file_stays(tmp_path):
+    """A file that was removed could still be locked by a process that had opened it, beside one with a new file."""
     with only_writer(tmp_path), pytest.raises(StorageError, match="another process"), only_writer(tmp_path):
         pass
+    before = (tmp_path / ".lock").stat().st_ino
+    with only_writer(tmp_path):
+        assert (tmp_path / ".lock").stat().st_ino == before
 
 
-def test_a_lock_that_locks_nothing_lets_a_second_run_in(tmp_path, monkeypatch):
-    """Negative control of the tests of the lock."""
-    monkeypatch.setattr(storage.fcntl, "flock", lambda handle, how: None)
-    with only_writer(tmp_path), only_writer(tmp_path):
-        pass
+@pytest.mark.slow
+def test_a_second_run_without_a_lock_is_seen(start, tmp_path, monkeypatch, capfd):
+    """Negative control of the test of a second run."""
+    monkeypatch.setattr(run_folder, "only_writer", lambda folder: nullcontext())
+    with pytest.raises(AssertionError):
+        test_a_second_run_is_refused_while_the_first_lives(start, tmp_path, capfd)
 
 
+@pytest.mark.slow
 def test_a_folder_that_nobody_looks_at_behind_the_lock_is_seen(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "clear_folder", lambda folder, resume: None)
+    """Negative control of the test of a run that came in before the lock."""
+    monkeypatch.setattr(run_folder, "check_folder", lambda folder, resume: None)
     with pytest.raises(AssertionError):
         test_a_run_that_came_in_before_the_lock_is_not_overwritten(start, tmp_path, monkeypatch)
 

@@ -22,10 +22,13 @@ from trainer.model import export
 from trainer.model.embedding import embed, tokenize_for
 from trainer.model.loading import load_encoder
 from trainer.system.files import find_damage, json_ready
+from trainer.system.run_files import METRICS
 from trainer.system.signals import Signals
-from trainer.training import finish
+from trainer.training import finish, strength
 from trainer.training import loop as train
-from trainer.training import setup as run
+from trainer.training.run_folder import choose_folder
+from trainer.training.setup import Inputs
+from trainer.training.step import Stepper
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -82,8 +85,10 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     assert code == 0
     expected = {"config.toml", "plan.json", "log.jsonl", "metrics.json", "training_metadata.json", "model"}
     expected |= {"lint.json"}
-    expected |= {"strength.json", "scores.json"} | {"report.html"}
-    assert expected | {"checkpoints"} | ({"adapter"} if lora else set()) == {p.name for p in folder.iterdir()}
+    expected |= {"strength.json", "scores.json", "report.html"}
+    assert expected | {"checkpoints"} | ({"adapter"} if lora else set()) == {
+        p.name for p in folder.iterdir() if p.name[0] != "."
+    }
     for exported in ("model", "adapter")[: 1 + lora]:
         assert find_damage(folder / exported) is None, exported
 
@@ -197,7 +202,7 @@ def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, cap
     code, folder = run_small("run", changes)
     metrics = json.loads((folder / "metrics.json").read_text())
     strength = json.loads((folder / "strength.json").read_text())
-    assert code == 0 and [point["alpha"] for point in strength["curve"]] == [tenths / 10 for tenths in range(16)]
+    assert code == 0 and [point["alpha"] for point in strength["curve"]] == [tenths / 10 for tenths in range(11)]
     for dim, before in metrics["baseline"].items():
         assert metrics["final"][dim]["spearman"] >= before["spearman"]
         values = {point["alpha"]: point["dev"][dim] for point in strength["curve"]}
@@ -216,7 +221,7 @@ def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, cap
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
 def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, monkeypatch, lora):
-    monkeypatch.setattr(finish, "best_strength", lambda *_: 0.0)
+    monkeypatch.setattr(strength, "best_strength", lambda *_: 0.0)
     code, folder = run_small("run", lora)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert code == 0 and metrics["final"] == metrics["baseline"] and metrics["verdict"] != "BETTER"
@@ -227,7 +232,7 @@ def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, mo
 @pytest.mark.slow
 def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_model, monkeypatch):
     changes = {"lora.enabled": "true", "optim.lr": 5e-3}
-    monkeypatch.setattr(finish, "best_strength", lambda *_: 0.5)
+    monkeypatch.setattr(strength, "best_strength", lambda *_: 0.5)
     _, half = run_small("half", changes)
     _, whole = run_small("whole", changes, "--full-strength")
     base = load_file(tiny_model("mpnet") / "model.safetensors")
@@ -319,7 +324,7 @@ def test_a_signal_with_or_after_the_last_file_changes_nothing(moment, run_small,
     real = getattr(finish, moment)
 
     def signalled(*args):
-        if moment == "print_summary" or args[0].name == finish.FINISHED:
+        if moment == "print_summary" or args[0].name == METRICS:
             signal.raise_signal(signal.SIGTERM)
         real(*args)
 
@@ -342,21 +347,21 @@ def test_a_signal_that_is_not_ignored_is_seen(run_small, monkeypatch):
 @pytest.mark.parametrize("changes", [{}, {"lora.enabled": "true", "train.tokens_per_chunk": 200}])
 def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, changes):
     _, whole = run_small("whole", changes)
-    real = run.Run.train_step
+    real = Stepper.train_step
 
     def signalled(self, step, batch, *asks):
         if step == 4:
             signal.raise_signal(signal.SIGTERM)
         return real(self, step, batch, *asks)
 
-    monkeypatch.setattr(run.Run, "train_step", signalled)
+    monkeypatch.setattr(Stepper, "train_step", signalled)
     code, folder = run_small("stopped", changes)
     assert code == 75 and {p.name for p in (folder / "checkpoints").iterdir()} == {
         "step-000000",
         "step-000003",
         "step-000005",
     }
-    monkeypatch.setattr(run.Run, "train_step", real)
+    monkeypatch.setattr(Stepper, "train_step", real)
     code, folder = run_small("stopped", changes, "--resume")
     assert code == 0
     assert [line["loss"] for line in steps_of(folder)] == [line["loss"] for line in steps_of(whole)]
@@ -367,7 +372,7 @@ def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, change
 
 @pytest.mark.slow
 def test_a_run_killed_in_its_first_step_or_in_its_export_is_resumed(run_small, monkeypatch, tmp_path):
-    monkeypatch.setattr(run.Run, "train_step", raise_interrupt)
+    monkeypatch.setattr(Stepper, "train_step", raise_interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_small("run")
     monkeypatch.undo()
@@ -408,7 +413,7 @@ def test_out_of_memory_names_the_setting(run_small, monkeypatch, error, capfd):
     def exhausted(*_):
         raise error
 
-    monkeypatch.setattr(run.Run, "train_step", exhausted)
+    monkeypatch.setattr(Stepper, "train_step", exhausted)
     code, _ = run_small("run")
     assert code == 2 and "train.tokens_per_chunk" in capfd.readouterr().err
 
@@ -417,7 +422,7 @@ def test_a_full_disk_is_exit_5(run_small, monkeypatch, capfd):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run.Run, "train_step", full)
+    monkeypatch.setattr(Stepper, "train_step", full)
     code, _ = run_small("run")
     assert code == 5 and "No space left" in capfd.readouterr().err
 
@@ -446,11 +451,11 @@ def raise_interrupt(*_):
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_number_that_is_none_stops_the_run_before_the_update(run_small, monkeypatch, what, capfd):
-    real = run.Run.prepare
+    real = Stepper.prepare
 
     def poisoned(self, step):
         if step == 2:
-            parameter = next(iter(self.parameters.values()))
+            parameter = next(iter(self.run.parameters.values()))
             if what == "loss":
                 parameter.data.view(-1)[0] = float("nan")
                 parameter.data.mul_(float("nan"))
@@ -459,7 +464,7 @@ def test_a_number_that_is_none_stops_the_run_before_the_update(run_small, monkey
         return real(self, step)
 
     # Without the thread that works ahead, so that the poison strikes at step 2 exactly.
-    monkeypatch.setattr(run.Run, "prepare", poisoned)
+    monkeypatch.setattr(Stepper, "prepare", poisoned)
     code, folder = run_small("run")
     said = capfd.readouterr().err
     assert code == 3 and "phase 1" in said and "rows " in said and what in said
@@ -485,7 +490,7 @@ def test_a_split_is_taken_where_no_dev_file_is_named(run_small):
 
 
 def test_early_stopping_ends_the_run(run_small, monkeypatch):
-    real = run.Run.judge
+    real = Inputs.judge_on_dev
     values = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.0, -0.1])
 
     def falling(self):
@@ -493,7 +498,7 @@ def test_early_stopping_ends_the_run(run_small, monkeypatch):
         metrics["64"]["spearman"] = next(values)
         return metrics
 
-    monkeypatch.setattr(run.Run, "judge", falling)
+    monkeypatch.setattr(Inputs, "judge_on_dev", falling)
     code, folder = run_small("run", {"eval.every": 1, "early_stopping.patience": 2})
     metrics = json.loads((folder / "metrics.json").read_text())
     assert code == 0 and len(steps_of(folder)) == 3 and metrics["best_step"] == 1
@@ -549,10 +554,10 @@ def test_overlap_is_refused_or_recorded(run_small, pair_files):
 def test_runs_without_a_folder_are_numbered(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config(Path(__file__).parent.parent / "configs" / "quickstart.toml")
-    assert train.choose_folder(config, "quick", False) == Path("runs/quick")
+    assert choose_folder(config, "quick", False) == Path("runs/quick")
     (tmp_path / "runs" / "quick").mkdir(parents=True)
-    assert train.choose_folder(config, "quick", False) == Path("runs/quick-2")
-    assert train.choose_folder(config, "quick", True) == Path("runs/quick")
+    assert choose_folder(config, "quick", False) == Path("runs/quick-2")
+    assert choose_folder(config, "quick", True) == Path("runs/quick")
 
 
 @pytest.mark.slow

@@ -213,11 +213,14 @@ def make_accelerator(config: Config, folder: Path) -> Accelerator:
     # process group stays.
     AcceleratorState._reset_state()
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision=precision, log_with=trackers, project_dir=str(folder), kwargs_handlers=[patience]
         )
     except ValueError as error:
         raise InputError(f"train.precision = {config.train.precision}: {error}".replace("\n", " ")) from error
+    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate takes it, and leaves out the loss scaling
+        raise InputError('train.precision = fp16: needs a GPU; use "fp32", or "bf16" where the CPU has it')
+    return accelerator
 
 
 def check_dims_fit(config: Config, encoder: Encoder) -> None:
