@@ -333,6 +333,7 @@ def test_a_file_that_changed_is_refused(file, change, said, start, tiny_model, t
     assert len(errors) == 1 and re.findall(r"(\w+) was", errors[0]) == [said]
 
 
+@pytest.mark.slow
 def test_a_resume_that_compares_nothing_is_seen(start, tiny_model, tmp_path, capfd, monkeypatch):
     """Negative control: the test above sees that the runs are not compared."""
     monkeypatch.setattr(run_identity, "differences", lambda saved, current: [])
