@@ -112,6 +112,7 @@ def test_a_plain_folder_is_mean_pooled_at_its_own_length(family: str, tiny_model
     assert_equals_peer(encoder, tiny_model(family))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "pooling", "normalize"), [("mpnet", "mean", True), ("bert", "cls", True), ("bert", "mean", False)]
 )
@@ -125,6 +126,7 @@ def test_a_folder_that_sentence_transformers_wrote(
     assert_equals_peer(encoder, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "pooling", "inner"),
     [("mpnet", "mean", ""), ("mpnet", "cls", "0_Transformer"), ("roberta", "mean", "0_Transformer")],
@@ -144,12 +146,14 @@ def test_the_comparison_can_fail(tiny_model: Build, tmp_path: Path) -> None:
         assert_equals_peer(load_encoder(str(folder), max_length=19), folder)
 
 
+@pytest.mark.slow
 def test_the_pretrained_encoder_equals_its_peer(real_encoder: Path) -> None:
     encoder = load_encoder(str(real_encoder))
     assert (encoder.spec.pooling, encoder.spec.normalize, encoder.spec.max_length) == ("mean", True, 256)
     assert_equals_peer(encoder, real_encoder)
 
 
+@pytest.mark.slow
 def test_the_pretrained_encoder_saved_anew_equals_itself(real_encoder: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -160,6 +164,7 @@ def test_the_pretrained_encoder_saved_anew_equals_itself(real_encoder: Path, tmp
     np.testing.assert_array_equal(embeddings(old), embeddings(new))
 
 
+@pytest.mark.slow
 def test_a_vocabulary_alone_is_tokenizer_enough(real_encoder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(real_encoder, tmp_path / "model")
     (folder / "tokenizer.json").unlink()
@@ -219,6 +224,7 @@ def test_cls_is_the_first_token_of_the_models_own_forward(tiny_model: Build) -> 
         np.testing.assert_allclose(row, hidden[0].numpy(), rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("default", ["query", "passage", None])
 def test_the_default_prompt_is_put_before_every_text(default: str | None, tiny_model: Build, tmp_path: Path) -> None:
     prompts = {"query": "query: ", "passage": "passage: ", "document": ""}
@@ -548,6 +554,7 @@ KEYS = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_json_in_a_model_folder_gives_an_encoder_or_a_refusal(data: st.DataObject, tiny_model: Build) -> None:

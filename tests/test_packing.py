@@ -134,6 +134,7 @@ def test_no_sequence_sees_another(monkeypatch):
     assert (leaking - honest).abs().max() > 1e-6
 
 
+@pytest.mark.slow
 def test_dropout_has_the_distribution_of_the_padded_path():
     """Same mean and spread of the embeddings over many draws, hidden and attention dropout on."""
     model = build("bert", hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3).double().train()
