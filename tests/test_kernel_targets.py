@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -17,7 +17,7 @@ pytest.importorskip("triton", reason="needs the package triton (extra `test`, on
 import triton
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCH = ROOT / "bench" / "kernels.py"
+BENCH = "bench.speed.kernels"
 # Another version is another compiler, which may spill where the one of the record does not.
 PINNED = json.loads((ROOT / "bench" / "results" / "kernels.json").read_text(encoding="utf-8"))["triton"]
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
@@ -25,8 +25,8 @@ CAPABILITIES = (80, 86, 89, 90, 100, 120)
 
 def compiled(*arguments: object) -> list[dict]:
     """What the bench program says, in a process of its own: here Triton is an interpreter."""
-    command = [sys.executable, BENCH, "--json", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=800)
+    command = [sys.executable, "-m", BENCH, "--json", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -77,12 +77,7 @@ def bench():
     """The bench program as a module; its own imports stay out of the other tests' way."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        patch.syspath_prepend(str(BENCH.parent))
-        spec = importlib.util.spec_from_file_location("bench_kernels", BENCH)
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-    return module
+        return importlib.import_module(BENCH)
 
 
 @pytest.mark.parametrize(
@@ -116,16 +111,15 @@ def test_the_estimate_counts_whole_tiles_and_each_tensor_once():
 
 
 def test_the_page_is_what_the_record_says():
-    done = subprocess.run([sys.executable, "-c", CHECK, BENCH], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 CHECK = """
-import json, runpy, sys
-from pathlib import Path
-bench = runpy.run_path(sys.argv[1])
-record = json.loads((bench["RESULTS"] / "kernels.json").read_text(encoding="utf-8"))
-page = bench["PAGE"].read_text(encoding="utf-8")
-assert bench["render"](page, record) == page, "run python bench/kernels.py --render"
-assert record["estimates"] == json.loads(json.dumps(bench["estimates"]())), "run python bench/kernels.py"
+import json
+from bench.speed import kernels
+record = json.loads((kernels.RESULTS / "kernels.json").read_text(encoding="utf-8"))
+page = kernels.PAGE.read_text(encoding="utf-8")
+assert kernels.render(page, record) == page, "run python -m bench.speed.kernels --render"
+assert record["estimates"] == json.loads(json.dumps(kernels.estimates())), "run python -m bench.speed.kernels"
 """

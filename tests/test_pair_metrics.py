@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+import tracemalloc
 from collections.abc import Callable
 from itertools import permutations
 from typing import Any
@@ -82,7 +82,8 @@ def test_correlations_are_the_definitions(case: tuple[int, int, float], dtype: A
 @over_dtypes
 @over_cases
 def test_rankings_agree_with_scikit_learn(case: tuple[int, int, float], dtype: Any, seed: int) -> None:
-    peer = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    from sklearn import metrics as peer
+
     scores, labels, _ = draw(*case, dtype, seed)
     assert roc_auc(scores, labels) == pytest.approx(peer.roc_auc_score(labels, scores), abs=1e-12)
     assert average_precision(scores, labels) == pytest.approx(peer.average_precision_score(labels, scores), abs=1e-12)
@@ -270,7 +271,7 @@ def test_shortcut_scores_are_what_they_say() -> None:
     assert same_category(np.array([2, -1]), np.array([2, -1]), -1).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("positives", range(1, 6))
+@pytest.mark.parametrize("positives", [1, 3, 6, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4, 5))])
 def test_spearman_ceiling_by_brute_force(positives: int) -> None:
     for n in range(positives + 1, 7):
         labels = np.arange(n) < positives
@@ -386,11 +387,11 @@ def test_other_wrong_arguments_are_refused() -> None:
         spearman_ceiling(np.ones(5))
 
 
-def test_a_hundred_thousand_pairs_take_no_time() -> None:
-    """A quadratic version would need 10^10 operations; the bound is loose enough for a busy machine."""
+def test_a_hundred_thousand_pairs_take_memory_for_their_number_not_its_square() -> None:
     scores, labels, graded = draw(100_000, 0, 0.3, np.float32, seed=0)
     embeddings = np.random.default_rng(0).normal(size=(2, 100_000, 64)).astype(np.float32)
-    start = time.perf_counter()
+    tracemalloc.start()
     pair_metrics(scores, graded, labels)
     prefix_cosines(embeddings[0], embeddings[1], (64, 32, 16))
-    assert time.perf_counter() - start < 2.0
+    assert tracemalloc.get_traced_memory()[1] < 100_000 * 1000  # bytes
+    tracemalloc.stop()

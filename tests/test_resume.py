@@ -1,6 +1,6 @@
-"""Resuming: what may differ and what must not, one run a folder, cadences; and the harness's own share for CI.
+"""Resuming: what may differ and what must not, one run a folder, cadences, kills.
 
-Mutants of the resume code are planted one at a time, and each must turn the comparison of resumed and undisturbed red.
+Each guard has its negative control: a broken twin of a public function takes its place, and the test must turn red.
 """
 
 from __future__ import annotations
@@ -9,21 +9,23 @@ import hashlib
 import itertools
 import json
 import os
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from breaking import watch_disk
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from oracles import watch_disk
 from safetensors.torch import load_file, save_file
 
 from trainer.checkpoint import content as state
@@ -58,7 +60,7 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def start(tiny_model, tmp_path_factory):
+def start(tiny_model, blank_pictures, tmp_path_factory):
     """start(folder, *options, **changes) -> exit code of a run of 9 steps."""
     root = tmp_path_factory.mktemp("data")
     for part, rows in (("train", 72), ("dev", 36)):
@@ -125,10 +127,12 @@ def killed(start: Any, folder: Path, steps: int = 5, **changes: Any) -> None:
 # ---- equality, and mutants that must break it
 
 
-# 3 ends a phase, 8 is the last.
-@pytest.mark.parametrize("steps", [0, 1, 3, pytest.param(5, marks=pytest.mark.numbers), 8])
+@pytest.mark.parametrize(
+    "steps",
+    [pytest.param(5, marks=pytest.mark.numbers), *(pytest.param(step, marks=pytest.mark.slow) for step in (0, 3, 8))],
+)
 def test_from_any_step_the_result_is_the_undisturbed_one(steps, start, undisturbed, tmp_path):
-    killed(start, tmp_path / "run", steps)
+    killed(start, tmp_path / "run", steps)  # 3 ends a phase, 8 is the last
     assert start(tmp_path / "run", "--resume") == 0
     assert unlike(outcome(tmp_path / "run"), undisturbed) == []
 
@@ -164,6 +168,16 @@ def lose(prefix: str):
     return mutant
 
 
+def other_random_states(patch: pytest.MonkeyPatch) -> None:
+    real = resume.load_checkpoint
+
+    def load(folder: Path) -> Any:
+        tensors, values = real(folder)
+        return {**tensors, "random/0/torch": torch.get_rng_state()}, values
+
+    patch.setattr(resume, "load_checkpoint", load)
+
+
 def whole_log(patch: pytest.MonkeyPatch) -> None:
     """Nothing that a killed run left behind its checkpoint is dropped."""
     real = loop.open_log
@@ -171,7 +185,7 @@ def whole_log(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTANTS = {
-    "random states": lambda patch: patch.setattr(torch, "set_rng_state", lambda state: None),
+    "random states": other_random_states,
     "cursor": forget("step", lambda step: step - 1),
     "best": forget("best"),
     "best weights": lose("best/"),
@@ -185,6 +199,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_of_the_resume_is_seen(name, start, undisturbed, tmp_path, monkeypatch):
     folder = tmp_path / "run"
@@ -199,6 +214,7 @@ def test_a_mutant_of_the_resume_is_seen(name, start, undisturbed, tmp_path, monk
     assert code == CheckpointError.exit_code or (code == 0 and outcome(folder) != undisturbed)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_no_step_that_the_log_on_disk_lacks_and_the_verdict_comes_last(start, tmp_path, monkeypatch):
     events = watch_disk(monkeypatch, tmp_path)
     assert start(tmp_path / "run") == 0
@@ -208,6 +224,16 @@ def test_a_checkpoint_holds_no_step_that_the_log_on_disk_lacks_and_the_verdict_c
         assert "sync log.jsonl" in events[before:place]
     names = [event for event in events if event.startswith("name ")]
     assert names.index("name model") < names.index("name metrics.json") == len(names) - 1
+
+
+@pytest.mark.slow
+def test_a_log_that_is_not_on_disk_is_seen(start, tmp_path, monkeypatch):
+    """Negative control of the test above."""
+    monkeypatch.setattr(logbook.RunLog, "sync", lambda self: None)
+    with pytest.raises(AssertionError):
+        test_a_checkpoint_holds_no_step_that_the_log_on_disk_lacks_and_the_verdict_comes_last(
+            start, tmp_path, monkeypatch
+        )
 
 
 def test_a_mutant_scaler_is_seen():
@@ -311,6 +337,15 @@ def test_a_file_that_changed_is_refused(file, change, said, start, tiny_model, t
     assert len(errors) == 1 and re.findall(r"(\w+) was", errors[0]) == [said]
 
 
+@pytest.mark.slow
+def test_a_resume_that_compares_nothing_is_seen(start, tiny_model, tmp_path, capfd, monkeypatch):
+    """Negative control: the test above sees that the runs are not compared."""
+    monkeypatch.setattr(run_identity, "differences", lambda saved, current: [])
+    with pytest.raises(AssertionError):
+        test_a_file_that_changed_is_refused("train.json", flip_label, "train_data", start, tiny_model, tmp_path, capfd)
+
+
+@pytest.mark.slow
 def test_an_inexact_resume_is_allowed_where_asked_for_and_on_record(start, tmp_path):
     killed(start, tmp_path / "run", 5)
     assert start(tmp_path / "run", "--resume", "--allow-inexact-resume", train__tokens_per_chunk=300) == 0
@@ -396,6 +431,7 @@ def test_where_all_checkpoints_are_bad_nothing_starts_again(start, tmp_path, cap
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_died_before_its_first_checkpoint_starts_at_step_0(start, undisturbed, tmp_path, monkeypatch, capfd):
     def die(*_: Any) -> None:
         raise Killed
@@ -409,6 +445,7 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_at_step_0(start, und
     assert unlike(outcome(tmp_path / "run"), undisturbed) == []
 
 
+@pytest.mark.slow
 def test_a_log_that_rotted_is_named(start, tmp_path, capfd):
     killed(start, tmp_path / "run", 5)
     log = tmp_path / "run" / "log.jsonl"
@@ -441,6 +478,24 @@ def test_one_that_rotted_does_not_count(tmp_path):
     save(tmp_path, 4)
     assert steps_in(tmp_path) == [1, 2, 3, 4]
     assert len([f for f in tmp_path.iterdir() if find_damage(f) is None]) == KEEP
+
+
+@pytest.mark.parametrize("broken", ["one is enough", "those named go too"])
+def test_retention_that_drops_too_much_is_seen(broken, tmp_path, monkeypatch):
+    """Negative controls of the test of what is kept."""
+    real = checkpoint.drop_old
+    if broken == "one is enough":
+        monkeypatch.setattr(checkpoint, "KEEP", 1)
+    else:
+        monkeypatch.setattr(checkpoint, "drop_old", lambda root, keep: real(root, ()))
+    with pytest.raises(AssertionError):
+        test_kept_are_the_last_three_and_those_named(tmp_path)
+
+
+def test_counting_a_rotten_checkpoint_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "find_damage", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_one_that_rotted_does_not_count(tmp_path)
 
 
 def test_a_damaged_checkpoint_of_the_same_step_is_written_again(tmp_path):
@@ -494,6 +549,12 @@ def test_a_process_that_dies_while_it_removes_leaves_no_half_checkpoint(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_removing_under_its_own_name_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "rename", lambda self, target: self)
+    with pytest.raises((AssertionError, FileNotFoundError)):
+        test_a_process_that_dies_while_it_removes_leaves_no_half_checkpoint(tmp_path, monkeypatch)
+
+
 def test_debris_is_only_what_bears_its_name(tmp_path):
     for name in (".a.tmp", "b.tmp", ".git", "step-000001"):
         (tmp_path / name).mkdir()
@@ -519,7 +580,7 @@ def test_a_manifest_names_no_file_outside(name, tmp_path):
 @given(st.binary(max_size=60) | st.text(max_size=30).map(str.encode))
 @example(b"[" * 100_000)
 @example(b'{"state.json": {"size": 1e999, "sha256": null}}')
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_bytes_as_manifest_are_damage(tmp_path, data):
     folder = tmp_path / "step-000001"
     if not folder.exists():
@@ -539,7 +600,7 @@ def test_any_bytes_as_manifest_are_damage(tmp_path, data):
         b'{"step": 1' + b"0" * 400 + b"}",
     ]
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_bytes_in_a_log_are_cut_to_the_lines_before_the_step(tmp_path, lines):
     (tmp_path / "log.jsonl").write_bytes(b"\n".join(lines))
     with logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True), 5, False):
@@ -561,6 +622,7 @@ with only_writer(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_while_the_first_lives(start, tmp_path, capfd):
     folder = tmp_path / "run"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, cwd=ROOT) as holder:
@@ -593,6 +655,22 @@ def test_a_lock_is_given_up_with_its_block_and_its_file_stays(tmp_path):
     before = (tmp_path / ".lock").stat().st_ino
     with only_writer(tmp_path):
         assert (tmp_path / ".lock").stat().st_ino == before
+
+
+@pytest.mark.slow
+def test_a_second_run_without_a_lock_is_seen(start, tmp_path, monkeypatch, capfd):
+    """Negative control of the test of a second run."""
+    monkeypatch.setattr(run_folder, "only_writer", lambda folder: nullcontext())
+    with pytest.raises(AssertionError):
+        test_a_second_run_is_refused_while_the_first_lives(start, tmp_path, capfd)
+
+
+@pytest.mark.slow
+def test_a_folder_that_nobody_looks_at_behind_the_lock_is_seen(start, tmp_path, monkeypatch):
+    """Negative control of the test of a run that came in before the lock."""
+    monkeypatch.setattr(run_folder, "check_folder", lambda folder, resume: None)
+    with pytest.raises(AssertionError):
+        test_a_run_that_came_in_before_the_lock_is_not_overwritten(start, tmp_path, monkeypatch)
 
 
 # ---- signals and timers
@@ -679,13 +757,25 @@ def test_rank_0_fails_for_all(monkeypatch):
     assert ended.value.code == 5
 
 
-# ---- the harness: 25 kills, and some of the rest
+# ---- killed for good
 
 
-def test_the_harness_finds_nothing(tmp_path):
-    record = tmp_path / "chaos.json"
-    counts = ["--kills=25", "--corruptions=40", "--signals=4", "--faults=1", "--peers=0", f"--json={record}"]
-    command = [sys.executable, "-m", "bench.reliability.chaos", *counts]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True)
-    assert result.returncode == 0, result.stdout.decode() + result.stderr.decode()[-2000:]
-    assert json.loads(record.read_text())["campaigns"]["kills"]["counts"]["random time: killed"] > 3
+@pytest.mark.slow
+def test_a_process_that_is_killed_at_any_moment_resumes_to_the_same_result(start, undisturbed, tmp_path):
+    """Forked, since a new process would import for longer than it runs. bench/ kills hundreds, at every named point."""
+    for step in (1, 4, 8):
+        folder = tmp_path / str(step)
+        child = os.fork()
+        if child == 0:
+            try:
+                start(folder)
+            finally:
+                os._exit(0)
+        while not (folder / "checkpoints" / f"step-{step:06d}").exists() and os.waitpid(child, os.WNOHANG) == (0, 0):
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.1))
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        assert not (folder / "metrics.json").exists()
+        assert start(folder, "--resume") == 0
+        assert unlike(outcome(folder), undisturbed) == []

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +37,14 @@ from trainer.model.lora import adapters_merged, add_lora
 from trainer.system.files import find_damage, json_ready
 from trainer.system.processor import multiplies_bf16
 from trainer.system.run_files import METRICS
+from trainer.system.signals import Signals
 from trainer.training import finish, strength
 from trainer.training import loop as train
 from trainer.training.run_folder import choose_folder
 from trainer.training.setup import Inputs
 from trainer.training.step import Stepper
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 SMALL = {
     "train.batch_size": "8",
@@ -92,14 +93,14 @@ def steps_of(folder: Path) -> list[dict]:
     return [line for line in lines(folder) if "loss" in line]
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     changes = {"lora.enabled": str(lora).lower(), "lora.rank": 4, "optim.lr": 5e-3, "data.test": pair_files["test"]}
     code, folder = run_small("run", changes)
     assert code == 0
     expected = {"config.toml", "plan.json", "log.jsonl", "metrics.json", "training_metadata.json", "model"}
     expected |= {"lint.json"}
-    expected |= {"strength.json", "scores.json"} | ({"report.html"} if find_spec("matplotlib") else set())
+    expected |= {"strength.json", "scores.json", "report.html"}
     assert expected | {"checkpoints"} | ({"adapter"} if lora else set()) == {
         p.name for p in folder.iterdir() if p.name[0] != "."
     }
@@ -154,8 +155,10 @@ def test_bf16_trains_on_any_processor(run_small, lora, capfd):
     assert code == 0 and losses == pytest.approx([line["loss"] for line in steps_of(folder)], rel=0.03)
 
 
+@pytest.mark.slow
 def test_the_exported_model_is_the_best_and_loads_in_sentence_transformers(run_small, tiny_model):
-    sentence_transformers = pytest.importorskip("sentence_transformers")
+    import sentence_transformers
+
     code, folder = run_small("run", {"eval.every": 2}, "--full-strength")
     assert code == 0 and not (folder / "strength.json").exists()
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -175,6 +178,7 @@ def test_the_exported_model_is_the_best_and_loads_in_sentence_transformers(run_s
     assert np.abs(mine - embed(base, tokenize_for(base, texts))).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_quickstart_visibly_learns(tmp_path, capfd):
     code = cli(["--output-dir", str(tmp_path / "quick")])
     assert code == 0
@@ -186,6 +190,7 @@ def test_the_quickstart_visibly_learns(tmp_path, capfd):
     assert "Plan" in said and "BETTER" in said and "SentenceTransformer" in said
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_what_trainer_evaluate_finds(run_small, tiny_model, pair_files):
     code, folder = run_small("run", {"data.test": pair_files["test"], "lora.enabled": "true", "optim.lr": 5e-3})
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -221,6 +226,7 @@ def harmful(pair_files, tmp_path):
     return {**settings, "data.train": path, "data.allow_overlap": "true"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
 def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, capfd):
     changes = {**harmful, **lora}
@@ -243,6 +249,7 @@ def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, cap
         assert metrics["final"][dim]["spearman"] < before["spearman"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
 def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, monkeypatch, lora):
     monkeypatch.setattr(strength, "best_strength", lambda *_: 0.0)
@@ -253,6 +260,7 @@ def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, mo
     assert all(torch.equal(value, base[name]) for name, value in weights(folder).items())
 
 
+@pytest.mark.slow
 def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_model, monkeypatch):
     changes = {"lora.enabled": "true", "optim.lr": 5e-3}
     monkeypatch.setattr(strength, "best_strength", lambda *_: 0.5)
@@ -266,6 +274,7 @@ def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_
         torch.testing.assert_close(adapters[0][name], value / 2 if "lora_B" in name else value)
 
 
+@pytest.mark.slow
 def test_forgetting_is_measured_along_the_curve(run_small, tmp_path):
     path = tmp_path / "sts.csv"
     path.write_text("\n".join(f"a vpn {i},no mail {i * 7 % 60},{i * 13 % 51 / 10}" for i in range(60)) + "\n")
@@ -280,6 +289,7 @@ def test_forgetting_is_measured_along_the_curve(run_small, tmp_path):
         assert curve["spearman"]["after"] == values[strength["chosen"]]
 
 
+@pytest.mark.slow
 def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_path, capfd):
     path = tmp_path / "sts.csv"
     texts = [f"{number} {word}" for number in range(20) for word in ("vpn", "mail", "screen")]
@@ -300,8 +310,7 @@ def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_pa
     assert any("forgets more than 1e-09" in reason for reason in found[1]["ruled_out"].values())
     assert not any("forgets" in reason for reason in found[0]["ruled_out"].values())
     assert "eval.forgetting_limit" in capfd.readouterr().err
-    if find_spec("matplotlib"):
-        assert "on grey what was ruled out" in (strict[1] / "report.html").read_text()
+    assert "on grey what was ruled out" in (strict[1] / "report.html").read_text()
 
 
 def test_an_adapter_that_is_not_applied_fails_the_run(run_small, monkeypatch, capfd):
@@ -326,6 +335,7 @@ def test_a_run_that_changes_nothing_fails(run_small, monkeypatch, capfd):
     assert code == 4 and "training changed nothing" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_whatever_the_cadence(run_small):
     _, one = run_small("one")
     _, two = run_small("two", {"eval.every": 1, "log.every": 2, "checkpoint.every": 3})
@@ -339,6 +349,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["write_json", "print_summary"])
 def test_a_signal_with_or_after_the_last_file_changes_nothing(moment, run_small, monkeypatch):
     real = getattr(finish, moment)
@@ -351,10 +362,19 @@ def test_a_signal_with_or_after_the_last_file_changes_nothing(moment, run_small,
     monkeypatch.setattr(finish, moment, signalled)
     code, folder = run_small("run")
     assert code == 0 and (folder / "metrics.json").exists()
-    assert (folder / "report.html").exists() == bool(find_spec("matplotlib"))
+    assert (folder / "report.html").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.slow
+def test_a_signal_that_is_not_ignored_is_seen(run_small, monkeypatch):
+    """Negative control of the test above."""
+    monkeypatch.setattr(Signals, "ignore", lambda self: None)
+    with pytest.raises(AssertionError):
+        test_a_signal_with_or_after_the_last_file_changes_nothing("print_summary", run_small, monkeypatch)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"lora.enabled": "true", "train.tokens_per_chunk": 200}])
 def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, changes):
     _, whole = run_small("whole", changes)
@@ -381,6 +401,7 @@ def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, change
         assert torch.equal(tensor, weights(folder)[name]), name
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_its_first_step_or_in_its_export_is_resumed(run_small, monkeypatch, tmp_path):
     monkeypatch.setattr(Stepper, "train_step", raise_interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -403,8 +424,8 @@ def test_a_folder_that_holds_something_is_refused_before_any_work(run_small, tmp
     assert code == 5 and "no empty folder" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_metrics(run_small):
-    pytest.importorskip("tensorboard")
     code, folder = run_small("run", {"log.tensorboard": "true"})
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -442,6 +463,7 @@ def test_dev_and_test_must_differ(run_small, pair_files, capfd):
     assert code == 2 and "dev.json" in capfd.readouterr().err and not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_resume_with_another_setting_names_the_difference(run_small, monkeypatch, capfd):
     monkeypatch.setattr(train, "finish", raise_interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -480,6 +502,7 @@ def test_a_number_that_is_none_stops_the_run_before_the_update(run_small, monkey
     assert len(steps_of(folder)) <= 2 and not (folder / "model").exists()
 
 
+@pytest.mark.slow
 def test_label_0_pairs_change_the_run(run_small, pair_files, tmp_path):
     """Taking labelled negatives for positives, as the notebook did, is another training."""
     columns = json.loads(pair_files["train"].read_text())
@@ -490,6 +513,7 @@ def test_label_0_pairs_change_the_run(run_small, pair_files, tmp_path):
     assert steps_of(honest)[0]["loss"] != steps_of(notebook)[0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_split_is_taken_where_no_dev_file_is_named(run_small):
     code, folder = run_small("run", {"data.dev": '""', "data.dev_fraction": 0.3, "curriculum.mode": "mixed"})
     meta = json.loads((folder / "training_metadata.json").read_text())
@@ -608,6 +632,7 @@ def test_one_class_only_is_refused(run_small, pair_files, tmp_path, capfd):
     assert code == 2 and "all 72 rows are positive" in capfd.readouterr().err and not folder.exists()
 
 
+@pytest.mark.slow
 def test_overlap_is_refused_or_recorded(run_small, pair_files):
     code, folder = run_small("run", {"data.dev": pair_files["train"]})
     assert code == 2 and not folder.exists()
@@ -625,8 +650,9 @@ def test_runs_without_a_folder_are_numbered(tiny_model, tmp_path, monkeypatch):
     assert choose_folder(config, "quick", True) == Path("runs/quick")
 
 
-def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files, tmp_path):
-    """Through the launcher, dropout off: the same plan, the same losses, the same model."""
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files, tmp_path, capfd):
+    """Two through the launcher, one in this process, dropout off: the same plan, the same losses, the same model."""
     model = tmp_path / "model"
     shutil.copytree(tiny_model("mpnet"), model)
     config = json.loads((model / "config.json").read_text())
@@ -636,33 +662,23 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files,
     settings |= {"loss.symmetric": "true", "curriculum.replay": 0.2}
     empty = tmp_path / "empty.toml"
     empty.write_text("")
-    said = []
+    one, two = tmp_path / "one", tmp_path / "two"
 
-    def launch(name, batch_size, *flags):
+    def arguments(folder, batch_size):
         sets = [f"--set={key}={value}" for key, value in {**settings, "train.batch_size": batch_size}.items()]
-        command = [
-            sys.executable,
-            "-m",
-            "trainer.launcher",
-            *flags,
-            f"--config={empty}",
-            f"--output-dir={tmp_path / name}",
-            *sets,
-        ]
-        done = subprocess.run(
-            command,
-            cwd=Path(__file__).parent.parent,
-            check=True,
-            timeout=240,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        said.append(done.stderr)
-        return tmp_path / name
+        return [f"--config={empty}", f"--output-dir={folder}", *sets]
 
-    one = launch("one", 8)
-    two = launch("two", 4, "--num_processes", "2", "--cpu", "--")
+    capfd.readouterr()
+    assert cli(arguments(one, 8)) == 0
+    launched = subprocess.run(
+        [sys.executable, "-m", "trainer.launcher", "--num_processes", "2", "--cpu", "--", *arguments(two, 4)],
+        cwd=Path(__file__).parent.parent,
+        check=True,
+        timeout=600,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = [capfd.readouterr().err, launched.stderr]
     plans = [json.loads((folder / "plan.json").read_text()) for folder in (one, two)]
     assert plans[0] == plans[1]
     # Lint speaks once, and finds what it finds alone.

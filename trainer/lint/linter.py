@@ -124,7 +124,7 @@ def lint_tables(
 
 def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores] | None) -> None:
     """Findings and figures that rest on scores: of shortcuts, of TF-IDF, and of the model where there is one."""
-    tfidf = _tfidf_scores([part.table for part in parts], report.notes)
+    tfidf = tfidf_scores([part.table for part in parts], report.notes)
     hardness: list[list[Figures]] = []  # of each part
     for number, part in enumerate(parts):
         scores = difficulty.shortcut_scores(part.table)
@@ -150,7 +150,7 @@ def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores]
         report.findings += difficulty.easier_than(parts[0], hardness[0], held)
 
 
-def _tfidf_scores(tables: Sequence[PairTable], notes: list[str]) -> list[Scores] | None:
+def tfidf_scores(tables: Sequence[PairTable], notes: list[str]) -> list[Scores] | None:
     """Cosines of each table's pairs [N] by TF-IDF over the texts of all."""
     if not find_spec("sklearn"):
         notes.append(NO_TFIDF)

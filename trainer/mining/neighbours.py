@@ -125,7 +125,7 @@ def _sparse_finder(matrix: csr_matrix, floor: float) -> Callable[[int, int], Can
     hold and TF-IDF weighs little, are nearly all of the work.
     """
     allowed = DROPPED_SHARE * floor
-    index = _without_common(matrix, allowed).T.tocsr()
+    index = without_common_terms(matrix, allowed).T.tocsr()
 
     def find(start: int, stop: int) -> Candidates:
         part = (matrix[start:stop] @ index).tocoo()
@@ -137,7 +137,7 @@ def _sparse_finder(matrix: csr_matrix, floor: float) -> Callable[[int, int], Can
     return find
 
 
-def _without_common(matrix: csr_matrix, allowed: float) -> csr_matrix:
+def without_common_terms(matrix: csr_matrix, allowed: float) -> csr_matrix:
     """The matrix without each row's commonest terms, as many as keep the length of what goes within `allowed`."""
     frequency = np.bincount(matrix.indices, minlength=matrix.shape[1])
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))

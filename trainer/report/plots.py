@@ -113,7 +113,7 @@ def draw_roc(labels: Sequence[int], before: Scores, after: Scores) -> Figure:
     for dim, color in {min(after, key=int): LATER, max(after, key=int): AFTER}.items():
         for name, values, style in (("before", before, "--"), ("after", after, "-")):
             false_rate, recall = roc_points(np.array(values[dim]), np.array(labels))
-            kept = _thin(len(recall))
+            kept = thinned(len(recall))
             panel.plot(false_rate[kept], recall[kept], style, color=color, linewidth=1.4, label=f"{dim} dims, {name}")
     panel.plot([0, 1], [0, 1], color=BEFORE, linewidth=0.7, linestyle=":")
     panel.set_aspect("equal")
@@ -123,7 +123,7 @@ def draw_roc(labels: Sequence[int], before: Scores, after: Scores) -> Figure:
     return figure
 
 
-def _thin(count: int) -> np.ndarray:
+def thinned(count: int) -> np.ndarray:
     """Numbers of at most MOST_POINTS points, both ends among them."""
     return np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).astype(int))
 

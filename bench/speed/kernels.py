@@ -1,10 +1,10 @@
 """Compile the attention kernels for each GPU target, without a GPU, and say what they take.
 
-python bench/kernels.py                          every target and type: bench/results/kernels.json and bench/kernels.md
-python bench/kernels.py --flags full             the same with bias, dropout and the bias's gradient alone: 8 minutes
-python bench/kernels.py --render                 bench/kernels.md from the record, nothing compiled
-python bench/kernels.py --capability 90 --dtype bf16 --width 64 --json      some alone, as JSON lines, nothing written
-python bench/kernels.py --tile 128 128 4 3 ...   with another tile: tokens owned, walked, warps, stages
+python -m bench.speed.kernels                    every target and type: the record and bench/kernels.md
+python -m bench.speed.kernels --flags full       the same with bias, dropout and the bias's gradient alone
+python -m bench.speed.kernels --render           bench/kernels.md from the record, nothing compiled
+python -m bench.speed.kernels --capability 90 --dtype bf16 --width 64 --json    some, as JSON lines, nothing written
+python -m bench.speed.kernels --tile 128 128 4 3 with another tile: tokens owned, walked, warps, stages
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pathlib import Path
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "0"  # triton reads it once, when it is imported: its interpreter compiles nothing
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
 import triton
-from records import RESULTS, environment, save_record
-from trainer.flash import KERNELS, kernel_constants, kernel_options
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-PAGE = Path(__file__).with_suffix(".md")
+from bench.records import RESULTS, environment, save_record
+from trainer.model.attention_triton import KERNELS, kernel_constants, kernel_options
+
+PAGE = Path(__file__).parents[1] / "kernels.md"
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 WIDTHS = (32, 64, 128)
