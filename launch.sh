@@ -1,17 +1,37 @@
 #!/usr/bin/env bash
-# Set up and launch, from any folder.
-#
-#   ./launch.sh [accelerate flags --] [trainer arguments]    train, evaluate, ...; `--help` lists them
-#   ./launch.sh test [pytest arguments]                      run the tests
-#   ./launch.sh check                                        lint, format and types
-#
-# Installs into the active virtual environment, else into .venv beside this file; a second start installs nothing.
-# TRAINER_EXTRAS=real,report names more extras of pyproject.toml to install.
-# Exit code: the trainer's own; 2 no usable Python, or an installation that cannot work; 5 disk or network.
+# Set up and launch, from any folder; `./launch.sh --help` prints what `usage` below says.
 set -euo pipefail
 
 say() { printf 'launch.sh: %s\n' "$1" >&2; }
 fail() { say "$2" && exit "$1"; }
+
+usage() {
+  cat <<'END'
+launch.sh sets the project up and runs it, from any folder:
+
+  ./launch.sh                            set up, then train a small example
+  ./launch.sh [trainer arguments]        train, evaluate, ...: the trainer's own help says which
+  ./launch.sh [accelerate flags] -- ...  the same under `accelerate launch`
+  ./launch.sh test [pytest arguments]    run the tests; -m "not slow" leaves out those that take over two seconds
+  ./launch.sh check                      lint, format and types
+
+It installs into .venv beside this file, or into the active virtual environment; a second start installs nothing.
+To enter it and have `trainer`, `python` and `pytest` there:
+
+  source .venv/bin/activate
+
+TRAINER_EXTRAS=real,track ./launch.sh installs more extras, which stay installed:
+
+  mine    scikit-learn: build-pairs, and the TF-IDF of lint (always installed)
+  report  matplotlib: report.html (always installed)
+  track   tensorboard: log.tensorboard
+  real    all-MiniLM-L6-v2, a pretrained encoder in a package
+  test    what the tests use, with all of the above (`./launch.sh test` and `check` install it)
+  fuzz    atheris: bench/fuzz.py
+
+Exit code: the trainer's own; 2 no usable Python, or an installation that cannot work; 5 disk or network.
+END
+}
 
 # Print the version of Python $1; fail unless it is one that the project runs on.
 version_of() {
@@ -32,7 +52,7 @@ find_python() {
   fail 2 "no Python 3.11, 3.12 or 3.13 found on PATH: install one, or activate a virtual environment that has one"
 }
 
-# All that decides what an installation holds, but for the extras.
+# Print all that decides what an installation holds, but for the extras.
 recipe() { printf '%s\n' "$root" "$1" "$(<"$root/pyproject.toml")" "$(<"$root/constraints.txt")"; }
 
 # The stamp is written after a complete installation: a line with its extras, then its recipe. Sets `installed`.
@@ -94,11 +114,11 @@ install() {
     version=$(version_of "$python")
   fi
   extras=$(printf '%s\n' ${extras//,/ } ${installed//,/ } | sort -u | paste -sd, -)
-  say "installing matryoshka-trainer${extras:+[$extras]} into $venv, some minutes the first time; log: $log"
+  say "installing matryoshka-trainer[$extras] into $venv, some minutes the first time; log: $log"
   [[ ! -f $stamp ]] || previous=$(<"$stamp")
   rm -f "$stamp"
   (cd "$root" && "$python" -m pip install --disable-pip-version-check --no-input --progress-bar off \
-    --constraint constraints.txt --editable ".${extras:+[$extras]}") >"$log" 2>&1 </dev/null || explain
+    --constraint constraints.txt --editable ".[$extras]") >"$log" 2>&1 </dev/null || explain
   { printf '%s\n' "$extras" && recipe "$version"; } >"$stamp"
 }
 
@@ -110,10 +130,15 @@ venv=${VIRTUAL_ENV:-$root/.venv}
 python=$venv/bin/python
 stamp=$venv/matryoshka-trainer.stamp
 log=$venv/matryoshka-trainer.log
-extras=${TRAINER_EXTRAS:-}
+extras=mine,report,${TRAINER_EXTRAS:-} # the first two: what the default run looks at and draws
 extras=${extras// /}
-[[ ${1:-} != test && ${1:-} != check ]] || extras=${extras:+$extras,}test
+[[ ${1:-} != test && ${1:-} != check ]] || extras=$extras,test
 
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+  usage
+  ready || { printf "\nOnce it is set up (./launch.sh), the trainer's own help follows here.\n" && exit 0; }
+  printf "\nThe trainer's own help:\n\n"
+fi
 ready || install
 exec 9<&- # the lock, where there was one
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from trainer.readers import Field, read_table
-from trainer.tiny import build_tiny_mpnet
+from trainer.data.readers import Field, read_table
+from trainer.model.tiny import build_tiny_mpnet
 
 SHAPES: dict[str, dict[str, Any]] = {
     "mpnet-base": {"layers": 12, "max_length": 384},

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from trainer.augment import DELETED_SHARE, delete_span, edit_text, load_translator, round_trip
 from trainer.errors import InputError
-from trainer.tiny import build_tiny_mpnet
+from trainer.mining.augment import DELETED_SHARE, delete_span, edit_text, load_translator, round_trip
+from trainer.model.tiny import build_tiny_mpnet
 
 TEXT = "the printer INC0001234 on floor 2 prints blank pages since the last update of driver v1.2 yesterday"
 WORDS = TEXT.split()

@@ -12,16 +12,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from trainer.bootstrap import (
-    Groups,
-    bootstrap_means,
-    bootstrap_pairs,
-    groups_of_texts,
-    interval,
-    resample_counts,
-    why_undefined,
-)
-from trainer.metrics import pair_metrics
+from trainer.evaluation.bootstrap import bootstrap_means, bootstrap_pairs, interval, why_undefined
+from trainer.evaluation.groups import Groups, groups_of_texts, resample_counts
+from trainer.evaluation.pair_metrics import METRICS, pair_metrics
 
 NAN = float("nan")
 
@@ -106,7 +99,7 @@ def test_weights_give_what_the_drawn_rows_give(n: int, groups: int, across: bool
 def test_names_and_full_sample_are_those_of_the_plain_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     data = draw(200, 50, 20, seed=3, binary=False)
     once = np.ones((1, 50), dtype=np.int32)
-    monkeypatch.setattr("trainer.bootstrap.resample_counts", lambda *_: [once])
+    monkeypatch.setattr("trainer.evaluation.bootstrap.resample_counts", lambda *_: [once])
     found = bootstrap_pairs(**data)
     for scoring in range(3):
         expected = pair_metrics(data["scores"][scoring], data["target"], data["labels"])
@@ -115,10 +108,19 @@ def test_names_and_full_sample_are_those_of_the_plain_metrics(monkeypatch: pytes
         assert {name: values[scoring, 0] for name, values in found.items()} == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_metric_without_a_fast_form_is_measured_on_the_drawn_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = draw(60, 25, 5, seed=3, binary=False, across=True)
+    for name in ("spearman", "recall"):
+        monkeypatch.setitem(METRICS, f"plain {name}", METRICS[name])
+    found = bootstrap_pairs(**data, resamples=20)
+    for name in ("spearman", "recall"):
+        assert found[f"plain {name}"] == pytest.approx(found[name], abs=1e-12)
+
+
 def test_a_seed_repeats_and_the_size_of_a_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     data = draw(100, 30, 5, seed=1, binary=True)
     first = bootstrap_pairs(**data, resamples=37, seed=5)
-    monkeypatch.setattr("trainer.bootstrap.CELLS_AT_ONCE", 400)
+    monkeypatch.setattr("trainer.evaluation.bootstrap.CELLS_AT_ONCE", 400)
     again, other = (bootstrap_pairs(**data, resamples=37, seed=seed) for seed in (5, 6))
     for name, values in first.items():
         assert values.shape == (3, 37)

@@ -19,11 +19,11 @@ import torch
 from breaking import watch_disk
 from torch import Tensor
 
-from trainer import storage
-from trainer.checkpoint import KEEP, load_checkpoint, newest_checkpoint, save_checkpoint
-from trainer.console import console
+from trainer.checkpoint.sealed_folder import KEEP, load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.errors import CheckpointError, StorageError
-from trainer.storage import find_damage
+from trainer.system import files as storage
+from trainer.system.console import console
+from trainer.system.files import find_damage
 
 FILES = ("manifest.json", "state.json", "tensors.safetensors")
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from trainer.cleaning import (
+from trainer.text.cleaning import (
     MIXED,
     SHINGLE,
     SHINGLE_TICKETS,

@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from trainer.config import CurriculumConfig
-from trainer.curriculum import PhasedBatchSampler, _spread_repeats, _Unit
+from trainer.data.curriculum import PhasedBatchSampler, _spread_repeats, _Unit
+from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.errors import InputError
-from trainer.pairs import PairTable, pairs_from_columns
 
 
 def table(rows: list[tuple[int, int, int, int]]) -> PairTable:
@@ -203,7 +203,7 @@ def test_a_large_batch_that_must_repeat_does_not_search_all_others(monkeypatch):
             Watched.looked += 1
             return super().__getitem__(position)
 
-    monkeypatch.setattr("trainer.curriculum.SEARCH", 16)
+    monkeypatch.setattr("trainer.data.curriculum.SEARCH", 16)
     # Every text stands twice in the first batch, and nothing that the others have would not.
     units = [_Unit((row,), frozenset([row // 2])) for row in range(200)]
     assert _spread_repeats([Watched(units), Watched(units[::2]), Watched(units[1::2])]) == 1

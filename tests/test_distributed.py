@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import traceback
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +11,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from trainer import distributed as ranks
 from trainer.config import CurriculumConfig, LossConfig
-from trainer.curriculum import PhasedBatchSampler
-from trainer.layout import LayoutBuilder
-from trainer.objective import Objective
-from trainer.pairs import pairs_from_columns, positives_of
+from trainer.data.batch_layout import LayoutBuilder
+from trainer.data.curriculum import PhasedBatchSampler
+from trainer.data.pairs import pairs_from_columns, positives_of
+from trainer.loss.objective import Objective
+from trainer.system import distributed as ranks
 
 WIDTH = 12
 GLOBAL_BATCH = 16
@@ -44,7 +43,7 @@ def make_model():
     return features, torch.nn.Parameter(weight)
 
 
-def step_gradients(world_size: int, sabotage: str = "", exchange: str = "gather"):
+def step_gradients(world_size: int, sabotage: str = ""):
     """Plan of the run, loss and summed gradients of its first steps, on this rank."""
     pairs = make_pairs()
     sampler = PhasedBatchSampler(
@@ -52,7 +51,7 @@ def step_gradients(world_size: int, sabotage: str = "", exchange: str = "gather"
     )
     builder = LayoutBuilder(pairs, positives_of(pairs), rank=ranks.rank(), all_pairs=True)
     features, weight = make_model()
-    objective = Objective(replace(LOSS, exchange=exchange)).double()
+    objective = Objective(LOSS).double()
     found = []
     for step in range(3):
         layout = builder.build([sampler.local(step, rank) for rank in range(world_size)])
@@ -75,12 +74,12 @@ def step_gradients(world_size: int, sabotage: str = "", exchange: str = "gather"
     return np.stack(list(sampler)), found
 
 
-def work(rank, world_size, port, sabotage, exchange, queue):
+def work(rank, world_size, port, sabotage, queue):
     """One rank of a gloo group; whatever happens, something is put on the queue."""
     try:
         torch.set_num_threads(1)
         dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-        queue.put((rank, step_gradients(world_size, sabotage, exchange)))
+        queue.put((rank, step_gradients(world_size, sabotage)))
         dist.barrier()
         dist.destroy_process_group()
     except Exception:
@@ -88,14 +87,14 @@ def work(rank, world_size, port, sabotage, exchange, queue):
         raise
 
 
-def on_ranks(world_size, sabotage="", exchange="gather"):
+def on_ranks(world_size, sabotage=""):
     """Run `step_gradients` on so many processes; results in the order of ranks."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = mp.get_context("spawn")
     queue = context.SimpleQueue()
-    processes = mp.spawn(work, (world_size, port, sabotage, exchange, queue), nprocs=world_size, join=False)
+    processes = mp.spawn(work, (world_size, port, sabotage, queue), nprocs=world_size, join=False)
     results = dict(queue.get() for _ in range(world_size))
     processes.join()
     return [results[rank] for rank in range(world_size)]
@@ -114,24 +113,18 @@ def largest_difference(found, reference):
     )
 
 
-@pytest.mark.parametrize("exchange", ["gather", "ring"])
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_agree_with_one_process(world_size, exchange, alone):
+def test_ranks_agree_with_one_process(world_size, alone):
     plan, reference = alone
-    for rank_plan, found in on_ranks(world_size, exchange=exchange):
+    for rank_plan, found in on_ranks(world_size):
         assert np.array_equal(rank_plan, plan)
         assert largest_difference(found, reference) < 1e-10
 
 
-@pytest.mark.parametrize("exchange", ["gather", "ring"])
 @pytest.mark.parametrize("sabotage", ["scale by ranks", "shift targets", "drop mask"])
-def test_a_broken_exchange_is_noticed(sabotage, exchange, alone):
+def test_a_broken_exchange_is_noticed(sabotage, alone):
     """Negative controls of the test above."""
-    assert all(largest_difference(found, alone[1]) > 1e-6 for _, found in on_ranks(2, sabotage, exchange))
-
-
-def test_a_ring_of_one_is_the_plain_loss(alone):
-    assert largest_difference(step_gradients(1, exchange="ring")[1], alone[1]) < 1e-12
+    assert all(largest_difference(found, alone[1]) > 1e-6 for _, found in on_ranks(2, sabotage))
 
 
 def test_one_process_needs_no_group():

@@ -21,12 +21,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from trainer.config import LoraConfig
-from trainer.console import console
-from trainer.encoder import Encoder, add_lora, load_encoder, weights_fingerprint
 from trainer.errors import InputError
-from trainer.evaluation import embed, tokenize_for
-from trainer.storage import write_manifest
-from trainer.tiny import FAMILIES
+from trainer.model.embedding import embed, tokenize_for
+from trainer.model.encoder import Encoder, weights_fingerprint
+from trainer.model.loading import load_encoder
+from trainer.model.lora import add_lora
+from trainer.model.tiny import FAMILIES
+from trainer.system.console import console
+from trainer.system.files import write_manifest
 
 Build = Callable[[str], Path]
 
@@ -163,6 +165,7 @@ def test_the_comparison_can_fail(tiny_model: Build, tmp_path: Path) -> None:
         assert_equals_peer(load_encoder(str(folder), max_length=19), folder)
 
 
+@pytest.mark.numbers
 def test_the_pretrained_encoder_equals_its_peer(real_encoder: Path) -> None:
     encoder = load_encoder(str(real_encoder))
     assert (encoder.spec.pooling, encoder.spec.normalize, encoder.spec.max_length) == ("mean", True, 256)

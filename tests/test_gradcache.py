@@ -10,14 +10,16 @@ import pytest
 import torch
 from transformers import MPNetConfig, MPNetModel
 
-from trainer import gradcache
 from trainer.config import LossConfig
-from trainer.gradcache import backward_in_chunks
-from trainer.layout import LayoutBuilder
-from trainer.objective import Objective
-from trainer.packed import packed_hidden_states, pool
-from trainer.pairs import pairs_from_columns, positives_of
-from trainer.tokens import TokenTable
+from trainer.data.batch_layout import LayoutBuilder
+from trainer.data.pairs import pairs_from_columns, positives_of
+from trainer.loss.objective import Objective
+from trainer.model.forward import packed_hidden_states, pool
+from trainer.model.tokens import TokenTable
+from trainer.training import gradcache
+from trainer.training.gradcache import backward_in_chunks
+
+pytestmark = pytest.mark.numbers
 
 ROWS = 8
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
+from trainer.data.incidents import FORMS, FRAMES, GRAMMAR, SPLITS, generate_pairs
 from trainer.errors import InputError
-from trainer.incidents import FORMS, FRAMES, GRAMMAR, SPLITS, generate_pairs
 
 COLUMNS = ["texts1", "texts2", "labels", "phase_indicators", "categories1", "categories2"]
 
@@ -174,7 +174,9 @@ def test_grammar_says_everything_in_as_many_ways_and_none_means_two_things() -> 
 
 
 def test_same_arguments_same_pairs_in_another_process_with_another_hash_seed() -> None:
-    program = "import json; from trainer.incidents import generate_pairs as g; print(json.dumps(g(120, 11, 'dev')))"
+    program = (
+        "import json; from trainer.data.incidents import generate_pairs as g; print(json.dumps(g(120, 11, 'dev')))"
+    )
     here = generate_pairs(120, 11, "dev")
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}

@@ -77,7 +77,6 @@ def bench():
     """The bench program as a module; its own imports stay out of the other tests' way."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        patch.syspath_prepend(str(BENCH.parent))
         spec = importlib.util.spec_from_file_location("bench_kernels", BENCH)
         module = importlib.util.module_from_spec(spec)
         patch.setitem(sys.modules, spec.name, module)

@@ -1,4 +1,4 @@
-"""Imports inside `trainer` point strictly down, and no module takes a name that means something else."""
+"""Imports inside `trainer` point down from floor to floor; no module or room takes a name that means something else."""
 
 from __future__ import annotations
 
@@ -12,81 +12,106 @@ import pytest
 import trainer
 
 PACKAGE = Path(trainer.__file__).parent
-MODULES = {path.stem: path for path in PACKAGE.rglob("*.py")}
+FILES = sorted(PACKAGE.rglob("*.py"))
 
-LAYERS = (
-    {"console", "errors", "masking", "mnrl_kernel", "onednn", "process"},
-    {"cleaning", "distributed", "flash", "lean", "readers", "signals", "storage", "tiled", "transfer"},
-    {"bootstrap", "checkpoint", "config", "fused", "incidents", "metrics", "packed", "pairs"}
-    | {"retrieval", "ring", "schedule", "strength"},
-    {"curriculum", "encoder", "figures", "findings", "layout", "loss", "optim", "similarity", "thresholds", "tickets"}
-    | {"tiny", "tokens"},
-    {"augment", "checks", "difficulty", "evaluation", "mining", "objective", "pages", "sources"},
-    {"assess", "build_options", "build_report", "export", "gradcache", "lint", "logbook", "negatives", "report"}
-    | {"state", "summary"},
-    {"builder", "judge", "run"},
-    {"finish"},
-    {"train"},
+FLOORS = (
+    {"errors"},
+    {"config", "system"},
+    {"model", "text"},
+    {"data"},
+    {"evaluation", "loss"},
+    {"checkpoint", "lint", "mining", "report"},
+    {"training"},
     {"main"},
     {"__main__"},
 )
-HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
-BELOW = {module: {other for other in HEIGHT if HEIGHT[other] < HEIGHT[module]} for module in HEIGHT}
-BELOW |= {"__init__": set(), "launcher": {"errors"}}  # both are imported before anything heavy may be
-
+FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 HUGGING_FACE = {"accelerate", "datasets", "diffusers", "evaluate", "optimum", "peft", "safetensors", "tokenizers"}
 HUGGING_FACE |= {"huggingface_hub", "sentence_transformers", "setfit", "transformers", "trl"}
 
 
-def imported(source: str) -> set[str]:
-    """The modules of `trainer` that a source imports, anywhere in it and in any form."""
+def place(path: Path) -> tuple[str, str]:
+    """(room, module) of a file: ("loss", "tiled"); a file of the top floor is a room of its own."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0], parts[-1]
+
+
+def imported(source: str, room: str) -> set[tuple[str, str]]:
+    """(room, module or name) of all that a source of a room imports of `trainer`, anywhere in it and in any form."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or "trainer" if not node.level else ".".join(filter(None, ["trainer", node.module]))
-            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("trainer.")} & (MODULES.keys() | HEIGHT.keys())
+            above = ["trainer", room][: 3 - node.level] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            names |= {base} if len(base.split(".")) > 2 else {f"{base}.{alias.name}" for alias in node.names}
+    parts = [name.split(".") for name in names if name.startswith("trainer.")]
+    return {(part[1], part[2] if len(part) > 2 else part[1]) for part in parts if part[1] in FLOOR}
 
 
-def upward(module: str, source: str) -> set[str]:
-    assert module in BELOW, f"trainer/{module}.py has no layer: give it one in tests/test_layers.py"
-    return imported(source) - BELOW[module]
+def wrong_imports(room: str, source: str) -> set[str]:
+    """Rooms that a source of a room must not import: its own floor's others, and higher ones."""
+    if room in ("__init__", "launcher"):  # imported before anything heavy may be
+        allowed = {"errors"}
+    else:
+        assert room in FLOOR, f"trainer/{room} has no floor: give it one in tests/test_layers.py"
+        allowed = {room} | {other for other in FLOOR if FLOOR[other] < FLOOR[room]}
+    return {other for other, _ in imported(source, room)} - allowed
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_a_module_imports_only_what_lies_below_it(module: str) -> None:
-    wrong = upward(module, MODULES[module].read_text(encoding="utf-8"))
-    assert not wrong, f"trainer/{module}.py imports {sorted(wrong)}, which do not lie in a layer below it"
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_floors_below_its_own(path: Path) -> None:
+    assert not wrong_imports(place(path)[0], path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
-    ("module", "source"),
+    ("room", "source"),
     [
-        ("loss", "from trainer.train import train"),  # up
-        ("pairs", "import trainer.metrics"),  # a sibling
-        ("pairs", "from trainer import metrics as m, __version__"),
-        ("pairs", "from . import metrics"),
-        ("pairs", "def late():\n    from .metrics import spearman"),
-        ("launcher", "from trainer.console import console"),
+        ("loss", "from trainer.training.loop import train"),  # up
+        ("loss", "import trainer.evaluation.judge"),  # a sibling
+        ("model", "from trainer.data import pairs as p, readers"),
+        ("model", "from ..text import masking"),
+        ("text", "def late():\n    from trainer.model.encoder import Encoder"),
+        ("launcher", "from trainer.system.console import console"),
     ],
 )
-def test_each_form_of_a_wrong_import_is_seen(module: str, source: str) -> None:
-    assert len(upward(module, source)) == 1
-    assert not upward(
-        module, "import torch.loss\nfrom trainer import __version__\nfrom trainer.errors import InputError"
-    )
+def test_each_form_of_a_wrong_import_is_seen(room: str, source: str) -> None:
+    assert len(wrong_imports(room, source)) == 1
+    right = "import torch.loss\nfrom trainer import __version__\nfrom trainer.errors import InputError"
+    assert not wrong_imports(room, right)
 
 
-def test_a_module_without_a_layer_is_told_to_get_one() -> None:
+def test_a_room_without_a_floor_is_told_to_get_one() -> None:
     with pytest.raises(AssertionError, match="give it one"):
-        upward("novelty", "")
+        wrong_imports("novelty", "")
 
 
-def test_no_module_shadows_the_standard_library_or_an_installed_package() -> None:
+def cycle(imports: dict[str, set[str]]) -> list[str]:
+    """Modules of a room that import each other in a circle; [] where there is none."""
+    left = dict(imports)
+    while free := [module for module, others in left.items() if not others & left.keys() - {module}]:
+        for module in free:
+            del left[module]
+    return sorted(left)
+
+
+@pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()))
+def test_a_room_has_no_circle(room: str) -> None:
+    imports = {
+        path.stem: {module for other, module in imported(path.read_text(encoding="utf-8"), room) if other == room}
+        for path in (PACKAGE / room).glob("*.py")
+    }
+    assert len(imports) > 2 and not cycle(imports)
+
+
+def test_a_circle_is_seen() -> None:
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
+def test_no_name_shadows_the_standard_library_or_an_installed_package() -> None:
     # `accelerate launch trainer/main.py` puts trainer/ first on sys.path, where our names would win.
     others = {name for name, owners in packages_distributions().items() if set(owners) - {"matryoshka-trainer"}}
     taken = set(sys.stdlib_module_names) | others | HUGGING_FACE
     assert {"tokenize", "torch", "evaluate"} <= taken  # or the check checks nothing
-    assert not (MODULES.keys() - {"__init__", "__main__"}) & taken
+    assert not ({place(path)[0] for path in FILES} - {"__init__", "__main__"}) & taken

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer import lint
-from trainer.encoder import load_encoder
-from trainer.evaluation import embed_cached, pair_cosines, tokenize_for
-from trainer.findings import SERIOUS, WARNING
-from trainer.incidents import generate_pairs
-from trainer.lint import Tokens, lint_files, lint_tables
+from trainer.data.incidents import generate_pairs
+from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
+from trainer.evaluation.scoring import pair_cosines
+from trainer.lint import linter as lint
+from trainer.lint.findings import SERIOUS, WARNING
+from trainer.lint.linter import Tokens, lint_files, lint_tables
 from trainer.main import cli
-from trainer.pairs import PairTable, canonical_form, pairs_from_columns, read_pairs
+from trainer.model.embedding import embed_cached, tokenize_for
+from trainer.model.loading import load_encoder
+from trainer.text.canonical import canonical_form
 
 TRAIN, DEV = "itsm_pairs_train.json", "itsm_pairs_dev.json"
 Columns = dict[str, list[Any]]

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from trainer import console as shown
 from trainer import errors
 from trainer.errors import InputError
-from trainer.main import COMMANDS, cli, default_config, parse_dims
+from trainer.main import COMMANDS, cli
+from trainer.system import console as shown
+from trainer.system.arguments import parse_dims
+from trainer.training.command import default_config
 
 ROOT = Path(__file__).resolve().parent.parent
 

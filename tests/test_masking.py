@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.masking import mask_text
+from trainer.text.masking import mask_text
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,24 @@ from typing import Any
 
 import pytest
 import test_checkpoint
+import test_files
 import test_resume
-import test_storage
-import test_train
+import test_training
 from breaking import planted
 
-from trainer import checkpoint, export, finish, signals, state, storage, train
+from trainer.checkpoint import content as state
+from trainer.checkpoint import identity as run_identity
+from trainer.checkpoint import sealed_folder as checkpoint
 from trainer.errors import TrainerError
-from trainer.run import Run
+from trainer.model import export
+from trainer.system import files as storage
+from trainer.system import signals
+from trainer.training import finish, resume, run_folder
+from trainer.training.setup import read_inputs
 
 # Fixtures of the modules whose tests are used here.
 start, undisturbed = test_resume.start, test_resume.undisturbed
-pair_files, run_small = test_train.pair_files, test_train.run_small
+pair_files, run_small = test_training.pair_files, test_training.run_small
 
 
 @dataclass(frozen=True)
@@ -40,26 +46,25 @@ class Mutant:
 
 RANDOM = (state._set_random_states, test_resume.test_every_random_state_comes_back)
 WRITE, FOLDER = storage.write_file, storage.new_folder
-ORDER = test_storage.test_everything_is_on_disk_before_the_name_is_given
+ORDER = test_files.test_everything_is_on_disk_before_the_name_is_given
 SAVED = test_checkpoint.test_a_checkpoint_is_on_disk_before_its_name_and_named_before_an_older_one_goes
 KEPT = test_resume.test_kept_are_the_last_three_and_those_named
 BITS = test_checkpoint.test_a_flipped_bit_in_any_byte_is_damage
 CHANGED = test_resume.test_a_file_that_changed_is_refused
-SIGNAL = test_train.test_a_signal_with_or_after_the_last_file_changes_nothing
+SIGNAL = test_training.test_a_signal_with_or_after_the_last_file_changes_nothing
 SEALED = "if sealed != tuple(_seal(folder / name).values()):"
 STATE = '(path / "state.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")'
 SEAL = "write_manifest(path)"
-LATE = "write_json(run.folder / FINISHED, metrics)"
+LATE = "write_json(run.folder / METRICS, metrics)"
 
 
 def fingerprint(name: str, value: str, file: str, change: Callable[..., None]) -> Mutant:
     """One that leaves a fingerprint out of a run's identity."""
     given = {"file": file, "change": change, "said": name}
-    return Mutant(Run.__init__, f'"{name}": {value},', "", CHANGED, given)
+    return Mutant(read_inputs, f'"{name}": {value},', "", CHANGED, given)
 
 
 MUTANTS = {
-    # What draws in training draws from torch; the states of the others are kept for what may come to.
     "torch's random state": Mutant(
         state._set_random_states,
         'torch.set_rng_state(states["torch"])',
@@ -68,10 +73,6 @@ MUTANTS = {
         {"steps": 5},
     ),
     "torch's, looked at alone": Mutant(RANDOM[0], 'torch.set_rng_state(states["torch"])', "pass", RANDOM[1]),
-    "numpy's random state": Mutant(RANDOM[0], "np.random.set_state(", "id(", RANDOM[1]),
-    "the second of numpy's pair": Mutant(RANDOM[0], "position, has_gauss,", "position, 0,", RANDOM[1]),
-    "Python's random state": Mutant(RANDOM[0], "random.setstate(", "id(", RANDOM[1]),
-    "the second of Python's pair": Mutant(RANDOM[0], "None if gauss != gauss else gauss", "None", RANDOM[1]),
     # A file, a folder.
     "a file's name before its content": Mutant(WRITE, "sync(temporary)", "pass", ORDER),
     "a file's content after its name": Mutant(
@@ -88,12 +89,12 @@ MUTANTS = {
         storage.make_folder,
         "sync(path.parent)",
         "pass",
-        test_storage.test_the_names_of_new_folders_are_on_disk_too,
+        test_files.test_the_names_of_new_folders_are_on_disk_too,
     ),
     "sync does nothing": Mutant(storage.sync, "os.fsync(handle)", "pass", ORDER),
     "the log not on disk": Mutant(
-        train.checkpoint,
-        "sync(run.folder / LOG)",
+        resume.checkpoint,
+        "log.sync()",
         "pass",
         test_resume.test_a_checkpoint_holds_no_step_that_the_log_on_disk_lacks_and_the_verdict_comes_last,
     ),
@@ -121,14 +122,14 @@ MUTANTS = {
         {"file": "state.json", "damage": test_checkpoint.swap},
     ),
     "a model without a manifest": Mutant(
-        export.save_model, SEAL, "pass", test_train.test_a_run_leaves_what_it_promises, {"lora": False}
+        export.save_model, SEAL, "pass", test_training.test_a_run_leaves_what_it_promises, {"lora": False}
     ),
     # Retention.
     "one is enough": Mutant(checkpoint.drop_old, "whole >= KEEP", "whole >= 1", KEPT),
     "those named go too": Mutant(checkpoint.drop_old, "if _step(folder) not in keep:", "if True:", KEPT),
     "rotten ones count": Mutant(
         checkpoint.drop_old,
-        "elif find_damage(folder, FILES) is None:",
+        "elif is_whole(folder):",
         "else:",
         test_resume.test_one_that_rotted_does_not_count,
     ),
@@ -140,13 +141,13 @@ MUTANTS = {
     ),
     "removed under its own name": Mutant(
         storage.remove_folder,
-        "path.rename(doomed)\n    shutil.rmtree(doomed)",
+        "path.rename(renamed)\n    shutil.rmtree(renamed)",
         "shutil.rmtree(path)",
         test_resume.test_a_process_that_dies_while_it_removes_leaves_no_half_checkpoint,
     ),
     # The same run, alone in its folder.
     "identity not compared": Mutant(
-        state.require_same_run,
+        run_identity.require_same_run,
         'differences(saved["run"], current["run"])',
         "[]",
         CHANGED,
@@ -157,31 +158,19 @@ MUTANTS = {
     ),
     "dev data not known": fingerprint("dev_data", "data.dev.fingerprint()", "dev.json", test_resume.flip_label),
     "base model not known": fingerprint(
-        "base_weights", "weights_fingerprint(self.encoder)", "model/model.safetensors", test_resume.change_weight
+        "base_weights", "weights_fingerprint(encoder)", "model/model.safetensors", test_resume.change_weight
     ),
     "tokenizer not known": fingerprint(
-        "tokens", "self.tokens.fingerprint()", "model/tokenizer.json", test_resume.swap_words
+        "tokens", "tokens.fingerprint()", "model/tokenizer.json", test_resume.swap_words
     ),
     "a run without a lock": Mutant(
-        train.train,
-        "ranks.on_first_rank(lambda: stack.enter_context(only_writer(folder)))",
-        "pass",
-        test_resume.test_a_second_run_is_refused_while_the_first_lives,
-    ),
-    "a lock that locks nothing": Mutant(
-        storage._lock,
-        "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)",
-        "pass",
-        test_resume.test_a_second_run_is_refused_while_the_first_lives,
-    ),
-    "a lock on a file that is gone": Mutant(
-        storage._lock,
-        "if os.path.samestat(os.fstat(handle), path.stat()):",
+        run_folder.claimed,
+        "with only_writer(folder):",
         "if True:",
-        test_resume.test_a_lock_file_that_was_removed_meanwhile_locks_nothing,
+        test_resume.test_a_second_run_is_refused_while_the_first_lives,
     ),
     "a folder not looked at behind the lock": Mutant(
-        train.clear_folder,
+        run_folder.claimed,
         "check_folder(folder, resume)",
         "pass",
         test_resume.test_a_run_that_came_in_before_the_lock_is_not_overwritten,
@@ -190,8 +179,8 @@ MUTANTS = {
     "signals are not ignored": Mutant(finish.finish, "signals.ignore()", "pass", SIGNAL, {"moment": "print_summary"}),
     "signals are ignored too late": Mutant(
         finish.finish,
-        f"signals.ignore()\n        {LATE}",
-        f"{LATE}\n        signals.ignore()",
+        f"signals.ignore()\n    {LATE}",
+        f"{LATE}\n    signals.ignore()",
         SIGNAL,
         {"moment": "write_json"},
     ),

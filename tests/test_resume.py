@@ -5,6 +5,7 @@ Mutants of the resume code are planted one at a time, and each must turn the com
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -25,20 +26,27 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from trainer import checkpoint, distributed, logbook, state, storage, train
-from trainer.checkpoint import KEEP, has_checkpoints, newest_checkpoint, save_checkpoint
+from trainer.checkpoint import content as state
+from trainer.checkpoint import identity as run_identity
+from trainer.checkpoint import sealed_folder as checkpoint
+from trainer.checkpoint.identity import differences, identity, require_same_run
+from trainer.checkpoint.sealed_folder import KEEP, has_checkpoints, newest_checkpoint, save_checkpoint
+from trainer.data.incidents import generate_pairs
 from trainer.errors import CheckpointError, Stopped, StorageError
-from trainer.incidents import generate_pairs
-from trainer.logbook import Timer
 from trainer.main import cli
-from trainer.run import Run
-from trainer.signals import Signals
-from trainer.state import differences, identity, require_same_run
-from trainer.storage import find_damage, only_writer, remove_debris, remove_folder, write_manifest
+from trainer.system import distributed, processor
+from trainer.system import files as storage
+from trainer.system.files import find_damage, only_writer, remove_debris, remove_folder, write_manifest
+from trainer.system.signals import Signals
+from trainer.training import log as logbook
+from trainer.training import loop, resume, run_folder
+from trainer.training.log import Timer
+from trainer.training.step import Stepper
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "train.batch_size": 8,
+    "train.precision": "auto",
     "curriculum.epochs": 1,
     "optim.lr": 1e-3,
     "loss.dims": [64, 16],
@@ -97,14 +105,14 @@ class Killed(BaseException):
 
 
 def kill_after(patch: pytest.MonkeyPatch, steps: int) -> None:
-    real = Run.train_step
+    real = Stepper.train_step
 
-    def step(self: Run, number: int, *rest: Any) -> Any:
+    def step(self: Stepper, number: int, *rest: Any) -> Any:
         if number == steps:
             raise Killed
         return real(self, number, *rest)
 
-    patch.setattr(Run, "train_step", step)
+    patch.setattr(Stepper, "train_step", step)
 
 
 def killed(start: Any, folder: Path, steps: int = 5, **changes: Any) -> None:
@@ -117,7 +125,8 @@ def killed(start: Any, folder: Path, steps: int = 5, **changes: Any) -> None:
 # ---- equality, and mutants that must break it
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3, 5, 8])  # 3 ends a phase, 8 is the last
+# 3 ends a phase, 8 is the last.
+@pytest.mark.parametrize("steps", [0, 1, 3, pytest.param(5, marks=pytest.mark.numbers), 8])
 def test_from_any_step_the_result_is_the_undisturbed_one(steps, start, undisturbed, tmp_path):
     killed(start, tmp_path / "run", steps)
     assert start(tmp_path / "run", "--resume") == 0
@@ -128,14 +137,14 @@ def forget(key: str, value: Any = None):
     """A mutant of `restore`: a field of the run's state comes back empty."""
 
     def mutant(patch: pytest.MonkeyPatch) -> None:
-        real = train.restore
+        real = resume.restore
 
         def restore(*arguments: Any) -> Any:
-            found = real(*arguments)
-            setattr(found, key, value(getattr(found, key)) if callable(value) else value)
-            return found
+            restored = real(*arguments)
+            setattr(restored, key, value(getattr(restored, key)) if callable(value) else value)
+            return restored
 
-        patch.setattr(train, "restore", restore)
+        patch.setattr(resume, "restore", restore)
 
     return mutant
 
@@ -144,28 +153,25 @@ def lose(prefix: str):
     """A mutant of `restore`: tensors of a kind are as they were before."""
 
     def mutant(patch: pytest.MonkeyPatch) -> None:
-        real = train.load_checkpoint
+        real = resume.load_checkpoint
 
         def load(folder: Path) -> Any:
             tensors, values = real(folder)
             return {n: torch.zeros_like(t) if n.startswith(prefix) else t for n, t in tensors.items()}, values
 
-        patch.setattr(train, "load_checkpoint", load)
+        patch.setattr(resume, "load_checkpoint", load)
 
     return mutant
 
 
 def whole_log(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(logbook, "_step", lambda line: -1.0 if line else float("inf"))
-
-
-def newest_is_oldest(patch: pytest.MonkeyPatch) -> None:
-    real = checkpoint._folders
-    patch.setattr(checkpoint, "_folders", lambda root: real(root)[::-1])
+    """Nothing that a killed run left behind its checkpoint is dropped."""
+    real = loop.open_log
+    patch.setattr(loop, "open_log", lambda folder, accelerator, step, tracked: real(folder, accelerator, 99, tracked))
 
 
 MUTANTS = {
-    "random states": lambda patch: patch.setattr(state, "_set_random_states", lambda states: None),
+    "random states": lambda patch: patch.setattr(torch, "set_rng_state", lambda state: None),
     "cursor": forget("step", lambda step: step - 1),
     "best": forget("best"),
     "best weights": lose("best/"),
@@ -176,7 +182,6 @@ MUTANTS = {
     "evaluations": forget("evaluations", lambda entries: []),
     "early stopping": forget("without_best", 7),
     "log not cut": whole_log,
-    "newest is oldest": newest_is_oldest,
 }
 
 
@@ -212,24 +217,25 @@ def test_a_mutant_scaler_is_seen():
     parameter = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.AdamW([parameter])
     run = state.RunState(baseline={})
-    tensors, values = state.snapshot(run, {"w": parameter}, optimizer, scaler)
+    tensors, values = state.snapshot(run, {"w": parameter}, optimizer, scaler, {}, {"size": 0, "sha256": ""})
     state.restore(tensors, json.loads(json.dumps(values)), {"w": parameter}, optimizer, scaler)
     assert notes == [{"scale": 512.0, "growth": 3}]
 
 
 def test_every_random_state_comes_back():
-    import random
-
-    import numpy as np
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.AdamW([parameter])
+    saved = state.snapshot(
+        state.RunState(baseline={}), {"w": parameter}, optimizer, None, {}, {"size": 0, "sha256": ""}
+    )
 
     def draw() -> list[float]:
-        return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item()]
+        drawn = [torch.rand(1).item(), torch.randn(1).item()]
+        return [*drawn, torch.rand(1, device="cuda").item()] if torch.cuda.is_available() else drawn
 
-    random.gauss(0, 1), np.random.randn()  # both now hold the second of a pair
-    saved = state._random_states()
     first = draw()
     assert draw() != first
-    state._set_random_states(saved)
+    state.restore(*saved, {"w": parameter}, optimizer, None)
     assert draw() == first
 
 
@@ -314,16 +320,41 @@ def test_an_inexact_resume_is_allowed_where_asked_for_and_on_record(start, tmp_p
     assert metadata["inexact_resumes"] == records[0]["inexact_resume"]
 
 
+@pytest.mark.numbers
+def test_a_resumed_run_takes_its_products_again_or_is_refused_as_inexact(start, tmp_path, monkeypatch, capfd):
+    """`auto` and the measurement are of the run's start, not of the day it is resumed."""
+    if not processor.works("onednn", torch.float32):
+        pytest.skip("torch was built without oneDNN's operators")
+    processor.take_products({"fp32": "onednn"})
+    killed(start, tmp_path / "run", 5)
+    shutil.copytree(tmp_path / "run", tmp_path / "lesser")
+    processor.take_products({"fp32": "torch"})  # as if the measurement came out otherwise today
+    assert start(tmp_path / "run", "--resume") == 0
+    metadata = json.loads((tmp_path / "run" / "training_metadata.json").read_text())
+    assert metadata["products"] == {"fp32": "onednn"} and metadata["inexact_resumes"] == []
+
+    processor.forget()
+    monkeypatch.setenv("TRAINER_ONEDNN", "off")
+    capfd.readouterr()
+    assert start(tmp_path / "lesser", "--resume") == 4
+    said = capfd.readouterr().err
+    assert "products was {'fp32': 'onednn'}, is {'fp32': 'torch'}" in said and "--allow-inexact-resume" in said
+    assert start(tmp_path / "lesser", "--resume", "--allow-inexact-resume") == 0
+    metadata = json.loads((tmp_path / "lesser" / "training_metadata.json").read_text())
+    assert metadata["products"] == {"fp32": "torch"} and "products was" in metadata["inexact_resumes"][0]
+    monkeypatch.undo()
+    processor.forget()
+
+
 def test_processes_may_be_redistributed_but_not_the_batch(monkeypatch):
     """2 x 8 pairs on two processes are 16 on one: another setting of the same run."""
     tree = {
-        "train": {"batch_size": 8, "precision": "fp32", "tokens_per_chunk": 0, "compile": True},
-        "loss": {"implementation": "auto", "exchange": "gather"},
+        "train": {"batch_size": 8, "precision": "fp32", "tokens_per_chunk": 0, "compile": "auto"},
         "log": {"every": 1},
     }
-    monkeypatch.setattr(state, "world_size", lambda: 2)
+    monkeypatch.setattr(run_identity, "world_size", lambda: 2)
     two = identity(tree, {"train_data": "x"}, {"processes": 2})
-    monkeypatch.setattr(state, "world_size", lambda: 1)
+    monkeypatch.setattr(run_identity, "world_size", lambda: 1)
     one = identity({**tree, "train": {**tree["train"], "batch_size": 16}}, {"train_data": "x"}, {"processes": 1})
     assert differences(two["run"], one["run"]) == []
     assert require_same_run(Path("c"), two, one, True) == [
@@ -344,12 +375,11 @@ def test_a_field_that_is_new_or_gone_is_a_difference():
     ]
 
 
-@pytest.mark.parametrize("name", ["torch", "numpy", "python"])
-def test_random_states_that_no_generator_has_are_refused(name, start, tmp_path, capfd):
+def test_random_states_that_no_generator_has_are_refused(start, tmp_path, capfd):
     killed(start, tmp_path / "run", 1)
     folder = newest_checkpoint(tmp_path / "run" / "checkpoints")
     tensors = load_file(folder / "tensors.safetensors")
-    tensors[f"random/0/{name}"].fill_(-1 if name != "torch" else 255)
+    tensors["random/0/torch"].fill_(255)
     save_file(tensors, folder / "tensors.safetensors")
     (folder / "manifest.json").unlink()
     write_manifest(folder)
@@ -370,7 +400,7 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_at_step_0(start, und
     def die(*_: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(train, "save_checkpoint", die)
+    monkeypatch.setattr(resume, "save_checkpoint", die)
     with pytest.raises(Killed):
         start(tmp_path / "run")
     monkeypatch.undo()
@@ -416,6 +446,36 @@ def test_one_that_rotted_does_not_count(tmp_path):
 def test_a_damaged_checkpoint_of_the_same_step_is_written_again(tmp_path):
     (save(tmp_path, 1) / "state.json").write_text("rot")
     assert find_damage(save(tmp_path, 1)) is None and newest_checkpoint(tmp_path).name == "step-000001"
+
+
+def test_what_was_just_written_is_not_read_again(tmp_path, monkeypatch):
+    hashed: list[str] = []
+    real = checkpoint.find_damage
+    monkeypatch.setattr(checkpoint, "find_damage", lambda folder, *rest: hashed.append(folder.name) or real(folder))
+    for step in range(1, 7):
+        save(tmp_path, step)
+    assert hashed == [] and steps_in(tmp_path) == [4, 5, 6]
+    # What another process wrote is read once; what has changed since, again.
+    for step in (4, 5):
+        shutil.copytree(tmp_path / f"step-00000{step}", tmp_path / "copy")
+        shutil.rmtree(tmp_path / f"step-00000{step}")
+        (tmp_path / "copy").rename(tmp_path / f"step-00000{step}")
+    os.utime(tmp_path / "step-000006" / "state.json", ns=(1, 1))
+    save(tmp_path, 7)
+    assert sorted(hashed) == ["step-000005", "step-000006"]
+    save(tmp_path, 8)
+    assert sorted(hashed) == ["step-000005", "step-000006"] and steps_in(tmp_path) == [6, 7, 8]
+
+
+def test_the_seal_of_a_log_is_that_of_its_file(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 4}\n{"step": 5}\n{"st')
+    with logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True), 5, False) as log:
+        for step in (4, 5, 6):
+            data = (tmp_path / "log.jsonl").read_bytes()
+            assert log.seal() == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            assert logbook.is_log_whole(tmp_path, log.seal())
+            log.write({"step": step, "text": "ü", "value": float("nan")})
+        assert not logbook.is_log_whole(tmp_path, {"size": len(data), "sha256": log.seal()["sha256"]})
 
 
 def test_a_process_that_dies_while_it_removes_leaves_no_half_checkpoint(tmp_path, monkeypatch):
@@ -494,7 +554,7 @@ def test_any_bytes_in_a_log_are_cut_to_the_lines_before_the_step(tmp_path, lines
 HOLD = """
 import sys, time
 from pathlib import Path
-from trainer.storage import only_writer
+from trainer.system.files import only_writer
 with only_writer(Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)
@@ -511,8 +571,8 @@ def test_a_second_run_is_refused_while_the_first_lives(start, tmp_path, capfd):
             holder.kill()
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "another process runs there" in errors[0]
-    assert (folder / ".lock").exists()  # and holds nothing
-    assert start(folder) == 0 and not (folder / ".lock").exists()
+    assert (folder / ".lock").exists()  # and holds nobody off
+    assert start(folder) == 0
 
 
 def test_a_run_that_came_in_before_the_lock_is_not_overwritten(start, tmp_path, monkeypatch):
@@ -521,22 +581,18 @@ def test_a_run_that_came_in_before_the_lock_is_not_overwritten(start, tmp_path, 
         (folder / "config.toml").touch()  # by a process that has ended meanwhile
         return only_writer(folder)
 
-    monkeypatch.setattr(train, "only_writer", late)
+    monkeypatch.setattr(run_folder, "only_writer", late)
     assert start(tmp_path / "run") == 5
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.toml"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "config.toml"]
 
 
-def test_a_lock_file_that_was_removed_meanwhile_locks_nothing(tmp_path, monkeypatch):
-    real, removed = storage.fcntl.flock, []
-
-    def flock(handle: int, how: int) -> None:
-        real(handle, how)
-        if not removed:
-            removed.append((tmp_path / ".lock").unlink())
-
-    monkeypatch.setattr(storage.fcntl, "flock", flock)
+def test_a_lock_is_given_up_with_its_block_and_its_file_stays(tmp_path):
+    """A file that was removed could still be locked by a process that had opened it, beside one with a new file."""
     with only_writer(tmp_path), pytest.raises(StorageError, match="another process"), only_writer(tmp_path):
         pass
+    before = (tmp_path / ".lock").stat().st_ino
+    with only_writer(tmp_path):
+        assert (tmp_path / ".lock").stat().st_ino == before
 
 
 # ---- signals and timers
@@ -557,7 +613,7 @@ def test_a_signal_between_updates_is_noted_and_elsewhere_stops(number):
 SIGNALLED = """
 import signal, sys
 from trainer.errors import Stopped
-from trainer.signals import Signals
+from trainer.system.signals import Signals
 both = set(Signals.NUMBERS)
 with Signals() as signals:
     {before}
@@ -629,9 +685,7 @@ def test_rank_0_fails_for_all(monkeypatch):
 def test_the_harness_finds_nothing(tmp_path):
     record = tmp_path / "chaos.json"
     counts = ["--kills=25", "--corruptions=40", "--signals=4", "--faults=1", "--peers=0", f"--json={record}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, ROOT / "bench" / "chaos.py", *counts], env=environment, capture_output=True
-    )
+    command = [sys.executable, "-m", "bench.reliability.chaos", *counts]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True)
     assert result.returncode == 0, result.stdout.decode() + result.stderr.decode()[-2000:]
     assert json.loads(record.read_text())["campaigns"]["kills"]["counts"]["random time: killed"] > 3

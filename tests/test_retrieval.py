@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from trainer import retrieval as module
-from trainer.retrieval import NAMES, retrieval
+from trainer.evaluation import retrieval as module
+from trainer.evaluation.retrieval import NAMES, retrieval
 
 
 def draw(size: int, width: int, share: float, seed: int) -> tuple[np.ndarray, csr_matrix]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.schedule import learning_rate, schedule_edges
+from trainer.training.schedule import learning_rate, schedule_edges
 
 REFERENCE: dict[str, float] = {"peak": 5e-6, "floor": 1e-7, "warmup_ratio": 0.15, "hold_ratio": 0.20}
 

@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.errors import InputError
-from trainer.metrics import best_f1, classify_at, threshold_for_false_positive_rate, threshold_for_precision
-from trainer.pairs import PairTable, pairs_from_columns
-from trainer.thresholds import FILE, fit_thresholds, parse_rule, store_thresholds, stored_thresholds
+from trainer.evaluation.pair_metrics import (
+    best_f1,
+    classify_at,
+    threshold_for_false_positive_rate,
+    threshold_for_precision,
+)
+from trainer.evaluation.thresholds import FILE, fit_thresholds, parse_rule, store_thresholds, stored_thresholds
 
 
 def draw(n: int, levels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from trainer.data.tickets import REASONS, Columns, Filter, Tickets, load_tickets
 from trainer.errors import InputError
-from trainer.tickets import REASONS, Columns, Filter, Tickets, load_tickets
 
 COLUMNS = Columns(duplicate_of="duplicate_of", cluster="cluster")
 NAMES = ("number", "short_description", "description", "assignment_group", "duplicate_of", "cluster")

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from trainer.errors import InputError, StorageError
-from trainer.tiny import FAMILIES, build_tiny_mpnet
+from trainer.model.tiny import FAMILIES, build_tiny_mpnet
 
 TEXTS = ["VPN drops on srv-417", "the printer, floor 2, is jammed", "café Wi-Fi is slow"]
 
@@ -135,7 +135,7 @@ def test_a_build_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch:
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainer.tiny.PreTrainedTokenizerFast.save_pretrained", fail)
+    monkeypatch.setattr("trainer.model.tiny.PreTrainedTokenizerFast.save_pretrained", fail)
     with pytest.raises(StorageError, match="No space left on device"):
         build_tiny_mpnet(tmp_path / "tiny", TEXTS)
     assert list(tmp_path.iterdir()) == []

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from trainer import tokens
-from trainer.console import console
-from trainer.tokens import TokenTable, tokenize
+from trainer.model import tokens
+from trainer.model.tokens import TokenTable, tokenize
+from trainer.system.console import console
 
 MAX_LENGTH = 12
 TEXTS = [

@@ -1,0 +1,132 @@
+"""One step of training: what it returns, what it refuses, and what it must not wait for."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainer.config import load_config
+from trainer.data.incidents import generate_pairs
+from trainer.errors import NumericError
+from trainer.training.setup import build_run, read_inputs
+from trainer.training.step import Stepper
+
+pytestmark = pytest.mark.numbers
+
+# Operators that make the host wait for a GPU: values read back, and results whose size depends on values.
+WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2", "unique_dim"}
+
+
+@pytest.fixture
+def make_stepper(tiny_model, tmp_path):
+    """make_stepper(name, {key: value}, lag) -> a stepper whose run is ready for its first step."""
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps(generate_pairs(72, 0, "train")))
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f'[model]\nname = "{tiny_model("mpnet")}"\n'
+        f'[data]\ntrain = "{pairs}"\ndev = "{pairs}"\nallow_overlap = true\n'
+        "[train]\nbatch_size = 8\n[optim]\nlr = 1e-3\n[loss]\ndims = [64, 16]\npair_weight = 0.5\nsymmetric = true\n"
+    )
+
+    def make(name, changes=None, lag=0):
+        overrides = [f"{key}={value}" for key, value in (changes or {}).items()]
+        run = build_run(read_inputs(load_config(config, overrides), tmp_path / name, {}))
+        run.encoder.train()
+        return Stepper(run, lag)
+
+    return make
+
+
+class Watch(TorchDispatchMode):
+    """Notes which operators of WAITS are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        indexed_by_bool = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if name in WAITS or indexed_by_bool:
+            self.seen.add("index by bool" if indexed_by_bool else name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"train.tokens_per_chunk": 150}, {"lora.enabled": "false", "loss.learn_scale": "true"}],
+    ids=["lora", "chunks", "full"],
+)
+def test_a_step_asks_nothing_of_the_device(make_stepper, changes):
+    stepper = make_stepper("run", changes, lag=1)
+    batches = [stepper.prepare(step) for step in range(2)]
+    with Watch() as watch:
+        for step, batch in enumerate(batches):
+            # Reading the step before is the one thing that may wait; `Arriving` does it from the CPU's memory.
+            stepper.train_step(step, batch)
+    assert watch.seen == set()
+
+
+def test_the_watch_sees_what_waits():
+    """Negative control."""
+    x = torch.randn(4)
+    with Watch() as watch:
+        float(x[0]), x[x > 0], x.nonzero()
+    assert watch.seen >= {"_local_scalar_dense", "nonzero"}
+
+
+def test_numbers_that_lag_are_the_same_numbers(make_stepper):
+    found = []
+    for lag in (0, 1):
+        stepper = make_stepper(f"lag{lag}", lag=lag)
+        arrived = [stepper.train_step(step, stepper.prepare(step)) for step in range(4)]
+        assert [len(numbers) for numbers in arrived] == ([1] * 4 if lag == 0 else [0, 1, 1, 1])
+        weights = {name: parameter.detach().clone() for name, parameter in stepper.run.parameters.items()}
+        numbers = [line for lines in [*arrived, stepper.settle()] for line in lines]
+        found.append(([{**line, "peak_memory": None} for line in numbers], weights))
+    assert [numbers["step"] for numbers in found[0][0]] == [0, 1, 2, 3]
+    assert found[0][0] == found[1][0]
+    for name, value in found[0][1].items():
+        assert torch.equal(value, found[1][1][name]), name
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_nothing_is_updated_by_what_is_not_finite_or_after_it(make_stepper, lag, broken):
+    stepper = make_stepper("run", lag=lag)
+    run = stepper.run
+    stepper.train_step(0, stepper.prepare(0))
+    before = {name: parameter.detach().clone() for name, parameter in run.parameters.items()}
+    moments = [value.clone() for state in run.optimizer.state.values() for value in state.values()]
+    name, parameter = next((n, p) for n, p in run.parameters.items() if "lora_B" in n)
+    if broken == "loss":
+        handle = run.encoder.register_forward_hook(lambda module, inputs, rows: rows * float("nan"))
+    else:
+        handle = parameter.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NumericError, match=rf"step 1, .*{broken} .*is (nan|inf).*rows"):
+        for step in (1, 2, 3):
+            stepper.train_step(step, stepper.prepare(step))
+    handle.remove()
+    for name, value in before.items():
+        assert torch.equal(value, run.parameters[name]), name
+    after = [value for state in run.optimizer.state.values() for value in state.values()]
+    assert all(torch.equal(a, b) for a, b in zip(moments, after, strict=True))
+
+
+def test_what_draws_in_a_step_draws_from_torch_alone(make_stepper):
+    """Checkpoints hold no other random states."""
+    stepper = make_stepper("run")
+
+    def states():
+        return str(np.random.get_state(legacy=False)), random.getstate(), torch.get_rng_state()
+
+    numpys, pythons, torchs = states()
+    for step in range(2):
+        stepper.train_step(step, stepper.prepare(step))
+    assert states()[:2] == (numpys, pythons) and not torch.equal(states()[2], torchs)

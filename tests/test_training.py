@@ -1,0 +1,618 @@
+"""Whole runs with the tiny MPNet: what they leave behind, what they refuse, what they survive."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainer.config import load_config
+from trainer.data.incidents import generate_pairs
+from trainer.evaluation.judge import Question, judge, judgement_record
+from trainer.main import cli
+from trainer.model import export
+from trainer.model.embedding import embed, tokenize_for
+from trainer.model.loading import load_encoder
+from trainer.system.files import find_damage, json_ready
+from trainer.system.processor import multiplies_bf16
+from trainer.system.run_files import METRICS
+from trainer.training import finish, strength
+from trainer.training import loop as train
+from trainer.training.run_folder import choose_folder
+from trainer.training.setup import Inputs
+from trainer.training.step import Stepper
+
+SMALL = {
+    "train.batch_size": "8",
+    "train.precision": "fp32",
+    "curriculum.epochs": "1",
+    "optim.lr": "1e-3",
+    "loss.dims": "[64, 16]",
+    "loss.pair_weight": "0.5",
+    "lora.enabled": "false",
+}
+
+
+@pytest.fixture(scope="module")
+def pair_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    paths = {}
+    for part, count in (("train", 72), ("dev", 36), ("test", 36)):
+        paths[part] = folder / f"{part}.json"
+        paths[part].write_text(json.dumps(generate_pairs(count, 0, part)))
+    return paths
+
+
+@pytest.fixture
+def run_small(tiny_model, pair_files, tmp_path):
+    """run_small(name, {key: value}, *options) -> (exit code, folder of the run)."""
+    config = tmp_path / "small.toml"
+    config.write_text(
+        f'[model]\nname = "{tiny_model("mpnet")}"\n'
+        f'[data]\ntrain = "{pair_files["train"]}"\ndev = "{pair_files["dev"]}"\n'
+    )
+
+    def run(name, changes=None, *options):
+        settings = [f"{key}={value}" for key, value in {**SMALL, **(changes or {})}.items()]
+        sets = [word for setting in settings for word in ("--set", setting)]
+        code = cli(["train", "--config", str(config), "--output-dir", str(tmp_path / name), *sets, *options])
+        return code, tmp_path / name
+
+    return run
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def steps_of(folder: Path) -> list[dict]:
+    return [line for line in lines(folder) if "loss" in line]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
+    changes = {"lora.enabled": str(lora).lower(), "lora.rank": 4, "optim.lr": 5e-3, "data.test": pair_files["test"]}
+    code, folder = run_small("run", changes)
+    assert code == 0
+    expected = {"config.toml", "plan.json", "log.jsonl", "metrics.json", "training_metadata.json", "model"}
+    expected |= {"lint.json"}
+    expected |= {"strength.json", "scores.json"} | ({"report.html"} if find_spec("matplotlib") else set())
+    assert expected | {"checkpoints"} | ({"adapter"} if lora else set()) == {
+        p.name for p in folder.iterdir() if p.name[0] != "."
+    }
+    for exported in ("model", "adapter")[: 1 + lora]:
+        assert find_damage(folder / exported) is None, exported
+
+    plan = json.loads((folder / "plan.json").read_text())
+    assert [phase["name"] for phase in plan["phases"]] == ["1", "2", "3"]
+    logged = steps_of(folder)
+    assert [line["step"] for line in logged] == list(range(plan["steps"]))
+    assert [line["lr"] for line in logged] == plan["learning_rates"]
+    needed = {"phase", "epoch", "lr", "loss", "loss_by_dim", "grad_norm", "tokens_per_s", "waiting", "tokens"}
+    assert all(needed <= set(line) for line in logged)
+
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics["baseline"]) == set(metrics["final"]) == set(metrics["test"]["final"]) == {"64", "16"}
+    assert metrics["verdict"] in ("BETTER", "UNCLEAR", "NOT BETTER") and metrics["verdict_on"] == "test"
+    assert metrics["verdict"] == metrics["test"]["verdict"]
+    # Frozen thresholds: those of test are dev's.
+    assert metrics["test"]["final"]["64"]["threshold"] == metrics["final"]["64"]["threshold"]
+    assert metrics["test"]["baseline"]["64"]["threshold"] == metrics["baseline"]["64"]["threshold"]
+
+    meta = json.loads((folder / "training_metadata.json").read_text())
+    trained = meta["trained"]
+    assert all(".lora_" in name for name in trained) if lora else len(trained) > 30
+    assert meta["versions"]["torch"] == torch.__version__ and set(meta["overlapping_texts"].values()) == {0}
+    # The config on record is the config that ran.
+    assert load_config(folder / "config.toml").lora.enabled is lora
+    # A finished run is not overwritten.
+    before = (folder / "metrics.json").read_bytes()
+    code, _ = run_small("run", changes)
+    assert code == 5 and (folder / "metrics.json").read_bytes() == before
+    assert "finished run" in capfd.readouterr().err
+    text = (folder / "model" / "README.md").read_text()
+    texts = json.loads(pair_files["train"].read_text())
+    assert not any(example in text for example in texts["texts1"] + texts["texts2"])
+
+
+@pytest.mark.numbers
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_bf16_trains_on_any_processor(run_small, lora, capfd):
+    """On one without AVX-512, LoRA ended in the first step, and full fine-tuning took 36 times as long."""
+    code, folder = run_small("run", {"train.precision": "bf16", "lora.enabled": str(lora).lower(), "lora.rank": 4})
+    assert code == 0
+    said = capfd.readouterr().err
+    assert "Precision: bf16, as train.precision says" in said
+    assert multiplies_bf16() or "times as long as in fp32" in said
+    metadata = json.loads((folder / "training_metadata.json").read_text())
+    assert metadata["precision"] == "bf16" and set(metadata["products"]) == {"fp32", "bf16"}
+    losses = [line["loss"] for line in steps_of(folder)]
+    code, folder = run_small("fp32", {"train.precision": "fp32", "lora.enabled": str(lora).lower(), "lora.rank": 4})
+    assert code == 0 and losses == pytest.approx([line["loss"] for line in steps_of(folder)], rel=0.03)
+
+
+def test_the_exported_model_is_the_best_and_loads_in_sentence_transformers(run_small, tiny_model):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    code, folder = run_small("run", {"eval.every": 2}, "--full-strength")
+    assert code == 0 and not (folder / "strength.json").exists()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["strength"] == 1.0
+    values = {entry["step"]: entry["metrics"]["64"]["spearman"] for entry in metrics["evaluations"]}
+    assert metrics["best_step"] == max(values, key=values.get) and metrics["final"]["64"]["spearman"] == pytest.approx(
+        max(values.values()), abs=1e-6
+    )
+    texts = ["VPN is down", "cannot  connect from home ", "x"]
+    peer = sentence_transformers.SentenceTransformer(str(folder / "model"), device="cpu")
+    ours = load_encoder(str(folder / "model"))
+    mine = embed(ours, tokenize_for(ours, texts))
+    np.testing.assert_allclose(mine, peer.encode(texts), atol=1e-5)
+    truncated = sentence_transformers.SentenceTransformer(str(folder / "model"), device="cpu", truncate_dim=16)
+    np.testing.assert_allclose(mine[:, :16], truncated.encode(texts), atol=1e-5)
+    base = load_encoder(str(tiny_model("mpnet")))
+    assert np.abs(mine - embed(base, tokenize_for(base, texts))).max() > 1e-3
+
+
+def test_the_quickstart_visibly_learns(tmp_path, capfd):
+    code = cli(["--output-dir", str(tmp_path / "quick")])
+    assert code == 0
+    metrics = json.loads((tmp_path / "quick" / "metrics.json").read_text())
+    for dim, final in metrics["final"].items():
+        assert final["roc_auc"] > metrics["baseline"][dim]["roc_auc"] + 0.1
+    assert metrics["verdict"] == "BETTER"
+    said = capfd.readouterr().err
+    assert "Plan" in said and "BETTER" in said and "SentenceTransformer" in said
+
+
+def test_a_run_ends_with_what_trainer_evaluate_finds(run_small, tiny_model, pair_files):
+    code, folder = run_small("run", {"data.test": pair_files["test"], "lora.enabled": "true", "optim.lr": 5e-3})
+    metrics = json.loads((folder / "metrics.json").read_text())
+    question = Question(
+        str(folder / "model"), str(pair_files["test"]), baseline=str(tiny_model("mpnet")), dims=(64, 16)
+    )
+    found = judge(question)
+    assert code == 0 and "kept in" in found.thresholds_from["model"]
+    assert found.thresholds["model"].source == str(pair_files["dev"])
+    record = json.loads(json.dumps(json_ready(judgement_record(found))))
+    assert record["model"] == metrics["test"]["final"]
+    for part in ("verdicts", "groups", "queries", "data_fingerprint"):
+        assert record[part] == metrics["test"][part]
+    # The baseline's own thresholds are in no folder; every figure that needs none is the same.
+    for dim, values in record["baseline"].items():
+        assert all(metrics["test"]["baseline"][dim][name] == values[name] for name in ("spearman", "roc_auc", "mrr@10"))
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["set"] == "test" and len(scores["final"]["64"]) == len(scores["labels"]) == 36
+    assert len(scores["worst"]) == 20
+    # The pair that is most wrong comes first.
+    at = scores["thresholds"]["final"]["64"]
+    wrong = [(1 if pair["label"] else -1) * (at - pair["final"]) for pair in scores["worst"]]
+    assert wrong == sorted(wrong, reverse=True) and wrong[0] > 0
+
+
+@pytest.fixture
+def harmful(pair_files, tmp_path):
+    """Settings that train on the dev pairs themselves, every label turned round."""
+    columns = json.loads(pair_files["dev"].read_text())
+    path = tmp_path / "poisoned.json"
+    path.write_text(json.dumps({**columns, "labels": [1 - label for label in columns["labels"]]}))
+    settings = {"optim.lr": "5e-3", "curriculum.mode": "mixed", "curriculum.epochs": "8", "loss.pair_weight": "2.0"}
+    return {**settings, "data.train": path, "data.allow_overlap": "true"}
+
+
+@pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
+def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, capfd):
+    changes = {**harmful, **lora}
+    code, folder = run_small("run", changes)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    strength = json.loads((folder / "strength.json").read_text())
+    assert code == 0 and [point["alpha"] for point in strength["curve"]] == [tenths / 10 for tenths in range(11)]
+    for dim, before in metrics["baseline"].items():
+        assert metrics["final"][dim]["spearman"] >= before["spearman"]
+        values = {point["alpha"]: point["dev"][dim] for point in strength["curve"]}
+        assert values[0.0] == before["spearman"] and values[strength["chosen"]] == metrics["final"][dim]["spearman"]
+        assert values[1.0] < values[0.0]  # the trained weights are worse
+    said = capfd.readouterr().err
+    assert f"Chosen: {strength['chosen']:.1f}" in said and metrics["strength"] == strength["chosen"]
+    # Negative control: with the switch off the loss is exported.
+    code, folder = run_small("whole", changes, "--full-strength")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert code == 0
+    for dim, before in metrics["baseline"].items():
+        assert metrics["final"][dim]["spearman"] < before["spearman"]
+
+
+@pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
+def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, monkeypatch, lora):
+    monkeypatch.setattr(strength, "best_strength", lambda *_: 0.0)
+    code, folder = run_small("run", lora)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert code == 0 and metrics["final"] == metrics["baseline"] and metrics["verdict"] != "BETTER"
+    base = load_file(tiny_model("mpnet") / "model.safetensors")
+    assert all(torch.equal(value, base[name]) for name, value in weights(folder).items())
+
+
+def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_model, monkeypatch):
+    changes = {"lora.enabled": "true", "optim.lr": 5e-3}
+    monkeypatch.setattr(strength, "best_strength", lambda *_: 0.5)
+    _, half = run_small("half", changes)
+    _, whole = run_small("whole", changes, "--full-strength")
+    base = load_file(tiny_model("mpnet") / "model.safetensors")
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(half)[name] - base[name], (value - base[name]) / 2, rtol=0, atol=1e-6)
+    adapters = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (half, whole)]
+    for name, value in adapters[1].items():
+        torch.testing.assert_close(adapters[0][name], value / 2 if "lora_B" in name else value)
+
+
+def test_forgetting_is_measured_along_the_curve(run_small, tmp_path):
+    path = tmp_path / "sts.csv"
+    path.write_text("\n".join(f"a vpn {i},no mail {i * 7 % 60},{i * 13 % 51 / 10}" for i in range(60)) + "\n")
+    code, folder = run_small("run", {"data.forgetting": path})
+    strength = json.loads((folder / "strength.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found = metrics["dev"]["forgetting"]
+    assert code == 0
+    for dim, curve in found.items():
+        values = {point["alpha"]: point["forgetting"][dim] for point in strength["curve"]}
+        assert curve["spearman"]["before"] == values[0.0]
+        assert curve["spearman"]["after"] == values[strength["chosen"]]
+
+
+def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_path, capfd):
+    path = tmp_path / "sts.csv"
+    texts = [f"{number} {word}" for number in range(20) for word in ("vpn", "mail", "screen")]
+    path.write_text("\n".join(f"a {text},no {text[::-1]},{i * 13 % 51 / 10}" for i, text in enumerate(texts)) + "\n")
+    free, strict = (
+        run_small(name, {"data.forgetting": path, "eval.forgetting_limit": limit})
+        for name, limit in (("free", 0), ("strict", 1e-9))
+    )
+    found = [json.loads((folder / "strength.json").read_text()) for _, folder in (free, strict)]
+    assert [code for code, _ in (free, strict)] == [0, 0] and found[0]["curve"] == found[1]["curve"]
+    curve = {str(point["alpha"]): point for point in found[1]["curve"]}
+    falls = {
+        alpha
+        for alpha, point in curve.items()
+        if any(point["forgetting"][dim] < value - 1e-9 for dim, value in curve["0.0"]["forgetting"].items())
+    }
+    assert falls and falls <= found[1]["ruled_out"].keys() and str(found[1]["chosen"]) not in falls
+    assert any("forgets more than 1e-09" in reason for reason in found[1]["ruled_out"].values())
+    assert not any("forgets" in reason for reason in found[0]["ruled_out"].values())
+    assert "eval.forgetting_limit" in capfd.readouterr().err
+    if find_spec("matplotlib"):
+        assert "on grey what was ruled out" in (strict[1] / "report.html").read_text()
+
+
+def test_an_adapter_that_is_not_applied_fails_the_run(run_small, monkeypatch, capfd):
+    """Negative control of the reload proof: the export forgets the adapters."""
+    honest = export.merged
+
+    def forgetful(encoder):
+        plain = honest(encoder)
+        base = load_encoder(encoder.spec.name)
+        plain.backbone.load_state_dict(base.backbone.state_dict())
+        return plain
+
+    monkeypatch.setattr(export, "merged", forgetful)
+    code, folder = run_small("run", {"lora.enabled": "true", "optim.lr": 5e-3})
+    assert code == 4 and "not what was trained" in capfd.readouterr().err
+    assert not (folder / "metrics.json").exists()
+
+
+def test_a_run_that_changes_nothing_fails(run_small, monkeypatch, capfd):
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
+    code, _ = run_small("run", {"lora.enabled": "true"})
+    assert code == 4 and "training changed nothing" in capfd.readouterr().err
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_cadence(run_small):
+    _, one = run_small("one")
+    _, two = run_small("two", {"eval.every": 1, "log.every": 2, "checkpoint.every": 3})
+    losses = {line["step"]: line["loss"] for line in steps_of(one)}
+    assert all(losses[line["step"]] == line["loss"] for line in steps_of(two))
+    _, three = run_small("three", {"train.seed": 1})
+    assert [line["loss"] for line in steps_of(three)] != list(losses.values())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("moment", ["write_json", "print_summary"])
+def test_a_signal_with_or_after_the_last_file_changes_nothing(moment, run_small, monkeypatch):
+    real = getattr(finish, moment)
+
+    def signalled(*args):
+        if moment == "print_summary" or args[0].name == METRICS:
+            signal.raise_signal(signal.SIGTERM)
+        real(*args)
+
+    monkeypatch.setattr(finish, moment, signalled)
+    code, folder = run_small("run")
+    assert code == 0 and (folder / "metrics.json").exists()
+    assert (folder / "report.html").exists() == bool(find_spec("matplotlib"))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora.enabled": "true", "train.tokens_per_chunk": 200}])
+def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, changes):
+    _, whole = run_small("whole", changes)
+    real = Stepper.train_step
+
+    def signalled(self, step, batch, *asks):
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, step, batch, *asks)
+
+    monkeypatch.setattr(Stepper, "train_step", signalled)
+    code, folder = run_small("stopped", changes)
+    assert code == 75 and {p.name for p in (folder / "checkpoints").iterdir()} == {
+        "step-000000",
+        "step-000003",
+        "step-000005",
+    }
+    monkeypatch.setattr(Stepper, "train_step", real)
+    code, folder = run_small("stopped", changes, "--resume")
+    assert code == 0
+    assert [line["loss"] for line in steps_of(folder)] == [line["loss"] for line in steps_of(whole)]
+    assert [line["step"] for line in steps_of(folder)] == [line["step"] for line in steps_of(whole)]
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(folder)[name]), name
+
+
+def test_a_run_killed_in_its_first_step_or_in_its_export_is_resumed(run_small, monkeypatch, tmp_path):
+    monkeypatch.setattr(Stepper, "train_step", raise_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_small("run")
+    monkeypatch.undo()
+    monkeypatch.setattr(export, "check_exports", raise_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_small("run", None, "--resume")
+    monkeypatch.undo()
+    assert cli(["--output-dir", str(tmp_path / "run"), "--resume"]) == 0  # with the run's own config
+    assert sorted(p.name for p in (tmp_path / "run").iterdir() if p.is_dir()) == ["checkpoints", "model"]
+
+
+@pytest.mark.parametrize("content", ["model/config.json", "notes.txt"])
+def test_a_folder_that_holds_something_is_refused_before_any_work(run_small, tmp_path, content, capfd):
+    path = tmp_path / "run" / content
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    code, _ = run_small("run")
+    assert code == 5 and "no empty folder" in capfd.readouterr().err
+
+
+def test_tensorboard_gets_the_metrics(run_small):
+    pytest.importorskip("tensorboard")
+    code, folder = run_small("run", {"log.tensorboard": "true"})
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = {path.parent for path in folder.rglob("events.*")}
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    wanted = {"loss", "lr", "loss_by_dim/64", "evaluation/64/spearman"}
+    assert code == 0 and wanted <= set(accumulator.Tags()["scalars"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_out_of_memory_names_the_setting(run_small, monkeypatch, error, capfd):
+    def exhausted(*_):
+        raise error
+
+    monkeypatch.setattr(Stepper, "train_step", exhausted)
+    code, _ = run_small("run")
+    assert code == 2 and "train.tokens_per_chunk" in capfd.readouterr().err
+
+
+def test_a_full_disk_is_exit_5(run_small, monkeypatch, capfd):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Stepper, "train_step", full)
+    code, _ = run_small("run")
+    assert code == 5 and "No space left" in capfd.readouterr().err
+
+
+def test_dev_and_test_must_differ(run_small, pair_files, capfd):
+    code, folder = run_small("run", {"data.test": pair_files["dev"]})
+    assert code == 2 and "dev.json" in capfd.readouterr().err and not folder.exists()
+
+
+def test_a_resume_with_another_setting_names_the_difference(run_small, monkeypatch, capfd):
+    monkeypatch.setattr(train, "finish", raise_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_small("run")
+    capfd.readouterr()
+    code, _ = run_small("run", {"optim.lr": "2e-3"}, "--resume")
+    assert code == 4 and "optim.lr was 0.001, is 0.002" in capfd.readouterr().err
+    monkeypatch.undo()
+    code, folder = run_small("run", {"log.every": "7"}, "--resume", "--full-strength")
+    assert code == 0 and not (folder / "strength.json").exists()  # what comes after the last step may differ
+
+
+def raise_interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_number_that_is_none_stops_the_run_before_the_update(run_small, monkeypatch, what, capfd):
+    real = Stepper.prepare
+
+    def poisoned(self, step):
+        if step == 2:
+            parameter = next(iter(self.run.parameters.values()))
+            if what == "loss":
+                parameter.data.view(-1)[0] = float("nan")
+                parameter.data.mul_(float("nan"))
+            else:
+                parameter.register_hook(lambda gradient: gradient * float("inf"))
+        return real(self, step)
+
+    # Without the thread that works ahead, so that the poison strikes at step 2 exactly.
+    monkeypatch.setattr(Stepper, "prepare", poisoned)
+    code, folder = run_small("run")
+    said = capfd.readouterr().err
+    assert code == 3 and "phase 1" in said and "rows " in said and what in said
+    assert len(steps_of(folder)) <= 2 and not (folder / "model").exists()
+
+
+def test_label_0_pairs_change_the_run(run_small, pair_files, tmp_path):
+    """Taking labelled negatives for positives, as the notebook did, is another training."""
+    columns = json.loads(pair_files["train"].read_text())
+    flipped = tmp_path / "flipped.json"
+    flipped.write_text(json.dumps({**columns, "labels": [1] * 71 + [0]}))
+    _, honest = run_small("honest")
+    _, notebook = run_small("notebook", {"data.train": flipped})
+    assert steps_of(honest)[0]["loss"] != steps_of(notebook)[0]["loss"]
+
+
+def test_a_split_is_taken_where_no_dev_file_is_named(run_small):
+    code, folder = run_small("run", {"data.dev": '""', "data.dev_fraction": 0.3, "curriculum.mode": "mixed"})
+    meta = json.loads((folder / "training_metadata.json").read_text())
+    assert code == 0 and meta["rows"]["train"] + meta["rows"]["dev"] == 72 and 15 <= meta["rows"]["dev"] <= 28
+
+
+def test_early_stopping_ends_the_run(run_small, monkeypatch):
+    real = Inputs.judge_on_dev
+    values = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.0, -0.1])
+
+    def falling(self):
+        metrics = real(self)
+        metrics["64"]["spearman"] = next(values)
+        return metrics
+
+    monkeypatch.setattr(Inputs, "judge_on_dev", falling)
+    code, folder = run_small("run", {"eval.every": 1, "early_stopping.patience": 2})
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert code == 0 and len(steps_of(folder)) == 3 and metrics["best_step"] == 1
+    assert (folder / "model" / "model.safetensors").exists()
+
+
+BAD = {
+    "missing file": ({"data.train": "nowhere.json"}, ["nowhere.json"]),
+    "dims wider than the model": ({"loss.dims": "[128, 64]"}, ["loss.dims", "64"]),
+    "max length beyond the positions": ({"model.max_length": "4000"}, ["model.max_length", "4000"]),
+    "unknown model": ({"model.name": "no/such-model"}, ["model.name", "no/such-model"]),
+    "batch larger than a phase": ({"train.batch_size": "600"}, ["train.batch_size", "600"]),
+    "batch of one": ({"train.batch_size": "1"}, ["train.batch_size"]),
+    "unknown key": ({"optim.learning_rate": "1"}, ["optim.learning_rate", "lr"]),
+    "number in quotes": ({"optim.lr": '"1e-5"'}, ["optim.lr", "quotes"]),
+    "negative rate": ({"optim.lr": "-1.0"}, ["optim.lr"]),
+    "warm-up and hold over 100 %": ({"optim.hold_ratio": "0.9"}, ["optim.hold_ratio", "100 %"]),
+    "fp16 without a GPU": ({"train.precision": "fp16"}, ["train.precision"]),
+    "target that matches nothing": ({"lora.enabled": "true", "lora.targets": '["q_proj"]'}, ["lora.targets", "q_proj"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_exit_2_and_no_folder(run_small, name, capfd):
+    changes, words = BAD[name]
+    if name == "fp16 without a GPU" and torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    code, folder = run_small("run", changes)
+    said = capfd.readouterr().err
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(errors) == 1 and "Traceback" not in said
+    assert all(word in errors[0] for word in words), errors[0]
+    assert not folder.exists()
+
+
+def test_one_class_only_is_refused(run_small, pair_files, tmp_path, capfd):
+    columns = json.loads(pair_files["train"].read_text())
+    path = tmp_path / "ones.json"
+    path.write_text(json.dumps({**columns, "labels": [1] * 72}))
+    code, folder = run_small("run", {"data.train": path})
+    assert code == 2 and "all 72 rows are positive" in capfd.readouterr().err and not folder.exists()
+
+
+def test_overlap_is_refused_or_recorded(run_small, pair_files):
+    code, folder = run_small("run", {"data.dev": pair_files["train"]})
+    assert code == 2 and not folder.exists()
+    code, folder = run_small("run", {"data.dev": pair_files["train"], "data.allow_overlap": "true"})
+    overlap = json.loads((folder / "training_metadata.json").read_text())["overlapping_texts"]["dev"]
+    assert code == 0 and overlap > 50
+
+
+def test_runs_without_a_folder_are_numbered(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(Path(__file__).parent.parent / "configs" / "quickstart.toml")
+    assert choose_folder(config, "quick", False) == Path("runs/quick")
+    (tmp_path / "runs" / "quick").mkdir(parents=True)
+    assert choose_folder(config, "quick", False) == Path("runs/quick-2")
+    assert choose_folder(config, "quick", True) == Path("runs/quick")
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files, tmp_path):
+    """Through the launcher, dropout off: the same plan, the same losses, the same model."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model("mpnet"), model)
+    config = json.loads((model / "config.json").read_text())
+    zero = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (model / "config.json").write_text(json.dumps({**config, **zero}))
+    settings = {**SMALL, "model.name": model, "data.train": pair_files["train"], "data.dev": pair_files["dev"]}
+    settings |= {"loss.symmetric": "true", "curriculum.replay": 0.2}
+    empty = tmp_path / "empty.toml"
+    empty.write_text("")
+    said = []
+
+    def launch(name, batch_size, *flags):
+        sets = [f"--set={key}={value}" for key, value in {**settings, "train.batch_size": batch_size}.items()]
+        command = [
+            sys.executable,
+            "-m",
+            "trainer.launcher",
+            *flags,
+            f"--config={empty}",
+            f"--output-dir={tmp_path / name}",
+            *sets,
+        ]
+        done = subprocess.run(
+            command,
+            cwd=Path(__file__).parent.parent,
+            check=True,
+            timeout=240,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        said.append(done.stderr)
+        return tmp_path / name
+
+    one = launch("one", 8)
+    two = launch("two", 4, "--num_processes", "2", "--cpu", "--")
+    plans = [json.loads((folder / "plan.json").read_text()) for folder in (one, two)]
+    assert plans[0] == plans[1]
+    # Lint speaks once, and finds what it finds alone.
+    findings, again = (json.loads((folder / "lint.json").read_text()) for folder in (one, two))
+    assert findings == again and findings["findings"]
+    assert [errors.count("Lint of the run's pairs") for errors in said] == [1, 1]
+    for mine, theirs in zip(steps_of(one), steps_of(two), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4) and mine["tokens"] <= theirs["tokens"]
+        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+    start = load_file(model / "model.safetensors")
+    chosen = [json.loads((folder / "strength.json").read_text())["chosen"] for folder in (one, two)]
+    trained = [
+        {name: start[name] + (value - start[name]) / alpha for name, value in weights(folder).items()}
+        for folder, alpha in zip((one, two), chosen, strict=True)
+    ]
+    for name, tensor in trained[0].items():
+        torch.testing.assert_close(tensor, trained[1][name], rtol=0, atol=2e-4, msg=name)
+    # What two ranks measured together is what one finds in their model.
+    metrics = json.loads((two / "metrics.json").read_text())
+    question = Question(str(two / "model"), str(pair_files["dev"]), baseline=str(model), dims=(64, 16))
+    found = judge(question)
+    for dim, values in found.assessment.metrics["model"].items():
+        assert metrics["final"][dim] == pytest.approx(values, abs=1e-6, nan_ok=True)
+    metadata = json.loads((two / "training_metadata.json").read_text())
+    assert metadata["processes"] == 2

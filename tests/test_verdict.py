@@ -1,0 +1,250 @@
+"""What is concluded from embeddings: intervals, retrieval, verdicts, the diagnostic, forgetting."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainer.data.pairs import PairTable, pairs_from_columns
+from trainer.errors import NumericError
+from trainer.evaluation.pair_metrics import classify_at, pair_metrics, pearson, prefix_cosines, roc_auc, spearman
+from trainer.evaluation.verdict import adversarial, assess, diagnose, forgetting, overall_verdict, paired_verdict
+
+DIMS = (16, 4)
+AT = {"16": 0.3, "4": 0.4}
+
+
+def tickets(count: int, categories: int = 3, seed: int = 0) -> PairTable:
+    """Every title with its own body (1) and with another ticket's (0)."""
+    rng = np.random.default_rng(seed)
+    other = (np.arange(count) + rng.integers(1, count, size=count)) % count
+    titles, bodies = [f"title {i}" for i in range(count)], [f"body {i}" for i in range(count)]
+    known = [f"group {i % categories}" for i in range(count)]
+    shuffled = rng.permutation(known).tolist()  # so that some positives cross categories
+    return pairs_from_columns(
+        {
+            "texts1": titles * 2,
+            "texts2": bodies + [bodies[i] for i in other],
+            "labels": [1] * count + [0] * count,
+            "categories1": known * 2,
+            "categories2": shuffled + [known[i] for i in other],
+        },
+        "pairs.json",
+    )
+
+
+def rows_of(table: PairTable, noise: float, seed: int = 1) -> np.ndarray:
+    """[T, 16] embeddings where the texts of a ticket lie close."""
+    rng = np.random.default_rng(seed)
+    ticket = np.array([int(text.split()[1]) for text in table.texts])
+    centres = np.random.default_rng(9).normal(size=(ticket.max() + 1, 16))
+    return (centres[ticket] + noise * rng.normal(size=(len(ticket), 16))).astype(np.float32)
+
+
+def test_the_figures_are_the_plain_ones_and_lie_in_their_intervals() -> None:
+    table = tickets(80)
+    rows = rows_of(table, 1.0)
+    found = assess(table, {"model": rows}, {"model": AT}, resamples=200)
+    cosines = prefix_cosines(rows[table.text1], rows[table.text2], DIMS)
+    for dim, scores in zip(DIMS, cosines, strict=True):
+        metrics, intervals = found.metrics["model"][str(dim)], found.intervals["model"][str(dim)]
+        plain = pair_metrics(scores, table.score, table.label) | classify_at(scores, table.label, AT[str(dim)])
+        assert {name: metrics[name] for name in plain} == plain | {"threshold": AT[str(dim)]}
+        assert set(intervals) == metrics.keys() - {"threshold"} and {"recall@5", "mrr@10", "ndcg@10"} < set(intervals)
+        assert all(low < metrics[name] < high for name, (low, high) in intervals.items())
+    assert found.queries == 160 and found.verdicts == {} and found.undefined == {}
+    assert found.groups["kind"] == "groups of texts connected by positives" and found.groups["count"] == 80
+
+
+@pytest.mark.parametrize("metric", ["spearman", "ndcg@10"])
+def test_verdicts_are_paired_and_by_the_metric_asked_for(metric: str) -> None:
+    table = tickets(150)
+    good, bad = rows_of(table, 0.5), rows_of(table, 2.0, seed=2)
+    both = {"model": AT, "baseline": AT}
+
+    def verdicts(model: np.ndarray, baseline: np.ndarray) -> dict[str, str]:
+        return assess(table, {"model": model, "baseline": baseline}, both, metric=metric, resamples=200).verdicts
+
+    assert verdicts(good, bad) == {"16": "BETTER", "4": "BETTER"}
+    assert verdicts(bad, good) == {"16": "NOT BETTER", "4": "NOT BETTER"}
+    assert verdicts(good, good) == {"16": "NOT BETTER", "4": "NOT BETTER"}  # no difference at all
+    alike = rows_of(table, 0.5, seed=3)
+    assert set(verdicts(good, alike).values()) == {"UNCLEAR"}
+    # A model that is better at one dim only.
+    mixed = bad.copy()
+    mixed[:, :4] = good[:, :4]
+    assert verdicts(mixed, bad)["4"] == "BETTER"
+
+
+def test_models_of_different_widths_are_compared_at_common_dims() -> None:
+    table = tickets(60)
+    rows = rows_of(table, 1.0)
+    found = assess(table, {"model": rows, "baseline": rows[:, :4]}, {"model": {"4": 0.4}, "baseline": {"4": 0.4}})
+    assert found.metrics["model"] == found.metrics["baseline"]
+    assert set(map(tuple, found.intervals["difference"]["4"].values())) == {(0.0, 0.0)}
+
+
+def test_the_order_of_dims_is_no_matter() -> None:
+    table = tickets(60)
+    embeddings = {"model": rows_of(table, 1.0), "baseline": rows_of(table, 2.0)}
+    found = assess(table, embeddings, {"model": AT, "baseline": AT}, resamples=100)
+    turned = assess(table, embeddings, {"model": AT, "baseline": dict(reversed(AT.items()))}, resamples=100)
+    assert turned == found
+
+
+def test_too_few_groups_give_no_verdict_but_a_reason() -> None:
+    table = tickets(12)
+    embeddings = {"model": rows_of(table, 0.1), "baseline": rows_of(table, 9.0)}
+    found = assess(table, embeddings, {"model": AT, "baseline": AT}, resamples=100)
+    assert set(found.verdicts.values()) == {"UNCLEAR"}
+    assert "groups to draw from" in found.undefined["spearman"] and "recall@1" in found.undefined
+    assert all(math.isnan(end) for ends in found.intervals["model"]["16"].values() for end in ends)
+
+
+def test_copies_of_a_text_are_one_query_and_no_rival() -> None:
+    table = pairs_from_columns(
+        {
+            "texts1": ["vpn down", "VPN  down", "mail", *(f"a{i}" for i in range(30))],
+            "texts2": ["no vpn", "no vpn", "outlook", *(f"b{i}" for i in range(30))],
+            "labels": [1, 1, 1, *([0] * 30)],
+        },
+        "x",
+    )
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(len(table.texts), 8)).astype(np.float32)
+    for pair in (("vpn down", "VPN  down", "no vpn"), ("mail", "outlook")):
+        for text in pair[1:]:
+            rows[table.texts.index(text)] = rows[table.texts.index(pair[0])] + 1e-3
+    found = assess(table, {"model": rows}, {"model": {"8": 0.5}}, resamples=100)
+    assert found.queries == 4 and found.metrics["model"]["8"]["recall@1"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.01, 0.2, "BETTER"),
+        (0.0, 0.2, "UNCLEAR"),
+        (-0.1, 0.2, "UNCLEAR"),
+        (-0.2, 0.0, "NOT BETTER"),
+        (0.0, 0.0, "NOT BETTER"),
+        (-0.2, -0.1, "NOT BETTER"),
+        (math.nan, math.nan, "UNCLEAR"),
+    ],
+)
+def test_paired_verdict(low: float, high: float, expected: str) -> None:
+    assert paired_verdict(low, high) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (("BETTER", "BETTER"), "BETTER"),
+        (("BETTER", "UNCLEAR"), "UNCLEAR"),
+        (("BETTER", "NOT BETTER"), "NOT BETTER"),
+        (("UNCLEAR", "NOT BETTER"), "NOT BETTER"),
+    ],
+)
+def test_overall_verdict(found: tuple[str, ...], expected: str) -> None:
+    assert overall_verdict(dict(zip(("64", "8"), found, strict=True))) == expected
+
+
+def crossed(positives: int, negatives: int, easy: int = 50) -> PairTable:
+    """Adversarial pairs of both kinds, and pairs that a category shortcut solves or that lack a category."""
+    kinds = [("a", "b", 1)] * positives + [("a", "a", 0)] * negatives + [("a", "a", 1), ("a", "b", 0)] * easy
+    kinds += [("", "", 1), ("", "a", 0), ("", "", 0)] * 10
+    count = len(kinds)
+    return pairs_from_columns(
+        {
+            "texts1": [f"x{i}" for i in range(count)],
+            "texts2": [f"y{i}" for i in range(count)],
+            "labels": [label for *_, label in kinds],
+            "categories1": [first for first, *_ in kinds],
+            "categories2": [second for _, second, _ in kinds],
+        },
+        "x",
+    )
+
+
+def test_the_diagnostic_takes_exactly_the_adversarial_pairs() -> None:
+    table = crossed(30, 40)
+    rows = adversarial(table)
+    assert rows[:70].all() and not rows[70:].any()
+    plain = pairs_from_columns({"texts1": ["a", "b"], "texts2": ["c", "d"], "labels": [0, 1]}, "x")
+    assert not adversarial(plain).any()
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "noise", "threshold", "status"),
+    [
+        (30, 40, 0.1, 0.5, "PASS"),
+        (20, 20, 0.1, 0.5, "PASS"),
+        (19, 40, 0.1, 0.5, "INSUFFICIENT"),
+        (40, 19, 0.1, 0.5, "INSUFFICIENT"),
+        (0, 40, 0.1, 0.5, "INSUFFICIENT"),
+        (30, 40, 5.0, 0.5, "FAIL"),
+        (30, 40, 0.1, 5.0, "FAIL"),  # the order is perfect, the frozen threshold calls nothing positive
+    ],
+)
+def test_the_diagnostic(positives: int, negatives: int, noise: float, threshold: float, status: str) -> None:
+    table = crossed(positives, negatives)
+    scores = table.label + noise * np.random.default_rng(0).normal(size=(1, len(table)))
+    weak = np.random.default_rng(1).normal(size=(1, len(table)))
+    at: dict[str, Any] = {"model": {"8": threshold}, "baseline": {"8": 0.0}}
+    found = diagnose(table, {"model": scores, "baseline": weak}, at)["8"]
+    assert (found["status"], found["positives"], found["negatives"]) == (status, positives, negatives)
+    if positives:
+        rows = adversarial(table)
+        assert found["baseline"]["roc_auc"] == roc_auc(weak[0, rows], table.label[rows])
+        assert found["model"]["f1"] == classify_at(scores[0, rows], table.label[rows], threshold)["f1"]
+    assert diagnose(table, {"model": scores}, at, fewest=50)["8"]["status"] == "INSUFFICIENT"
+
+
+def test_forgetting_is_measured_on_graded_scores() -> None:
+    rng = np.random.default_rng(3)
+    table = pairs_from_columns(
+        {
+            "texts1": [f"x{i}" for i in range(200)],
+            "texts2": [f"y{i}" for i in range(200)],
+            "labels": np.round(5 * rng.random(200), 1).tolist(),
+        },
+        "sts.csv",
+        label_scale=5.0,
+    )
+    before = rng.normal(size=(400, 16)).astype(np.float32)
+    before[table.text2] += (3 * table.score)[:, None].astype(np.float32) * before[table.text1]
+    worse = (before + 1.5 * rng.normal(size=before.shape)).astype(np.float32)
+    found = forgetting(table, before, worse, DIMS, resamples=200, seed=0)
+    for m, dim in enumerate(("16", "4")):
+        for name, plain in (("spearman", spearman), ("pearson", pearson)):
+            for when, rows in (("before", before), ("after", worse)):
+                scores = prefix_cosines(rows[table.text1], rows[table.text2], DIMS)[m]
+                assert found[dim][name][when] == plain(scores, table.score)
+            low, high = found[dim][name]["difference"]
+            assert low < found[dim][name]["after"] - found[dim][name]["before"] < high < 0
+    same = forgetting(table, before, before, DIMS, resamples=200, seed=0)
+    assert same["16"]["spearman"]["difference"] == [0.0, 0.0]
+
+
+def test_broken_embeddings_are_a_numeric_error() -> None:
+    table = tickets(30)
+    rows = rows_of(table, 1.0)
+    rows[3] = np.nan
+    with pytest.raises(NumericError, match="not finite"):
+        assess(table, {"model": rows}, {"model": AT})
+
+
+def test_the_difference_is_the_models_in_whatever_order_the_systems_come() -> None:
+    table, rng = tickets(40), np.random.default_rng(3)
+    rows = {system: rng.normal(size=(len(table.texts), 16)) for system in ("baseline", "model")}
+    at = dict.fromkeys(rows, AT)
+    found = [
+        assess(table, {name: rows[name] for name in order}, at)
+        for order in (["baseline", "model"], ["model", "baseline"])
+    ]
+    assert found[0] == found[1]
+    low, high = found[0].intervals["difference"]["16"]["spearman"]
+    metrics = found[0].metrics
+    assert low < metrics["model"]["16"]["spearman"] - metrics["baseline"]["16"]["spearman"] < high

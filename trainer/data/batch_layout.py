@@ -1,0 +1,126 @@
+"""What the loss sees of a batch: which texts are encoded where, who is a candidate for whom, and who is masked.
+
+A positive row's text1 is a query and its text2 the query's target. A negative row only ever adds a candidate: the
+other side where one of its texts is a query of the batch, else its text2. So a label-0 pair cannot be a target.
+
+Shapes: U texts encoded on all ranks together, Q queries of this rank, G candidates, P labelled pairs, B rows a rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from trainer.data.pairs import PairTable
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """Positions in the gathered embeddings [U, E], rank after rank.
+
+    What comes of a row is where the row's own rank encodes it; a candidate that several ranks encode is the first's.
+    """
+
+    texts: tuple[np.ndarray, ...]  # text ids that each rank encodes, each once
+    queries: Tensor  # [Q] of this rank
+    candidates: Tensor  # [G] of all ranks
+    targets: Tensor  # [Q] into candidates
+    own_targets: Tensor  # [Q] the same texts
+    excluded: Tensor  # [Q, K] into candidates: the query's own copies and known positives, filled up with -1
+    all_queries: Tensor  # of all ranks; rows of the other direction are this rank's targets
+    first_query: int  # where this rank's queries stand among all_queries
+    reverse_excluded: Tensor  # [Q, K'] into all_queries: the target's own copies and known positives, likewise
+    pair1: Tensor  # [P] every labelled pair of the global batch
+    pair2: Tensor  # [P]
+    pair_labels: Tensor  # [P] bool
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many texts each rank encodes."""
+        return tuple(map(len, self.texts))
+
+
+class LayoutBuilder:
+    """Lays out batches of one pair table. The known positives of the whole table count, not only the batch's."""
+
+    def __init__(self, table: PairTable, known_positives: sparse.csr_matrix, *, rank: int, all_pairs: bool) -> None:
+        """
+        Args:
+            known_positives: [C, C] bool over canonical texts, symmetric.
+            all_pairs: encode both sides of every negative row, as a pairwise term needs; else only its candidate.
+        """
+        self.table, self.rank, self.all_pairs = table, rank, all_pairs
+        self.related = known_positives + sparse.identity(known_positives.shape[0], bool, "csr")
+
+    def build(self, ranks: list[np.ndarray]) -> BatchLayout:
+        """Lay out a global batch, given as the rows [B] of each rank."""
+        table = self.table
+        rows = np.concatenate(ranks)
+        positive = table.label[rows]
+        query_texts, target_texts = table.text1[rows[positive]], table.text2[rows[positive]]
+        candidate_texts = self._candidates(rows, positive)
+
+        encoded = []
+        for part in ranks:
+            needed = [candidate_texts[np.isin(rows, part)], table.text1[part][table.label[part]]]
+            if self.all_pairs:
+                needed += [table.text1[part], table.text2[part]]
+            encoded.append(np.unique(np.concatenate(needed)))
+        positives = [part[table.label[part]] for part in ranks]
+        unique_candidates = np.unique(candidate_texts)
+        first = sum(map(len, positives[: self.rank]))
+        of_rank = slice(first, first + len(positives[self.rank]))
+        pairs = ranks if self.all_pairs else [part[:0] for part in ranks]
+        all_queries = _positions(encoded, [table.text1[part] for part in positives])
+        return BatchLayout(
+            texts=tuple(encoded),
+            queries=all_queries[of_rank],
+            candidates=_first_positions(encoded, unique_candidates),
+            targets=torch.from_numpy(np.searchsorted(unique_candidates, target_texts[of_rank])),
+            own_targets=_positions(encoded, [table.text2[part] for part in positives])[of_rank],
+            excluded=self._related(query_texts[of_rank], unique_candidates),
+            all_queries=all_queries,
+            first_query=first,
+            reverse_excluded=self._related(target_texts[of_rank], query_texts),
+            pair1=_positions(encoded, [table.text1[part] for part in pairs]),
+            pair2=_positions(encoded, [table.text2[part] for part in pairs]),
+            pair_labels=torch.from_numpy(table.label[np.concatenate(pairs)]),
+        )
+
+    def _candidates(self, rows: np.ndarray, positive: np.ndarray) -> np.ndarray:
+        """The candidate text of each row."""
+        table = self.table
+        first, second = table.text1[rows], table.text2[rows]
+        anchors = table.canonical[first[positive]]
+        swapped = ~positive & np.isin(table.canonical[second], anchors) & ~np.isin(table.canonical[first], anchors)
+        return np.where(swapped, first, second)
+
+    def _related(self, texts: np.ndarray, others: np.ndarray) -> Tensor:
+        """Which of the others are copies or known positives of each text: [texts, the most of any], filled with -1."""
+        canonical = self.table.canonical
+        placed = np.ones(len(others), bool), (canonical[others], np.arange(len(others)))
+        holds = sparse.csr_matrix(placed, shape=(self.related.shape[0], len(others)))
+        related = self.related[canonical[texts]] @ holds
+        counts = np.diff(related.indptr)
+        columns = np.full((len(texts), counts.max(initial=0)), -1)
+        columns[np.arange(columns.shape[1]) < counts[:, None]] = related.indices
+        return torch.from_numpy(columns)
+
+
+def _positions(encoded: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Tensor:
+    """Where each rank encodes the texts that it wants, rank after rank."""
+    starts = accumulate(map(len, encoded), initial=0)
+    parts = zip(starts, encoded, wanted, strict=False)
+    return torch.from_numpy(np.concatenate([start + np.searchsorted(texts, ids) for start, texts, ids in parts]))
+
+
+def _first_positions(encoded: Sequence[np.ndarray], wanted: np.ndarray) -> Tensor:
+    """Where texts are encoded first."""
+    texts, first = np.unique(np.concatenate(encoded), return_index=True)
+    return torch.from_numpy(first[np.searchsorted(texts, wanted)])

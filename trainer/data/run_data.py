@@ -1,0 +1,84 @@
+"""Where a run's pairs and model come from: files, a split of one file, or generated incidents and a tiny model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.config import DataConfig
+from trainer.data.incidents import generate_pairs
+from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
+from trainer.data.split import check_overlap, require_both_classes, split_by_component
+from trainer.errors import StorageError
+from trainer.model.tiny import build_tiny_mpnet
+from trainer.system.files import cache_dir
+
+INCIDENTS = "incidents"  # data.train: generated pairs
+TINY_MODEL = "tiny-mpnet"  # model.name: built on the spot
+STS_SCALE = 5.0  # scores of a forgetting set run from 0 to this
+GENERATED_ROWS = {"train": 720, "dev": 240, "test": 240}
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The pairs of a run and how many texts its parts share."""
+
+    train: PairTable
+    dev: PairTable
+    test: PairTable | None
+    general: PairTable | None  # STS set of general similarity, to see what is forgotten
+    overlap: dict[str, int]  # "dev", "test" -> texts also in train; "dev and test" -> texts in both
+
+
+def load_data(config: DataConfig, seed: int) -> RunData:
+    """Read, split and check the pairs of a run.
+
+    Raises:
+        InputError: a file is bad, a part has one class only, or parts share texts that must not.
+    """
+    train = _read(config, config.train, "train", seed)
+    if config.dev or config.train == INCIDENTS:
+        dev = _read(config, config.dev or INCIDENTS, "dev", seed)
+    else:
+        train, dev = split_by_component(train, config.dev_fraction, seed)
+    test = _read(config, config.test, "test", seed) if config.test else None
+    general = read_general(config.forgetting) if config.forgetting else None
+    held_out = {"dev": dev} if test is None else {"dev": dev, "test": test}
+    for table in (train, *held_out.values()):
+        require_both_classes(table)
+    overlap = {name: check_overlap(train, table, config.allow_overlap) for name, table in held_out.items()}
+    if test is not None:
+        overlap["dev and test"] = check_overlap(dev, test, config.allow_overlap)
+    return RunData(train, dev, test, general, overlap)
+
+
+def read_general(path: str) -> PairTable:
+    """A set of general similarity in STS format: sentence, sentence, score 0-5, no header. Raises InputError."""
+    return read_pairs(path, label_scale=STS_SCALE)
+
+
+def _read(config: DataConfig, path: str, part: str, seed: int) -> PairTable:
+    if path == INCIDENTS:
+        return pairs_from_columns(generate_pairs(GENERATED_ROWS[part], seed, part), f"{INCIDENTS} ({part})")
+    return read_pairs(path, label_scale=config.label_scale, positive_threshold=config.positive_threshold or None)
+
+
+def locate_model(name: str, texts: Sequence[str], seed: int) -> str:
+    """The folder or hub name of the base model.
+
+    TINY_MODEL is built in the cache where it is not there yet, its vocabulary from `texts`. Raises StorageError.
+    """
+    if name != TINY_MODEL:
+        return name
+    key = hashlib.sha256(json.dumps([seed, sorted(texts)]).encode()).hexdigest()[:16]
+    folder = cache_dir() / f"{TINY_MODEL}-{key}"
+    if not folder.exists():
+        try:
+            build_tiny_mpnet(folder, texts, seed=seed)
+        except StorageError as error:
+            if not Path(folder, "config.json").exists():  # else another rank was faster
+                raise StorageError(f"{folder}: cannot build the tiny model there; set TRAINER_CACHE") from error
+    return str(folder)

@@ -1,0 +1,286 @@
+"""Raw tickets in, those worth making pairs of out; what was dropped is listed with its reason.
+
+Legend: R rows of the file, N tickets kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.pairs import UNUSABLE
+from trainer.data.readers import Field, RawTable, brief, read_table
+from trainer.data.split import connect
+from trainer.errors import InputError
+from trainer.system.console import progress, tracked
+from trainer.text.canonical import canonical_form
+from trainer.text.cleaning import (
+    MIXED,
+    count_words,
+    fingerprints,
+    first_words,
+    id_free,
+    language,
+    strip_mail,
+    strip_repeated,
+)
+from trainer.text.masking import mask_text
+
+REASONS = {
+    "repeated-number": "the ticket's number stands in an earlier row",
+    "near-empty": "too few words",
+    "boilerplate": "too few words once mail headers, greetings, signatures and repeated passages are gone",
+    "mixed-language": "two languages share it",
+    "other-language": "in none of the languages asked for",
+    "copy": "the text of an earlier ticket",
+    "ids-only": "differs from an earlier ticket in ids and numbers only",
+    "template": "one more copy of a template of which enough are kept",
+}
+OPTIONAL_REASONS = ("mixed-language", "ids-only", "template")
+"""Reasons that a user can turn off."""
+NUMBER, CLUSTER = "number", "cluster"
+
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the file calls its fields."""
+
+    number: str = "number"
+    texts: tuple[str, ...] = ("short_description", "description")
+    category: str = "assignment_group"
+    duplicate_of: str | None = None  # the number of the ticket that this one duplicates
+    cluster: str | None = None  # any name that tickets about one problem share
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What is kept."""
+
+    min_words: int = 3
+    max_words: int = 400
+    languages: tuple[str, ...] = ()  # all where empty
+    per_template: int = 5
+    keep: tuple[str, ...] = ()  # of OPTIONAL_REASONS: not applied
+    mask: bool = False  # hide e-mail addresses, phone numbers, ids and hosts
+
+
+class Link(NamedTuple):
+    """What rows about one problem share: the number of a ticket that they are or duplicate, or a cluster's name."""
+
+    kind: str
+    """NUMBER or CLUSTER."""
+    name: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that makes no pairs."""
+
+    row: int  # in the file, from 1
+    number: str
+    reason: str
+    kept: str  # the number of the ticket that stands for it, where there is one
+
+
+@dataclass(frozen=True, eq=False)
+class Tickets:
+    """N tickets in the file's order."""
+
+    source: str
+    numbers: list[str]
+    texts: list[str]
+    """[N] cleaned."""
+    raw: list[str]
+    """[N] as in the file, the columns joined."""
+    category: IntArray
+    """[N] index into `categories`, -1 where the file has none."""
+    categories: list[str]
+    languages: list[str]
+    """[N] a guess, "" where unknown."""
+    duplicate: IntArray
+    """[N] number of the known duplicates' cluster; each cluster of one has its own."""
+    named: NDArray[np.bool_]
+    """[N] whether the file names the cluster: then those of other named clusters are known to be other problems."""
+    template: IntArray
+    """[N] number of the template; copies share it."""
+    dropped: list[Dropped]
+    facts: dict[str, Any]
+    """Counts for the report."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets:
+    """Read and clean the tickets of a CSV, TSV, JSON Lines or columnar JSON file.
+
+    Raises:
+        InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
+    """
+    raw = _read(path, columns)
+    rows = len(raw.columns[columns.category])
+    numbers = [_cell(raw, columns.number, row).strip() for row in range(rows)]
+    categories = _categories(raw, columns.category)
+    links = [_links(raw, columns, row) for row in range(rows)]
+    whole, cleaned = _texts(raw, columns.texts, quality)
+    prints = fingerprints(cleaned)
+    clusters, unknown = _clusters(numbers, links)
+    languages = [language(text) for text in tracked(cleaned, "Guessing languages")]
+    dropped = _drop(numbers, whole, cleaned, prints, languages, quality)
+    gone = np.zeros(rows, dtype=bool)
+    gone[[drop.row - 1 for drop in dropped]] = True
+    kept = np.flatnonzero(~gone)
+    names = sorted({categories[row] for row in kept} - {""})
+    index = {name: position for position, name in enumerate(names)} | {"": -1}
+    return Tickets(
+        source=raw.source,
+        numbers=[numbers[row] or f"row {row + 1}" for row in kept],
+        texts=[cleaned[row] for row in kept],
+        raw=[whole[row] for row in kept],
+        category=np.array([index[categories[row]] for row in kept], dtype=np.int64),
+        categories=names,
+        languages=["" if languages[row] == MIXED else languages[row] for row in kept],
+        duplicate=np.unique(clusters[kept], return_inverse=True)[1].astype(np.int64),
+        named=np.array([any(link.kind == CLUSTER for link in links[row]) for row in kept], dtype=bool),
+        template=np.unique([prints[row] for row in kept], return_inverse=True)[1].astype(np.int64),
+        dropped=dropped,
+        facts={
+            "read": rows,
+            "kept": len(kept),
+            "dropped": dict(Counter(drop.reason for drop in dropped)),
+            "languages": dict(Counter(languages[row] or "unknown" for row in kept).most_common()),
+            "categories": len(names),
+            "without_category": sum(not categories[row] for row in kept),
+            "linked": sum(any(row) for row in links),
+            "links_to_unknown_tickets": unknown,
+        },
+    )
+
+
+def _read(path: str | Path, columns: Columns) -> RawTable:
+    optional = [name for name in (columns.duplicate_of, columns.cluster) if name]
+    names = [columns.number, *columns.texts, columns.category, *optional]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"column {twice[0]} is named for two purposes: give each column one")
+    return read_table(path, [Field(name, name) for name in names])
+
+
+def _cell(raw: RawTable, column: str, row: int) -> str:
+    """A cell as text; a missing value is empty. Raises InputError for lists and objects."""
+    value = raw.columns[column][row]
+    if isinstance(value, str):
+        return UNUSABLE.sub(" ", value)
+    if value is None:
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise raw.error(row, column, f"{brief(value)} is not a text: write a string")
+
+
+def _categories(raw: RawTable, column: str) -> list[str]:
+    """[R] category of each row; those that differ in case or spacing only are spelled as the first of them."""
+    spelled: dict[str, str] = {}
+    cells = [_cell(raw, column, row).strip() for row in range(len(raw.columns[column]))]
+    return [spelled.setdefault(canonical_form(cell), cell) for cell in cells]
+
+
+def _links(raw: RawTable, columns: Columns, row: int) -> list[Link]:
+    """What ties a row to others: rows about the same problem share a link."""
+    named = ((NUMBER, columns.duplicate_of), (CLUSTER, columns.cluster))
+    return [Link(kind, cell) for kind, column in named if column and (cell := _cell(raw, column, row).strip())]
+
+
+def _clusters(numbers: list[str], links: list[list[Link]]) -> tuple[IntArray, int]:
+    """[R] number of each row's cluster, chains followed, and how many links name a ticket that is not in the file.
+
+    Such a link still tells: two duplicates of an unknown ticket are duplicates of each other.
+    """
+    known = set(numbers) - {""}
+    nodes: dict[Link, int] = {}
+    edges = [
+        (row, len(numbers) + nodes.setdefault(link, len(nodes)))
+        for row, number in enumerate(numbers)
+        for link in ([Link(NUMBER, number)] if number else []) + links[row]
+    ]
+    first, second = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    unknown = sum(link.kind == NUMBER and link.name not in known for row in links for link in row)
+    return connect(first, second, len(numbers) + len(nodes))[: len(numbers)].astype(np.int64), unknown
+
+
+def _texts(raw: RawTable, names: Sequence[str], quality: Filter) -> tuple[list[str], list[str]]:
+    """[R] the columns joined: as they are, and cleaned and cut; both masked where that is asked for."""
+    rows = range(len(raw.columns[names[0]]))
+    hide = mask_text if quality.mask else str
+    whole, cleaned, titles = [], [], []
+    with progress("Cleaning", len(rows)) as advance:
+        for row in rows:
+            cells = [_cell(raw, name, row).strip() for name in names]
+            whole.append(hide(_join(cells)[0]))
+            text, title = _join([hide(strip_mail(cell)) for cell in cells])
+            cleaned.append(text)
+            titles.append(title if len(names) > 1 else 0)
+            advance()
+    stripped = strip_repeated(cleaned, fingerprints(cleaned), titles)
+    return whole, [first_words(text, quality.max_words) for text in stripped]
+
+
+def _join(cells: Sequence[str]) -> tuple[str, int]:
+    """The cells a line each, and the length of the first; one that the next begins with is not said twice."""
+    text, title = cells[0], len(cells[0])
+    for cell in cells[1:]:
+        if cell.casefold().startswith(text.casefold()):
+            text = cell
+        elif cell.casefold() not in text.casefold():
+            text = f"{text}\n{cell}"
+    return text, title
+
+
+def _drop(
+    numbers: Sequence[str],
+    whole: Sequence[str],
+    cleaned: Sequence[str],
+    prints: Sequence[str],
+    languages: Sequence[str],
+    quality: Filter,
+) -> list[Dropped]:
+    """The rows to drop, each for the first reason that applies; of copies the first is kept."""
+    seen_numbers: dict[str, int] = {}
+    seen_texts: dict[str, int] = {}
+    seen_plain: dict[str, int] = {}
+    templates: dict[str, list[int]] = {}
+    dropped = []
+    for row, text in enumerate(tracked(cleaned, "Choosing tickets")):
+        reason, kept = "", None
+        plain, form = id_free(text), canonical_form(text)
+        if numbers[row] and numbers[row] in seen_numbers:
+            reason, kept = "repeated-number", seen_numbers[numbers[row]]
+        elif count_words(text) < quality.min_words:
+            reason = "boilerplate" if count_words(whole[row]) >= quality.min_words else "near-empty"
+        elif languages[row] == MIXED and "mixed-language" not in quality.keep:
+            reason = "mixed-language"
+        elif quality.languages and languages[row] not in (*quality.languages, ""):
+            reason = "other-language"
+        elif form in seen_texts:
+            reason, kept = "copy", seen_texts[form]
+        elif plain in seen_plain and "ids-only" not in quality.keep:
+            reason, kept = "ids-only", seen_plain[plain]
+        elif len(templates.get(prints[row], ())) >= quality.per_template and "template" not in quality.keep:
+            reason, kept = "template", templates[prints[row]][0]
+        if numbers[row]:
+            seen_numbers.setdefault(numbers[row], row)
+        if reason:
+            stands_for_it = "" if kept is None else numbers[kept] or f"row {kept + 1}"
+            dropped.append(Dropped(row + 1, numbers[row], reason, stands_for_it))
+            continue
+        seen_texts[form] = seen_plain[plain] = row
+        templates.setdefault(prints[row], []).append(row)
+    return dropped

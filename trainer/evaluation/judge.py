@@ -1,0 +1,259 @@
+"""`trainer evaluate`: one encoder, or two side by side, on held-out pairs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.data.pairs import PairTable, read_pairs
+from trainer.data.run_data import read_general
+from trainer.data.split import check_overlap, require_both_classes
+from trainer.errors import InputError
+from trainer.evaluation.bootstrap import RESAMPLES
+from trainer.evaluation.pair_metrics import spearman_ceiling
+from trainer.evaluation.scoring import pair_cosines
+from trainer.evaluation.thresholds import (
+    FILE,
+    Thresholds,
+    fit_thresholds,
+    parse_rule,
+    store_thresholds,
+    stored_thresholds,
+)
+from trainer.evaluation.verdict import FEWEST, JUDGED_BY, Assessment, Verdict, assess, forgetting, overall_verdict
+from trainer.model.embedding import embed, embed_cached, tokenize_for
+from trainer.model.encoder import Encoder, weights_fingerprint
+from trainer.model.loading import load_encoder
+from trainer.system.console import console
+from trainer.system.gpu import default_device
+
+
+@dataclass(frozen=True)
+class Question:
+    """What `trainer evaluate` is asked."""
+
+    model: str
+    """Folder or hub name."""
+    pairs: str | PairTable
+    """Held-out pairs: a file, or a table (`trainer.data.pairs.pairs_from_columns`)."""
+    dev: str | PairTable | None = None
+    """Pairs to fit thresholds on; without, those kept in a model's folder, else the judged pairs themselves."""
+    baseline: str | None = None
+    dims: tuple[int, ...] = ()
+    """Empty: the full width."""
+    label_scale: float = 1.0
+    positive_threshold: float | None = None
+    rule: str = "f1"
+    """How thresholds are fitted; see `thresholds.parse_rule`."""
+    metric: str = "spearman"
+    """What the verdict goes by, one of JUDGED_BY."""
+    forgetting: str | None = None
+    """STS file of general similarity, judged before (baseline) and after (model)."""
+    resamples: int = RESAMPLES
+    seed: int = 0
+    fewest: int = FEWEST
+    """Pairs of either kind that the adversarial diagnostic needs."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the pairs say. Systems are "model" and, where there is one, "baseline"."""
+
+    question: Question
+    """What was asked, tables by their names."""
+    thresholds: dict[str, Thresholds]
+    """By system."""
+    thresholds_from: dict[str, str]
+    """By system, in words."""
+    assessment: Assessment
+    verdict: Verdict | None
+    """Over all dims; None without a baseline."""
+    spearman_ceiling: float | None
+    """The highest Spearman reachable against binary labels at their positive share; None for graded ones."""
+    data_fingerprint: str
+    pairs: int
+    forgetting: dict[str, dict[str, dict[str, Any]]] | None
+    """Dim -> metric -> before, after, and the interval of their difference."""
+
+    def in_sample(self, system: str) -> bool:
+        """Whether a system's thresholds were fitted on the judged pairs, which flatters F1, precision and recall."""
+        return self.thresholds[system].data_fingerprint == self.data_fingerprint
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The tables of a question."""
+
+    table: PairTable
+    dev: PairTable | None
+    general: PairTable | None
+
+
+def judge(question: Question) -> Judgement:
+    """Evaluate an encoder, and a baseline beside it, at thresholds frozen wherever that is possible.
+
+    Example::
+
+        judgement = judge(Question(model="run/model", baseline="base-model", pairs="test.json", dev="dev.json"))
+        judgement.verdict                               # Verdict.BETTER, NOT_BETTER or UNCLEAR
+        judgement.assessment.metrics["model"]["256"]    # {"spearman": ..., "roc_auc": ..., ...}
+        judgement.assessment.intervals["difference"]["256"]["spearman"]   # [low, high] of model less baseline
+
+    Raises:
+        InputError: a file, a model or an option is bad, or the dims do not fit both models.
+        NumericError: an embedding is NaN or Inf.
+    """
+    _check_options(question)
+    data = _read(question)
+    device = default_device()
+    names = {"model": question.model} | ({"baseline": question.baseline} if question.baseline else {})
+    encoders = {system: load_encoder(name).to(device) for system, name in names.items()}
+    dims = _fit_dims(question.dims, encoders.values())
+    kept = {system: _stored(encoder, question, dims) for system, encoder in encoders.items()}  # may be bad: before work
+    rows = {system: _embed(system, encoder, data.table) for system, encoder in encoders.items()}
+    thresholds = {}
+    for system, encoder in encoders.items():
+        on, on_rows = data.table, rows[system]
+        if data.dev is not None:
+            on, on_rows = data.dev, _embed(system, encoder, data.dev)
+        thresholds[system] = kept[system] or fit_thresholds(
+            pair_cosines(on_rows, on, dims), on, dims, question.rule, weights_fingerprint(encoder)
+        )
+    general = None
+    if data.general is not None:
+        general = data.general, {system: _embed(system, encoder, data.general) for system, encoder in encoders.items()}
+    kept_in = {system: Path(names[system]) / FILE for system in kept if kept[system]}
+    named = replace(question, pairs=data.table.source, dev=data.dev.source if data.dev is not None else None)
+    return conclude(named, data.table, rows, thresholds, general, kept_in)
+
+
+def conclude(
+    question: Question,
+    table: PairTable,
+    rows: Mapping[str, np.ndarray],
+    thresholds: Mapping[str, Thresholds],
+    general: tuple[PairTable, Mapping[str, np.ndarray]] | None = None,
+    kept_in: Mapping[str, Path] | None = None,
+) -> Judgement:
+    """Judge systems by their embeddings; `trainer evaluate` and the end of a training run both do it here.
+
+    Args:
+        rows: [T, E] embeddings of the table's texts by system: "model", and "baseline" where there is one.
+        thresholds: by system; their dims are those that are judged.
+        general: a forgetting set, and the embeddings of its texts by both systems.
+        kept_in: files that thresholds were read from, by system.
+
+    Raises:
+        NumericError: an embedding is NaN or Inf.
+    """
+    values = {system: fitted.values for system, fitted in thresholds.items()}
+    options = {"resamples": question.resamples, "seed": question.seed}
+    assessment = assess(table, rows, values, metric=question.metric, fewest=question.fewest, **options)
+    forgotten = None
+    if general is not None:
+        dims = tuple(int(dim) for dim in values["model"])
+        forgotten = forgetting(general[0], general[1]["baseline"], general[1]["model"], dims, **options)
+    binary = set(table.score.tolist()) <= {0.0, 1.0}
+    kept_in = kept_in or {}
+    return Judgement(
+        question=question,
+        thresholds=dict(thresholds),
+        thresholds_from={system: _origin(thresholds[system], table, kept_in.get(system)) for system in thresholds},
+        assessment=assessment,
+        verdict=overall_verdict(assessment.verdicts) if assessment.verdicts else None,
+        spearman_ceiling=spearman_ceiling(table.label) if binary else None,
+        data_fingerprint=table.fingerprint(),
+        pairs=len(table),
+        forgetting=forgotten,
+    )
+
+
+def _check_options(question: Question) -> None:
+    parse_rule(question.rule)
+    if question.metric not in JUDGED_BY:
+        raise InputError(f"--metric {question.metric}: use one of {', '.join(JUDGED_BY)}")
+    if question.forgetting and not question.baseline:
+        raise InputError("--forgetting needs a model to compare with: name the one before training as --baseline")
+    for option, value, least in (("--resamples", question.resamples, 100), ("--fewest", question.fewest, 1)):
+        if value < least:
+            raise InputError(f"{option} {value}: use {least} or more")
+    if question.seed < 0:
+        raise InputError(f"--seed {question.seed}: use 0 or more")
+
+
+def _read(question: Question) -> _Data:
+    def read(pairs: str | PairTable) -> PairTable:
+        if isinstance(pairs, PairTable):
+            table = pairs
+        else:
+            table = read_pairs(pairs, label_scale=question.label_scale, positive_threshold=question.positive_threshold)
+        require_both_classes(table)
+        return table
+
+    table, dev = read(question.pairs), read(question.dev) if question.dev else None
+    if dev is not None and (shared := check_overlap(dev, table, allow=True)):
+        raise InputError(
+            f"--dev {dev.source}: {shared} of its texts are also in {table.source}; remove them from one side"
+        )
+    general = read_general(question.forgetting) if question.forgetting else None
+    return _Data(table, dev, general)
+
+
+def _fit_dims(dims: tuple[int, ...], encoders: Iterable[Encoder]) -> tuple[int, ...]:
+    """The dims asked for, else the common width."""
+    encoders = list(encoders)
+    narrowest = min(encoders, key=lambda encoder: encoder.width)
+    if not dims and len({encoder.width for encoder in encoders}) > 1:
+        widths = ", ".join(f"{encoder.spec.name} is {encoder.width} wide" for encoder in encoders)
+        raise InputError(f"{widths}: name dims that fit both, such as --dims {narrowest.width}")
+    if dims and max(dims) > narrowest.width:
+        raise InputError(
+            f"--dims {max(dims)}: {narrowest.spec.name} is {narrowest.width} wide; use dims up to {narrowest.width}"
+        )
+    return dims or (narrowest.width,)
+
+
+def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thresholds | None:
+    """Thresholds kept beside a model, where none are to be fitted on dev."""
+    return None if question.dev else stored_thresholds(Path(encoder.spec.name), dims, weights_fingerprint(encoder))
+
+
+def _embed(system: str, encoder: Encoder, table: PairTable) -> np.ndarray:
+    """Embeddings [T, E] of a table's texts. A baseline comes again and again, a model in training does not."""
+    tokens = tokenize_for(encoder, table.texts)
+    return (embed_cached if system == "baseline" else embed)(encoder, tokens, description=f"Embedding ({system})")
+
+
+def _origin(thresholds: Thresholds, table: PairTable, file: Path | None) -> str:
+    kept = f", kept in {file}" if file else ""
+    in_sample = " (in-sample)" if thresholds.data_fingerprint == table.fingerprint() else ""
+    return f"{thresholds.source} by {thresholds.rule}{kept}{in_sample}"
+
+
+def keep_thresholds(judgement: Judgement) -> None:
+    """Store thresholds fitted on dev in the model's folder, where it is a folder that can be written to.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    folder = Path(judgement.question.model)
+    if not judgement.question.dev or not folder.is_dir():
+        return
+    if not os.access(folder, os.W_OK):
+        console.print(f"{folder} is read-only: thresholds are not kept there", markup=False)
+        return
+    path = store_thresholds(folder, judgement.thresholds["model"])
+    console.print(f"Thresholds kept in {path}", markup=False)
+
+
+def judgement_record(judgement: Judgement) -> dict[str, Any]:
+    """What --json writes: metrics as "model" and "baseline", then everything else."""
+    record = asdict(judgement)
+    assessment = record.pop("assessment")
+    metrics = assessment.pop("metrics")
+    return {"model": metrics["model"], "baseline": metrics.get("baseline"), **record, **assessment}

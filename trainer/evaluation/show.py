@@ -1,0 +1,102 @@
+"""A judgement as tables in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from trainer.evaluation.judge import Judgement
+from trainer.evaluation.verdict import PASSING
+from trainer.system.console import console
+
+
+def print_judgement(judgement: Judgement) -> None:
+    """Show a table a system, the differences with the verdict, the diagnostic, and what was forgotten."""
+    question, assessment = judgement.question, judgement.assessment
+    groups = assessment.groups
+    console.print(
+        f"{judgement.pairs} pairs, {assessment.queries} queries; 95 % intervals from {question.resamples} resamples "
+        f"(seed {question.seed}) of {groups['count']} {groups['kind']}, worth {groups['effective']:.0f} of equal size",
+        markup=False,
+    )
+    names = {"model": question.model, "baseline": question.baseline}
+    for system, metrics in assessment.metrics.items():
+        title = f"{system}: {names[system]}; thresholds fitted on {judgement.thresholds_from[system]}"
+        _print_metrics(title, metrics, assessment.intervals[system])
+    if assessment.verdicts:
+        differences = {
+            dim: {name: value - assessment.metrics["baseline"][dim][name] for name, value in metrics.items()}
+            for dim, metrics in assessment.metrics["model"].items()
+        }
+        title = "model less baseline, paired"
+        verdicts = {f"by {question.metric}": assessment.verdicts}
+        _print_metrics(title, differences, assessment.intervals["difference"], verdicts)
+    for name, reason in assessment.undefined.items():
+        console.print(f"No interval of {name}: {reason}", markup=False)
+    _print_diagnostic(judgement)
+    if judgement.forgetting:
+        _print_forgetting(judgement.forgetting)
+    if judgement.spearman_ceiling:
+        console.print(f"Highest Spearman reachable with these binary labels: {judgement.spearman_ceiling:.4f}")
+    if judgement.verdict:
+        console.print(f"Verdict by {question.metric} over all dims: {judgement.verdict}")
+
+
+def _table(title: str, first: str, columns: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first)
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _cell(value: float, ends: list[float] | None, sign: str = "") -> str:
+    """A value with its interval, "-" where it is undefined."""
+    text = "-" if np.isnan(value) else f"{value:{sign}.4f}"
+    return text if ends is None or np.isnan(ends).any() else f"{text} ({ends[0]:{sign}.3f},{ends[1]:{sign}.3f})"
+
+
+def _print_metrics(
+    title: str,
+    metrics: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, Mapping[str, list[float]]],
+    last: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """A column a dim, a row a metric, and rows of words at the end: differences, where there are such rows."""
+    table = _table(title, "metric", (f"{dim} dims" for dim in metrics))
+    for name in next(iter(metrics.values())):
+        cells = (_cell(values[name], intervals[dim].get(name), "+" if last else "") for dim, values in metrics.items())
+        table.add_row(name, *cells)
+    for heading, words in (last or {}).items():
+        table.add_row(heading, *(words[dim] for dim in metrics), style="bold")
+    console.print(table, markup=False)
+
+
+def _print_diagnostic(judgement: Judgement) -> None:
+    diagnostic = judgement.assessment.diagnostic
+    counts = next(iter(diagnostic.values()))
+    title = (
+        f"adversarial diagnostic: {counts['positives']} positives across categories against {counts['negatives']} "
+        f"negatives within one; at least {judgement.question.fewest} of each, ROC-AUC and F1 at least {PASSING:.2f}"
+    )
+    systems = list(judgement.assessment.metrics)
+    table = _table(title, "dims", [f"{name} {system}" for system in systems for name in ("ROC-AUC", "F1")])
+    table.add_column("status")
+    in_sample = " (in-sample threshold)" if judgement.in_sample("model") else ""
+    for dim, entry in diagnostic.items():
+        cells = (_cell(entry[system][name], None) for system in systems for name in ("roc_auc", "f1"))
+        table.add_row(dim, *cells, entry["status"] + in_sample)
+    console.print(table)
+
+
+def _print_forgetting(changes: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    table = _table("general similarity, before and after", "dims", ("metric", "before", "after", "difference"))
+    for dim, metrics in changes.items():
+        for name, entry in metrics.items():
+            difference = _cell(entry["after"] - entry["before"], entry["difference"], "+")
+            table.add_row(dim, name, _cell(entry["before"], None), _cell(entry["after"], None), difference)
+    console.print(table)

@@ -1,0 +1,105 @@
+"""Thresholds of "same problem": fitted on dev, kept beside the model they belong to, applied frozen to test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from trainer.data.pairs import PairTable
+from trainer.errors import InputError
+from trainer.evaluation.pair_metrics import best_f1, threshold_for_false_positive_rate, threshold_for_precision
+from trainer.system.files import write_file
+
+FILE = "thresholds.json"  # in the model's folder
+RULES = "f1, precision=P with P above 0 and up to 1, or false_positive_rate=R with R from 0 to below 1"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """One threshold a dim, and where it comes from."""
+
+    values: dict[str, float]
+    """Dim -> the lowest cosine that is called positive."""
+    rule: str
+    """How they were fitted, as `parse_rule` takes it: the best F1, or the lowest that keep what was asked for."""
+    source: str
+    """What the pairs they were fitted on are called."""
+    data_fingerprint: str
+    """Of those pairs: `PairTable.fingerprint`."""
+    weights_fingerprint: str
+    """Of the model: `encoder.weights_fingerprint`."""
+
+
+def parse_rule(text: str) -> tuple[str, float]:
+    """ "precision=0.9" -> ("precision", 0.9); "f1" -> ("f1", nan). Raises InputError."""
+    kind, _, number = text.partition("=")
+    try:
+        target = float(number) if number else float("nan")
+    except ValueError:
+        target = float("nan")
+    fits = {"f1": text == "f1", "precision": 0 < target <= 1, "false_positive_rate": 0 <= target < 1}
+    if not fits.get(kind, False):
+        raise InputError(f"threshold rule {text!r} is not known: write {RULES}")
+    return kind, target
+
+
+def fit_thresholds(
+    cosines: np.ndarray, table: PairTable, dims: Sequence[int], rule: str, weights_fingerprint: str
+) -> Thresholds:
+    """Fit a threshold at every dim on cosines [M, N] of a table's pairs.
+
+    Raises:
+        InputError: the rule is not known, or cannot be kept on these pairs.
+    """
+    kind, target = parse_rule(rule)
+    values: dict[str, float] = {}
+    for dim, scores in zip(dims, cosines, strict=True):
+        if kind == "f1":
+            values[str(dim)] = best_f1(scores, table.label)[1]
+        elif kind == "false_positive_rate":
+            values[str(dim)] = threshold_for_false_positive_rate(scores, table.label, target)
+        else:
+            try:
+                values[str(dim)] = threshold_for_precision(scores, table.label, target)
+            except ValueError as error:
+                raise InputError(f"{table.source}: {dim} dims: {error}; ask for less") from error
+    return Thresholds(values, rule, table.source, table.fingerprint(), weights_fingerprint)
+
+
+def thresholds_text(thresholds: Thresholds) -> str:
+    """What thresholds.json holds."""
+    return json.dumps(asdict(thresholds), indent=2, ensure_ascii=False) + "\n"
+
+
+def store_thresholds(folder: Path, thresholds: Thresholds) -> Path:
+    """Write thresholds into a model's folder. Raises StorageError."""
+    path = folder / FILE
+    write_file(path, thresholds_text(thresholds))
+    return path
+
+
+def stored_thresholds(folder: Path, dims: Sequence[int], weights_fingerprint: str) -> Thresholds | None:
+    """The thresholds kept in a model's folder, at the given dims; None where there are none.
+
+    Raises:
+        InputError: the file is damaged, belongs to other weights, or lacks a dim.
+    """
+    path, again = folder / FILE, "fit them again with --dev, or remove the file"
+    if not path.is_file():
+        return None
+    try:
+        stored = Thresholds(**json.loads(path.read_bytes()))
+        values = {dim: float(value) for dim, value in stored.values.items()}
+        if not np.isfinite(list(values.values())).all():
+            raise ValueError("a threshold is not finite")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as thresholds; {again}") from error
+    if stored.weights_fingerprint != weights_fingerprint:
+        raise InputError(f"{path}: fitted for other weights than those beside it; {again}")
+    if missing := [str(dim) for dim in dims if str(dim) not in values]:
+        raise InputError(f"{path}: no threshold for {', '.join(missing)} dims; {again}")
+    return replace(stored, values={str(dim): values[str(dim)] for dim in dims})

@@ -1,0 +1,54 @@
+"""The command `trainer lint`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from trainer.errors import LintError
+from trainer.system.arguments import Parser
+
+
+def lint_parser() -> argparse.ArgumentParser:
+    """Options of `trainer lint`."""
+    parser = Parser(
+        prog="trainer lint",
+        description="Find what is wrong with labelled pairs, before training on them.",
+        epilog="Exit code 1 where something is serious.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--pairs", required=True, metavar="FILE", help="training pairs")
+    parser.add_argument(
+        "--eval", dest="held_out", nargs="+", action="extend", default=[], metavar="FILE", help="held-out pairs"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR|NAME",
+        help="untouched encoder to measure difficulty and lengths by (default: TF-IDF, and an estimate)",
+    )
+    parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
+    parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all findings and figures there")
+    return parser
+
+
+def run_lint(options: argparse.Namespace) -> None:
+    """Look for what is wrong with pairs. Raises LintError where something is serious."""
+    from trainer.lint.linter import lint_files
+    from trainer.lint.show import print_report
+
+    report = lint_files(
+        options.pairs,
+        options.held_out,
+        options.model,
+        label_scale=options.label_scale,
+        positive_threshold=options.positive_threshold,
+    )
+    print_report(report)
+    if options.json:
+        from trainer.system.files import write_file
+
+        write_file(options.json, json.dumps(report.record(), indent=2, ensure_ascii=False) + "\n")
+    if count := report.serious():
+        raise LintError(f"{options.pairs}: {count} serious finding{'s' * (count > 1)}; mend the data before training")

@@ -1,0 +1,110 @@
+"""What lint says of a pair set, and what its checks look at: tables with their texts numbered across files.
+
+Legend: N pairs, T texts of a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.pairs import PairTable
+from trainer.text.canonical import canonical_form
+from trainer.text.cleaning import fingerprints
+
+SERIOUS, WARNING = "serious", "warning"
+EXAMPLES = 4  # rows named with a finding
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a file."""
+
+    severity: str
+    """SERIOUS or WARNING."""
+    name: str
+    source: str
+    """The file, as in messages."""
+    message: str
+    """What is wrong, in words and numbers."""
+    values: dict[str, Any]
+    """The numbers by name, for machines."""
+    rows: list[int]
+    """Examples: rows of the file, from 1."""
+    fix: str
+
+
+class Limit(NamedTuple):
+    """From where on a value is worth a warning, and from where on it is serious."""
+
+    warning: float
+    serious: float
+
+    def severity(self, value: float) -> str | None:
+        """None below the warning; 0 is never worth one."""
+        if value >= self.serious:
+            return SERIOUS
+        return WARNING if value > 0 and value >= self.warning else None
+
+
+def worst(*severities: str | None) -> str | None:
+    """The highest of some severities."""
+    return SERIOUS if SERIOUS in severities else WARNING if WARNING in severities else None
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A table, its texts numbered together with those of the other tables."""
+
+    table: PairTable
+    form: NDArray[np.int64]
+    """[T] copies of a text (case, spacing) share a number."""
+    template: NDArray[np.int64]
+    """[T] copies of a template (ids, names and numbers aside) share a number."""
+
+    def keys(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[N] what pairs of the same two numbers share, in either order; `numbers` are of texts [T]."""
+        first, second = numbers[self.table.text1], numbers[self.table.text2]
+        return np.minimum(first, second) << 32 | np.maximum(first, second)
+
+    def finding(
+        self,
+        severity: str | None,
+        name: str,
+        message: str,
+        values: Mapping[str, Any],
+        rows: NDArray[Any],
+        fix: str,
+    ) -> list[Finding]:
+        """A list of the finding, or of nothing where there is no severity. `rows`: a mask [N] or indices."""
+        if severity is None:
+            return []
+        examples = self.table.row[rows][:EXAMPLES].tolist()
+        return [Finding(severity, name, self.table.source, message, dict(values), examples, fix)]
+
+
+def parts_of(tables: Sequence[PairTable]) -> list[Part]:
+    """Number the texts of some tables together."""
+    texts = [text for table in tables for text in table.texts]
+    forms: dict[str, int] = {}
+    form = np.array([forms.setdefault(canonical_form(text), len(forms)) for text in texts], dtype=np.int64)
+    templates: dict[str, int] = {}
+    of_form = fingerprints(list(forms))  # counts words by text: a copy of a text is no second one
+    template_of = np.array([templates.setdefault(key, len(templates)) for key in of_form], dtype=np.int64)
+    bounds = np.cumsum([len(table.texts) for table in tables])[:-1]
+    forms_of = zip(tables, np.split(form, bounds), strict=True)
+    return [Part(table, of_text, template_of[of_text]) for table, of_text in forms_of]
+
+
+def share_of(count: int, total: int) -> str:
+    """ "12 of 3838 (0.3 %)"."""
+    return f"{count} of {total} ({count / total:.1%})".replace("%", " %")
+
+
+def name_of(source: str) -> str:
+    """What to call a file where there is little room."""
+    return source.rpartition("/")[2]

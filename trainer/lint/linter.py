@@ -1,0 +1,168 @@
+"""`trainer lint`: what is wrong with pairs, before a GPU-hour is spent on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from itertools import chain, combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.pairs import PairTable, read_pairs
+from trainer.errors import InputError
+from trainer.evaluation.scoring import pair_cosines as encoder_cosines
+from trainer.lint import score_checks as difficulty
+from trainer.lint import table_checks as checks
+from trainer.lint.findings import SERIOUS, Finding, Part, parts_of
+from trainer.lint.score_checks import TFIDF, Figures, Scores
+from trainer.model.embedding import embed_cached, tokenize_for
+from trainer.model.loading import hush_transformers, load_encoder
+from trainer.system.files import json_ready
+from trainer.system.gpu import default_device
+from trainer.text.tfidf import pair_cosines, tfidf_matrix
+
+MODEL = "model"  # what scores by the untouched encoder are called
+NO_TFIDF = "TF-IDF was not looked at: scikit-learn is not installed; install matryoshka-trainer[mine]"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How long the texts of some tables are."""
+
+    lengths: list[NDArray[np.int64]]
+    """A table: [T] tokens of its texts, which may be cut at `longest`."""
+    longest: int
+    """The model's max length."""
+    estimated: bool = False
+    """Whether the lengths are a rule of thumb."""
+
+
+@dataclass
+class Report:
+    """Everything that lint has to say."""
+
+    sources: dict[str, int]
+    """File -> pairs; the training file comes first."""
+    findings: list[Finding] = field(default_factory=list)
+    figures: list[Figures] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was not looked at, and why."""
+
+    def serious(self) -> int:
+        """How many findings are."""
+        return sum(finding.severity == SERIOUS for finding in self.findings)
+
+    def record(self) -> dict[str, Any]:
+        """All of it for JSON."""
+        record: dict[str, Any] = json_ready({"serious": self.serious(), **asdict(self)})
+        return record
+
+
+def lint_files(
+    pairs: str,
+    held_out: Sequence[str] = (),
+    model: str | None = None,
+    *,
+    label_scale: float = 1.0,
+    positive_threshold: float | None = None,
+) -> Report:
+    """Look at a file of training pairs, and at held-out files beside it.
+
+    Args:
+        model: encoder to measure difficulty by; without, TF-IDF measures it and lengths are estimated.
+
+    Raises:
+        InputError: a file, the model or an option is bad.
+        NumericError: an embedding is NaN or Inf.
+    """
+    tables = [
+        read_pairs(path, label_scale=label_scale, positive_threshold=positive_threshold) for path in (pairs, *held_out)
+    ]
+    if not model:
+        return lint_tables(tables)
+    hush_transformers()
+    device = default_device()
+    encoder = load_encoder(model).to(device)
+    tokens = [tokenize_for(encoder, table.texts) for table in tables]
+    cosines = [
+        encoder_cosines(embed_cached(encoder, token_table), table, (encoder.width,))[0]
+        for token_table, table in zip(tokens, tables, strict=True)
+    ]
+    lengths = Tokens([token_table.lengths for token_table in tokens], encoder.spec.max_length)
+    return lint_tables(tables, lengths, cosines)
+
+
+def lint_tables(
+    tables: Sequence[PairTable], tokens: Tokens | None = None, cosines: Sequence[Scores] | None = None
+) -> Report:
+    """Look at tables, the training pairs first.
+
+    Args:
+        tokens: lengths of their texts; None estimates them from words.
+        cosines: of a table's pairs [N] under the untouched model; None measures difficulty by TF-IDF.
+    """
+    tokens = tokens or Tokens(
+        [checks.estimated_tokens(table.texts) for table in tables], checks.ASSUMED_LENGTH, estimated=True
+    )
+    parts = parts_of(tables)
+    report = Report({table.source: len(table) for table in tables})
+    for part, lengths in zip(parts, tokens.lengths, strict=True):
+        for check in (checks.contradictions, checks.broken_chains, checks.repeats, checks.dominance):
+            report.findings += check(part)
+        report.findings += checks.near_empty(part)
+        report.findings += checks.truncation(part, lengths, tokens.longest, tokens.estimated)
+        report.findings += checks.balance(part) + checks.telling_categories(part)
+    for seen, held in combinations(parts, 2):
+        report.findings += checks.overlap(seen, held)
+    _add_scores(report, parts, cosines)
+    report.findings.sort(key=lambda finding: finding.severity != SERIOUS)
+    return report
+
+
+def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores] | None) -> None:
+    """Findings and figures that rest on scores: of shortcuts, of TF-IDF, and of the model where there is one."""
+    tfidf = _tfidf_scores([part.table for part in parts], report.notes)
+    hardness: list[list[Figures]] = []  # of each part
+    for number, part in enumerate(parts):
+        scores = difficulty.shortcut_scores(part.table)
+        if tfidf:
+            scores[TFIDF] = tfidf[number]
+        figures = {by: difficulty.figures_of(part.table, by, values) for by, values in scores.items()}
+        for of_score in figures.values():
+            report.findings += difficulty.shortcuts(part, of_score)
+        if cosines is not None:
+            scores[MODEL] = cosines[number]
+            figures[MODEL] = difficulty.figures_of(part.table, MODEL, cosines[number])
+        for by in (TFIDF, MODEL):
+            if by in figures:
+                report.findings += difficulty.inverted(part, figures[by], scores[by])
+        judge = MODEL if cosines is not None else TFIDF
+        hardness.append(figures.get(judge, []))
+        if judge in scores:
+            report.findings += difficulty.suspect_labels(part, judge, scores[judge])
+        if number == 0:
+            report.findings += difficulty.phase_order(part, hardness[0])
+        report.figures += chain.from_iterable(figures.values())
+    for held in hardness[1:]:
+        report.findings += difficulty.easier_than(parts[0], hardness[0], held)
+
+
+def _tfidf_scores(tables: Sequence[PairTable], notes: list[str]) -> list[Scores] | None:
+    """Cosines of each table's pairs [N] by TF-IDF over the texts of all."""
+    if not find_spec("sklearn"):
+        notes.append(NO_TFIDF)
+        return None
+    texts = [text for table in tables for text in table.texts]
+    try:
+        matrix = tfidf_matrix(texts)
+    except InputError:
+        notes.append("TF-IDF was not looked at: the texts share no words")
+        return None
+    starts = np.cumsum([0, *(len(table.texts) for table in tables)])
+    return [
+        pair_cosines(matrix, table.text1 + start, table.text2 + start)
+        for table, start in zip(tables, starts[:-1], strict=True)
+    ]

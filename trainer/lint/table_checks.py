@@ -1,0 +1,301 @@
+"""What can be wrong with labelled pairs that the table alone shows: pure functions, each from parts to findings.
+
+Legend: N pairs, T texts.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from trainer.data.readers import brief
+from trainer.data.split import connect
+from trainer.lint.findings import WARNING, Finding, Limit, Part, name_of, share_of, worst
+from trainer.text.cleaning import count_words, strip_mail
+from trainer.text.masking import mask_text
+
+# Shares are of the file's rows where nothing else is said. One row that contradicts another is a slip; one in a
+# thousand is how the file was made, and the two rows cancel out in training.
+CONTRADICTED = Limit(0, 0.001)
+# "Same problem" is not strictly transitive, so a few chains may break; one in a hundred are wrong labels.
+BROKEN_CHAINS = Limit(0, 0.01)
+SELF_PAIRS = Limit(0, 0.01)
+# A copy weighs its pair double. That hurts little, but copies fall on both sides of any random split.
+DUPLICATES = Limit(0, 0.05)
+# Monitoring repeats itself in any real queue; from a tenth on the model learns templates.
+TEMPLATES = Limit(0.02, 0.10)
+# A text in so many pairs is what the model learns, from whichever side; with few pairs a text is soon in many.
+DOMINANT = Limit(0.05, 0.20)
+DOMINANT_ROWS = 20
+# A text of one word has no meaning to learn. Real tickets have some.
+NEAR_EMPTY = Limit(0.01, 0.10)
+FEWEST_WORDS = 2
+NEAR_EMPTY_LENGTH = 300  # characters; a longer text is not cleaned to see whether anything is left
+# What lies behind the cut is not seen; from a quarter of the texts on the longest tickets are judged by their openings.
+TRUNCATED = Limit(0.05, 0.25)
+ASSUMED_LENGTH = 384  # tokens, all-mpnet-base-v2's
+# Words and single marks, as BERT's vocabularies split a text before they cut words up; MiniLM's makes 1.2 tokens of one
+# on real tickets, and the estimate then says of 99.9 % of them rightly whether they reach 384 tokens.
+PIECE = re.compile(r"[^\W_]+|[^\w\s]|_")
+TOKENS_PER_PIECE = 1.2
+# Outside these the rarer label is too rare for thresholds and for the loss.
+BALANCE = Limit(0.70, 0.95)  # share of the commoner label
+SMALL_PHASE = 0.10  # of the largest phase: a phase this small hardly moves the model
+# A category nearly always of one label gives the label away. Fewer rows than that happen by chance in some category.
+ONE_SIDED = 0.95
+ONE_SIDED_ROWS = 20
+ONE_SIDED_CHANCE = 0.001  # that any category is so by luck, all of them tested
+CATEGORY = Limit(0.02, 0.10)  # share of rows in such categories
+# Held-out rows that training has seen measure memory. In 1 of 100 that moves a metric by as much as models differ.
+SEEN = Limit(0, 0.01)
+# Texts of a template recur in any real queue and then differ in what matters; whole pairs are the same question again.
+SEEN_TEMPLATES = Limit(0.05, 0.50)
+SEEN_TEMPLATE_PAIRS = Limit(0.01, 0.05)
+
+
+def contradictions(part: Part) -> list[Finding]:
+    """The same two texts with both labels; a text against itself."""
+    table, keys = part.table, part.keys(part.form)
+    self_pair = part.form[table.text1] == part.form[table.text2]
+    _, place = np.unique(keys, return_inverse=True)
+    positive, both = np.bincount(place, weights=table.label), np.bincount(place)
+    rows = ((positive > 0) & (positive < both))[place]
+    order = np.argsort(place, kind="stable")  # contradicting rows stand together
+    findings = part.finding(
+        CONTRADICTED.severity(rows.mean()),
+        "contradictory labels",
+        f"{share_of(int(rows.sum()), len(table))} rows: the same two texts are labelled positive and negative",
+        {"rows": int(rows.sum()), "share": float(rows.mean())},
+        order[rows[order]],
+        "decide which label is right, remove the other row",
+    )
+    negative = int((self_pair & ~table.label).sum())
+    return findings + part.finding(
+        worst(SELF_PAIRS.severity(self_pair.mean()), CONTRADICTED.severity(negative / len(table))),
+        "self pairs",
+        f"{share_of(int(self_pair.sum()), len(table))} rows pair a text with itself, {negative} of them as negatives",
+        {"rows": int(self_pair.sum()), "negatives": negative, "share": float(self_pair.mean())},
+        self_pair,
+        "remove them: nothing is to be learnt from a text and itself",
+    )
+
+
+def clusters(part: Part, size: int) -> NDArray[np.int32]:
+    """[size] number of the cluster of each canonical text, where positive pairs connect; `size` numbers are in use."""
+    first, second = (part.form[side[part.table.label]] for side in (part.table.text1, part.table.text2))
+    return connect(first, second, size)
+
+
+def broken_chains(part: Part) -> list[Finding]:
+    """Negatives whose two texts a chain of positives connects (connected components)."""
+    table, keys = part.table, part.keys(part.form)
+    of_text = clusters(part, int(part.form.max()) + 1)
+    first, second = part.form[table.text1], part.form[table.text2]
+    direct = np.isin(keys, keys[table.label])
+    rows = ~table.label & (of_text[first] == of_text[second]) & (first != second) & ~direct
+    return part.finding(
+        BROKEN_CHAINS.severity(rows.mean()),
+        "contradiction through a chain",
+        f"{share_of(int(rows.sum()), len(table))} rows are negative though positives (A like B, B like C, ...) connect "
+        "their texts",
+        {"rows": int(rows.sum()), "share": float(rows.mean())},
+        rows,
+        "one link of each chain is wrong: correct it, or remove the negative",
+    )
+
+
+def repeats(part: Part) -> list[Finding]:
+    """Rows said before: the same texts and label, or the same two templates and label."""
+    table = part.table
+    again, template_again = (
+        _seen_before(part.keys(numbers) * 2 + table.label) for numbers in (part.form, part.template)
+    )
+    template_again &= ~again
+    findings = part.finding(
+        DUPLICATES.severity(again.mean()),
+        "duplicates",
+        f"{share_of(int(again.sum()), len(table))} rows repeat an earlier one, texts and label",
+        {"rows": int(again.sum()), "share": float(again.mean())},
+        again,
+        "keep one of each",
+    )
+    return findings + part.finding(
+        TEMPLATES.severity(template_again.mean()),
+        "templated duplicates",
+        f"{share_of(int(template_again.sum()), len(table))} rows repeat an earlier one but for ids, names and numbers",
+        {"rows": int(template_again.sum()), "share": float(template_again.mean())},
+        template_again,
+        "keep one or a few of each template (trainer build-pairs does)",
+    )
+
+
+def _seen_before(keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[N] mask of the rows whose key stands in an earlier row."""
+    seen = np.ones(len(keys), dtype=np.bool_)
+    seen[np.unique(keys, return_index=True)[1]] = False
+    return seen
+
+
+def dominance(part: Part) -> list[Finding]:
+    """One text in a large share of the pairs."""
+    table = part.table
+    first, second = part.form[table.text1], part.form[table.text2]
+    size = int(part.form.max()) + 1
+    rows_of = np.bincount(first, minlength=size) + np.bincount(second[second != first], minlength=size)
+    common = int(rows_of.argmax())
+    rows = (first == common) | (second == common)
+    text = brief(mask_text(table.texts[int(np.argmax(part.form == common))]))
+    return part.finding(
+        DOMINANT.severity(rows.mean()) if rows.sum() >= DOMINANT_ROWS else None,
+        "one text in many pairs",
+        f"{text} is in {share_of(int(rows.sum()), len(table))} rows",
+        {"rows": int(rows.sum()), "share": float(rows.mean())},
+        rows,
+        "cap the pairs of a text, at a few dozen",
+    )
+
+
+def near_empty(part: Part) -> list[Finding]:
+    """Texts of which nothing is left without mail headers, greeting and signature."""
+    texts = part.table.texts
+    empty = np.array(
+        [len(text) <= NEAR_EMPTY_LENGTH and count_words(strip_mail(text)) < FEWEST_WORDS for text in texts]
+    )
+    rows = empty[part.table.text1] | empty[part.table.text2]
+    return part.finding(
+        NEAR_EMPTY.severity(rows.mean()),
+        "near-empty texts",
+        f"{share_of(int(rows.sum()), len(rows))} rows hold a text of fewer than {FEWEST_WORDS} words beside mail "
+        "headers, greeting and signature",
+        {"rows": int(rows.sum()), "share": float(rows.mean()), "texts": int(empty.sum())},
+        rows,
+        "remove these rows",
+    )
+
+
+def estimated_tokens(texts: list[str]) -> NDArray[np.int64]:
+    """[T] tokens by a rule of thumb, special tokens included."""
+    return np.array([round(TOKENS_PER_PIECE * len(PIECE.findall(text))) + 2 for text in texts], dtype=np.int64)
+
+
+def truncation(part: Part, tokens: NDArray[np.int64], longest: int, estimated: bool) -> list[Finding]:
+    """Texts cut at the model's max length. `tokens` [T] may be cut there already."""
+    cut = tokens >= longest
+    rows = cut[part.table.text1] | cut[part.table.text2]
+    how = f"by an estimate, {TOKENS_PER_PIECE} tokens a word or mark" if estimated else "by the tokenizer"
+    return part.finding(
+        TRUNCATED.severity(cut.mean()),
+        "truncated texts",
+        f"{share_of(int(cut.sum()), len(cut))} texts reach {longest} tokens, where they are cut ({how})",
+        {"texts": int(cut.sum()), "share": float(cut.mean()), "max_length": longest, "estimated": estimated},
+        rows,
+        "raise model.max_length where the model allows it, or put what matters first",
+    )
+
+
+def balance(part: Part) -> list[Finding]:
+    """Labels, in all and by phase; phases of very different size."""
+    table, findings = part.table, []
+    phases, sizes = np.unique(table.phase, return_counts=True)
+    groups = [("the file", np.ones(len(table), dtype=np.bool_))]
+    if len(phases) > 1:
+        groups += [(f"phase {phase}", table.phase == phase) for phase in phases]
+    for name, rows in groups:
+        share = float(table.label[rows].mean())
+        rarer = rows & (table.label == (share < 0.5))
+        findings += part.finding(
+            BALANCE.severity(max(share, 1 - share)),
+            "label balance",
+            f"{share:.1%} of the {int(rows.sum())} rows of {name} are positive".replace("%", " %"),
+            {"group": name, "positives": share},
+            rarer,
+            f"add {'negatives' if share > 0.5 else 'positives'}, or check data.positive_threshold",
+        )
+    small = sizes < SMALL_PHASE * sizes.max()
+    by_phase = {str(phase): int(size) for phase, size in zip(phases, sizes, strict=True)}
+    return findings + part.finding(
+        WARNING if small.any() else None,
+        "phase balance",
+        f"rows by phase are {', '.join(f'{phase}: {size}' for phase, size in by_phase.items())}",
+        {"sizes": by_phase},
+        np.isin(table.phase, phases[small]),
+        f"fill the small phase, or leave it out (curriculum.phases); under {SMALL_PHASE:.0%} of the largest".replace(
+            "%", " %"
+        ),
+    )
+
+
+def telling_categories(part: Part) -> list[Finding]:
+    """Categories, on either side, whose rows nearly all have one label, more than luck explains (binomial test)."""
+    table = part.table
+    base = float(table.label.mean())
+    if table.categories1 is None or table.categories2 is None or base in (0.0, 1.0):
+        return []
+    rows, examples = np.zeros(len(table), dtype=np.bool_), []
+    for side, cells in (("category1", table.categories1), ("category2", table.categories2)):
+        names, of_row = np.unique(np.array(cells, dtype=object).astype(str), return_inverse=True)
+        total, positive = np.bincount(of_row), np.bincount(of_row, weights=table.label)
+        # Chance of so many of one label, at the file's own share of it.
+        chance = np.minimum(binom.sf(positive - 1, total, base), binom.cdf(positive, total, base))
+        share = positive / total
+        telling = (total >= ONE_SIDED_ROWS) & (np.maximum(share, 1 - share) >= ONE_SIDED)
+        telling &= (chance * len(names) <= ONE_SIDED_CHANCE) & (names != "")
+        rows |= telling[of_row]
+        examples += [
+            (int(total[i]), f"{side} {brief(str(names[i]))}: {int(positive[i])} of {int(total[i])} positive")
+            for i in np.flatnonzero(telling)
+        ]
+    largest = "; ".join(text for _, text in sorted(examples, reverse=True)[:2])
+    return part.finding(
+        CATEGORY.severity(rows.mean()),
+        "category predicts the label",
+        f"{share_of(int(rows.sum()), len(rows))} rows are in {len(examples)} categories that are nearly all of one "
+        f"label ({largest})",
+        {"rows": int(rows.sum()), "share": float(rows.mean()), "categories": len(examples)},
+        rows,
+        "add pairs of the other label in these categories",
+    )
+
+
+def overlap(seen: Part, held: Part) -> list[Finding]:
+    """What a held-out file shares with another: texts, tickets (texts that positives connect), templates."""
+    table = held.table
+
+    def touched(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return known[table.text1] | known[table.text2]
+
+    text = np.isin(held.form, seen.form)
+    size = int(max(seen.form.max(), held.form.max())) + 1
+    cluster = clusters(held, size)
+    by_text = touched(text)
+    by_ticket = touched(np.isin(cluster[held.form], cluster[seen.form])) & ~by_text
+    by_template = touched(np.isin(held.template, seen.template) & ~text) & ~by_text
+    pairs = np.isin(held.keys(held.template), seen.keys(seen.template)) & ~by_text
+    other, total = name_of(seen.table.source), len(table)
+    severity = worst(SEEN_TEMPLATE_PAIRS.severity(pairs.mean()), SEEN_TEMPLATES.severity(by_template.mean()))
+    template_values = {"rows": int(by_template.sum()), "share": float(by_template.mean()), "pairs": int(pairs.sum())}
+    findings = []
+    for rows, name, what in (
+        (by_text, "text overlap", f"hold one of {len(np.unique(held.form[text]))} texts"),
+        (by_ticket, "ticket overlap", "hold a text that positives connect with one"),
+    ):
+        findings += held.finding(
+            SEEN.severity(rows.mean()),
+            name,
+            f"{share_of(int(rows.sum()), total)} rows {what} that {other} also holds",
+            {"rows": int(rows.sum()), "share": float(rows.mean()), "with": other},
+            rows,
+            "remove these rows from one of the files; split by ticket, not by pair",
+        )
+    return findings + held.finding(
+        severity,
+        "template overlap",
+        f"{share_of(int(by_template.sum()), total)} more rows hold a copy of a template in {other}; {int(pairs.sum())} "
+        "are its pairs but for ids, names and numbers",
+        template_values | {"with": other},
+        pairs if pairs.any() else by_template,
+        "split by template (trainer build-pairs does)",
+    )

@@ -1,0 +1,241 @@
+"""`trainer build-pairs`: raw tickets in; train, dev and test pairs, the dropped rows and a report out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from trainer.data.tickets import REASONS, Tickets, load_tickets
+from trainer.errors import InputError, StorageError
+from trainer.mining.augment import Translator, delete_span, edit_text, load_translator, round_trip
+from trainer.mining.negatives import HardSource, Search, take_negatives
+from trainer.mining.neighbours import Similarity
+from trainer.mining.positives import PARTS, mine_positives, take_positives
+from trainer.mining.settings import Settings
+from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts
+from trainer.system.console import console
+from trainer.system.files import new_folder, write_file
+from trainer.text.canonical import canonical_form
+from trainer.text.cleaning import language
+from trainer.text.tfidf import FloatArray, tfidf_matrix
+
+FORMAT = ("texts1", "texts2", "labels", "phase_indicators", "categories1", "categories2")
+BESIDE = ("origins", "numbers1", "numbers2")  # where a row comes from; readers of pairs skip what they do not know
+COSINES = {"tfidf": "tfidf_cosines", "encoder": "encoder_cosines"}  # what measured them -> column
+Rows = dict[str, list[Any]]
+"""Columns of the pair format, one value a row."""
+
+
+def build_pairs(settings: Settings) -> Report:
+    """Do it all; the files are there at the end, or none is.
+
+    Raises:
+        InputError: bad tickets, columns, settings or models; a phase without pairs; `strict` and too few candidates.
+        StorageError: the output exists or cannot be written.
+    """
+    if settings.output.exists():
+        raise StorageError(f"{settings.output}: exists already and is not overwritten; name another or remove it")
+    translators = [load_translator(name) for name in settings.translators or ()]  # a wrong name should fail at once
+    tickets = load_tickets(settings.tickets, settings.columns, settings.quality)
+    _check_tickets(tickets, settings)
+    console.print(f"{len(tickets)} of {tickets.facts['read']} tickets kept", markup=False)
+    embeddings = _embed(settings.model, tickets.texts) if settings.model else None
+    tfidf = tfidf_matrix(tickets.texts) if settings.similarity != "encoder" else None
+    similarity = Similarity(tfidf, embeddings if settings.similarity != "tfidf" else None)
+    mined = mine_positives(
+        tickets,
+        similarity,
+        settings.phases,
+        shares=(settings.dev_share, settings.test_share),
+        largest_group=settings.largest_group,
+        seed=settings.seed,
+    )
+    hard = HardSource(embeddings, settings.margin) if embeddings is not None else None
+    search = Search(tickets, similarity, mined, settings.phases, hard)
+    measures = Similarity(tfidf, embeddings)
+    report = Report(settings.figures(), tickets)
+    files: dict[str, Rows] = {}
+    for number, (part, share) in enumerate(zip(PARTS, (1.0, settings.dev_share, settings.test_share), strict=True)):
+        if share:
+            chosen = _select(search, settings, number, share)
+            report.parts[part] = part_figures(tickets, measures, mined, settings.phases, chosen, number, share)
+            if hard:
+                taken = f"model, to {1 - hard.margin:g} x positive:{settings.phases[-1].negatives.category}"
+                report.parts[part][settings.phases[-1].name]["negatives"]["band"] = taken
+            if part == "train":
+                _check_train(report, settings)
+                report.shortcuts = shortcuts(tickets, measures, chosen)
+            files[part] = _rows(tickets, measures, chosen, settings)
+    if settings.augment:
+        known = {canonical_form(text) for text in (tickets.raw if settings.raw_texts else tickets.texts)}
+        report.augmented = _augment(files["train"], settings, known, translators)
+    _write(settings.output, {name: rows for name, rows in files.items() if rows["labels"]}, report)
+    print_report(report)
+    return report
+
+
+def _check_tickets(tickets: Tickets, settings: Settings) -> None:
+    read, largest = tickets.facts["read"], max(phase.size for phase in settings.phases)
+    if read < largest:
+        raise InputError(
+            f"{tickets.source}: {read} tickets for a phase of {largest} pairs: lower --sizes to {read - read % 2} or "
+            "less, or give more tickets"
+        )
+    if len(tickets) < 2:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in tickets.facts["dropped"].items())
+        raise InputError(f"{tickets.source}: {len(tickets)} of {read} tickets are usable ({reasons}): give more")
+    bands = [band for phase in settings.phases for band in (phase.positives, phase.negatives)]
+    if len(tickets.categories) < 2 and any(band.category != "any" for band in bands):
+        present = f"only the category {tickets.categories[0]!r}" if tickets.categories else "no category"
+        raise InputError(
+            f"{tickets.source}: column {settings.columns.category} holds {present}: "
+            "name another with --category-column, or end every band in :any"
+        )
+
+
+def _check_train(report: Report, settings: Settings) -> None:
+    short = report.shortages("train")
+    empty = [name for name, figures in report.parts["train"].items() if not figures["written_of_each"]]
+    if empty or (short and settings.strict):
+        fix = "widen the bands, lower --sizes, or give more tickets"
+        raise InputError(f"{report.tickets.source}: {'; '.join(short)}: {fix}")
+
+
+def _embed(name: str, texts: list[str]) -> FloatArray:
+    """[N, E] embeddings of length 1."""
+    from trainer.errors import NumericError
+    from trainer.model.embedding import embed, tokenize_for
+    from trainer.model.loading import load_encoder
+    from trainer.system.gpu import default_device
+
+    device = default_device()
+    encoder = load_encoder(name).to(device)
+    rows = embed(encoder, tokenize_for(encoder, texts))
+    if not np.isfinite(rows).all():
+        raise NumericError(f"--model {name}: some embeddings are not finite")
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def _select(search: Search, settings: Settings, part: int, share: float) -> Chosen:
+    """Positives of a part by phase, and as many negatives as can be found for them."""
+    phases = settings.phases
+    sizes = {phase.number: round(phase.size / 2 * share) for phase in phases}
+    positives = take_positives(
+        search.mined, phases, sizes, part, search.similarity.kind, settings.most_uses, settings.seed
+    )
+    taken = {pair for pairs in positives.values() for pair in pairs.sorted()}
+    chosen = {}
+    for phase in phases:
+        pairs = positives[phase.number]
+        negatives = take_negatives(search, phase, pairs, part, taken, most_uses=settings.most_uses, seed=settings.seed)
+        chosen[phase.number] = pairs, negatives
+    return chosen
+
+
+def _rows(tickets: Tickets, measures: Similarity, chosen: Chosen, settings: Settings) -> Rows:
+    """The pairs of a part in the pair format, half of each phase positive, with ticket numbers, origins and cosines."""
+    texts = tickets.raw if settings.raw_texts else tickets.texts
+    names = [*tickets.categories, ""]  # -1, no category, is the last
+    random = np.random.default_rng(settings.seed)
+    rows: Rows = {key: [] for key in (*FORMAT, *BESIDE)}
+    for phase, (positives, negatives) in chosen.items():
+        count = len(negatives)
+        order = random.permutation(2 * count)
+        ends = [np.concatenate([positives.head(count).first, negatives.first])[order]]
+        ends.append(np.concatenate([positives.head(count).second, negatives.second])[order])
+        for side, tickets_at in zip("12", ends, strict=True):
+            rows[f"texts{side}"] += [texts[end] for end in tickets_at]
+            rows[f"categories{side}"] += [names[tickets.category[end]] for end in tickets_at]
+            rows[f"numbers{side}"] += [tickets.numbers[end] for end in tickets_at]
+        rows["labels"] += [int(place < count) for place in order]
+        rows["phase_indicators"] += [phase] * len(order)
+        origins = positives.head(count).origin + negatives.origin
+        rows["origins"] += [origins[place] for place in order]
+        for name, cosines in measures.of_pairs(*ends).items():
+            rows.setdefault(COSINES[name], []).extend(round(float(cosine), 4) for cosine in cosines)
+    return rows
+
+
+def _augment(
+    rows: Rows, settings: Settings, known: set[str], translators: Sequence[Translator]
+) -> dict[str, dict[str, int]]:
+    """Append rows whose second text is altered, as many of either label in each phase; returns counts by kind.
+
+    `known`: canonical forms of all tickets' texts; an altered text that is one of them (it may be in dev) is left out.
+    """
+    counts = {}
+    strata: dict[tuple[int, int], list[int]] = {}
+    for row, phase_and_label in enumerate(zip(rows["phase_indicators"], rows["labels"], strict=True)):
+        strata.setdefault(phase_and_label, []).append(row)
+    for kind, share in settings.augment:
+        random = Random(f"{settings.seed}/{kind}")
+        picked = {key: random.sample(of_stratum, round(share * len(of_stratum))) for key, of_stratum in strata.items()}
+        texts = {row: rows["texts2"][row] for of_stratum in picked.values() for row in of_stratum}
+        altered = dict(
+            zip(
+                texts, _alter(kind, list(texts.values()), settings.translate_language, translators, random), strict=True
+            )
+        )
+        new = {row: text for row, text in altered.items() if text and canonical_form(text) not in known}
+        fit = {key: [row for row in of_stratum if row in new] for key, of_stratum in picked.items()}
+        chosen = [
+            row
+            for key, of_stratum in fit.items()
+            for row in of_stratum[: min(len(fit[key[0], label]) for label in (0, 1))]
+        ]
+        for name, column in rows.items():
+            if name == "texts2":
+                column += [new[row] for row in chosen]
+            elif name == "origins":
+                column += [kind] * len(chosen)
+            elif name in COSINES.values():
+                column += [None] * len(chosen)  # they are of the unaltered text
+            else:
+                column += [column[row] for row in chosen]
+        counts[kind] = {"asked": len(texts), "written": len(chosen)}
+    return counts
+
+
+def _alter(
+    kind: str, texts: list[str], source_language: str, translators: Sequence[Translator], random: Random
+) -> list[str | None]:
+    if kind != "translation":
+        alter = delete_span if kind == "deletion" else edit_text
+        return [alter(text, random) for text in texts]
+    there, back = translators
+    fits = [place for place, text in enumerate(texts) if language(text) in (source_language, "")]
+    altered: list[str | None] = [None] * len(texts)
+    for place, text in zip(fits, round_trip([texts[place] for place in fits], there, back), strict=True):
+        altered[place] = text
+    return altered
+
+
+def _write(output: Path, files: dict[str, Rows], report: Report) -> None:
+    """A folder with all files, or, where the output is named .json, the others beside it under its name."""
+    contents = {f"{part}.json": json.dumps(rows, ensure_ascii=False) + "\n" for part, rows in files.items()}
+    contents["dropped.csv"] = _dropped_table(report.tickets)
+    report.files = {name: len(rows["labels"]) for name, rows in files.items()}
+    contents["report.json"] = json.dumps(report.figures(), indent=2, ensure_ascii=False) + "\n"
+    if output.suffix != ".json":
+        with new_folder(output) as folder:
+            for name, content in contents.items():
+                write_file(folder / name, content)
+        return
+    for name, content in reversed(contents.items()):  # train, the file that was asked for, is there when all are
+        write_file(output if name == "train.json" else output.with_name(f"{output.stem}-{name}"), content)
+
+
+def _dropped_table(tickets: Tickets) -> str:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["row", "number", "reason", "meaning", "kept_instead"])
+    for drop in tickets.dropped:
+        writer.writerow([drop.row, drop.number, drop.reason, REASONS[drop.reason], drop.kept])
+    return table.getvalue()

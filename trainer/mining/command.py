@@ -1,0 +1,169 @@
+"""The command `trainer build-pairs`: its options, and the settings that they make."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from trainer.data.tickets import OPTIONAL_REASONS, Columns, Filter
+from trainer.errors import InputError
+from trainer.mining.settings import BANDS, PHASES, SIMILARITIES, Settings, parse_augment, parse_phases
+from trainer.system.arguments import Parser
+
+DESCRIPTION = """Make labelled pairs in three phases, easy to hard, out of raw tickets. A positive is a pair of tickets
+as similar as its phase's band says, inside a group that no negative touches and that stands in one of train, dev and
+test; known duplicates come first. Similarities are guesses: read some pairs before training on them."""
+EPILOG = """A band is LOW:HIGH:CATEGORY: cosines from LOW to below HIGH, of two tickets of the same, other or any
+category (with a LOW below zero, after an equals sign: --easy-negatives=-1:0.15:other). A band with too few pairs is
+reported with numbers and never filled from another; exit 2 only where a phase would be empty, or with --strict."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add all options; those with a default say it."""
+
+    def add(group: Any, name: str, text: str, **rest: Any) -> None:
+        default = " (default: %(default)s)" if rest.get("default") not in (None, ()) else ""
+        group.add_argument(name, help=text + default, **rest)
+
+    files = parser.add_argument_group("files")
+    add(files, "--tickets", "raw tickets: .csv, .tsv, .jsonl or .json, each also .gz", required=True, metavar="FILE")
+    text = "new folder for train.json, dev.json, test.json, report.json and dropped.csv; or new file for train, the "
+    add(files, "--output", text + "others beside it", required=True, type=Path, metavar="DIR|FILE.json")
+    columns = parser.add_argument_group("columns")
+    add(columns, "--number-column", "the ticket's number", default="number", metavar="NAME")
+    texts = "short_description,description"
+    add(columns, "--text-columns", "what it says, title first", default=texts, metavar="NAME,...")
+    add(columns, "--category-column", "who or what it belongs to", default="assignment_group", metavar="NAME")
+    add(columns, "--duplicate-column", "the number of the ticket that this one duplicates", metavar="NAME")
+    text = "a name that tickets about one problem share; tickets of two names are never a positive"
+    add(columns, "--cluster-column", text, metavar="NAME")
+    _add_filter_options(parser.add_argument_group("which tickets"), add)
+    _add_mining_options(parser.add_argument_group("which pairs"), add)
+    _add_output_options(parser.add_argument_group("what is written"), add)
+
+
+def _add_filter_options(group: Any, add: Any) -> None:
+    add(group, "--min-words", "drop tickets with fewer words", type=int, default=3, metavar="N")
+    add(group, "--max-words", "cut texts after so many words", type=int, default=400, metavar="N")
+    add(group, "--languages", "drop tickets in others, by a guess from frequent words", metavar="en,de,...")
+    add(group, "--per-template", "tickets kept of one template, such as an alert", type=int, default=5, metavar="N")
+    add(group, "--keep", "do not drop for this reason", action="append", default=[], choices=OPTIONAL_REASONS)
+
+
+def _add_mining_options(group: Any, add: Any) -> None:
+    add(
+        group,
+        "--sizes",
+        "train pairs a phase, half of them positive; 0 leaves it out",
+        default="5000,5000,5000",
+        metavar="N,N,N",
+    )
+    add(group, "--similarity", "what a band's cosines are; both: the lower one must make a positive, the higher one a "
+        "negative", choices=SIMILARITIES, default="tfidf")  # fmt: skip
+    add(group, "--model", "encoder; besides its similarity it picks the last phase's negatives, the ones it takes for "
+        "positives", metavar="DIR|NAME")  # fmt: skip
+    add(
+        group,
+        "--margin",
+        "such a negative scores at most (1 - margin) x its anchor's positive",
+        type=float,
+        default=0.05,
+    )
+    for place, phase in enumerate(PHASES):
+        bands = zip(("positives", "negatives"), BANDS["tfidf"][place], BANDS["encoder"][place], strict=True)
+        for label, band, encoder_band in bands:
+            add(group, f"--{phase}-{label}", f"band (default: {band}, for an encoder {encoder_band})", metavar="BAND")
+    for part in ("dev", "test"):
+        add(
+            group,
+            f"--{part}-share",
+            f"of the tickets, and of the pairs asked for, for {part}",
+            type=float,
+            default=0.08,
+            metavar="SHARE",
+        )
+    add(group, "--max-group", "largest group of similar tickets", type=int, default=300, metavar="N")
+    add(group, "--max-uses", "pairs of a phase and label that one ticket may be in", type=int, default=25, metavar="N")
+    add(group, "--seed", "of every random choice", type=int, default=0, metavar="N")
+    add(group, "--strict", "exit 2 and write nothing where train has fewer pairs than asked for", action="store_true")
+
+
+def _add_output_options(group: Any, add: Any) -> None:
+    add(group, "--texts", "clean: without mail headers, greetings, signatures and repeated passages; raw: as they are, "
+        "pairs still chosen by the clean ones", choices=("clean", "raw"), default="clean")  # fmt: skip
+    add(group, "--mask", "mask e-mail addresses, phone numbers, ids and hosts in the pairs too; in the report they are "
+        "always masked", action="store_true")  # fmt: skip
+    add(group, "--augment", "add altered copies of a share of the train pairs; KIND is deletion, edit or translation, "
+        "which is also their origin in the file", metavar="KIND=SHARE,...")  # fmt: skip
+    add(
+        group, "--translators", "two seq2seq models for round trips, there and back", nargs=2, metavar=("THERE", "BACK")
+    )
+    add(
+        group,
+        "--translate-language",
+        "what THERE reads; texts of other languages are left out",
+        default="en",
+        metavar="LANG",
+    )
+
+
+def settings_from(options: argparse.Namespace) -> Settings:
+    """The settings of a parsed command line. Raises InputError for options that make no sense."""
+    for name in ("min_words", "max_words", "per_template"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: write a whole number above 0")
+    bands = [(getattr(options, f"{phase}_positives"), getattr(options, f"{phase}_negatives")) for phase in PHASES]
+    settings = Settings(
+        tickets=options.tickets,
+        output=options.output,
+        columns=Columns(
+            number=options.number_column,
+            texts=_names(options.text_columns),
+            category=options.category_column,
+            duplicate_of=options.duplicate_column,
+            cluster=options.cluster_column,
+        ),
+        quality=Filter(
+            min_words=options.min_words,
+            max_words=options.max_words,
+            languages=_names(options.languages or ""),
+            per_template=options.per_template,
+            keep=tuple(options.keep),
+            mask=options.mask,
+        ),
+        phases=parse_phases(options.sizes, bands, options.similarity),
+        similarity=options.similarity,
+        model=options.model,
+        margin=options.margin,
+        dev_share=options.dev_share,
+        test_share=options.test_share,
+        largest_group=options.max_group,
+        most_uses=options.max_uses,
+        augment=parse_augment(options.augment),
+        translators=tuple(options.translators) if options.translators else None,
+        translate_language=options.translate_language,
+        raw_texts=options.texts == "raw",
+        strict=options.strict,
+        seed=options.seed,
+    )
+    settings.check()
+    return settings
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
+
+
+def build_pairs_parser() -> argparse.ArgumentParser:
+    """Options of `trainer build-pairs`."""
+    parser = Parser(prog="trainer build-pairs", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    add_options(parser)
+    return parser
+
+
+def run_build_pairs(options: argparse.Namespace) -> None:
+    """Build pairs from raw tickets."""
+    from trainer.mining.build_pairs import build_pairs
+
+    build_pairs(settings_from(options))

@@ -1,0 +1,148 @@
+"""Who is like whom among N texts, without an N x N matrix.
+
+Legend: N texts, V terms, E embedding width. Rows of a matrix have length 1 (or are zero), so a product is a cosine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, issparse
+
+from trainer.system.console import progress
+from trainer.text.tfidf import FloatArray, IntArray, cosines_with, pair_cosines
+
+DENSE_ROWS = 512
+SPARSE_ROWS = 256  # rows of a block; its product with all others is what a thread holds
+DROPPED_SHARE = 0.6  # of the floor: how much of a row the index may leave out
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Pairs of rows, `first` < `second`, with their cosine; all [P]."""
+
+    first: IntArray
+    second: IntArray
+    cosine: FloatArray
+
+    def take(self, rows: NDArray[np.bool_] | IntArray) -> Candidates:
+        """Those of a mask or of positions."""
+        return Candidates(self.first[rows], self.second[rows], self.cosine[rows])
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity:
+    """Cosines by TF-IDF, by an encoder, or by both.
+
+    Where both judge, two texts are as alike as the lower one says when they are to be called the same problem, and as
+    the higher one says when they are to be called different ones.
+    """
+
+    tfidf: csr_matrix | None  # [N, V]
+    encoder: FloatArray | None  # [N, E]
+
+    @property
+    def kind(self) -> str:
+        """ "tfidf", "encoder" or "both"."""
+        return "both" if self.tfidf is not None and self.encoder is not None else self._names()[0]
+
+    def _names(self) -> list[str]:
+        return [name for name in ("tfidf", "encoder") if getattr(self, name) is not None]
+
+    def of_pairs(self, first: IntArray, second: IntArray) -> dict[str, FloatArray]:
+        """[P] cosines of pairs, by what measured them."""
+        return {name: pair_cosines(getattr(self, name), first, second) for name in self._names()}
+
+    def alike(self, first: IntArray, second: IntArray) -> FloatArray:
+        """[P] cosine that both grant."""
+        return np.minimum.reduce(list(self.of_pairs(first, second).values()))
+
+    def closest(self, rows: IntArray, others: IntArray) -> FloatArray:
+        """[R, O] cosine that neither exceeds."""
+        return np.maximum.reduce([cosines_with(getattr(self, name), rows, others) for name in self._names()])
+
+    def pairs(self, floor: float, choose: Callable[[Candidates], Candidates]) -> Candidates:
+        """All pairs with a cosine of `floor` or more, thinned out block by block by `choose`."""
+        if self.tfidf is None or self.encoder is None:
+            return similar_pairs(self.tfidf if self.encoder is None else self.encoder, floor, choose)
+
+        def both(pairs: Candidates) -> Candidates:
+            cosine = np.minimum(pairs.cosine, pair_cosines(self.encoder, pairs.first, pairs.second))
+            return choose(Candidates(pairs.first, pairs.second, cosine).take(cosine >= floor))
+
+        return similar_pairs(self.tfidf, floor, both)
+
+
+def similar_pairs(
+    matrix: csr_matrix | FloatArray,
+    floor: float,
+    choose: Callable[[Candidates], Candidates] = lambda pairs: pairs,
+    threads: int = 2,
+) -> Candidates:
+    """All pairs of rows with a cosine of `floor` (above 0) or more.
+
+    Args:
+        choose: thins out what a block of rows has found, before the next; it sees each row's pairs with later rows
+            together, so it can keep the top k of a row.
+    """
+    find = _sparse_finder(matrix, floor) if issparse(matrix) else _dense_finder(matrix, floor)
+    size = SPARSE_ROWS if issparse(matrix) else DENSE_ROWS
+    starts = range(0, matrix.shape[0], size)
+    with progress("Comparing", matrix.shape[0]) as advance, ThreadPoolExecutor(threads) as pool:
+        blocks = []
+        for start, block in zip(starts, pool.map(lambda start: choose(find(start, start + size)), starts), strict=True):
+            blocks.append(block)
+            advance(min(size, matrix.shape[0] - start))
+    return Candidates(
+        *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("first", "second", "cosine"))
+    )
+
+
+def _dense_finder(matrix: FloatArray, floor: float) -> Callable[[int, int], Candidates]:
+    def find(start: int, stop: int) -> Candidates:
+        cosines = matrix[start:stop] @ matrix[start:].T
+        first, second = np.nonzero(cosines >= floor)
+        later = second > first
+        first, second = first[later], second[later]
+        return Candidates(first + start, second + start, cosines[first, second])
+
+    return find
+
+
+def _sparse_finder(matrix: csr_matrix, floor: float) -> Callable[[int, int], Candidates]:
+    """Exact search over an index that leaves out the commonest words of each row (after prefix filtering: Bayardo et
+    al. 2007, "Scaling up all pairs similarity search").
+
+    A row y is split into y = kept + dropped, |dropped| <= d. Then x.y <= x.kept + d, so a pair that reaches the floor
+    reaches floor - d over the index, and only such pairs need the whole product. The words left out, which most texts
+    hold and TF-IDF weighs little, are nearly all of the work.
+    """
+    allowed = DROPPED_SHARE * floor
+    index = _without_common(matrix, allowed).T.tocsr()
+
+    def find(start: int, stop: int) -> Candidates:
+        part = (matrix[start:stop] @ index).tocoo()
+        near = (part.data >= floor - allowed - 1e-6) & (part.col > part.row + start)
+        first, second = part.row[near].astype(np.int64) + start, part.col[near].astype(np.int64)
+        cosines = pair_cosines(matrix, first, second)
+        return Candidates(first, second, cosines).take(cosines >= floor)
+
+    return find
+
+
+def _without_common(matrix: csr_matrix, allowed: float) -> csr_matrix:
+    """The matrix without each row's commonest terms, as many as keep the length of what goes within `allowed`."""
+    frequency = np.bincount(matrix.indices, minlength=matrix.shape[1])
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((-frequency[matrix.indices], rows))  # row by row, the commonest first
+    squares = np.cumsum(matrix.data[order].astype(np.float64) ** 2)
+    before = np.concatenate([[0.0], squares])[matrix.indptr[:-1]]  # of all earlier rows
+    kept = order[squares - before[rows] > allowed**2]
+    return csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)

@@ -1,0 +1,256 @@
+"""From tickets to pairs that may be the same problem: bands of similarity, groups, parts, and positives.
+
+Legend: N tickets, P pairs.
+
+Positives are guesses (but for known duplicates), and guesses chain: A like B, B like C, C unlike A. So positives are
+only taken inside groups of a bounded size, formed from the most similar pair down. A group is never divided between
+train, dev and test, and no negative is taken inside one: no chain of positives contradicts a negative or leaves a part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import DisjointSet
+
+from trainer.data.tickets import Tickets
+from trainer.mining.neighbours import Candidates, IntArray, Similarity
+
+PARTS = ("train", "dev", "test")
+CATEGORY_RULES = ("same", "other", "any")
+PER_TICKET = 32  # candidates a band keeps of a ticket's pairs with later ones
+PER_PAIR = 40  # candidates a band keeps for each pair asked for
+KNOWN_NEIGHBOURS = 6  # each ticket of a large duplicates' cluster is paired with so many others of it
+LARGEST_SHARE = 0.25  # of a held-out part's tickets: a larger group would make the part about one problem
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Band:
+    """Which pairs a phase takes: low <= cosine < high, and how their categories compare."""
+
+    low: float
+    high: float
+    category: str  # one of CATEGORY_RULES
+
+    def holds(self, cosine: NDArray[np.float32], same: BoolArray, known: BoolArray) -> BoolArray:
+        """Mask of the cosines; `same`: equal categories, `known`: neither is missing."""
+        fits = known & (same == (self.category == "same")) if self.category != "any" else True
+        return (cosine >= self.low) & (cosine < self.high) & fits
+
+    def __str__(self) -> str:
+        return f"{self.low:g}:{self.high:g}:{self.category}"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of the curriculum: its number from 1, pairs in train, and where they come from."""
+
+    number: int
+    name: str
+    size: int
+    positives: Band
+    negatives: Band
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """P labelled pairs of tickets of one phase and label."""
+
+    first: IntArray
+    second: IntArray
+    origin: list[str]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def head(self, count: int) -> Pairs:
+        """The first `count` of them."""
+        return Pairs(self.first[:count], self.second[:count], self.origin[:count])
+
+    def sorted(self) -> list[tuple[int, int]]:
+        """Each with its lower ticket first."""
+        return [(min(pair), max(pair)) for pair in zip(self.first.tolist(), self.second.tolist(), strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Mined:
+    """What the positives of all parts are drawn from."""
+
+    candidates: dict[int, Candidates]
+    """Phase number -> pairs in its band, a random share of them where there are very many."""
+    in_band: dict[int, int]
+    """Phase number -> pairs in its band, at most PER_TICKET of a ticket with later ones."""
+    duplicates: Candidates
+    """Known duplicates."""
+    group: IntArray
+    """[N] group of each ticket."""
+    part: IntArray
+    """[N] index into PARTS."""
+
+
+def compare_categories(tickets: Tickets, first: IntArray, second: IntArray) -> tuple[BoolArray, BoolArray]:
+    """(equal, both known) of tickets' categories; arguments broadcast."""
+    one, two = tickets.category[first], tickets.category[second]
+    return one == two, (one >= 0) & (two >= 0)
+
+
+def mine_positives(
+    tickets: Tickets,
+    similarity: Similarity,
+    phases: Sequence[Phase],
+    *,
+    shares: tuple[float, float],
+    largest_group: int,
+    seed: int,
+) -> Mined:
+    """Find the pairs of every positive band, group the tickets, and give each group to a part.
+
+    Args:
+        shares: of the tickets, for dev and for test.
+        largest_group: tickets in a group; known duplicates and copies of a template may exceed it.
+    """
+    random = np.random.default_rng(seed)
+    bands = {phase.number: phase.positives for phase in phases}
+
+    def choose(pairs: Candidates) -> Candidates:
+        may = tickets.template[pairs.first] != tickets.template[pairs.second]
+        may &= tickets.duplicate[pairs.first] != tickets.duplicate[pairs.second]  # these are taken in any case
+        may &= ~(tickets.named[pairs.first] & tickets.named[pairs.second])  # two problems, as a person says
+        pairs = pairs.take(may)
+        relation = compare_categories(tickets, pairs.first, pairs.second)
+        order = _shuffled(pairs, seed)
+        chosen = [
+            order[_top(pairs.first[order], band.holds(pairs.cosine, *relation)[order])] for band in bands.values()
+        ]
+        return pairs.take(np.unique(np.concatenate(chosen)))
+
+    pairs = similarity.pairs(min(band.low for band in bands.values()), choose)
+    relation = compare_categories(tickets, pairs.first, pairs.second)
+    candidates, counts = {}, {}
+    for phase in phases:
+        inside = np.flatnonzero(phase.positives.holds(pairs.cosine, *relation))
+        counts[phase.number] = len(inside)
+        most = min(len(inside), PER_PAIR * phase.size)
+        candidates[phase.number] = pairs.take(np.sort(random.permutation(inside)[:most]))
+    first, second = _known_pairs(tickets.duplicate, random)
+    duplicates = Candidates(first, second, similarity.alike(first, second))
+    group = _groups(tickets, list(candidates.values()), largest_group)
+    return Mined(candidates, counts, duplicates, group, _parts(tickets, group, shares, seed))
+
+
+def _shuffled(pairs: Candidates, seed: int) -> IntArray:
+    """An order of pairs, row by row and random within, that depends on the pairs and the seed alone."""
+    key = pairs.first.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + pairs.second.astype(np.uint64)
+    key = (key + np.uint64(seed % 2**63)) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
+    return np.lexsort((key ^ (key >> np.uint64(29)), pairs.first))
+
+
+def _top(rows: IntArray, wanted: BoolArray) -> IntArray:
+    """Positions of the first PER_TICKET wanted entries of each row; `rows` is sorted."""
+    places = np.flatnonzero(wanted)
+    row_of = rows[places]
+    rank = np.arange(len(row_of)) - np.searchsorted(row_of, row_of)
+    return places[rank < PER_TICKET]
+
+
+def _known_pairs(duplicate: IntArray, random: np.random.Generator) -> tuple[IntArray, IntArray]:
+    """Pairs in clusters: all of a small one; in a large one each ticket with the next few around a random circle."""
+    order = np.argsort(duplicate, kind="stable")
+    bounds = np.flatnonzero(np.diff(duplicate[order], prepend=-1, append=-1))
+    edges: set[tuple[int, int]] = set()
+    for start, stop in pairwise(bounds.tolist()):
+        circle = random.permutation(order[start:stop]).tolist() if stop - start > 1 else []
+        for step in range(1, min(len(circle), KNOWN_NEIGHBOURS + 1)):
+            around = zip(circle, circle[step:] + circle[:step], strict=True)
+            edges |= {(min(pair), max(pair)) for pair in around}
+    pairs = np.array(sorted(edges), dtype=np.int64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _groups(tickets: Tickets, candidates: Sequence[Candidates], largest: int) -> IntArray:
+    """[N] groups: duplicates and templates whole, then joined along candidates up to a size, the most similar first."""
+    groups = DisjointSet(range(len(tickets)))
+    for labels in (tickets.duplicate, tickets.template):
+        first_of: dict[int, int] = {}
+        for ticket, label in enumerate(labels.tolist()):
+            groups.merge(first_of.setdefault(label, ticket), ticket)
+    cosine, first, second = (
+        np.concatenate([getattr(pairs, name) for pairs in candidates]) for name in ("cosine", "first", "second")
+    )
+    order = np.argsort(-cosine, kind="stable")
+    for one, two in zip(first[order].tolist(), second[order].tolist(), strict=True):
+        if groups.subset_size(one) + groups.subset_size(two) <= largest:
+            groups.merge(one, two)
+    return np.array([groups[ticket] for ticket in range(len(tickets))], dtype=np.int64)
+
+
+def _parts(tickets: Tickets, group: IntArray, shares: tuple[float, float], seed: int) -> IntArray:
+    """[N] the part of each ticket. Groups are dealt in the order of a hash of their first number: dev is filled, then
+    test, the rest is train; so most tickets stay in their part when others come or go.
+
+    The shares hold for tickets with a group and for those alone. A group that would be more than LARGEST_SHARE of a
+    held-out part goes to train.
+    """
+    labels, first, inverse, sizes = np.unique(group, return_index=True, return_inverse=True, return_counts=True)
+    keys = [hashlib.blake2b(f"{seed}/{tickets.numbers[ticket]}".encode()).digest() for ticket in first]
+    drawn = np.zeros(len(labels), dtype=np.int64)
+    for alone in (True, False):
+        stratum = [label for label in sorted(range(len(labels)), key=keys.__getitem__) if (sizes[label] == 1) == alone]
+        targets = [share * sizes[stratum].sum() for share in shares]
+        room = list(targets)
+        for label in stratum:
+            for held, target in enumerate(targets):
+                if sizes[label] <= min(room[held], max(2, LARGEST_SHARE * target)):
+                    room[held] -= sizes[label]
+                    drawn[label] = held + 1
+                    break
+    return drawn[inverse]
+
+
+def usable(candidates: Candidates, mined: Mined, part: int) -> Candidates:
+    """The candidates inside a group of a part."""
+    return candidates.take(
+        (mined.group[candidates.first] == mined.group[candidates.second]) & (mined.part[candidates.first] == part)
+    )
+
+
+def take_positives(
+    mined: Mined, phases: Sequence[Phase], sizes: dict[int, int], part: int, kind: str, most_uses: int, seed: int
+) -> dict[int, Pairs]:
+    """The positives of a part by phase: known duplicates first, no pair twice, no ticket above `most_uses` a phase.
+
+    A known duplicate goes where its similarity belongs, and below all bands it is the hardest of positives.
+    """
+    random = np.random.default_rng((seed, part))
+    known = usable(mined.duplicates, mined, part)
+    easiest = max(phases, key=lambda phase: phase.positives.low)
+    hardest = max(phases, key=lambda phase: phase.number)
+    home = np.where(known.cosine >= easiest.positives.low, easiest.number, hardest.number)
+    guesses = {phase.number: usable(mined.candidates[phase.number], mined, part) for phase in phases}
+    taken: set[tuple[int, int]] = set()
+    result: dict[int, Pairs] = {}
+    # Where bands overlap, the phase with the fewest candidates chooses first.
+    for phase in sorted(phases, key=lambda phase: len(guesses[phase.number]) / max(1, sizes[phase.number])):
+        uses: Counter[int] = Counter()
+        rows: list[tuple[int, int]] = []
+        origins: list[str] = []
+        for source, origin in ((known.take(home == phase.number), "known"), (guesses[phase.number], kind)):
+            for place in random.permutation(len(source)).tolist():
+                pair = int(source.first[place]), int(source.second[place])
+                free = pair not in taken and max(uses[end] for end in pair) < most_uses
+                if free and len(rows) < sizes[phase.number]:
+                    taken.add(pair)
+                    uses.update(pair)
+                    rows.append(pair if random.random() < 0.5 else pair[::-1])
+                    origins.append(origin)
+        pairs = np.array(rows, dtype=np.int64).reshape(-1, 2)
+        result[phase.number] = Pairs(pairs[:, 0], pairs[:, 1], origins)
+    return result

@@ -1,0 +1,197 @@
+"""What `trainer build-pairs` found and made, in figures: a table for people, JSON for tools."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from trainer import __version__
+from trainer.data.tickets import REASONS, Tickets
+from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category
+from trainer.mining.neighbours import Similarity
+from trainer.mining.positives import Mined, Pairs, Phase, compare_categories, usable
+from trainer.system.console import console
+from trainer.text.masking import mask_text
+from trainer.text.tfidf import FloatArray
+
+EXAMPLES = 3  # pairs shown of each phase and label
+EXAMPLE_LENGTH = 160
+LABELS = ("positives", "negatives")
+
+
+Chosen = dict[int, tuple[Pairs, Pairs]]
+"""Phase number -> its positives and negatives, of which as many are written as both have."""
+
+
+@dataclass
+class Report:
+    """What is known at the end."""
+
+    settings: dict[str, Any]
+    tickets: Tickets
+    parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Part -> phase name -> figures."""
+    shortcuts: dict[str, float] = field(default_factory=dict)
+    """ROC-AUC on the train pairs of what needs no model."""
+    augmented: dict[str, dict[str, int]] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
+    """Part -> rows written."""
+
+    def shortages(self, part: str) -> list[str]:
+        """A line for each phase of a part that has fewer pairs than were asked for."""
+        lines = []
+        for name, figures in self.parts[part].items():
+            wanted, written = figures["wanted_of_each"], figures["written_of_each"]
+            if written < wanted:
+                positives, negatives = (figures[label] for label in LABELS)
+                lines.append(
+                    f"{part}, {name}: {written} positives and {written} negatives of {wanted} each; in the bands, "
+                    f"{positives['band']} gave {positives['found']} positives ({figures['candidates']} candidates in "
+                    f"all parts, {figures['candidates_in_groups']} in this one's groups), {negatives['band']} gave "
+                    f"{negatives['found']} negatives for them"
+                )
+        return lines
+
+    def warnings(self) -> list[str]:
+        """What a person should know before training on these pairs."""
+        lines = [line for part in self.parts for line in self.shortages(part)]
+        for part, phases in self.parts.items():
+            for name, figures in phases.items():
+                for measure, (above, below) in figures["mean_cosines"].items():
+                    if below >= above:
+                        lines.append(
+                            f"{part}, {name}: negatives score as high as positives by {measure} (mean {below:.3f} over "
+                            f"{above:.3f}): labels and bands disagree"
+                        )
+        facts = self.tickets.facts
+        if facts["links_to_unknown_tickets"]:
+            lines.append(f"{facts['links_to_unknown_tickets']} links name tickets that are not in the file")
+        if not facts["linked"]:
+            lines.append(
+                "no known duplicates: every label is a guess by similarity; judge models on pairs people labelled"
+            )
+        return lines
+
+    def figures(self) -> dict[str, Any]:
+        """All of it for JSON; texts in it are masked."""
+        return {
+            "version": __version__,
+            "settings": self.settings,
+            "tickets": {"source": self.tickets.source, **self.tickets.facts},
+            "files": self.files,
+            "parts": self.parts,
+            "augmented": self.augmented,
+            "shortcuts": self.shortcuts,
+            "warnings": self.warnings(),
+        }
+
+
+def part_figures(
+    tickets: Tickets,
+    measures: Similarity,
+    mined: Mined,
+    phases: Sequence[Phase],
+    chosen: Chosen,
+    part: int,
+    share: float,
+) -> dict[str, dict[str, Any]]:
+    """Figures of a part by phase name."""
+    result = {}
+    for phase in phases:
+        both, written = chosen[phase.number], len(chosen[phase.number][1])
+        kept = [pairs.head(written) for pairs in both]
+        cosines = [measures.of_pairs(pairs.first, pairs.second) for pairs in kept]
+        figures: dict[str, Any] = {
+            "wanted_of_each": round(phase.size / 2 * share),
+            "written_of_each": written,
+            "candidates": mined.in_band[phase.number],
+            "candidates_in_groups": len(usable(mined.candidates[phase.number], mined, part)),
+            "mean_cosines": {
+                name: [float(one[name].mean()) for one in cosines] for name in (cosines[0] if written else ())
+            },
+        }
+        for label, band, pairs, values, all_pairs in zip(
+            LABELS, (phase.positives, phase.negatives), kept, cosines, both, strict=True
+        ):
+            figures[label] = {"band": str(band), "found": len(all_pairs), **_described(tickets, pairs, values)}
+        result[phase.name] = figures
+    return result
+
+
+def _described(tickets: Tickets, pairs: Pairs, cosines: dict[str, FloatArray]) -> dict[str, Any]:
+    same, known = compare_categories(tickets, pairs.first, pairs.second)
+    uses = Counter([*pairs.first.tolist(), *pairs.second.tolist()])
+    return {
+        "origins": dict(Counter(pairs.origin)),
+        "same_category": float((same & known).mean()) if len(pairs) else None,
+        "tickets": len(uses),
+        "most_used_ticket": max(uses.values(), default=0),
+        "achieved": {name: _spread(values) for name, values in cosines.items()} if len(pairs) else {},
+        "examples": [
+            [mask_text(tickets.texts[end])[:EXAMPLE_LENGTH] for end in ends]
+            for ends in zip(pairs.first[:EXAMPLES], pairs.second[:EXAMPLES], strict=True)
+        ],
+    }
+
+
+def _spread(values: FloatArray) -> dict[str, float]:
+    names = ("min", "5 %", "25 %", "median", "75 %", "95 %", "max")
+    quantiles = np.quantile(values, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]).tolist()
+    return {name: round(value, 4) for name, value in zip(names, quantiles, strict=True)}
+
+
+def shortcuts(tickets: Tickets, measures: Similarity, chosen: Chosen) -> dict[str, float]:
+    """ROC-AUC on all phases together of "same category", of the cosines, and of a small difference in length."""
+    both = [pairs.head(len(labelled[1])) for labelled in chosen.values() for pairs in labelled]
+    labels = np.concatenate([np.full(len(pairs), place % 2 == 0) for place, pairs in enumerate(both)])
+    first, second = (np.concatenate([getattr(pairs, end) for pairs in both]) for end in ("first", "second"))
+    lengths, category = np.array([len(text) for text in tickets.texts]), tickets.category
+    scores = {
+        "same_category": same_category(category[first], category[second], -1),
+        "length": length_similarity(lengths[first], lengths[second]),
+    }
+    return {
+        name: round(roc_auc(score, labels), 4) for name, score in (scores | measures.of_pairs(first, second)).items()
+    }
+
+
+def print_report(report: Report) -> None:
+    """The report as tables and warnings, on standard error."""
+    facts = report.tickets.facts
+    table = Table("tickets", "", title="Tickets", title_justify="left", show_header=False)
+    table.add_row("read", f"{facts['read']:,}")
+    for reason, count in facts["dropped"].items():
+        table.add_row(f"dropped: {REASONS[reason]}", f"{count:,}")
+    table.add_row("kept", f"{facts['kept']:,}")
+    console.print(table)
+    for part, phases in report.parts.items():
+        console.print(_part_table(part, phases))
+    for kind, counts in report.augmented.items():
+        console.print(f"Augmented by {kind}: {counts['written']} rows of {counts['asked']} tried")
+    values = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in report.shortcuts.items())
+    console.print(f"ROC-AUC on train without a model: {values}", markup=False)
+    for line in report.warnings():
+        console.print(f"Note: {line}", markup=False)
+
+
+def _part_table(part: str, phases: dict[str, dict[str, Any]]) -> Table:
+    table = Table(title=part, title_justify="left")
+    for name in ("phase", "pairs", "band", "written", "wanted", "same category", "origin", "achieved 5 / 50 / 95 %"):
+        table.add_column(name, justify="left" if name in ("phase", "pairs", "origin") else "right")
+    for name, figures in phases.items():
+        for label in LABELS:
+            of_label = figures[label]
+            same = "" if of_label["same_category"] is None else f"{of_label['same_category']:.0%}"
+            achieved = ", ".join(
+                f"{measure} {values['5 %']:.2f} / {values['median']:.2f} / {values['95 %']:.2f}"
+                for measure, values in of_label["achieved"].items()
+            )
+            origins = ", ".join(f"{origin} {count}" for origin, count in of_label["origins"].items())
+            counts = (f"{figures['written_of_each']:,}", f"{figures['wanted_of_each']:,}")
+            table.add_row(name, label, of_label["band"], *counts, same, origins, achieved)
+    return table

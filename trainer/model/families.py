@@ -1,0 +1,97 @@
+"""The encoder families that packing knows: where their layers and projections are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the encoders of one kind are walked."""
+
+    layers: Callable[[Any], nn.ModuleList]
+    project: Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]]  # (layer, hidden [T, E]) -> query, key, value
+    finish: Callable[[Any, Tensor, Tensor], Tensor]  # (layer, what attention found [T, E], hidden) -> hidden
+    attention: tuple[str, ...]  # its attention projections, as endings of module names
+    ffn: tuple[str, ...]
+    position_offset: bool = False  # positions start after the padding index, as fairseq's models have it
+    relative_bias: bool = False  # attention scores get a learned bias by bucketed distance
+    heads: str = "num_attention_heads"
+    attention_dropout: str = "attention_probs_dropout_prob"
+
+
+def to_autocast(hidden: Tensor) -> Tensor:
+    """In the precision of autocast, once: each projection would make its own copy of what they all read."""
+    kind = hidden.device.type
+    return hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
+
+
+def _bert_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    own, inputs = layer.attention.self, to_autocast(hidden)
+    return own.query(inputs), own.key(inputs), own.value(inputs)
+
+
+def _bert_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
+    hidden = layer.attention.output(context, hidden)
+    return layer.output(layer.intermediate(hidden), hidden)
+
+
+def _mpnet_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    own, inputs = layer.attention.attn, to_autocast(hidden)
+    return own.q(inputs), own.k(inputs), own.v(inputs)
+
+
+def _mpnet_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
+    attention = layer.attention
+    hidden = attention.LayerNorm(attention.dropout(attention.attn.o(context)) + hidden)
+    return layer.output(layer.intermediate(hidden), hidden)
+
+
+def _distilbert_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    own, inputs = layer.attention, to_autocast(hidden)
+    return own.q_lin(inputs), own.k_lin(inputs), own.v_lin(inputs)
+
+
+def _distilbert_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
+    hidden = layer.sa_layer_norm(layer.attention.out_lin(context) + hidden)
+    return layer.output_layer_norm(layer.ffn(hidden) + hidden)
+
+
+_BERT_FFN = ("intermediate.dense", r"layer.\d+.output.dense")
+_BERT = Family(
+    lambda model: model.encoder.layer,
+    _bert_project,
+    _bert_finish,
+    attention=("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    ffn=_BERT_FFN,
+)
+_ROBERTA = replace(_BERT, position_offset=True)
+FAMILIES: dict[str, Family] = {
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "mpnet": Family(
+        lambda model: model.encoder.layer,
+        _mpnet_project,
+        _mpnet_finish,
+        attention=("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"),
+        ffn=_BERT_FFN,
+        position_offset=True,
+        relative_bias=True,
+    ),
+    "distilbert": Family(
+        lambda model: model.transformer.layer,
+        _distilbert_project,
+        _distilbert_finish,
+        attention=("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+        ffn=("ffn.lin1", "ffn.lin2"),
+        heads="n_heads",
+        attention_dropout="attention_dropout",
+    ),
+}
+"""Keyed by `config.model_type`."""

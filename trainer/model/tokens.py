@@ -1,0 +1,119 @@
+"""Texts to tokens, once: a table of the whole data set that batches are cut from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from trainer.model.packing import TokenBatch, pack, ragged_arange
+from trainer.system.console import console, progress
+from trainer.system.files import cache_dir, write_file
+
+CHUNK = 2048  # texts handed to the tokenizer at once; it spreads each chunk over the cores
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """The tokens of texts 0..N-1, end to end."""
+
+    ids: np.ndarray  # [T] int32
+    offsets: np.ndarray  # [N + 1] int64; text i is ids[offsets[i]:offsets[i + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, [N] int64."""
+        return np.diff(self.offsets)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all tokens: of the texts, the tokenizer and the max length together."""
+        return _digest(self)
+
+    def batch(self, texts: np.ndarray) -> TokenBatch:
+        """The given texts [n] as one packed run."""
+        lengths = self.lengths[texts]
+        where = np.repeat(self.offsets[texts], lengths) + ragged_arange(lengths)
+        return pack(self.ids[where], lengths)
+
+    def chunks(self, texts: np.ndarray, budget: int) -> list[np.ndarray]:
+        """Cut positions 0..n-1 of texts [n] into runs of at most `budget` tokens, longest texts first.
+
+        A text longer than the budget gets a run of its own; a budget of 0 puts all into one.
+        """
+        if budget == 0:
+            return [np.arange(len(texts))]
+        lengths = self.lengths[texts]
+        descending = np.argsort(-lengths, kind="stable")
+        chunks, first, filled = [], 0, 0
+        for i, length in enumerate(lengths[descending]):
+            if i > first and filled + length > budget:
+                chunks.append(descending[first:i])
+                first, filled = i, 0
+            filled += length
+        return [*chunks, descending[first:]]
+
+
+def tokenize(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenTable:
+    """Tokenise texts with special tokens, cut at `max_length`, with a progress bar, or take the result from the cache.
+
+    The cache is keyed by the tokenizer's own serialisation, the max length and every text.
+    """
+    key = _fingerprint(texts, tokenizer, max_length)
+    path = cache_dir() / "tokens" / f"{key}.safetensors"
+    if path.exists():
+        table = _read_cached(str(path), len(texts))
+        if table is not None:
+            return table
+        console.print(f"{path}: damaged; tokenising again", markup=False)
+    ids: list[np.ndarray] = []
+    lengths: list[int] = []
+    with progress("Tokenising", len(texts)) as advance:
+        for start in range(0, len(texts), CHUNK):
+            chunk = list(texts[start : start + CHUNK])
+            encoded = tokenizer(
+                chunk,
+                truncation=True,
+                max_length=max_length,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
+            lengths += [len(sequence) for sequence in encoded]
+            ids.append(np.concatenate([np.asarray(sequence, dtype=np.int32) for sequence in encoded]))
+            advance(len(chunk))
+    table = TokenTable(np.concatenate(ids), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    arrays = {"ids": table.ids, "offsets": table.offsets}
+    write_file(path, safetensors.numpy.save(arrays, metadata={"sha256": _digest(table)}))
+    return table
+
+
+def _read_cached(path: str, count: int) -> TokenTable | None:
+    """The table of a cache file, or None where the file does not hold what its checksum says."""
+    try:
+        with safe_open(path, framework="np") as file:
+            table = TokenTable(file.get_tensor("ids"), file.get_tensor("offsets"))
+            digest = (file.metadata() or {}).get("sha256")
+    except SafetensorError:
+        return None
+    return table if digest == _digest(table) and len(table.offsets) == count + 1 else None
+
+
+def _digest(table: TokenTable) -> str:
+    return hashlib.sha256(table.ids.tobytes() + table.offsets.tobytes()).hexdigest()
+
+
+def _fingerprint(texts: Sequence[str], tokenizer: Any, max_length: int) -> str:
+    backend = tokenizer.backend_tokenizer
+    # Every call leaves its truncation in the tokenizer, which would give the same texts another key.
+    backend.no_truncation()
+    backend.no_padding()
+    digest = hashlib.sha256()
+    for part in (backend.to_str(), tokenizer.truncation_side, str(max_length), *texts):
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()

@@ -1,0 +1,212 @@
+"""report.html: what a finished run shows a person, in one file that needs no network.
+
+Everything comes from the files of the run's folder, so a report can be made again at any time. Texts are masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.evaluation.verdict import Verdict
+from trainer.report.plots import (
+    draw_dims,
+    draw_histograms,
+    draw_loss,
+    draw_roc,
+    draw_strength,
+    draw_threshold,
+    require_matplotlib,
+)
+from trainer.report.record import Record, known_files, read_run
+from trainer.report.templates import Lead, Picture, Section, Table, page
+from trainer.system.files import write_file
+from trainer.text.masking import mask_text
+
+REPORT = "report.html"
+TITLES = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "F1"}
+"""The metrics of the table by dim, as its headings write them."""
+STYLES = {Verdict.BETTER.value: "better", Verdict.NOT_BETTER.value: "not"}
+
+
+def write_report(folder: Path, metrics: dict[str, Any] | None = None) -> Path:
+    """Write the report of a finished run into its folder.
+
+    Args:
+        metrics: what metrics.json is going to hold, of a run that lacks this file alone.
+
+    Raises:
+        InputError: matplotlib is missing, or the folder holds no finished run.
+        StorageError: the file system refused.
+    """
+    require_matplotlib()
+    path = folder / REPORT
+    run = read_run(folder, metrics)
+    with known_files(str(folder)):
+        written = render_run(run).encode()  # half a surrogate pair is no text
+    write_file(path, written)
+    return path
+
+
+def render_run(run: Record) -> str:
+    """The page of one run."""
+    metrics, judged = run.metrics, run.judged
+    on, verdict = metrics["verdict_on"], metrics["verdict"]
+    selected = "" if on == "test" else " These pairs have also picked the model: expect a little less on others."
+    lead = Lead(
+        STYLES.get(verdict, ""),
+        verdict,
+        f"against the untouched model, by {judged['question']['metric']} on {judged['pairs']:d} {on} pairs, over all "
+        f"dims. Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.{selected}",
+    )
+    no_interval = [f"No interval of {name}: {reason}" for name, reason in judged["undefined"].items()]
+    diagnostic = "Adversarial diagnostic: positives across categories against negatives within one"
+    pictures, worst = _pictures(run), run.scores["worst"]
+    sections = [
+        Section("By dim", _main_table(run)),
+        Section(pictures=pictures),
+        Section(f"All figures on {on}: before → after, 95 % of the difference", _all_table(judged), no_interval),
+        Section(diagnostic, _diagnostic_table(judged)),
+        Section(f"The {len(worst)} pairs most wrong at the largest dim, texts masked", _worst_table(worst)),
+        _lint_section(run.lint),
+        Section("Data and environment", _environment_table(run)),
+    ]
+    return page(f"{run.folder.name}: {verdict}", run.folder.name, lead, sections)
+
+
+def _pictures(run: Record) -> list[Picture]:
+    scores, judged = run.scores, run.judged
+    labels, before, after = scores["labels"], scores["baseline"], scores["final"]
+    frozen = scores["thresholds"]["final"]
+    metric = judged["question"]["metric"]
+    pictures = [
+        Picture(draw_dims({"after": judged}, metric), f"{metric} against the dim, with 95 % intervals"),
+        Picture(draw_loss(run.steps, run.plan["phases"]), "Loss and learning rate by step, phases as bands"),
+        Picture(draw_histograms(labels, before, after, frozen), "Cosines of positive and negative pairs"),
+        Picture(draw_roc(labels, before, after), "ROC curves, before and after"),
+        Picture(draw_threshold(labels, after, frozen), "Where the frozen threshold stands on these pairs"),
+    ]
+    if run.strength:
+        grey = ", on grey what was ruled out" if run.strength.get("ruled_out") else ""
+        caption = f"Metric by strength of the update; the line is what was chosen{grey}"
+        pictures.append(Picture(draw_strength(run.strength), caption))
+    return pictures
+
+
+def _main_table(run: Record) -> Table:
+    judged = run.judged
+    metric = judged["question"]["metric"]
+    rows = []
+    for dim in judged["final"]:
+        changes = [change(judged, dim, name) for name in TITLES]
+        interval = _interval(judged["intervals"]["difference"][dim][metric])
+        rows.append([dim, judged["verdicts"][dim], *changes, interval])
+    titles = TITLES | ({"f1": "F1 (in-sample)"} if run.in_sample else {})
+    headings = ["dims", "verdict", *titles.values(), f"{TITLES.get(metric, metric)} difference, 95 %"]
+    return Table(headings, rows, numbers=range(len(headings)))
+
+
+def _all_table(judged: Mapping[str, Any]) -> Table:
+    names = list(next(iter(judged["final"].values())))
+    ends = judged["intervals"]["difference"]
+    rows = [
+        [name, *(f"{change(judged, dim, name)}\n{_interval(ends[dim].get(name))}" for dim in judged["final"])]
+        for name in names
+    ]
+    headings = ["metric", *(f"{dim} dims" for dim in judged["final"])]
+    return Table(headings, rows, numbers=range(1, len(headings)))
+
+
+def _diagnostic_table(judged: Mapping[str, Any]) -> Table:
+    rows = []
+    for dim, entry in judged["diagnostic"].items():
+        values = [_number(entry[system][name]) for system in ("baseline", "model") for name in ("roc_auc", "f1")]
+        rows.append([dim, entry["status"], f"{entry['positives']} / {entry['negatives']}", *values])
+    headings = ["dims", "status", "positives / negatives", "ROC-AUC before", "F1 before", "ROC-AUC after", "F1 after"]
+    return Table(headings, rows, numbers=(0, 2, 3, 4, 5, 6))
+
+
+def _worst_table(worst: Sequence[Mapping[str, Any]]) -> Table:
+    # Masked when they were written, and once more: the file may have been made otherwise.
+    rows = [
+        [
+            str(pair["row"]),
+            "positive" if pair["label"] else "negative",
+            f"{pair['baseline']:.3f} → {pair['final']:.3f}",
+            *map(mask_text, pair["texts"]),
+        ]
+        for pair in worst
+    ]
+    return Table(["row", "label", "cosine", "text 1", "text 2"], rows, numbers=(0, 2), texts=(3, 4))
+
+
+def _lint_section(record: Mapping[str, Any] | None) -> Section:
+    """What lint.json holds; a run without a data check has none."""
+    if record is None:
+        return Section("Lint", notes=["No lint.json in the run folder."])
+    rows = []
+    for finding in record["findings"]:
+        examples = ("rows " + ", ".join(map(str, finding["rows"]))) if finding["rows"] else ""
+        file = Path(finding["source"]).name
+        rows.append([finding["severity"], file, finding["name"], finding["message"], examples, finding["fix"]])
+    headings = ["severity", "file", "finding", "numbers", "examples", "fix"]
+    notes = [f"Note: {note}" for note in record["notes"]]
+    return Section(
+        "Lint", Table(headings, rows, texts=(3, 5)) if rows else None, notes if rows else ["Nothing found.", *notes]
+    )
+
+
+def _environment_table(run: Record) -> Table:
+    judged, metadata, config = run.judged, run.metadata, run.config
+    forgotten = run.metrics["dev"]["forgetting"]
+    data = {f"data.{key}": config["data"][key] for key in ("train", "dev", "test") if config["data"].get(key)}
+    rows = {
+        "base model": config["model"]["name"],
+        **data,
+        "rows": metadata["rows"],
+        "texts shared between the parts": metadata["overlapping_texts"],
+        "judged pairs, drawn as": f"{judged['pairs']}; {judged['groups']['count']} {judged['groups']['kind']}",
+        "highest Spearman reachable": _number(judged["spearman_ceiling"]),
+        "thresholds": judged["thresholds_from"]["model"],
+        **({"general similarity, Spearman": _changes(forgotten)} if forgotten else {}),
+        **({"strengths ruled out": _spans(run.strength)} if run.strength and run.strength.get("ruled_out") else {}),
+        "trained values": f"{metadata['trained_count']:,} of {metadata['model']['parameters']:,}",
+        "steps": f"{metadata['steps']} in {metadata['seconds']:.0f} s",
+        "device": f"{metadata['device']}, {metadata['encoder_path']}, precision {metadata['precision']}",
+        "processes": metadata["processes"],
+        "versions": metadata["versions"],
+        "fingerprints": {name: value[:16] for name, value in metadata["fingerprints"].items()},
+    }
+    return Table(["what", "value"], [[name, _words(value)] for name, value in rows.items()], texts=(1,))
+
+
+def _spans(strength: Mapping[str, Any]) -> str:
+    """The strengths that were ruled out, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for alpha, reason in strength["ruled_out"].items():
+        reasons.setdefault(reason, []).append(alpha)
+    return "; ".join(f"{', '.join(alphas)}: {reason}" for reason, alphas in reasons.items())
+
+
+def _changes(forgotten: Mapping[str, Any]) -> dict[str, str]:
+    """Spearman on the forgetting set, before and after, by dim."""
+    values = {dim: metrics["spearman"] for dim, metrics in forgotten.items()}
+    return {f"{dim} dims:": f"{_number(x['before'])} → {_number(x['after'])}" for dim, x in values.items()}
+
+
+def _words(value: Any) -> str:
+    return ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+
+
+def change(judged: Mapping[str, Any], dim: str, name: str) -> str:
+    """A metric at a dim before and after training: "0.8123 → 0.8391"."""
+    return f"{_number(judged['baseline'][dim][name])} → {_number(judged['final'][dim][name])}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _interval(ends: Sequence[float | None] | None) -> str:
+    return "" if ends is None or None in ends else f"({ends[0]:+.3f}, {ends[1]:+.3f})"

@@ -1,0 +1,182 @@
+"""Files that are whole or not there at all, folders that notice damage, one writer a folder, and where caches live."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from trainer.errors import StorageError
+
+MANIFEST = "manifest.json"  # size and SHA-256 of the other files of a folder
+LOCK = ".lock"
+DEBRIS = ".tmp"  # how names end that only a process that died leaves behind
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again: $TRAINER_CACHE, or matryoshka-trainer in the user's cache folder."""
+    if "TRAINER_CACHE" in os.environ:
+        return Path(os.environ["TRAINER_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matryoshka-trainer"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder where it is missing, and those above it, so that each one's name is on disk. Raises OSError."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
+def write_file(path: Path, data: bytes | str) -> None:
+    """Replace a file in one step: a reader sees the old content or the new, also after a crash.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    data = data.encode() if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{DEBRIS}")
+    try:
+        make_folder(path.parent)
+        temporary.write_bytes(data)
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except BaseException as error:
+        with suppress(OSError):  # its folder may not be there either
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise StorageError(f"{path}: cannot write: {error.strerror or error}") from error
+        raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name, then give it its own: it is there whole or not at all.
+
+    Raises:
+        StorageError: the file system refused, or the folder exists.
+    """
+    try:
+        if path.exists():
+            raise StorageError(f"{path}: exists already and is not overwritten; name another folder or remove it")
+        make_folder(path.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=DEBRIS, dir=path.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o755)  # mkdtemp's folders are private
+            for file in temporary.rglob("*"):
+                sync(file)
+            sync(temporary)
+            temporary.rename(path)
+            sync(path.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise StorageError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def remove_folder(path: Path) -> None:
+    """Take a folder's name away first: a process that dies meanwhile leaves none that is half there."""
+    renamed = path.with_name(f".{path.name}.{os.getpid()}{DEBRIS}")
+    path.rename(renamed)
+    shutil.rmtree(renamed)
+
+
+def remove_debris(folder: Path) -> None:
+    """Remove what a process that died in `write_file`, `new_folder` or `remove_folder` left in a folder."""
+    for path in folder.glob(f".*{DEBRIS}"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep every other process off a folder; the lock ends with the process, however that ends.
+
+    Raises:
+        StorageError: another process has it, or the file system refused.
+    """
+    path = folder / LOCK
+    try:
+        make_folder(folder)
+        # The file stays when the lock is given up: a process that had opened one just removed would lock nothing.
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout:
+        raise StorageError(f"{folder}: another process runs there; wait for its end, or name another folder") from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot lock: {error.strerror or error}") from error
+    with lock:
+        yield
+
+
+def write_manifest(folder: Path) -> None:
+    """Note size and SHA-256 of every file of a folder; to be called last."""
+    files = {str(file.relative_to(folder)): _seal(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    (folder / MANIFEST).write_text(json.dumps(files, indent=2), encoding="utf-8")
+
+
+def find_damage(folder: Path, required: Collection[str] = ()) -> str | None:
+    """What is wrong with a folder's files, None where they are what its manifest says.
+
+    Args:
+        required: files that the manifest must name.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        entries = {name: (entry["size"], entry["sha256"]) for name, entry in manifest.items()}
+        if not entries or any(name not in entries for name in required) or not all(map(_is_inside, entries)):
+            return f"{MANIFEST} is not what was written"
+        for name, sealed in entries.items():
+            if sealed != tuple(_seal(folder / name).values()):
+                return f"{name} is not what was written"
+    except OSError as error:
+        # A failing disk gives an error without a file name.
+        return f"cannot read {Path(error.filename or folder).name}: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{MANIFEST} is not what was written"
+    return None
+
+
+def _is_inside(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _seal(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def json_ready(value: Any) -> Any:
+    """NaN, which JSON has no word for, as null; everything else as it is."""
+    if isinstance(value, dict):
+        return {key: json_ready(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [json_ready(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON in one step, NaN as null. Raises StorageError."""
+    write_file(path, json.dumps(json_ready(value), indent=2, ensure_ascii=False) + "\n")

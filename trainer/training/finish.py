@@ -1,0 +1,223 @@
+"""The end of a run: how far to go, the judgement by the code of `trainer evaluate`, the export and its proof."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer import __version__
+from trainer.checkpoint.content import RunState
+from trainer.evaluation.judge import Judgement, Question, conclude, judgement_record
+from trainer.evaluation.scoring import pair_cosines
+from trainer.evaluation.thresholds import FILE as THRESHOLDS
+from trainer.evaluation.thresholds import Thresholds, fit_thresholds, thresholds_text
+from trainer.model.embedding import embed, embed_cached
+from trainer.model.encoder import Encoder, weights_fingerprint
+from trainer.model.export import check_trained, choose_probes, export, merged
+from trainer.report.plots import INSTALL
+from trainer.report.run_page import write_report
+from trainer.system import distributed as ranks
+from trainer.system.console import console
+from trainer.system.files import json_ready, write_json
+from trainer.system.run_files import METADATA, METRICS, MODEL, REPORT, SCORES
+from trainer.system.signals import Signals
+from trainer.text.masking import mask_text
+from trainer.training.model_card import model_card, print_summary
+from trainer.training.setup import Run, load_base
+from trainer.training.strength import FULL, choose_strength, set_strength
+
+RULE = "f1"  # how the thresholds that go with the model are fitted
+WORST = 20  # pairs that are shown to a person
+LONGEST_SHOWN = 400  # characters of their texts
+
+
+def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None:
+    """From the best weights to an exported model that was judged and proven. Returns what metrics.json holds.
+
+    The ranks embed together; then the first goes on alone and the others are done, with None.
+
+    Raises:
+        CheckpointError: training changed nothing, or what was exported is not what was trained.
+        StorageError: a file cannot be written.
+    """
+    assert state.best is not None  # the last step is always evaluated
+    # ---- The best weights: what merging keeps, and training has changed.
+    trained, start = state.best.weights, run.start_values()
+    run.encoder.eval()
+    set_strength(run.parameters, start, trained, FULL)
+    untouched = load_base(run.config, run.model_name).to(run.device)
+    probes = choose_probes(run.data.dev.texts)
+    check_trained(run.encoder, untouched, probes)
+
+    # ---- Strength: how far to go from the untouched weights to these.
+    alpha = choose_strength(run, start, trained) if run.config.eval.choose_strength else FULL
+    set_strength(run.parameters, start, trained, alpha)
+
+    # ---- Judgement, before and after, on every held-out set.
+    systems = {"model": merged(run.encoder).to(run.device), "baseline": untouched}
+    embeddings = embed_held_out(run, systems)
+    if not run.is_main:
+        return None
+    judgements = judge_run(run, systems, embeddings)
+    records = {name: record_of(judgement) for name, judgement in judgements.items()}
+    judged_on = list(records)[-1]  # test, where there is one: dev has picked the model
+    thresholds = judgements["dev"].thresholds
+    metrics: dict[str, Any] = {key: records["dev"][key] for key in ("baseline", "final")}
+    metrics |= {"verdict": records[judged_on]["verdict"], "verdict_on": judged_on, "best_step": state.best.step}
+    metrics |= {"strength": alpha, **records, "evaluations": state.evaluations}
+
+    # ---- Export, read back from disk and compared.
+    card = model_card(run.config, records[judged_on], judged_on, alpha)
+    kept_beside = {THRESHOLDS: thresholds_text(thresholds["model"])}
+    differences = export(run.encoder, untouched, run.folder, card, probes, kept_beside, untouched=alpha == 0)
+
+    # ---- The last files. With metrics.json the run is finished, so no signal may come between it and the exit code.
+    write_json(run.folder / SCORES, score_record(run, judged_on, embeddings[judged_on], thresholds))
+    write_json(run.folder / METADATA, metadata(run, state, alpha, differences))
+    drawn = find_spec("matplotlib") is not None
+    if drawn:
+        write_report(run.folder, json_ready(metrics))
+    signals.ignore()
+    write_json(run.folder / METRICS, metrics)
+    print_summary(records, state.best.step, alpha, run.folder / MODEL)
+    console.print(f"Report: {run.folder / REPORT}" if drawn else INSTALL, markup=False)
+    return metrics
+
+
+def embed_held_out(run: Run, systems: dict[str, Encoder]) -> dict[str, dict[str, np.ndarray]]:
+    """Embeddings [T, E] by set ("dev", "test", "general") and system, in fp32. Collective."""
+    sets = {"dev": run.dev, "test": run.test, "general": run.general}
+    return {
+        name: {
+            system: (embed_cached if system == "baseline" else embed)(encoder, pairs.tokens)
+            for system, encoder in systems.items()
+        }
+        for name, pairs in sets.items()
+        if pairs is not None
+    }
+
+
+def judge_run(
+    run: Run, systems: dict[str, Encoder], embeddings: dict[str, dict[str, np.ndarray]]
+) -> dict[str, Judgement]:
+    """Judgements on "dev" and, where there is one, "test", in this order; thresholds are fitted on dev."""
+    config, dev = run.config, run.data.dev
+    thresholds = {
+        system: fit_thresholds(
+            pair_cosines(embeddings["dev"][system], dev, config.loss.dims),
+            dev,
+            config.loss.dims,
+            RULE,
+            weights_fingerprint(encoder),
+        )
+        for system, encoder in systems.items()
+    }
+    general = (run.data.general, embeddings["general"]) if run.data.general is not None else None
+    judgements = {}
+    for name, table in (("dev", dev), ("test", run.data.test)):
+        if table is not None:
+            question = Question(
+                model=MODEL,  # within the folder of the run, wherever that is
+                pairs=table.source,
+                dev=dev.source if name == "test" else None,
+                baseline=config.model.name,
+                dims=config.loss.dims,
+                label_scale=config.data.label_scale,
+                positive_threshold=config.data.positive_threshold or None,
+                rule=RULE,
+                metric=config.eval.metric,
+                forgetting=config.data.forgetting or None,
+            )
+            forgetting = general if name == "dev" else None
+            judgements[name] = conclude(question, table, embeddings[name], thresholds, forgetting)
+    return judgements
+
+
+def record_of(judgement: Judgement) -> dict[str, Any]:
+    """As `trainer evaluate --json` writes it, the trained model called "final"."""
+    record = judgement_record(judgement)
+    return {"baseline": record.pop("baseline"), "final": record.pop("model"), **record}
+
+
+def score_record(
+    run: Run, name: str, embeddings: dict[str, np.ndarray], thresholds: dict[str, Thresholds]
+) -> dict[str, Any]:
+    """scores.json: the cosine of every judged pair before and after, and the pairs most wrong after, texts masked."""
+    table = run.data.test if name == "test" and run.data.test is not None else run.data.dev
+    dims = run.config.loss.dims
+    names = {"baseline": "baseline", "model": "final"}
+    cosines = {names[system]: pair_cosines(embeddings[system], table, dims) for system in names}
+    largest = dims.index(max(dims))
+    threshold = thresholds["model"].values[str(max(dims))]
+    wrong_by = np.where(table.label, threshold - cosines["final"][largest], cosines["final"][largest] - threshold)
+    worst = np.argsort(-wrong_by, kind="stable")[:WORST]
+    return {
+        "set": name,
+        "labels": table.label.astype(int).tolist(),
+        "thresholds": {names[system]: fitted.values for system, fitted in thresholds.items()},
+        **{
+            system: {str(dim): np.round(scores, 5).tolist() for dim, scores in zip(dims, rows, strict=True)}
+            for system, rows in cosines.items()
+        },
+        "worst": [
+            {
+                "row": int(table.row[pair]),
+                "label": int(table.label[pair]),
+                "texts": [shown(table.texts[texts[pair]]) for texts in (table.text1, table.text2)],
+                **{system: round(float(rows[largest, pair]), 4) for system, rows in cosines.items()},
+            }
+            for pair in worst
+        ],
+    }
+
+
+def shown(text: str) -> str:
+    """A text as it may leave the data set: masked, and not longer than a person reads."""
+    masked = " ".join(mask_text(text).split())
+    return masked if len(masked) <= LONGEST_SHOWN else masked[:LONGEST_SHOWN] + " ..."
+
+
+def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, float]) -> dict[str, Any]:
+    """training_metadata.json, read from what is there."""
+    spec = run.encoder.spec
+    return {
+        "versions": {
+            "trainer": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
+        },
+        "device": str(run.device),
+        "encoder_path": run.encoder.path,
+        "precision": run.numerics.precision,
+        "products": dict(run.numerics.products),
+        "precision_reason": run.numerics.reason,
+        "choices": asdict(run.choices),
+        "processes": ranks.world_size(),
+        "threads": torch.get_num_threads(),
+        "model": {
+            "name": spec.name,
+            "pooling": spec.pooling,
+            "max_length": spec.max_length,
+            "width": run.encoder.width,
+            "parameters": sum(parameter.numel() for parameter in run.encoder.parameters()),
+        },
+        "trained": {name: list(parameter.shape) for name, parameter in run.parameters.items()},
+        "trained_count": sum(parameter.numel() for parameter in run.parameters.values()),
+        "strength": alpha,
+        "fingerprints": run.fingerprints,
+        "rows": {"train": len(run.data.train), "dev": len(run.data.dev)},
+        "overlapping_texts": run.data.overlap,
+        "texts_at_max_length": int((run.tokens.lengths == spec.max_length).sum()),
+        "scale": float(torch.as_tensor(run.objective.scale).detach()),
+        "steps": state.step,
+        "seconds": round(state.seconds, 3),
+        "resumed_at": state.resumed_at,
+        "inexact_resumes": state.inexact,
+        "reload_differences": differences,
+    }

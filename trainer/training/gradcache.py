@@ -1,0 +1,79 @@
+"""Batches larger than memory: embed in chunks, take the loss on the embeddings, replay the chunks with gradient.
+
+The contrastive loss needs all embeddings of a batch at once, the encoder does not. So (1) embed every chunk and forget
+its graph; (2) compute the loss and its gradient on the embeddings; (3) embed every chunk again, with the same dropout,
+keep its graph, and push the embeddings' gradient through it. Activations of one chunk are alive at a time, and the
+gradient is that of the whole batch (Gao et al. 2021, arXiv:2101.06983). One chunk takes the direct way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from trainer.loss.objective import Loss
+from trainer.model.packing import TokenBatch
+from trainer.system.devices import random_state, set_random_state
+
+
+def backward_in_chunks(
+    encode: Callable[[TokenBatch], Tensor],
+    batches: Sequence[TokenBatch],
+    positions: Sequence[Tensor],
+    loss_of: Callable[[Tensor], Loss],
+    backward: Callable[[Tensor], None],
+    autocast: Callable[[], AbstractContextManager[None]],
+) -> Loss:
+    """Accumulate the gradient of one contrastive batch that is encoded in chunks.
+
+    Args:
+        encode: token batch -> embeddings [n, E].
+        batches: the chunks, on the encoder's device.
+        positions: for each chunk [n], which rows of the whole [N, E] its embeddings are.
+        loss_of: embeddings [N, E] -> loss.
+        backward: runs backward from a scalar (with loss scaling where the precision needs it).
+        autocast: context for the encoder's forward.
+    """
+    if len(batches) == 1:
+        with autocast():
+            rows = encode(batches[0])
+        loss = loss_of(rows[_inverse(positions)])
+        backward(loss.total)
+        return loss
+
+    states, parts = [], []
+    for batch in batches:
+        states.append(_random_state(batch.input_ids.device))
+        # On a GPU with a graph that is thrown away: a layer compiled without gradient would draw other dropout.
+        with autocast(), torch.set_grad_enabled(batch.input_ids.device.type == "cuda"):
+            parts.append(encode(batch).detach())
+    embeddings = torch.cat(parts)[_inverse(positions)].requires_grad_()
+    loss = loss_of(embeddings)
+    backward(loss.total)
+    gradient = embeddings.grad
+    assert gradient is not None  # every embedding of a batch takes part in its loss
+    after = _random_state(embeddings.device)
+    for batch, state, where in zip(batches, states, positions, strict=True):
+        _set_random_state(state, batch.input_ids.device)
+        with autocast():
+            rows = encode(batch)
+        rows.backward(gradient[where].to(rows.dtype))
+    _set_random_state(after, embeddings.device)
+    return loss
+
+
+def _inverse(positions: Sequence[Tensor]) -> Tensor:
+    """Index that puts the chunks' rows, end to end, back in the order of the batch."""
+    return torch.cat(list(positions)).argsort()
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.get_rng_state(), random_state(device)
+
+
+def _set_random_state(state: tuple[Tensor, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    set_random_state(device, state[1])

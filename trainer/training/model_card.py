@@ -1,0 +1,112 @@
+"""The model card, and the table a run ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from trainer.config import Config
+from trainer.system.console import console
+
+SHOWN = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "best F1"}
+MEANING = {
+    "BETTER": "the 95 % interval of the difference to the untouched model lies above 0 at every dim",
+    "NOT BETTER": "at some dim no part of the difference's 95 % interval lies above 0: keep using the untouched model",
+    "UNCLEAR": "at some dim the difference's 95 % interval holds 0: these pairs cannot tell a gain from luck",
+}
+
+
+def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: float, model: Path) -> None:
+    """The end of a run: before, after and verdict at every dim of each held-out set, and how to use the model.
+
+    Args:
+        records: what was found on "dev" and, where there is one, "test"; the last one's verdict counts.
+    """
+    for name, record in records.items():
+        _print_changes(name, record)
+    for dim, entry in (records["dev"]["forgetting"] or {}).items():
+        before, after = (entry["spearman"][when] for when in ("before", "after"))
+        console.print(
+            f"General similarity at {dim} dims, Spearman: {before:.4f} -> {after:.4f} ({after - before:+.4f})"
+        )
+    name, record = list(records.items())[-1]
+    console.print(
+        f"{record['verdict']} on {name}: {MEANING[record['verdict']]} (best at step {best_step}, strength "
+        f"{alpha:.1f}).",
+        markup=False,
+    )
+    if name == "dev":
+        console.print("Dev has also picked the model, so expect a little less on other pairs; data.test would tell.")
+    console.print(f"Model: {model}\n", markup=False)
+    console.print(usage(model, min(record["final"], key=int)), markup=False)
+
+
+def _print_changes(name: str, record: dict[str, Any]) -> None:
+    metric = record["question"]["metric"]
+    table = Table(title=f"{name.capitalize()} pairs: baseline -> final (difference)", title_justify="left")
+    table.add_column("dim", justify="right")
+    shown = {**SHOWN, "f1": "F1 at dev's threshold" if name == "test" else SHOWN["f1"]}
+    for heading in (*shown.values(), f"95 % of {shown.get(metric, metric)}", "verdict"):
+        table.add_column(heading, justify="right")
+    for dim, after in record["final"].items():
+        before = record["baseline"][dim]
+        cells = (f"{before[key]:.4f} -> {after[key]:.4f} ({after[key] - before[key]:+.4f})" for key in shown)
+        low, high = record["intervals"]["difference"][dim][metric]
+        table.add_row(dim, *cells, f"{low:+.3f} to {high:+.3f}", record["verdicts"][dim])
+    console.print(table)
+    for undefined, reason in record["undefined"].items():
+        if undefined == metric:
+            console.print(f"No interval of {metric} on {name}: {reason}", markup=False)
+
+
+def usage(model: Path, dim: str) -> str:
+    """Three lines of code that use the exported model."""
+    return (
+        "from sentence_transformers import SentenceTransformer\n"
+        f'model = SentenceTransformer("{model}", truncate_dim={dim})\n'
+        'print(model.similarity(model.encode(["vpn is down"]), model.encode(["cannot connect from home"])))'
+    )
+
+
+def model_card(config: Config, record: dict[str, Any], on: str, alpha: float) -> str:
+    """README.md of the exported model: what it is, how it did, how to use it. It quotes no training text.
+
+    Args:
+        record: what was found on the held-out set `on`.
+    """
+    columns, metric = ("spearman", "roc_auc"), config.eval.metric
+    rows = []
+    for dim, after in record["final"].items():
+        cells = [f"{values[key]:.4f}" for key in columns for values in (record["baseline"][dim], after)]
+        low, high = record["intervals"]["difference"][dim][metric]
+        rows.append(f"| {dim} | {' | '.join(cells)} | {low:+.3f} to {high:+.3f} | {record['verdicts'][dim]} |")
+    dims = ", ".join(map(str, config.loss.dims))
+    how = f"LoRA (rank {config.lora.rank})" if config.lora.enabled else "full fine-tuning"
+    return "\n".join(
+        [
+            "---",
+            "library_name: sentence-transformers",
+            "pipeline_tag: sentence-similarity",
+            "tags: [sentence-similarity, matryoshka]",
+            "---",
+            "",
+            f"# {Path(config.model.name).name}, fine-tuned on labelled pairs",
+            "",
+            f"Trained by {how} with multiple-negatives ranking at the dims {dims}; strength of the update {alpha:.1f}.",
+            f"Against the untouched model, by {metric} on {record['pairs']} held-out pairs ({on}): "
+            f"**{record['verdict']}**.",
+            "",
+            "| dim | Spearman before | after | ROC-AUC before | after | 95 % of the difference | verdict |",
+            "|---:|---:|---:|---:|---:|---:|---|",
+            *rows,
+            "",
+            'Thresholds of "same problem", fitted on dev, are in `thresholds.json`.',
+            "",
+            "```python",
+            usage(Path("path/to/model"), min(record["final"], key=int)),
+            "```",
+            "",
+        ]
+    )
