@@ -1,7 +1,7 @@
 """Compile the attention kernels for each GPU target, without a GPU, and say what they take.
 
 python bench/kernels.py                          every target and type: bench/results/kernels.json and bench/kernels.md
-python bench/kernels.py --flags full             the same with bias, dropout and the bias's gradient alone: 6 minutes of a processor
+python bench/kernels.py --flags full             the same with all that a kernel can do alone: some 6 minutes
 python bench/kernels.py --render                 bench/kernels.md from the record, nothing compiled
 python bench/kernels.py --capability 90 --dtype bf16 --width 64 --json      some alone, as JSON lines, nothing written
 python bench/kernels.py --tile 128 128 4 3 ...   with another tile: tokens owned, walked, warps, stages
@@ -28,10 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 import triton
-from bench.records import RESULTS, environment, save_record
-from trainer.model.attention_triton import KERNELS, kernel_constants, kernel_options
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from bench.records import RESULTS, environment, save_record
+from trainer.model.attention_triton import KERNELS, kernel_constants, kernel_options
 
 PAGE = Path(__file__).with_suffix(".md")
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
