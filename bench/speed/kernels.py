@@ -1,7 +1,7 @@
 """Compile the attention kernels for each GPU target, without a GPU, and say what they take.
 
 python -m bench.speed.kernels                    every target and type: the record and bench/kernels.md
-python -m bench.speed.kernels --flags full       the same with bias, dropout and the bias's gradient alone
+python -m bench.speed.kernels --flags full       the same with all that a kernel can do alone: some 6 minutes
 python -m bench.speed.kernels --render           bench/kernels.md from the record, nothing compiled
 python -m bench.speed.kernels --capability 90 --dtype bf16 --width 64 --json    some, as JSON lines, nothing written
 python -m bench.speed.kernels --tile 128 128 4 3 with another tile: tokens owned, walked, warps, stages
@@ -148,7 +148,7 @@ def occupancy(registers: int, shared: int, warps: int, limits: Limits) -> float:
 
 def workload_lengths(pairs: int = 64, longest: int = 384) -> np.ndarray:
     """Tokens of the titles and bodies of a batch, an even share of each tenth of real tickets' ranking."""
-    from workload import BODY_LENGTHS, TITLE_LENGTHS  # imports transformers, which takes longer than a kernel
+    from bench.workload import BODY_LENGTHS, TITLE_LENGTHS  # imports transformers, which takes longer than a kernel
 
     places = (np.arange(pairs) + 0.5) / pairs
     sides = [np.interp(places, np.linspace(0, 1, len(tenths)), tenths) for tenths in (TITLE_LENGTHS, BODY_LENGTHS)]

@@ -194,9 +194,8 @@ def kernel_options(kernel: str, dtype: torch.dtype, head_width: int, device: str
     """What a kernel is compiled with: the tokens that a program owns and those that it walks at a time, warps, stages.
 
     One table serves every card: with it none of the capabilities 80, 86, 89, 90, 100 and 120 spills a register in bf16,
-    and all stay within their shared memory (bench/kernels.md). The tiles are the largest of which this is true. Larger
-    ones also compute more padding: of real tickets' scores 64 by 64 computes 1.43 times those that are there, 64 by 32
-    1.24 times.
+    and all stay within their shared memory (bench/kernels.md). Larger tiles spill, and compute more padding: of real
+    tickets' scores 64 by 64 computes 1.43 times those that are there, 64 by 32 1.24 times.
 
     Args:
         kernel: a key of `KERNELS`.
