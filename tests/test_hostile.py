@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save, save_file
 from test_encoder import Payload, edit, write_old_layout
 from test_pairs import BAD_FILES, EDITS, Edits, edited
 
-from trainer.data import readers
+from trainer.data import text_files
 from trainer.data.incidents import generate_pairs
 from trainer.data.tickets import Columns, Filter, load_tickets
 from trainer.errors import InputError
@@ -103,7 +103,7 @@ def place(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     good.rename(kept)
     shutil.copytree(kept, good)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(readers, "GZIP_ALWAYS_BYTES", 10**6)
+    monkeypatch.setattr(text_files, "GZIP_ALWAYS_BYTES", 10**6)
     yield Place(good, tmp_path / "canary")
     shutil.rmtree(good)
     kept.rename(good)

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from trainer.data import readers
+from trainer.data import text_files
 from trainer.data.pairs import FIELDS, PairTable, pairs_from_columns, positives_of, read_pairs
 from trainer.data.split import check_overlap, connected_components, require_both_classes, split_by_component
 from trainer.errors import InputError
@@ -593,11 +593,11 @@ def test_a_gzip_bomb_is_refused_at_the_bound_and_a_file_within_it_is_read(
 ) -> None:
     columns = GOOD | {"texts1": ["x" * 300_000, "b", "c"]}
     path = write(tmp_path, ".csv.gz", columns)
-    assert path.stat().st_size * readers.GZIP_MAX_RATIO < 300_000
+    assert path.stat().st_size * text_files.GZIP_MAX_RATIO < 300_000
     assert len(read_pairs(path)) == 3  # small enough to be allowed any ratio
-    monkeypatch.setattr(readers, "GZIP_ALWAYS_BYTES", 1000)
+    monkeypatch.setattr(text_files, "GZIP_ALWAYS_BYTES", 1000)
     refused(path, "expands to more than", "uncompressed")
-    monkeypatch.setattr(readers, "GZIP_MAX_RATIO", 1000)
+    monkeypatch.setattr(text_files, "GZIP_MAX_RATIO", 1000)
     assert len(read_pairs(path)) == 3
 
 
@@ -725,3 +725,59 @@ def test_texts_that_the_real_train_and_dev_share_are_found(shared_data: Path) ->
     assert check_overlap(train, dev, allow=True) == len(plain[0] & plain[1]) == 17
     with pytest.raises(InputError, match="17 of its texts are also in"):
         check_overlap(train, dev, allow=False)
+
+
+# ---- columns in memory
+
+
+class Frame(dict):
+    """As pandas: names on the outside, and columns that only know `tolist`."""
+
+
+class Series:
+    def __init__(self, values: list[Any]) -> None:
+        self.values = np.array(values, dtype=object)
+
+    def tolist(self) -> list[Any]:
+        return self.values.tolist()
+
+
+SINGULAR = ("text1", "text2", "label", "phase", "category1", "category2")
+
+
+def columns_of(kind: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    columns = (["a", "b", "c"], ["d", "e", "f"], [1, 0, 1], [1, 1, 2], ["x", "y", "x"], ["x", "x", "z"])
+    return {name: kind(values) for name, values in zip(names, columns, strict=True)}
+
+
+@pytest.mark.parametrize("names", [tuple(field.plural for field in FIELDS), SINGULAR], ids=["plural", "singular"])
+@pytest.mark.parametrize("kind", [list, tuple, np.array, Series, lambda values: [*np.array(values)]])
+def test_columns_of_every_kind_are_the_same_pairs(kind: Any, names: tuple[str, ...]) -> None:
+    expected = pairs_from_columns(columns_of(list, SINGULAR))
+    table = pairs_from_columns(Frame(columns_of(kind, names)), "frame")
+    assert table.fingerprint() == expected.fingerprint() and (expected.source, table.source) == ("pairs", "frame")
+    assert table.phase.tolist() == [1, 1, 2] and table.categories2 == ["x", "x", "z"]
+
+
+def test_a_data_frame_is_read_as_it_is() -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    columns = columns_of(list, SINGULAR) | {"category1": ["x", None, float("nan")]}
+    table = pairs_from_columns(pandas.DataFrame(columns))
+    assert table.categories1 == ["x", "", ""] and table.label.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"label": [1, 7, 0]}, ["frame: row 2, label: 7 is not between 0 and 1"]),
+        ({"text2": ["d", None, "f"]}, ["frame: row 2, text2: null is not a text"]),
+        ({"text1": np.array([1, 2, 3])}, ["frame: row 1, text1: 1 is not a text"]),
+        ({"phase": [1.0, 1.0, float("nan")]}, ["row 1, phase: 1.0 is not a phase"]),
+        ({"label": [1, 0]}, ["differ in length"]),
+        ({"label": "110"}, ["'110'", "make it a list"]),
+    ],
+)
+def test_errors_in_columns_name_source_row_and_field(change: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        pairs_from_columns(columns_of(list, SINGULAR) | change, "frame")
+    assert_one_line(caught.value, *words)

@@ -22,7 +22,9 @@ from trainer.evaluation.pair_metrics import roc_points
 from trainer.lint.findings import Finding
 from trainer.main import cli
 from trainer.report import plots as figures
-from trainer.report.run_page import read_run, write_comparison, write_report
+from trainer.report.comparison import write_comparison
+from trainer.report.record import read_run
+from trainer.report.run_page import write_report
 from trainer.training import finish
 
 pytest.importorskip("matplotlib")
@@ -148,7 +150,7 @@ def test_lint_findings_are_shown(run: Path) -> None:
     assert record["findings"], "the run's own lint found something to show"
     own = Page((run / "report.html").read_text())
     for finding in record["findings"]:
-        assert finding["said"] in own.text["td"] and Path(finding["source"]).name in own.text["td"]
+        assert finding["message"] in own.text["td"] and Path(finding["source"]).name in own.text["td"]
     said = "475 of 15000 (3.2 %) rows <i>repeat</i>"  # such figures are no telephone number
     leak = asdict(Finding("serious", "leak", "pairs/dev.json", said, {}, [3, 14, 15], "split by ticket"))
     (run / "lint.json").write_text(json.dumps(record | {"findings": [leak], "notes": ["no TF-IDF"]}))

@@ -36,7 +36,7 @@ def make_stepper(tiny_model, tmp_path):
 
     def make(name, changes=None, lag=0):
         overrides = [f"{key}={value}" for key, value in (changes or {}).items()]
-        run = build_run(read_inputs(load_config(config, overrides), tmp_path / name))
+        run = build_run(read_inputs(load_config(config, overrides), tmp_path / name, {}))
         run.encoder.train()
         return Stepper(run, lag)
 

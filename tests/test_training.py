@@ -79,7 +79,6 @@ def steps_of(folder: Path) -> list[dict]:
     return [line for line in lines(folder) if "loss" in line]
 
 
-@pytest.mark.numbers
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     changes = {"lora.enabled": str(lora).lower(), "lora.rank": 4, "optim.lr": 5e-3, "data.test": pair_files["test"]}
@@ -174,7 +173,6 @@ def test_the_quickstart_visibly_learns(tmp_path, capfd):
     assert "Plan" in said and "BETTER" in said and "SentenceTransformer" in said
 
 
-@pytest.mark.numbers
 def test_a_run_ends_with_what_trainer_evaluate_finds(run_small, tiny_model, pair_files):
     code, folder = run_small("run", {"data.test": pair_files["test"], "lora.enabled": "true", "optim.lr": 5e-3})
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -315,7 +313,6 @@ def test_a_run_that_changes_nothing_fails(run_small, monkeypatch, capfd):
     assert code == 4 and "training changed nothing" in capfd.readouterr().err
 
 
-@pytest.mark.numbers
 def test_the_same_seed_gives_the_same_weights_whatever_the_cadence(run_small):
     _, one = run_small("one")
     _, two = run_small("two", {"eval.every": 1, "log.every": 2, "checkpoint.every": 3})
@@ -345,7 +342,6 @@ def test_a_signal_with_or_after_the_last_file_changes_nothing(moment, run_small,
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.mark.numbers
 @pytest.mark.parametrize("changes", [{}, {"lora.enabled": "true", "train.tokens_per_chunk": 200}])
 def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, changes):
     _, whole = run_small("whole", changes)
@@ -616,7 +612,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files,
     metrics = json.loads((two / "metrics.json").read_text())
     question = Question(str(two / "model"), str(pair_files["dev"]), baseline=str(model), dims=(64, 16))
     found = judge(question)
-    for dim, values in found.found.metrics["model"].items():
+    for dim, values in found.assessment.metrics["model"].items():
         assert metrics["final"][dim] == pytest.approx(values, abs=1e-6, nan_ok=True)
     metadata = json.loads((two / "training_metadata.json").read_text())
     assert metadata["processes"] == 2

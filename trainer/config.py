@@ -85,8 +85,9 @@ class TrainConfig:
     tokens_per_chunk: int = 0
     """Most tokens that go through the encoder at once; 0 puts no limit. It changes memory, not the batch's gradient
     (dropout draws other masks)."""
-    compile: bool = True
-    """Compile the encoder's layers on a GPU (torch.compile); about a minute, once a run."""
+    compile: str = "auto"
+    """Compile the encoder's layers on a GPU (torch.compile): "on", "off", or "auto": where the run is long enough
+    to win back the time, about a minute."""
     seed: int = 0
     timeout: float = 1800.0
     """Seconds that a process waits for the others before it gives the run up."""
@@ -122,7 +123,7 @@ class EvalConfig:
     every: int = 0
     """Steps between evaluations on dev; 0 evaluates at the end of each phase."""
     metric: str = "spearman"
-    """What "best" means, at the largest dim: "spearman", "pearson", "roc_auc", "average_precision" or "f1"."""
+    """What "best" means, at the largest dim: "spearman", "roc_auc", "f1" or another of evaluation/pair_metrics.py."""
     choose_strength: bool = True
     """Dev chooses how far to go from the untouched model to the trained one; false goes all the way."""
     largest_strength: float = 1.0
@@ -207,6 +208,7 @@ _RULES = {
     "train.batch_size": _Rule(lambda value: value >= 2, "use 2 or more: one pair has nothing to be told apart from"),
     "train.precision": _one_of("auto", "fp32", "bf16", "fp16"),
     "train.tokens_per_chunk": _NOT_NEGATIVE,
+    "train.compile": _one_of("auto", "on", "off"),
     "train.timeout": _Rule(lambda value: 1 <= value <= 10**7, "use seconds from 1 to 10000000"),
     "train.seed": _Rule(lambda value: 0 <= value < 2**32, "use a whole number from 0 to 4294967295"),
     "optim.lr": _POSITIVE,
@@ -222,7 +224,6 @@ _RULES = {
     "loss.scale": _POSITIVE,
     "loss.pair_weight": _NOT_NEGATIVE,
     "eval.every": _NOT_NEGATIVE,
-    "eval.metric": _one_of("spearman", "pearson", "roc_auc", "average_precision", "f1"),
     "eval.largest_strength": _Rule(lambda value: 1 <= value <= 2, "use 1 (the trained model) up to 2"),
     "eval.forgetting_limit": _NOT_NEGATIVE,
     "early_stopping.patience": _NOT_NEGATIVE,
@@ -294,6 +295,8 @@ def _build_section(section: str, values: dict[str, Any], origin: dict[str, str],
         where = origin.get(key, source)
         if name not in hints:
             raise InputError(f"{where}: unknown key {key}{_nearest(name, hints)}")
+        if key == "train.compile" and isinstance(value, bool):
+            value = "on" if value else "off"  # as it was before there was "auto"
         built[name] = _convert(value, hints[name], f"{where}: {key}")
     return cls(**built)
 

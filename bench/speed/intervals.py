@@ -20,7 +20,8 @@ import numpy as np
 
 from bench.records import RESULTS, environment, save_record
 from trainer.data.pairs import PairTable, pairs_from_columns
-from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_pairs, groups_of_texts
+from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_pairs
+from trainer.evaluation.groups import groups_of_texts
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.verdict import assess
 

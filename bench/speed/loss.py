@@ -138,12 +138,12 @@ def main() -> None:
         return
     if options.large:
         record = {"environment": environment(), "dims": DIMS, **large(options.large)}
-        console.print(f"B = {options.large}: {record['seconds']:.0f} s, {record['bytes'] / 2**20:,.0f} MiB extra")
+        console.print(f"loss B = {options.large}: {record['seconds']:.0f} s, {record['bytes'] / 2**20:,.0f} MiB extra")
         console.print(f"Record: {save_record(f'{options.name}_large', record, options.results)}", markup=False)
         return
     times = [time_both(size, options.repeats) for size in options.sizes]
     for found in times:
-        console.print(f"B = {found['size']}: {found['ratio']:.2f} x the time of the plain definition")
+        console.print(f"loss B = {found['size']}: {found['ratio']:.2f} x the time of the plain definition")
     peaks = {kind: in_child(kind, options.memory_size)["bytes"] for kind in KINDS}
     memory = {"size": options.memory_size, "bytes": peaks, "ratio": peaks["ours"] / peaks["plain"]}
     megabytes = {kind: round(value / 2**20) for kind, value in peaks.items()}

@@ -233,7 +233,13 @@ class Peer:
         from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 
         self.options, self.folder = options, folder
-        self.model = SentenceTransformer(str(model), device="cuda" if torch.cuda.is_available() else "cpu")
+        self.model = SentenceTransformer(
+            str(model),
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            model_kwargs={"attn_implementation": options.peer_attention},
+        )
+        taken = self.model[0].auto_model.config._attn_implementation
+        assert taken == options.peer_attention, f"sentence-transformers took {taken} attention"
         self.model.max_seq_length = options.max_length
         targets = (
             ["q", "k", "v", "o"] if "mpnet" in options.model else ["query", "key", "value", "attention.output.dense"]
@@ -337,6 +343,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
+def figure(options: argparse.Namespace, record: dict[str, Any]) -> str:
+    """What was measured, in one line to be pasted."""
+    peer = f", {record['ratio']:.1f} x sentence-transformers ({options.peer_attention})" if "ratio" in record else ""
+    hardware = record["environment"]["gpu"] or record["environment"]["processor"]
+    return (
+        f"throughput {options.model} {options.precision} batch {options.batch_size}: {record['tokens_per_s']:,.0f} "
+        f"tokens/s{peer}, MFU {record['mfu']:.0%}, {hardware}".replace("%", " %")
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SHAPES, default="mpnet-4")
@@ -353,6 +369,11 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+")
     parser.add_argument("--peer", action="store_true", help="sentence-transformers beside it")
     parser.add_argument(
+        "--peer-attention",
+        choices=("eager", "sdpa", "flash_attention_2"),
+        help="the peer's (default: the best that its model has without more packages: sdpa; MPNet has eager alone)",
+    )
+    parser.add_argument(
         "--bf16", action="store_true", help="our own bf16 steps beside those of fp32, on the same batches"
     )
     parser.add_argument("--warmup", type=int, default=2)
@@ -365,6 +386,7 @@ def main() -> None:
     options.batch_size = options.batch_size or PRESETS[options.preset]["batch_size"]
     options.max_length = options.max_length or SHAPES[options.model]["max_length"]
     options.dims = options.dims or ([384, 256, 128, 64] if options.model == "minilm-l6" else [768, 512, 256, 128, 64])
+    options.peer_attention = options.peer_attention or ("eager" if "mpnet" in options.model else "sdpa")
     tune_process()
     record = measure(options)
     console.print(
@@ -374,6 +396,7 @@ def main() -> None:
         + (f", bf16 {record['bf16_ratio']:.2f} x fp32" if "bf16_ratio" in record else "")
         + f", waiting {record['waiting_share']:.2%}, peak memory {record['peak_memory'] / 2**30:.1f} GiB"
     )
+    console.print(figure(options, record), markup=False)
     path = save_record(
         options.name or f"throughput_{options.model}_{options.precision}_{options.preset}", record, options.results
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +13,16 @@ from trainer.model.packing import BLOCK, Group, TokenBatch
 from trainer.system.processor import is_widened
 
 
-def choose_attention(batch: TokenBatch, bias: Tensor | None, heads: int, dropout: float) -> Callable[..., Tensor]:
-    """Attention (query, key, value [T, H * D]) -> [T, H * D] within the sequences of a batch, by where it runs.
+def choose_attention(
+    batch: TokenBatch, bias: Tensor | None, heads: int, dropout: float, way: str = "groups"
+) -> Callable[..., Tensor]:
+    """Attention (query, key, value [T, H * D]) -> [T, H * D] within the sequences of a batch.
 
     Args:
         bias: [1, H, L, L], added to the scores by position within the sequence.
+        way: "kernel", a Triton kernel for a GPU, or "groups", for any device.
     """
-    if has_kernel(batch.input_ids.device):
+    if way == "kernel":
         from trainer.model.attention_triton import packed_attention
 
         # By distance from -(L - 1) to L - 1: the first column upwards, then the first row.
@@ -37,11 +39,6 @@ def choose_attention(batch: TokenBatch, bias: Tensor | None, heads: int, dropout
         return grouped_attention(query, key, value, batch.groups, masks, heads, dropout)
 
     return attend_in_groups
-
-
-def has_kernel(device: torch.device) -> bool:
-    """Whether attention runs as a Triton kernel there; elsewhere it runs in groups of sequences."""
-    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def attention_mask(group: Group, bias: Tensor | None) -> Tensor | None:

@@ -184,11 +184,11 @@ def draw_threshold(labels: Sequence[int], after: Scores, thresholds: Mapping[str
     dim = max(after, key=int)
     scores, truth = np.array(after[dim]), np.array(labels)
     at = np.linspace(scores.min(), scores.max(), 120)
-    found = [classify_at(scores, truth, float(threshold)) for threshold in at]
+    values = [classify_at(scores, truth, float(threshold)) for threshold in at]
     styles = {"precision": "--", "recall": "-.", "f1": "-", "false_positive_rate": ":"}
     for name, style in styles.items():
         color = AFTER if name == "f1" else LATER if name == "false_positive_rate" else BEFORE
-        panel.plot(at, [one[name] for one in found], style, color=color, label=name.replace("_", " "))
+        panel.plot(at, [one[name] for one in values], style, color=color, label=name.replace("_", " "))
     panel.axvline(thresholds[dim], color="black", linewidth=1, label="frozen threshold")
     panel.set_xlabel(f"threshold on the cosine, {dim} dims")
     panel.legend(fontsize=8, frameon=False)

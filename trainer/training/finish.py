@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -196,6 +197,7 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "precision": run.numerics.precision,
         "products": dict(run.numerics.products),
         "precision_reason": run.numerics.reason,
+        "choices": asdict(run.choices),
         "processes": ranks.world_size(),
         "threads": torch.get_num_threads(),
         "model": {

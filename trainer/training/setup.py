@@ -28,16 +28,21 @@ from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.run_data import RunData, load_data, locate_model
 from trainer.errors import InputError
+from trainer.evaluation.pair_metrics import require_metric
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
 from trainer.loss.objective import Objective
 from trainer.model.embedding import tokenize_for
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.model.lora import add_lora, resolve_targets
+from trainer.model.packing import TokenBatch
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 from trainer.system.console import console
+from trainer.system.gpu import require_code
 from trainer.system.numerics import Numerics, settle_numerics
+from trainer.system.transfer import to_device
+from trainer.training.choices import Choices, choose
 from trainer.training.optimizer import build_optimizer
 from trainer.training.schedule import learning_rates
 
@@ -51,6 +56,8 @@ class Inputs:
     """As it was resolved, with `output.dir` the run's folder."""
     folder: Path
     accelerator: Accelerator
+    saved_setting: Mapping[str, Any]
+    """`Run.setting` of the run that is continued; {} for a new one."""
     numerics: Numerics
     """The precision and the products that it computes with."""
 
@@ -105,6 +112,8 @@ class Run(Inputs):
     """What trains, by name: the encoder's, and the objective's scale where that is learned."""
     optimizer: AcceleratedOptimizer
     """AdamW over exactly these, in accelerate's wrapper, which adds fp16 loss scaling."""
+    choices: Choices
+    """How the steps are computed on this device."""
 
     def setting(self) -> dict[str, Any]:
         """What, apart from the config, decides a result's last bits."""
@@ -113,6 +122,7 @@ class Run(Inputs):
             "device": self.device.type,
             "threads": torch.get_num_threads(),
             **self.numerics.setting(),
+            **self.choices.setting(),
             **{name: version(name) for name in ("torch", "transformers", "peft", "numpy")},
         }
 
@@ -133,7 +143,9 @@ def read_inputs(config: Config, folder: Path, saved_setting: Mapping[str, Any]) 
     Raises:
         InputError: the config, a file or the model is not fit for the run.
     """
+    require_metric(config.eval.metric)
     accelerator = make_accelerator(config, folder)
+    require_code(accelerator.device)
     console.quiet = not accelerator.is_main_process
     numerics = settle_numerics(config.train.precision, accelerator.device, saved_setting)
     set_seed(config.train.seed)
@@ -142,7 +154,7 @@ def read_inputs(config: Config, folder: Path, saved_setting: Mapping[str, Any]) 
     # ---- data and model
     data = load_data(config.data, config.train.seed)
     with accelerator.local_main_process_first():
-        model_name = locate_model(config, data)
+        model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
         encoder = load_base(config, model_name)
     check_dims_fit(config, encoder)
     if config.lora.enabled:
@@ -172,11 +184,11 @@ def read_inputs(config: Config, folder: Path, saved_setting: Mapping[str, Any]) 
         "tokens": tokens.fingerprint(),
     }
     encoder.to(accelerator.device)
-    encoder.compiled = config.train.compile and accelerator.device.type == "cuda"
     return Inputs(
         config=replace(config, output=OutputConfig(dir=str(folder))),
         folder=folder,
         accelerator=accelerator,
+        saved_setting=saved_setting,
         numerics=numerics,
         data=data,
         tokens=tokens,
@@ -207,9 +219,38 @@ def build_run(inputs: Inputs) -> Run:
     # The schedule and the sharing of batches stay ours, and so does the sum of gradients over ranks: no DDP wrapper.
     # DDP averages where the parts of one loss are summed, and it leaves out a learned scale, whose gradient is complete
     # before the last chunk, the one that DDP would communicate with.
-    optimizer = inputs.accelerator.prepare_optimizer(build_optimizer(parameters, config.optim))
+    choices = make_choices(inputs)
+    optimizer = inputs.accelerator.prepare_optimizer(build_optimizer(parameters, config.optim, choices.fused))
     set_seed((config.train.seed + 1 + ranks.rank()) % 2**32)  # dropout differs between ranks
-    return Run(**vars(inputs), objective=objective, parameters=parameters, optimizer=optimizer)
+    return Run(**vars(inputs), objective=objective, parameters=parameters, optimizer=optimizer, choices=choices)
+
+
+def make_choices(inputs: Inputs) -> Choices:
+    """Choose how steps are computed, by proof on a GPU, and say so. Collective."""
+    wanted, choices = inputs.config.train.compile, Choices()
+    if inputs.device.type == "cuda":
+        choices = choose(
+            inputs.encoder,
+            wanted,
+            len(inputs.sampler),
+            lambda: first_chunks(inputs),
+            inputs.autocast,
+            inputs.saved_setting.get("train.compile"),
+        )
+    elif wanted == "on":
+        choices = Choices(notes=('train.compile = "on": layers are compiled on a GPU alone',))
+    for note in choices.notes:
+        console.print(note, markup=False)
+    return choices
+
+
+def first_chunks(inputs: Inputs) -> list[TokenBatch]:
+    """The chunks of this rank in the first step, on the device."""
+    layout = inputs.layouts.build([inputs.sampler.local(0, rank) for rank in range(ranks.world_size())])
+    texts, tokens = layout.texts[ranks.rank()], inputs.tokens
+    chunks = [tokens.batch(texts[where]) for where in tokens.chunks(texts, inputs.config.train.tokens_per_chunk)]
+    moved: list[TokenBatch] = to_device(chunks, inputs.device)
+    return moved
 
 
 def load_base(config: Config, model_name: str) -> Encoder:

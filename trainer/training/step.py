@@ -19,7 +19,6 @@ from torch import Tensor
 
 from trainer.data.batch_layout import BatchLayout
 from trainer.errors import NumericError
-from trainer.model.attention import has_kernel
 from trainer.model.packing import TokenBatch
 from trainer.system import distributed as ranks
 from trainer.system.devices import widest_float
@@ -54,8 +53,9 @@ class Stepper:
 
     def __init__(self, run: Run, lag: int | None = None) -> None:
         """Args: lag: how many updates may have numbers that nobody has read; by default 1 on a GPU, else 0."""
+        on_device = run.device.type == "cuda" and run.choices.fused  # where the update is passed over
         self.run = run
-        self.lag = (1 if run.device.type == "cuda" else 0) if lag is None else lag
+        self.lag = (1 if on_device else 0) if lag is None else lag
         self.pending: deque[Pending] = deque()
 
     def prepare(self, step: int) -> Prepared:
@@ -70,7 +70,7 @@ class Stepper:
             chunks,
             [torch.from_numpy(where) for where in positions],
             tokens=sum(chunk.token_count for chunk in chunks),
-            waste=0.0 if has_kernel(run.device) else float(np.mean([chunk.waste for chunk in chunks])),
+            waste=0.0 if run.encoder.attention == "kernel" else float(np.mean([chunk.waste for chunk in chunks])),
         )
         return to_device(prepared, run.device)
 
@@ -118,7 +118,7 @@ class Stepper:
         arrived = self.settle(self.lag)
 
         # ---- update
-        if run.accelerator.scaler is None:
+        if run.accelerator.scaler is None and run.choices.fused:
             skip_next_update(run.optimizer.optimizer, when=~numbers.isfinite().all())
         run.optimizer.step()
         run.optimizer.zero_grad()
