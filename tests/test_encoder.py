@@ -24,9 +24,9 @@ from trainer.config import LoraConfig
 from trainer.errors import InputError
 from trainer.model.embedding import embed, tokenize_for
 from trainer.model.encoder import Encoder, weights_fingerprint
+from trainer.model.families import FAMILIES
 from trainer.model.loading import load_encoder
 from trainer.model.lora import add_lora
-from trainer.model.tiny import FAMILIES
 from trainer.system.console import console
 from trainer.system.files import write_manifest
 
@@ -627,6 +627,7 @@ BERT_ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.
 ATTENTION = {
     "bert": BERT_ATTENTION,
     "roberta": BERT_ATTENTION,
+    "xlm-roberta": BERT_ATTENTION,
     "mpnet": ("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"),
     "distilbert": ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
 }

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from trainer import errors
+from trainer.config import Config, setting_keys, settings_of, to_tree
 from trainer.errors import InputError
 from trainer.main import COMMANDS, cli
 from trainer.system import console as shown
 from trainer.system.arguments import parse_dims
 from trainer.training.command import default_config
+from trainer.training.settings_command import field_docstrings
 
 ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +69,69 @@ def test_help_names_every_option(capsys):
     assert all(option in said for option in ("--config", "--set", "--output-dir", "--resume"))
 
 
+def settings_shown(arguments, capsys):
+    assert cli(["settings", *arguments]) == 0
+    return [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+
+
+def test_settings_are_lines_of_key_default_type_and_meaning(capsys):
+    rows = settings_shown([], capsys)
+    assert [row[0] for row in rows] == setting_keys()
+    tree = {}
+    for key, default, kind, meaning in rows:
+        section, name = key.split(".")
+        tree.setdefault(section, {})[name] = tomllib.loads(f"value = {default}")["value"]
+        assert kind and meaning[-1] in ".)" and len(meaning) > 10
+    assert tree == to_tree(Config())
+    assert settings_shown(["optim"], capsys) == [row for row in rows if row[0].startswith("optim.")]
+    assert settings_shown(["lora.targets"], capsys) == [row for row in rows if row[0] == "lora.targets"]
+    assert "\x1b" not in str(rows)
+
+
+def test_every_field_has_a_docstring_under_it():
+    fields = {(cls.__name__, name) for cls in settings_of(Config).values() for name in settings_of(cls)}
+    documented = field_docstrings(inspect.getsource(sys.modules[Config.__module__]))
+    assert documented.keys() == fields and all(documented.values())
+    # Negative control: a string that stands elsewhere is no meaning.
+    assert field_docstrings('class A:\n    """Doc."""\n    x: int = 0\n    y: int = 1\n    """Of y."""') == {
+        ("A", "y"): "Of y."
+    }
+
+
+def test_settings_are_a_table_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    assert cli(["settings", "loss"]) == 0
+    said = capsys.readouterr().out
+    assert "meaning" in said and "[768, 512, 256, 128, 64]" in said and "\t" not in said
+    assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", said).splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("section", "hint"),
+    [
+        ("optimizer", "did you mean optim?"),
+        ("epochs", "did you mean curriculum.epochs?"),
+        ("train.epochs", "did you mean curriculum.epochs?"),
+        ("zzz", "known are model, lora, "),
+    ],
+)
+def test_an_unknown_section_is_one_line_with_the_nearest(section, hint, capfd):
+    assert cli(["settings", section]) == 2
+    said = capfd.readouterr()
+    assert said.err.startswith(f"error: unknown section or setting {section!r}; {hint}")
+    assert said.err.count("\n") == 1 and not said.out
+
+
+def test_settings_and_help_do_not_wait_for_torch():
+    script = "import sys; from trainer.main import cli; cli(['settings']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_the_package_tells_type_checkers_that_it_has_types():
+    assert (files("trainer") / "py.typed").is_file()
+
+
 def test_dims():
     assert parse_dims("768,64") == (768, 64) and parse_dims(None) == ()
     for text in ("0", "a", "64,64", "64,"):
@@ -75,11 +145,10 @@ def test_the_default_config_is_there():
 
 @pytest.mark.parametrize("command", [["-m", "trainer"], [str(ROOT / "trainer" / "main.py")]])
 def test_it_starts_as_a_module_and_as_a_file_from_any_folder(command, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *command, "--config", "nowhere.toml"],
         cwd=tmp_path,
-        env=environment,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
@@ -97,7 +166,49 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(terminal, monkeypat
     said = out.getvalue()
     assert "Working" in said and ("\x1b" in said) is terminal
     if not terminal:
-        assert said.splitlines()[-1] == "Working: 4/4, 0 s left  loss 0.5" and len(said.splitlines()) == 3
+        assert said.splitlines()[-1] == "Working: 4/4, 0:00:00 left  loss 0.5" and len(said.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown_as"), [(0.4, "0:00:00"), (802, "0:13:22"), (59.6, "0:01:00"), (360_000, "100:00:00")]
+)
+def test_times_are_hours_minutes_and_seconds(seconds, shown_as):
+    assert shown.clock_time(seconds) == shown_as
+
+
+class Notebook:
+    """Stands in for IPython: keeps the displays of each cell, each as the texts that it has shown."""
+
+    def __init__(self):
+        self.execution_count, self.displays = 1, []
+
+    def display(self, content, **options):
+        assert options == {"raw": True, "display_id": True}
+        texts = [content["text/plain"]]
+        self.displays.append((self.execution_count, texts))
+        return SimpleNamespace(update=lambda content, raw: texts.append(content["text/plain"]))
+
+
+def test_a_notebook_has_one_progress_display_a_cell(monkeypatch, capfd):
+    notebook = Notebook()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: notebook))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=notebook.display))
+    monkeypatch.setattr(shown, "console", Console(force_jupyter=True))
+    monkeypatch.setattr(shown, "NOTEBOOK_INTERVAL_S", 0.0)
+    shown.cell_display.cache_clear()
+    for cell in (1, 2):
+        notebook.execution_count = cell
+        with shown.progress("Training", 2) as advance:
+            advance(note="loss 0.5")
+            with shown.progress("Evaluating", 1) as advance_inner:
+                advance_inner()
+            advance()
+        list(shown.tracked("ab", "Reading"))
+    shown.cell_display.cache_clear()
+    lines = ["", "Training: 1/2, 0:00:00 left  loss 0.5", "Evaluating: 1/1, 0:00:00 left"]
+    lines += ["Training: 2/2, 0:00:00 left", "Reading: 2/2, 0:00:00 left"]
+    assert notebook.displays == [(1, lines), (2, lines)]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_items_are_tracked_to_the_last(monkeypatch):
@@ -105,7 +216,7 @@ def test_items_are_tracked_to_the_last(monkeypatch):
     monkeypatch.setattr(shown, "console", Console(file=out, width=100))
     monkeypatch.setattr(shown, "PLAIN_INTERVAL_S", 0.0)
     assert list(shown.tracked(["a", "b"], "Reading")) == ["a", "b"] and list(shown.tracked([], "Nothing")) == []
-    assert out.getvalue().splitlines()[-1] == "Reading: 2/2, 0 s left"
+    assert out.getvalue().splitlines()[-1] == "Reading: 2/2, 0:00:00 left"
 
 
 def test_other_ranks_are_silent(monkeypatch, capfd):

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from trainer.errors import InputError, StorageError
-from trainer.model.tiny import FAMILIES, build_tiny_mpnet
+from trainer.model.families import FAMILIES
+from trainer.model.tiny import build_tiny_mpnet
 
 TEXTS = ["VPN drops on srv-417", "the printer, floor 2, is jammed", "café Wi-Fi is slow"]
 
@@ -21,8 +22,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def load(folder: Path, family: str = "mpnet") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    options = {} if family == "distilbert" else {"add_pooling_layer": False}
-    model, told = AutoModel.from_pretrained(folder, output_loading_info=True, use_safetensors=True, **options)
+    options = {"output_loading_info": True, "use_safetensors": True} | FAMILIES[family].without_pooler
+    model, told = AutoModel.from_pretrained(folder, **options)
     assert not any(told.values()), told
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
@@ -142,6 +143,6 @@ def test_a_build_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch:
 
 
 def test_unknown_family_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="family is 'gpt2'; use one of mpnet, roberta, bert, distilbert"):
+    with pytest.raises(InputError, match="family is 'gpt2'; use one of bert, roberta, xlm-roberta, mpnet, distilbert"):
         build_tiny_mpnet(tmp_path / "tiny", TEXTS, family="gpt2")
     assert list(tmp_path.iterdir()) == []

@@ -16,13 +16,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer.config import load_config
+from trainer.config import (
+    Config,
+    CurriculumConfig,
+    DataConfig,
+    LoraConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    OutputConfig,
+    TrainConfig,
+    load_config,
+)
 from trainer.data.incidents import generate_pairs
+from trainer.errors import InputError
 from trainer.evaluation.judge import Question, judge, judgement_record
 from trainer.main import cli
 from trainer.model import export
 from trainer.model.embedding import embed, tokenize_for
 from trainer.model.loading import load_encoder
+from trainer.model.lora import adapters_merged, add_lora
 from trainer.system.files import find_damage, json_ready
 from trainer.system.processor import multiplies_bf16
 from trainer.system.run_files import METRICS
@@ -481,6 +494,65 @@ def test_a_split_is_taken_where_no_dev_file_is_named(run_small):
     code, folder = run_small("run", {"data.dev": '""', "data.dev_fraction": 0.3, "curriculum.mode": "mixed"})
     meta = json.loads((folder / "training_metadata.json").read_text())
     assert code == 0 and meta["rows"]["train"] + meta["rows"]["dev"] == 72 and 15 <= meta["rows"]["dev"] <= 28
+
+
+def test_two_runs_of_one_process_in_python_each_get_their_precision(tiny_model, pair_files, tmp_path):
+    """accelerate keeps one setting for a whole process."""
+    metadata = {}
+    for precision in ("bf16", "fp32"):
+        config = Config(
+            model=ModelConfig(name=str(tiny_model("mpnet"))),
+            data=DataConfig(train=str(pair_files["train"]), dev=str(pair_files["dev"])),
+            lora=LoraConfig(enabled=False),
+            curriculum=CurriculumConfig(epochs=1),
+            train=TrainConfig(batch_size=8, precision=precision),
+            optim=OptimConfig(lr=5e-3),
+            loss=LossConfig(dims=[64, 16]),  # a list, as a person writes it
+            output=OutputConfig(dir=str(tmp_path / precision)),
+        )
+        result = train.train(config)
+        assert result.folder == tmp_path / precision and result.verdict == result.metrics["verdict"]
+        written = json.loads((result.folder / "metrics.json").read_text())
+        assert written == json.loads(json.dumps(json_ready(result.metrics)))
+        metadata[precision] = json.loads((result.folder / "training_metadata.json").read_text())["precision"]
+    assert metadata == {"bf16": "bf16", "fp32": "no"}
+    losses = [[line["loss"] for line in steps_of(tmp_path / precision)] for precision in metadata]
+    assert losses[0] != losses[1]
+
+
+def test_a_config_made_in_python_is_checked_as_a_file_is():
+    with pytest.raises(InputError, match=r"data\.train"):
+        train.train(Config())
+    with pytest.raises(InputError, match=r"optim\.lr must be a number"):
+        train.train(Config(data=DataConfig(train="x"), optim=OptimConfig(lr="1e-3")))
+
+
+@pytest.mark.parametrize(
+    "lora", [{"enabled": False}, {"rank": 4}, {"rank": 4, "dora": True}], ids=["full", "lora", "dora"]
+)
+def test_an_encoder_merged_in_place_is_its_merged_copy_and_then_itself_again(tiny_model, lora):
+    config = LoraConfig(**lora)
+    encoder = load_encoder(str(tiny_model("mpnet"))).eval()
+    if config.enabled:
+        add_lora(encoder, config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in encoder.trainable().values():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    tokens = tokenize_for(encoder, ["vpn is down", "mail", "the printer on floor 2 is jammed and it smells"])
+    state = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    trained, before = list(encoder.trainable()), embed(encoder, tokens)
+    expected = embed(export.merged(encoder), tokens)
+    for _ in range(2):
+        with adapters_merged(encoder) as same:
+            assert same is encoder
+            np.testing.assert_array_equal(embed(encoder, tokens), expected)
+        assert list(encoder.trainable()) == trained
+        assert all(torch.equal(state[name], tensor) for name, tensor in encoder.state_dict().items())
+        np.testing.assert_array_equal(embed(encoder, tokens), before)
+    with pytest.raises(KeyError), adapters_merged(encoder):
+        raise KeyError
+    np.testing.assert_array_equal(embed(encoder, tokens), before)
 
 
 def test_early_stopping_ends_the_run(run_small, monkeypatch):

@@ -1,4 +1,4 @@
-"""The command line: `trainer [train]`, `trainer build-pairs`, `trainer lint`, `trainer evaluate`, `trainer report`."""
+"""The command line: which command runs, and the exit code. `trainer [train]`, and the others of `COMMANDS`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from trainer.report.command import report_parser, run_report
 from trainer.system.failures import is_out_of_memory, is_peer_lost
 from trainer.system.process import tune_process
 from trainer.training.command import run_train, train_parser
+from trainer.training.settings_command import run_settings, settings_parser
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:
@@ -86,6 +87,7 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argpa
     "lint": (lint_parser, run_lint),
     "build-pairs": (build_pairs_parser, run_build_pairs),
     "report": (report_parser, run_report),
+    "settings": (settings_parser, run_settings),
 }
 
 
@@ -96,6 +98,7 @@ MORE_MEMORY = {  # what to do where it runs out
     "lint": "look at a part of the pairs, or leave out --model" + ON_CPU,
     "build-pairs": "give fewer tickets, lower --sizes and --max-words, or leave out --model" + ON_CPU,
     "report": "compare fewer runs",
+    "settings": "end other programs",
 }
 
 

@@ -1,1 +1,19 @@
-"""model"""
+"""The encoder: a Hugging Face model that embeds packed batches, trained through LoRA or whole, exported for anyone.
+
+Start at `encoder`, and follow `Encoder.encode` down:
+
+    loading      `load_encoder`: a folder or hub name to an `Encoder`
+    encoder      `Encoder`: texts or token batches to embeddings
+    embedding    embeddings of whole data sets: cached, shared out over ranks
+    export       the trained model as folders, proven by loading them
+    lora         adapters around the projections
+    tiny         `build_tiny_mpnet`: a small random-weight model on the spot
+    tokens       `TokenTable`: the tokens of a data set, and batches of them
+    forward      the pass over a packed batch, and pooling
+    families     `FAMILIES`: what differs between BERT, RoBERTa, MPNet, DistilBERT; a new family is an entry there
+    packing      `TokenBatch`: sequences end to end, no padding
+    attention    attention within the sequences of a batch; `attention_triton` is its GPU kernel
+    fast_layers  layers that compute the same faster
+
+Nothing here knows of pairs, labels or metrics.
+"""

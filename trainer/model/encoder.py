@@ -1,23 +1,35 @@
 """A text encoder: backbone, LoRA adapters, pooling. Packed tokens in, unnormalised embeddings out.
 
-Reads plain Hugging Face folders and sentence-transformers ones. Only safetensors weights are loaded and no code from
-a model folder runs.
+`Encoder.encode` takes texts; `trainer.model.loading.load_encoder` makes an encoder of a model folder.
+
+Shapes: T tokens, N texts or sequences, n of them, E embedding width.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import peft
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from trainer.errors import InputError
 from trainer.model.families import FAMILIES
-from trainer.model.fast_layers import make_lean
 from trainer.model.forward import packed_hidden_states, padded_hidden_states, pool
 from trainer.model.packing import TokenBatch
+from trainer.model.tokens import TokenTable, tokenize, tokenize_cached
+from trainer.system.console import progress
+from trainer.system.transfer import to_device
+
+TOKENS_PER_BATCH = 8_192
+SURROGATES = re.compile("[\ud800-\udfff]")  # halves of pairs, which a Python string may hold and UTF-8 cannot
 
 
 @dataclass(frozen=True)
@@ -39,11 +51,13 @@ class EncoderSpec:
 
 
 class Encoder(nn.Module):
-    """Embeds packed token batches; `backbone` is the Hugging Face model, or the PEFT model around it."""
+    """Embeds texts, or packed batches of their tokens.
+
+    `backbone` is the Hugging Face model, or the PEFT model around it; its layers are used as they are.
+    """
 
     def __init__(self, backbone: PreTrainedModel, tokenizer: Any, spec: EncoderSpec) -> None:
         super().__init__()
-        make_lean(backbone)
         self.backbone: PreTrainedModel | peft.PeftModel = backbone
         self.tokenizer = tokenizer
         self.spec = spec
@@ -79,6 +93,97 @@ class Encoder(nn.Module):
             hidden = padded_hidden_states(self.model, batch)
         return pool(hidden, batch, self.spec.pooling)
 
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        dims: int | None = None,
+        normalize: bool | None = None,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+    ) -> np.ndarray:
+        """Embed texts: in fp32 where the encoder is, batches packed and sorted by length, dropout off.
+
+        The model's default prompt is put before every text. The result is that of sentence-transformers' `encode` with
+        `truncate_dim=dims`. Shows progress; neither the training mode nor any random state is changed.
+
+            >>> from trainer.model.loading import load_encoder
+            >>> encoder = load_encoder("models/tiny")
+            >>> encoder.encode(["the printer is jammed", "vpn drops"], dims=32).shape
+            (2, 32)
+
+        Args:
+            texts: N texts in any order; none give no rows.
+            dims: keep the first so many values of each embedding (Matryoshka); None keeps all.
+            normalize: True gives rows of length one, False rows as they are pooled; None does as the model's folder
+                says, before the cut.
+            tokens_per_batch: most tokens that go through the model at once, which bounds the memory.
+
+        Returns:
+            [N, dims] float32, in the order of `texts`.
+
+        Raises:
+            InputError: `texts` is one string or holds something else, or `dims` is not from 1 to the width.
+        """
+        texts = _checked_texts(texts)
+        if dims is not None and not (isinstance(dims, int | np.integer) and 1 <= dims <= self.width):
+            raise InputError(f"encode: dims = {dims!r}: use a whole number from 1 to {self.width}, the model's width")
+        if tokens_per_batch < 1:
+            raise InputError(f"encode: tokens_per_batch = {tokens_per_batch}: use 1 or more")
+        if not texts:
+            return np.empty((0, dims or self.width), dtype=np.float32)
+        tokens, kind = self.tokenize(texts), next(self.parameters()).device.type
+        rows = self.embed(
+            tokens, np.arange(len(texts)), tokens_per_batch, lambda: torch.autocast(kind, enabled=False), "Encoding"
+        )
+        if normalize is None and self.spec.normalize:
+            rows = nn.functional.normalize(rows, dim=1)
+        rows = rows[:, :dims]
+        return (nn.functional.normalize(rows, dim=1) if normalize else rows).cpu().numpy()
+
+    def tokenize(self, texts: Sequence[str], *, cached: bool = False) -> TokenTable:
+        """Tokenise texts, at least one, as the model wants them: its prompt, its case, its length.
+
+        Args:
+            cached: keep the tokens on disk, and take them from there where the same texts were tokenised before.
+
+        Raises:
+            InputError: the tokenizer gives tokens that the model has no embedding for.
+        """
+        prepared = [self.prepare(text) for text in texts]
+        tokens = (tokenize_cached if cached else tokenize)(prepared, self.tokenizer, self.spec.max_length)
+        count = self.model.get_input_embeddings().num_embeddings
+        if (largest := int(tokens.ids.max())) >= count:
+            raise InputError(
+                f"model.name = {self.spec.name}: the tokenizer gives token {largest}, the model has embeddings for "
+                f"{count}; use the tokenizer it was trained with"
+            )
+        return tokens
+
+    def embed(
+        self,
+        tokens: TokenTable,
+        texts: np.ndarray,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+        description: str = "Embedding",
+    ) -> Tensor:
+        """Unnormalised embeddings [n, E] fp32, on the encoder's device, of texts [n] of a table, without gradients.
+
+        Dropout is off meanwhile; neither the training mode nor any random state is changed.
+
+        Args:
+            autocast: the precision to compute in.
+            description: of the progress.
+        """
+        device = next(self.parameters()).device
+        rows = torch.empty(len(texts), self.width, device=device)
+        with evaluating(self), progress(description, len(texts)) as advance, torch.no_grad(), autocast():
+            for chunk in tokens.chunks(texts, tokens_per_batch) if len(texts) else ():
+                batch = to_device(tokens.batch(texts[chunk]), device)
+                rows[torch.as_tensor(chunk, device=device)] = self(batch).float()
+                advance(len(chunk))
+        return rows
+
     def prepare(self, text: str) -> str:
         """A text as the tokenizer should see it: after the prompt, in lower case where the model wants it."""
         text = self.spec.prompt + text
@@ -87,6 +192,32 @@ class Encoder(nn.Module):
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that get gradients, by name, in order."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode meanwhile; afterwards the mode from before."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def _checked_texts(texts: Iterable[str]) -> list[str]:
+    """The texts as a list of strings. Raises InputError for anything else."""
+    if isinstance(texts, str):
+        raise InputError("encode: texts is one string, not a list; write encode([text])")
+    if not isinstance(texts, Iterable):
+        raise InputError(f"encode: texts is {texts!r}, not a list of strings")
+    texts = list(texts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"encode: texts[{number}] is {text!r}, not a string")
+        if SURROGATES.search(text):
+            raise InputError(f"encode: texts[{number}] holds half a surrogate pair, which is no text; take it out")
+    return texts
 
 
 def weights_fingerprint(encoder: Encoder) -> str:

@@ -1,4 +1,7 @@
-"""The encoder families that packing knows: where their layers and projections are."""
+"""The encoder families that packing knows: where their layers and projections are.
+
+To add one, describe it in `FAMILIES`: training, the tiny model and the tests over families take it from there.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,20 @@ class Family:
 
     layers: Callable[[Any], nn.ModuleList]
     project: Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]]  # (layer, hidden [T, E]) -> query, key, value
-    finish: Callable[[Any, Tensor, Tensor], Tensor]  # (layer, what attention found [T, E], hidden) -> hidden
+    finish: Callable[[Any, Tensor, Tensor], Tensor]  # (layer, attention's output [T, E], hidden [T, E]) -> hidden
     attention: tuple[str, ...]  # its attention projections, as endings of module names
     ffn: tuple[str, ...]
     position_offset: bool = False  # positions start after the padding index, as fairseq's models have it
     relative_bias: bool = False  # attention scores get a learned bias by bucketed distance
-    heads: str = "num_attention_heads"
+    has_pooler: bool = True  # transformers adds a pooler, which is left out, unless told not to
+    # What the family's config calls them; transformers knows "num_attention_heads" in each.
     attention_dropout: str = "attention_probs_dropout_prob"
+    feed_forward: str = "intermediate_size"
+
+    @property
+    def without_pooler(self) -> dict[str, bool]:
+        """The argument to `AutoModel` that leaves the pooler out."""
+        return {"add_pooling_layer": False} if self.has_pooler else {}
 
 
 def to_autocast(hidden: Tensor) -> Tensor:
@@ -32,8 +42,8 @@ def to_autocast(hidden: Tensor) -> Tensor:
 
 
 def _bert_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    own, inputs = layer.attention.self, to_autocast(hidden)
-    return own.query(inputs), own.key(inputs), own.value(inputs)
+    attention, inputs = layer.attention.self, to_autocast(hidden)
+    return attention.query(inputs), attention.key(inputs), attention.value(inputs)
 
 
 def _bert_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
@@ -42,8 +52,8 @@ def _bert_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
 
 
 def _mpnet_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    own, inputs = layer.attention.attn, to_autocast(hidden)
-    return own.q(inputs), own.k(inputs), own.v(inputs)
+    attention, inputs = layer.attention.attn, to_autocast(hidden)
+    return attention.q(inputs), attention.k(inputs), attention.v(inputs)
 
 
 def _mpnet_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
@@ -53,8 +63,8 @@ def _mpnet_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
 
 
 def _distilbert_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    own, inputs = layer.attention, to_autocast(hidden)
-    return own.q_lin(inputs), own.k_lin(inputs), own.v_lin(inputs)
+    attention, inputs = layer.attention, to_autocast(hidden)
+    return attention.q_lin(inputs), attention.k_lin(inputs), attention.v_lin(inputs)
 
 
 def _distilbert_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
@@ -90,8 +100,9 @@ FAMILIES: dict[str, Family] = {
         _distilbert_finish,
         attention=("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
         ffn=("ffn.lin1", "ffn.lin2"),
-        heads="n_heads",
+        has_pooler=False,
         attention_dropout="attention_dropout",
+        feed_forward="hidden_dim",
     ),
 }
 """Keyed by `config.model_type`."""

@@ -34,7 +34,7 @@ def packed_hidden_states(model: Any, batch: TokenBatch, compiled: bool = False, 
         # argument is read.
         bias = to_autocast(model.encoder.compute_position_bias(hidden.new_empty(1, batch.max_length, 1)))
     dropout = getattr(model.config, family.attention_dropout) if model.training else 0.0
-    attend = choose_attention(batch, bias, getattr(model.config, family.heads), dropout, attention)
+    attend = choose_attention(batch, bias, model.config.num_attention_heads, dropout, attention)
     project, finish = family.project, family.finish
     if compiled:
         project, finish = _compiled(project), _compiled(finish)

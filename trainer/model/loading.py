@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from trainer.errors import InputError
 from trainer.model.encoder import Encoder, EncoderSpec
 from trainer.model.families import FAMILIES
+from trainer.model.fast_layers import make_lean
 from trainer.system.console import console
 from trainer.system.files import MANIFEST, find_damage
 
@@ -32,11 +33,20 @@ UNBOUNDED = 10**6  # tokenizers write a huge model_max_length where they know of
 
 
 def load_encoder(name: str, *, max_length: int = 0, pooling: str = "auto") -> Encoder:
-    """Load an encoder from a folder or from the hub, in fp32, ready for evaluation.
+    """Load an encoder from a folder or from the hub, in fp32 on the CPU, ready for evaluation.
+
+    Reads sentence-transformers folders and plain Hugging Face ones. Linear layers and dropout are replaced by ones that
+    compute the same faster.
+
+        >>> from trainer.model.loading import load_encoder
+        >>> encoder = load_encoder("models/tiny", pooling="cls")  # of `build_tiny_mpnet`, or any model's folder
+        >>> encoder.width, encoder.spec.max_length, encoder.spec.pooling
+        (64, 128, 'cls')
 
     Args:
-        max_length: 0 takes the folder's own.
-        pooling: "mean", "cls", or "auto" for the folder's own.
+        name: a folder, or a name on the hub such as "sentence-transformers/all-mpnet-base-v2".
+        max_length: tokens of the longest sequence, special ones included; 0 takes what the folder says.
+        pooling: "mean", "cls", or "auto" for what the folder says.
 
     Raises:
         InputError: no such model, a pickle, foreign code, missing weights, or modules that cannot be honoured.
@@ -49,6 +59,7 @@ def load_encoder(name: str, *, max_length: int = 0, pooling: str = "auto") -> En
     _require_whole(root, name)
     hush_transformers()
     backbone = _load_backbone(folder, name)
+    make_lean(backbone)
     tokenizer = _load_tokenizer(folder, name)
     encoder = Encoder(backbone, tokenizer, _fit_length(spec, backbone, tokenizer, max_length))
     if backbone.config.model_type not in FAMILIES:
@@ -67,12 +78,9 @@ def hush_transformers() -> None:
 def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(folder)
-        # Only these take the word; DistilBERT never has a pooler.
-        has_pooler = config.model_type in FAMILIES and config.model_type != "distilbert"
-        extra = {"add_pooling_layer": False} if has_pooler else {}
-        model, report = AutoModel.from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **extra
-        )
+        family = FAMILIES.get(config.model_type)
+        options = {"dtype": torch.float32, "use_safetensors": True} | (family.without_pooler if family else {})
+        model, report = AutoModel.from_pretrained(folder, config=config, output_loading_info=True, **options)
     except LOADING_ERRORS as error:
         raise InputError(f"model.name = {name}: cannot load the model: {_first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
@@ -126,8 +134,8 @@ def _download(name: str) -> Path:
 def _require_safetensors(folder: Path, name: str) -> None:
     if not any(folder.glob("model*.safetensors")):
         pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
-        found = f"only {pickles[0]}, a pickle, which is not loaded" if pickles else "no weights"
-        raise InputError(f"model.name = {name}: {found}; save the model as safetensors")
+        problem = f"only {pickles[0]}, a pickle, which is not loaded" if pickles else "no weights"
+        raise InputError(f"model.name = {name}: {problem}; save the model as safetensors")
 
     index = folder / "model.safetensors.index.json"
     shards = _optional_json(index, name).get("weight_map", {})
@@ -183,21 +191,21 @@ def _read_spec(name: str, root: Path, max_length: int, pooling: str) -> EncoderS
         if "Pooling" in kinds:
             where = _inside(root, modules[1]["path"], name) / "config.json"
             pooling = _read_pooling(_optional_json(where, name), name)
-    own = _optional_json(root / "config_sentence_transformers.json", name)
-    prompts, default = own.get("prompts") or {}, own.get("default_prompt_name")
+    settings = _optional_json(root / "config_sentence_transformers.json", name)
+    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str | None) for prompt in prompts.values()):
         raise InputError(f"model.name = {name}: prompts in config_sentence_transformers.json are no named texts")
     if default is not None and default not in list(prompts):
         raise InputError(f"model.name = {name}: default_prompt_name {default!r} is none of its prompts")
     transformer = _inside(root, modules[0]["path"], name) if modules else root
     bert = _optional_json(transformer / "sentence_bert_config.json", name)
-    own_length = bert.get("max_seq_length") or 0
-    if type(own_length) is not int or own_length < 0:
-        raise InputError(f"model.name = {name}: max_seq_length = {own_length!r} is no whole number above 0")
+    folder_length = bert.get("max_seq_length") or 0
+    if type(folder_length) is not int or folder_length < 0:
+        raise InputError(f"model.name = {name}: max_seq_length = {folder_length!r} is no whole number above 0")
     return EncoderSpec(
         name=name,
         pooling=pooling,
-        max_length=max_length or own_length,
+        max_length=max_length or folder_length,
         normalize="Normalize" in kinds,
         lower_case=bool(bert.get("do_lower_case", False)),
         prompts=tuple((key, prompt or "") for key, prompt in prompts.items()),
@@ -207,8 +215,8 @@ def _read_spec(name: str, root: Path, max_length: int, pooling: str) -> EncoderS
 
 def _read_pooling(config: dict[str, Any], name: str) -> str:
     """Pooling of a sentence-transformers folder: one `pooling_mode`, or the older switch a mode."""
-    old = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-    modes = [old.get(key, key) for key, value in config.items() if key.startswith("pooling_mode_") and value]
+    switches = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    modes = [switches.get(key, key) for key, value in config.items() if key.startswith("pooling_mode_") and value]
     if "pooling_mode" in config:
         mode = config["pooling_mode"]
         modes = mode if isinstance(mode, list) else [mode]
@@ -228,10 +236,10 @@ def _fit_length(spec: EncoderSpec, backbone: Any, tokenizer: Any, asked: int) ->
         positions -= backbone.embeddings.word_embeddings.padding_idx + 1
     if asked > positions:
         raise InputError(f"model.max_length = {asked}: {spec.name} has positions for {positions} tokens; lower it")
-    own = min(spec.max_length or tokenizer.model_max_length, positions)
-    if own < SHORTEST:
-        raise InputError(f"model.name = {spec.name}: its max length is {own} tokens; set model.max_length")
-    return replace(spec, max_length=own if own < UNBOUNDED else 512)
+    length = min(spec.max_length or tokenizer.model_max_length, positions)
+    if length < SHORTEST:
+        raise InputError(f"model.name = {spec.name}: its max length is {length} tokens; set model.max_length")
+    return replace(spec, max_length=length if length < UNBOUNDED else 512)
 
 
 def _read_json(path: Path, name: str) -> Any:

@@ -38,10 +38,10 @@ def add_lora(encoder: Encoder, config: LoraConfig) -> None:
     encoder.backbone = peft.get_peft_model(encoder.model, adapters)
     make_lean(encoder.backbone)
     trained = encoder.trainable()
-    strangers = [name for name in trained if ".lora_" not in name]
-    bare = [target for target in targets if not any(f".{target}.lora_" in name for name in trained)]
-    if strangers or bare:
-        raise InputError(f"lora.targets: trained parameters are not exactly the adapters: {strangers or bare}")
+    unexpected_parameters = [name for name in trained if ".lora_" not in name]
+    targets_without_adapter = [target for target in targets if not any(f".{target}.lora_" in name for name in trained)]
+    if wrong := unexpected_parameters or targets_without_adapter:
+        raise InputError(f"lora.targets: trained parameters are not exactly the adapters: {wrong}")
 
 
 def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
@@ -54,7 +54,7 @@ def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     family = FAMILIES.get(model.config.model_type)
-    found: set[str] = set()
+    matched: set[str] = set()
     for target in targets:
         patterns: tuple[str, ...] = (re.escape(target),)
         if target in ("attention", "ffn"):
@@ -68,8 +68,8 @@ def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
             if not matches:
                 endings = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linear})
                 raise InputError(f"lora.targets: {target!r} matches no linear layer; there are {', '.join(endings)}")
-            found |= matches
-    return [name for name in linear if name in found]
+            matched |= matches
+    return [name for name in linear if name in matched]
 
 
 @contextmanager

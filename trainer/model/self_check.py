@@ -74,7 +74,7 @@ class _Problem:
         family = FAMILIES[config.model_type]
         self.dtype = dtype
         self.wide = torch.promote_types(dtype, torch.float32)
-        self.heads = getattr(config, family.heads)
+        self.heads = config.num_attention_heads
         self.width = encoder.width // self.heads
         self.lengths = sorted((min(length, encoder.spec.max_length) for length in lengths), reverse=True)
         total, longest = sum(self.lengths), self.lengths[0]

@@ -16,12 +16,12 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from trainer.errors import InputError, StorageError
+from trainer.model.families import FAMILIES
 
-# Start, padding, end, unknown and mask of each family. All but the mask come first in the vocabulary, in the order of
-# their ids in the published models: MPNet and RoBERTa count positions from the padding id on, so it must be 1 there.
+# Start, padding, end, unknown and mask. All but the mask come first in the vocabulary, in the order of their ids in the
+# published models: families that count positions from the padding id on have it at 1.
 ROBERTA_TOKENS = {"start": "<s>", "pad": "<pad>", "end": "</s>", "unknown": "<unk>", "mask": "<mask>"}
 BERT_TOKENS = {"pad": "[PAD]", "unknown": "[UNK]", "start": "[CLS]", "end": "[SEP]", "mask": "[MASK]"}
-FAMILIES = {"mpnet": ROBERTA_TOKENS, "roberta": ROBERTA_TOKENS, "bert": BERT_TOKENS, "distilbert": BERT_TOKENS}
 
 
 def build_tiny_mpnet(
@@ -41,9 +41,15 @@ def build_tiny_mpnet(
     The files are a pure function of the arguments (the order of `texts` does not matter), the folder appears whole or
     not at all, and torch's random state is left as it was.
 
+        >>> from pathlib import Path
+        >>> from trainer.model.tiny import build_tiny_mpnet
+        >>> folder = build_tiny_mpnet(Path("models/tiny"), ["the printer is jammed", "vpn drops every hour"])
+        >>> (folder / "model.safetensors").is_file()
+        True
+
     Args:
         texts: what the vocabulary is built from: their words, and their characters to spell any other word with.
-        family: the model type, one of FAMILIES; the tokenizer is WordPiece in all of them.
+        family: the model type, one of `families.FAMILIES`; the tokenizer is WordPiece in all of them.
         hidden: width of the embeddings; the feed-forward layers are twice as wide.
         max_length: tokens of the longest sequence, start and end included.
 
@@ -53,10 +59,9 @@ def build_tiny_mpnet(
     """
     if family not in FAMILIES:
         raise InputError(f"tiny model: family is {family!r}; use one of {', '.join(FAMILIES)}")
-    tokenizer = _tokenizer(texts, FAMILIES[family], max_length)
-    # The positions start behind the padding id where that is 1.
-    positions = max_length + 2 if family in ("mpnet", "roberta") else max_length
-    feed_forward = "hidden_dim" if family == "distilbert" else "intermediate_size"
+    traits = FAMILIES[family]
+    tokenizer = _tokenizer(texts, ROBERTA_TOKENS if traits.position_offset else BERT_TOKENS, max_length)
+    positions = max_length + tokenizer.pad_token_id + 1 if traits.position_offset else max_length
     config = AutoConfig.for_model(
         family,
         vocab_size=len(tokenizer),
@@ -67,13 +72,11 @@ def build_tiny_mpnet(
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
-        **{feed_forward: 2 * hidden},
+        **{traits.feed_forward: 2 * hidden},
     )
-    # DistilBERT has no pooler at all, and no argument to leave it out.
-    without_pooler = {} if family == "distilbert" else {"add_pooling_layer": False}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = AutoModel.from_config(config, **without_pooler)
+        model = AutoModel.from_config(config, **traits.without_pooler)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:

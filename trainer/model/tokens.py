@@ -1,4 +1,7 @@
-"""Texts to tokens, once: a table of the whole data set that batches are cut from."""
+"""Texts to tokens, once: a table of the whole data set that batches are cut from.
+
+`tokenize` makes the table, `tokenize_cached` keeps it on disk for the next run.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ class TokenTable:
     def chunks(self, texts: np.ndarray, budget: int) -> list[np.ndarray]:
         """Cut positions 0..n-1 of texts [n] into runs of at most `budget` tokens, longest texts first.
 
-        A text longer than the budget gets a run of its own; a budget of 0 puts all into one.
+        A text longer than the budget is a run alone; a budget of 0 puts all into one.
         """
         if budget == 0:
             return [np.arange(len(texts))]
@@ -59,17 +62,11 @@ class TokenTable:
 
 
 def tokenize(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenTable:
-    """Tokenise texts with special tokens, cut at `max_length`, with a progress bar, or take the result from the cache.
+    """Tokenise texts, at least one, with special tokens, each cut at `max_length` tokens; shows progress.
 
-    The cache is keyed by the tokenizer's own serialisation, the max length and every text.
+    Args:
+        tokenizer: a fast tokenizer of transformers.
     """
-    key = _fingerprint(texts, tokenizer, max_length)
-    path = cache_dir() / "tokens" / f"{key}.safetensors"
-    if path.exists():
-        table = _read_cached(str(path), len(texts))
-        if table is not None:
-            return table
-        console.print(f"{path}: damaged; tokenising again", markup=False)
     ids: list[np.ndarray] = []
     lengths: list[int] = []
     with progress("Tokenising", len(texts)) as advance:
@@ -85,7 +82,20 @@ def tokenize(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenTabl
             lengths += [len(sequence) for sequence in encoded]
             ids.append(np.concatenate([np.asarray(sequence, dtype=np.int32) for sequence in encoded]))
             advance(len(chunk))
-    table = TokenTable(np.concatenate(ids), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    return TokenTable(np.concatenate(ids), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+
+def tokenize_cached(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenTable:
+    """As `tokenize`, or from the cache where the same texts were tokenised before.
+
+    The cache is keyed by the tokenizer's serialisation, the max length and every text.
+    """
+    path = cache_dir() / "tokens" / f"{_fingerprint(texts, tokenizer, max_length)}.safetensors"
+    if path.exists():
+        if (cached := _read_cached(str(path), len(texts))) is not None:
+            return cached
+        console.print(f"{path}: damaged; tokenising again", markup=False)
+    table = tokenize(texts, tokenizer, max_length)
     arrays = {"ids": table.ids, "offsets": table.offsets}
     write_file(path, safetensors.numpy.save(arrays, metadata={"sha256": _digest(table)}))
     return table

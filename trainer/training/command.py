@@ -15,8 +15,8 @@ def train_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="trainer",
         description="Fine-tune a text-embedding encoder on labelled pairs, at every Matryoshka size.",
-        epilog="Other commands, each with --help: trainer build-pairs, trainer lint, trainer evaluate, trainer report. "
-        "Without --config a small example is trained in under a minute.",
+        epilog="Other commands, each with --help: trainer build-pairs, trainer lint, trainer evaluate, trainer report, "
+        "trainer settings (every SECTION.KEY). Without --config a small example is trained in under a minute.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of the experiment")

@@ -216,9 +216,9 @@ def build_run(inputs: Inputs) -> Run:
     parameters = encoder.trainable()
     parameters |= {name: value for name, value in objective.named_parameters() if value.requires_grad}
     ranks.share_parameters(parameters.values())
-    # The schedule and the sharing of batches stay ours, and so does the sum of gradients over ranks: no DDP wrapper.
-    # DDP averages where the parts of one loss are summed, and it leaves out a learned scale, whose gradient is complete
-    # before the last chunk, the one that DDP would communicate with.
+    # The schedule and the sharing of batches stay ours, and so does the sum of gradients over ranks. DDP would do it
+    # exactly, but averages what are parts of one sum, has to be kept quiet in every chunk but the last, and to search
+    # each graph for the learned scale, whose gradient is complete before that chunk: more lines than the sum has.
     choices = make_choices(inputs)
     optimizer = inputs.accelerator.prepare_optimizer(build_optimizer(parameters, config.optim, choices.fused))
     set_seed((config.train.seed + 1 + ranks.rank()) % 2**32)  # dropout differs between ranks
