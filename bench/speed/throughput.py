@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,7 +40,9 @@ from bench.workload import SHAPES, ticket_pairs, write_model
 from trainer.config import load_config
 from trainer.model.fast_layers import Linear
 from trainer.system.console import console
+from trainer.system.numerics import settle_numerics
 from trainer.system.process import keep_freed_memory, tune_process
+from trainer.system.processor import take_products
 from trainer.training.setup import build_run, read_inputs
 from trainer.training.step import Stepper, peak_memory
 
@@ -186,15 +189,15 @@ class Ours:
 
     @contextmanager
     def in_precision(self, precision: str) -> Iterator[None]:
-        """Steps under the autocast that a run of a precision has."""
-        device, run = self.run.device, self.run
-        usual = run.autocast
-        if precision == "bf16":
-            run.autocast = lambda: torch.autocast(device.type, torch.bfloat16)
+        """Steps as a run of this precision makes them: its autocast and its products."""
+        usual = self.run
+        if precision != usual.numerics.precision:
+            self.stepper.run = replace(usual, numerics=settle_numerics(precision, usual.device))
         try:
             yield
         finally:
-            run.autocast = usual
+            self.stepper.run = usual
+            take_products(usual.numerics.products)
 
     def split(self, steps: int, precision: str) -> list[dict[str, float]]:
         """Seconds of each part of some steps, each part waited for; not for the rate."""
