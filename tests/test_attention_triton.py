@@ -78,6 +78,33 @@ def dropped_weights(length, heads, probability, seed):
     return (batch, query, key), *(x.view(length, heads, length).transpose(0, 1) for x in (before, after))
 
 
+TILES = {
+    "a GPU's": {"forward": (64, 32), "key_value": (64, 32), "query": (64, 32)},
+    "all unlike": {"forward": (16, 64), "key_value": (32, 16), "query": (64, 16)},
+}
+
+
+@pytest.fixture(params=TILES)
+def tiles(request, monkeypatch):
+    """Each kernel with tiles of its own, (tokens owned, tokens walked)."""
+    chosen = TILES[request.param]
+
+    def options(kernel, dtype, head_width, device):
+        own, walked = chosen[kernel]
+        return {"own": own, "walked": walked, "num_warps": 4, "num_stages": 1}
+
+    monkeypatch.setattr(flash, "kernel_options", options)
+
+
+@pytest.mark.parametrize("lengths", [[65], [33, 1, 17]], ids=str)
+def test_any_tiles_give_the_same(lengths, tiles):
+    test_values_and_gradients_are_those_of_the_groups(lengths, True, 2, 24)
+
+
+def test_dropout_does_not_depend_on_the_tiles(tiles):
+    check_gradients_under_dropout(40)
+
+
 def test_dropout_zeroes_its_share_and_scales_the_rest():
     _, before, after = dropped_weights(90, 2, 0.3, seed=1)
     kept = after != 0
@@ -86,12 +113,20 @@ def test_dropout_zeroes_its_share_and_scales_the_rest():
     assert abs(share - 0.7) < 5 * (0.21 / count) ** 0.5
     assert not torch.equal(kept[0], kept[1])  # heads draw their own
     assert not torch.equal(kept[0], kept[0].T)
+    # Numbers drawn together, 8 apart, are independent: as often alike as chance has it.
+    for near, far in ((kept[:, :-8], kept[:, 8:]), (kept[:, :, :-8], kept[:, :, 8:])):
+        alike = (near == far).double().mean().item()
+        assert abs(alike - 0.58) < 5 * (0.58 * 0.42 / near.numel()) ** 0.5
     _, _, other = dropped_weights(90, 2, 0.3, seed=2)
     assert not torch.equal(kept, other != 0)
 
 
 def test_gradients_under_dropout_are_those_of_the_same_mask():
-    length, heads = 70, 2
+    check_gradients_under_dropout(70)
+
+
+def check_gradients_under_dropout(length, heads=2):
+    """One sequence through the kernels beside the plain definition with the very mask that they draw."""
     (batch, query, key), _, after = dropped_weights(length, heads, 0.3, seed=7)
     factor = (after != 0).to(KIND["dtype"]) / 0.7
     value, upstream = torch.randn(2, length, heads * length, **KIND).unbind()
@@ -112,15 +147,14 @@ def test_gradients_under_dropout_are_those_of_the_same_mask():
 
 
 @pytest.mark.parametrize("family", ["mpnet", "bert", "distilbert"])
-def test_a_model_through_the_kernel_gives_the_same_embeddings_and_gradients(family, tiny_model, monkeypatch):
+def test_a_model_through_the_kernel_gives_the_same_embeddings_and_gradients(family, tiny_model):
     model = load_encoder(str(tiny_model(family))).model.to(**KIND)
     lengths = np.array([5, 30, 1, 12])
     batch = to_device(packed.pack(np.random.default_rng(0).integers(5, 60, lengths.sum()), lengths), DEVICE)
     found = []
-    for on in (False, True):
-        monkeypatch.setattr(attention, "has_kernel", lambda device, on=on: on)
+    for way in ("groups", "kernel"):
         model.zero_grad()
-        hidden = packed_hidden_states(model, batch)
+        hidden = packed_hidden_states(model, batch, attention=way)
         hidden.square().sum().backward()
         found.append((hidden, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
     close = CLOSE if family != "mpnet" else {"rtol": 1e-5, "atol": 1e-5}  # its table is kept in fp32
@@ -134,22 +168,21 @@ COMPILED = """
 import numpy as np, torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import MPNetConfig, MPNetModel
-from trainer.model import attention, fast_layers, packing
+from trainer.model import fast_layers, packing
 from trainer.model.forward import packed_hidden_states
 counter = CompileCounterWithBackend("aot_eager")
 compile_as_it_is = torch.compile
 torch.compile = lambda fn, **options: compile_as_it_is(fn, backend=counter, **options)
-attention.has_kernel = lambda device: True
 torch.manual_seed(0)
-config = MPNetConfig(vocab_size=64, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64,
+config = MPNetConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=1, intermediate_size=64,
     max_position_embeddings=90, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
 model = MPNetModel(config, add_pooling_layer=False).train()
 fast_layers.make_lean(model)
 rng = np.random.default_rng(0)
 for step in range(5):
-    lengths = rng.integers(1, 80, 7)
+    lengths = rng.integers(1, 80, 5)
     batch = packing.pack(rng.integers(5, 60, lengths.sum()), lengths)
-    packed_hidden_states(model, batch, compiled=True).sum().backward()
+    packed_hidden_states(model, batch, compiled=True, attention="kernel").sum().backward()
     print("frames", counter.frame_count)
 """
 

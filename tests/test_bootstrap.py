@@ -12,16 +12,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from trainer.evaluation.bootstrap import (
-    Groups,
-    bootstrap_means,
-    bootstrap_pairs,
-    groups_of_texts,
-    interval,
-    resample_counts,
-    why_undefined,
-)
-from trainer.evaluation.pair_metrics import pair_metrics
+from trainer.evaluation.bootstrap import bootstrap_means, bootstrap_pairs, interval, why_undefined
+from trainer.evaluation.groups import Groups, groups_of_texts, resample_counts
+from trainer.evaluation.pair_metrics import METRICS, pair_metrics
 
 NAN = float("nan")
 
@@ -64,7 +57,8 @@ def literal_rows(groups: Groups, counts: np.ndarray) -> list[int]:
 
 def plain(scores: np.ndarray, target: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, float]:
     """Every metric by scipy, scikit-learn and definition."""
-    peer = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    from sklearn import metrics as peer
+
     above, below, called = scores[labels], scores[~labels], scores >= threshold
     gap = above.mean() - below.mean()
     within = ((above - above.mean()) ** 2).sum() + ((below - below.mean()) ** 2).sum()
@@ -113,6 +107,15 @@ def test_names_and_full_sample_are_those_of_the_plain_metrics(monkeypatch: pytes
         fitted = data | {"thresholds": np.full(3, expected.pop("threshold"))}
         found = bootstrap_pairs(**fitted)
         assert {name: values[scoring, 0] for name, values in found.items()} == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_metric_without_a_fast_form_is_measured_on_the_drawn_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = draw(60, 25, 5, seed=3, binary=False, across=True)
+    for name in ("spearman", "recall"):
+        monkeypatch.setitem(METRICS, f"plain {name}", METRICS[name])
+    found = bootstrap_pairs(**data, resamples=20)
+    for name in ("spearman", "recall"):
+        assert found[f"plain {name}"] == pytest.approx(found[name], abs=1e-12)
 
 
 def test_a_seed_repeats_and_the_size_of_a_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,21 +9,22 @@ import json
 import math
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from breaking import watch_disk
+from oracles import watch_disk
 from torch import Tensor
 
+from trainer.checkpoint import sealed_folder
 from trainer.checkpoint.sealed_folder import KEEP, load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.errors import CheckpointError, StorageError
-from trainer.system import files as storage
 from trainer.system.console import console
-from trainer.system.files import find_damage
+from trainer.system.files import find_damage, new_folder, remove_folder, write_manifest
 
 FILES = ("manifest.json", "state.json", "tensors.safetensors")
 
@@ -303,10 +304,48 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 
     folder = save(tmp_path / "checkpoints", 1)
     torch.save(Payload(), folder / "tensors.safetensors")
-    (folder / "manifest.json").write_text(json.dumps({f: storage._seal(folder / f) for f in FILES[1:]}))
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
     assert find_damage(folder) is None
     with pytest.raises(Exception, match="header"):
         load_newest(tmp_path / "checkpoints")
     assert not canary.exists()
     torch.load(io.BytesIO((folder / "tensors.safetensors").read_bytes()), weights_only=False)
     assert canary.exists()
+
+
+# ---- negative controls: without the guard, the test of it turns red
+
+
+def test_a_damaged_checkpoint_that_is_used_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealed_folder, "find_damage", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_damage_to_any_file_is_noticed_and_the_one_before_is_used("state.json", swap, tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["none", "too early"])
+def test_a_manifest_that_does_not_hold_every_file_is_seen(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_early(folder: Path) -> None:
+        state = (folder / "state.json").read_bytes()
+        (folder / "state.json").unlink()
+        write_manifest(folder)
+        (folder / "state.json").write_bytes(state)
+
+    monkeypatch.setattr(sealed_folder, "write_manifest", too_early if wrong == "too early" else lambda folder: None)
+    with pytest.raises(CheckpointError, match="is whole"):
+        test_the_newest_by_number_is_loaded(tmp_path)
+
+
+def test_an_older_checkpoint_that_goes_too_early_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def room_first(folder: Path) -> Iterator[Path]:
+        if folder.name == f"step-{KEEP + 1:06d}":
+            remove_folder(folder.with_name("step-000001"))
+        with new_folder(folder) as path:
+            yield path
+
+    monkeypatch.setattr(sealed_folder, "new_folder", room_first)
+    with pytest.raises(AssertionError):
+        test_a_checkpoint_is_on_disk_before_its_name_and_named_before_an_older_one_goes(tmp_path, monkeypatch)

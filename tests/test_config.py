@@ -99,7 +99,8 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "curriculum.epochs": (["0", "-1"], ["1"]),
     "curriculum.replay": (["-0.1", "1.1"], ["0", "1"]),
     "train.batch_size": (["1", "0", "-8"], ["2"]),
-    "train.precision": (['"fp64"', '"FP32"'], ['"fp32"', '"bf16"', '"fp16"']),
+    "train.compile": (['"maybe"', '"true"'], ['"auto"', '"on"', '"off"']),
+    "train.precision": (['"fp64"', '"FP32"'], ['"auto"', '"fp32"', '"bf16"', '"fp16"']),
     "train.tokens_per_chunk": (["-1"], ["0", "4096"]),
     "train.seed": (["-1", "4294967296"], ["0", "4294967295"]),
     "optim.lr": (["0", "-1e-5"], ["1e-3"]),
@@ -113,7 +114,6 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "loss.scale": (["0", "-20"], ["0.1"]),
     "loss.pair_weight": (["-0.1"], ["0", "0.5"]),
     "eval.every": (["-1"], ["0"]),
-    "eval.metric": (['"accuracy"'], ['"f1"', '"roc_auc"', '"average_precision"', '"pearson"', '"spearman"']),
     "eval.forgetting_limit": (["-0.01"], ["0"]),
     "early_stopping.patience": (["-1"], ["0"]),
     "checkpoint.every": (["-1"], ["0"]),
@@ -458,12 +458,12 @@ BY_KEY = {
     "data.train": TEXT.filter(bool),
     "data.label_scale": st.floats(0.5, allow_infinity=False),
     "curriculum.mode": st.sampled_from(["phased", "mixed"]),
-    "train.precision": st.sampled_from(["fp32", "bf16", "fp16"]),
+    "train.compile": st.sampled_from(["auto", "on", "off"]),
+    "train.precision": st.sampled_from(["auto", "fp32", "bf16", "fp16"]),
     "train.timeout": st.floats(1, 10**7),
     "optim.lr": st.floats(0.5, allow_infinity=False),
     "optim.weight_decay": ABOVE_ZERO,
     "loss.scale": ABOVE_ZERO,
-    "eval.metric": st.sampled_from(["spearman", "pearson", "roc_auc", "average_precision", "f1"]),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import traceback
 
 import numpy as np
@@ -74,12 +75,12 @@ def step_gradients(world_size: int, sabotage: str = ""):
     return np.stack(list(sampler)), found
 
 
-def work(rank, world_size, port, sabotage, queue):
+def work(rank, world_size, port, queue, sabotages):
     """One rank of a gloo group; whatever happens, something is put on the queue."""
     try:
         torch.set_num_threads(1)
         dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-        queue.put((rank, step_gradients(world_size, sabotage)))
+        queue.put((rank, {sabotage: step_gradients(world_size, sabotage) for sabotage in sabotages}))
         dist.barrier()
         dist.destroy_process_group()
     except Exception:
@@ -87,14 +88,17 @@ def work(rank, world_size, port, sabotage, queue):
         raise
 
 
-def on_ranks(world_size, sabotage=""):
-    """Run `step_gradients` on so many processes; results in the order of ranks."""
+def on_ranks(world_size, sabotages=("",)):
+    """Run `step_gradients` on so many processes, once a sabotage; results in the order of ranks."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = mp.get_context("spawn")
-    queue = context.SimpleQueue()
-    processes = mp.spawn(work, (world_size, port, sabotage, queue), nprocs=world_size, join=False)
+    # A new process would import torch for longer than it works.
+    method = "fork" if sys.platform == "linux" else "spawn"
+    queue = mp.get_context(method).SimpleQueue()
+    processes = mp.start_processes(
+        work, (world_size, port, queue, sabotages), nprocs=world_size, join=False, start_method=method
+    )
     results = dict(queue.get() for _ in range(world_size))
     processes.join()
     return [results[rank] for rank in range(world_size)]
@@ -113,18 +117,32 @@ def largest_difference(found, reference):
     )
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_agree_with_one_process(world_size, alone):
+SABOTAGES = ("scale by ranks", "shift targets", "drop mask")
+
+
+@pytest.fixture(scope="module")
+def on_two():
+    return on_ranks(2, ("", *SABOTAGES))
+
+
+def test_two_ranks_agree_with_one_process(alone, on_two):
     plan, reference = alone
-    for rank_plan, found in on_ranks(world_size):
-        assert np.array_equal(rank_plan, plan)
-        assert largest_difference(found, reference) < 1e-10
+    for results in on_two:
+        assert np.array_equal(results[""][0], plan)
+        assert largest_difference(results[""][1], reference) < 1e-10
 
 
-@pytest.mark.parametrize("sabotage", ["scale by ranks", "shift targets", "drop mask"])
-def test_a_broken_exchange_is_noticed(sabotage, alone):
-    """Negative controls of the test above."""
-    assert all(largest_difference(found, alone[1]) > 1e-6 for _, found in on_ranks(2, sabotage))
+def test_four_ranks_agree_with_one_process(alone):
+    plan, reference = alone
+    for results in on_ranks(4):
+        assert np.array_equal(results[""][0], plan)
+        assert largest_difference(results[""][1], reference) < 1e-10
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGES)
+def test_a_broken_exchange_is_noticed(sabotage, alone, on_two):
+    """Negative controls of the tests above."""
+    assert all(largest_difference(results[sabotage][1], alone[1]) > 1e-6 for results in on_two)
 
 
 def test_one_process_needs_no_group():

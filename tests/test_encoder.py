@@ -16,23 +16,24 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from oracles import LAYERS, LONGEST, WIDTH, Payload, edit_json, write_old_layout
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from trainer.config import LoraConfig
 from trainer.errors import InputError
+from trainer.model import export
 from trainer.model.embedding import embed, tokenize_for
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.families import FAMILIES
 from trainer.model.loading import load_encoder
 from trainer.model.lora import add_lora
 from trainer.system.console import console
-from trainer.system.files import write_manifest
+from trainer.system.files import find_damage, write_manifest
 
 Build = Callable[[str], Path]
 
-WIDTH, LAYERS, LONGEST = 64, 2, 128  # of the tiny models
 TOLERANCE = 1e-5
 TEXTS = [
     "the printer on floor 2 is jammed",
@@ -60,8 +61,9 @@ def embeddings(encoder: Encoder, texts: list[str] | None = None) -> np.ndarray:
 
 
 def assert_equals_peer(encoder: Encoder, folder: Path, texts: list[str] | None = None) -> None:
-    st = pytest.importorskip("sentence_transformers")
-    peer = st.SentenceTransformer(str(folder), device="cpu").encode(texts or TEXTS, show_progress_bar=False)
+    from sentence_transformers import SentenceTransformer
+
+    peer = SentenceTransformer(str(folder), device="cpu").encode(texts or TEXTS, show_progress_bar=False)
     np.testing.assert_allclose(embeddings(encoder, texts), peer, rtol=0, atol=TOLERANCE)
 
 
@@ -73,13 +75,6 @@ def refusal(folder: Path | str, **options: Any) -> str:
     return message
 
 
-def edit(path: Path, **changes: Any) -> None:
-    """Change keys of a JSON file; None removes one."""
-    values = json.loads(path.read_bytes()) if path.exists() else {}
-    values = {key: value for key, value in (values | changes).items() if value is not None}
-    path.write_text(json.dumps(values), encoding="utf-8")
-
-
 @pytest.fixture
 def plain(tiny_model: Build, tmp_path: Path) -> Path:
     """A plain Hugging Face folder to spoil."""
@@ -88,29 +83,12 @@ def plain(tiny_model: Build, tmp_path: Path) -> Path:
 
 def save_with_peer(source: Path, folder: Path, pooling: str = "mean", normalize: bool = True, **options: Any) -> Path:
     """The folder that sentence-transformers itself writes for a backbone."""
-    st = pytest.importorskip("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules as parts
 
     backbone = parts.Transformer(str(source))
     modules = [backbone, parts.Pooling(WIDTH, pooling_mode=pooling), *([parts.Normalize()] if normalize else [])]
-    st.SentenceTransformer(modules=modules, device="cpu", **options).save(str(folder))
-    return folder
-
-
-def write_old_layout(source: Path, folder: Path, pooling: str = "mean", inner: str = "", **bert: Any) -> Path:
-    """The layout of sentence-transformers 2 to 5, by hand; before them the Transformer lay in "0_Transformer"."""
-    shutil.copytree(source, folder / inner)
-    kinds = {inner: "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(kinds.items())
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / inner / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 20} | bert))
-    (folder / "1_Pooling").mkdir()
-    switches = {f"pooling_mode_{mode}": False for mode in ("cls_token", "mean_tokens", "max_tokens")}
-    switches[{"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}[pooling]] = True
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": WIDTH} | switches))
+    SentenceTransformer(modules=modules, device="cpu", **options).save(str(folder))
     return folder
 
 
@@ -134,9 +112,10 @@ def test_a_plain_folder_is_mean_pooled_at_its_own_length(family: str, tiny_model
     assert_equals_peer(encoder, tiny_model(family))
 
 
-@pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("family", ["mpnet", "bert"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "pooling", "normalize"), [("mpnet", "mean", True), ("bert", "cls", True), ("bert", "mean", False)]
+)
 def test_a_folder_that_sentence_transformers_wrote(
     family: str, pooling: str, normalize: bool, tiny_model: Build, tmp_path: Path
 ) -> None:
@@ -147,9 +126,11 @@ def test_a_folder_that_sentence_transformers_wrote(
     assert_equals_peer(encoder, folder)
 
 
-@pytest.mark.parametrize("inner", ["", "0_Transformer"])
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("family", ["mpnet", "roberta"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "pooling", "inner"),
+    [("mpnet", "mean", ""), ("mpnet", "cls", "0_Transformer"), ("roberta", "mean", "0_Transformer")],
+)
 def test_a_folder_in_the_older_layout(family: str, pooling: str, inner: str, tiny_model: Build, tmp_path: Path) -> None:
     folder = write_old_layout(tiny_model(family), tmp_path / "old", pooling, inner)
     encoder = load_encoder(str(folder))
@@ -165,21 +146,26 @@ def test_the_comparison_can_fail(tiny_model: Build, tmp_path: Path) -> None:
         assert_equals_peer(load_encoder(str(folder), max_length=19), folder)
 
 
+@pytest.mark.numbers
+@pytest.mark.slow
 def test_the_pretrained_encoder_equals_its_peer(real_encoder: Path) -> None:
     encoder = load_encoder(str(real_encoder))
     assert (encoder.spec.pooling, encoder.spec.normalize, encoder.spec.max_length) == ("mean", True, 256)
     assert_equals_peer(encoder, real_encoder)
 
 
+@pytest.mark.slow
 def test_the_pretrained_encoder_saved_anew_equals_itself(real_encoder: Path, tmp_path: Path) -> None:
-    st = pytest.importorskip("sentence_transformers")
-    st.SentenceTransformer(str(real_encoder), device="cpu").save(str(tmp_path / "saved"))
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer(str(real_encoder), device="cpu").save(str(tmp_path / "saved"))
     old, new = load_encoder(str(real_encoder)), load_encoder(str(tmp_path / "saved"))
     assert (old.spec.pooling, old.spec.normalize, old.spec.max_length) == ("mean", True, new.spec.max_length)
     assert weights_fingerprint(old) == weights_fingerprint(new)
     np.testing.assert_array_equal(embeddings(old), embeddings(new))
 
 
+@pytest.mark.slow
 def test_a_vocabulary_alone_is_tokenizer_enough(real_encoder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(real_encoder, tmp_path / "model")
     (folder / "tokenizer.json").unlink()
@@ -224,7 +210,7 @@ def test_a_byte_level_tokenizer_sees_case_and_inner_spaces(tmp_path: Path) -> No
 def test_a_pooling_that_is_asked_for_wins(packaged: Path) -> None:
     encoder = load_encoder(str(packaged), pooling="cls")
     assert encoder.spec.pooling == "cls"
-    edit(packaged / "1_Pooling" / "config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
+    edit_json(packaged / "1_Pooling" / "config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
     np.testing.assert_array_equal(embeddings(encoder), embeddings(load_encoder(str(packaged))))
 
 
@@ -239,6 +225,7 @@ def test_cls_is_the_first_token_of_the_models_own_forward(tiny_model: Build) -> 
         np.testing.assert_allclose(row, hidden[0].numpy(), rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("default", ["query", "passage", None])
 def test_the_default_prompt_is_put_before_every_text(default: str | None, tiny_model: Build, tmp_path: Path) -> None:
     prompts = {"query": "query: ", "passage": "passage: ", "document": ""}
@@ -252,7 +239,7 @@ def test_the_default_prompt_is_put_before_every_text(default: str | None, tiny_m
 
 
 def test_a_prompt_that_is_null_is_no_prompt(packaged: Path) -> None:
-    edit(packaged / "config_sentence_transformers.json", default_prompt_name="query")
+    edit_json(packaged / "config_sentence_transformers.json", default_prompt_name="query")
     (packaged / "config_sentence_transformers.json").write_text(
         '{"prompts": {"query": null}, "default_prompt_name": "query"}'
     )
@@ -291,7 +278,7 @@ def test_which_max_length_holds(
     family: str, own: int | None, tokenizers: int, asked: int, expected: int, tiny_model: Build, tmp_path: Path
 ) -> None:
     folder = write_old_layout(tiny_model(family), tmp_path / "model", max_seq_length=own)
-    edit(folder / "tokenizer_config.json", model_max_length=tokenizers)
+    edit_json(folder / "tokenizer_config.json", model_max_length=tokenizers)
     encoder = load_encoder(str(folder), max_length=asked)
     assert encoder.spec.max_length == expected
     assert tokenize_for(encoder, ["vpn " * 700]).lengths.tolist() == [expected]
@@ -303,6 +290,26 @@ def test_a_length_beyond_the_positions_is_refused_and_the_last_one_works(family:
     message = refusal(folder, max_length=LONGEST + 1)
     assert message == f"model.max_length = {LONGEST + 1}: {folder} has positions for {LONGEST} tokens; lower it"
     assert np.isfinite(embeddings(load_encoder(str(folder), max_length=LONGEST), ["vpn " * 700])).all()
+
+
+# ---- a folder of our own
+
+
+def test_a_saved_model_is_sealed_and_loads_as_it_was(tiny_model: Build, tmp_path: Path) -> None:
+    encoder = load_encoder(str(tiny_model("mpnet")), max_length=20)
+    export.save_model(encoder, tmp_path / "saved", "# A card\n")
+    assert find_damage(tmp_path / "saved") is None
+    assert load_encoder(str(tmp_path / "saved")).spec.max_length == 20
+    np.testing.assert_array_equal(embeddings(load_encoder(str(tmp_path / "saved"))), embeddings(encoder))
+
+
+def test_a_saved_model_without_its_seal_is_seen(
+    tiny_model: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control of the test above."""
+    monkeypatch.setattr(export, "write_manifest", lambda folder: None)
+    with pytest.raises(AssertionError):
+        test_a_saved_model_is_sealed_and_loads_as_it_was(tiny_model, tmp_path)
 
 
 # ---- refused: no model
@@ -337,16 +344,6 @@ def test_the_folders_that_are_spoilt_below_load_as_they_are(folder: str, request
 # ---- refused: code and pickles
 
 
-class Payload:
-    """Unpickling it makes a file."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.canary,))
-
-
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
 def test_a_pickle_is_not_opened(name: str, plain: Path, tmp_path: Path) -> None:
     (plain / "model.safetensors").unlink()
@@ -379,14 +376,14 @@ def add_code(folder: Path, canary: Path) -> None:
 
 def test_a_config_with_code_of_its_own_is_refused(plain: Path, tmp_path: Path) -> None:
     add_code(plain, tmp_path / "canary")
-    edit(plain / "config.json", auto_map={"AutoConfig": "own.Own", "AutoModel": "own.Own"}, model_type="own")
+    edit_json(plain / "config.json", auto_map={"AutoConfig": "own.Own", "AutoModel": "own.Own"}, model_type="own")
     assert "asks to run code of its own (auto_map)" in refusal(plain)
     assert not (tmp_path / "canary").exists()
 
 
 def test_the_code_of_a_tokenizer_is_not_run(plain: Path, tmp_path: Path) -> None:
     add_code(plain, tmp_path / "canary")
-    edit(plain / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "own.Own"]}, tokenizer_class="Own")
+    edit_json(plain / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "own.Own"]}, tokenizer_class="Own")
     load_encoder(str(plain))
     assert not (tmp_path / "canary").exists()
 
@@ -453,13 +450,13 @@ def plain_outside(tiny_model: Build, tmp_path: Path) -> Path:
     ],
 )
 def test_a_pooling_that_cannot_be_honoured_is_refused(changes: dict[str, Any], shown: str, packaged: Path) -> None:
-    edit(packaged / "1_Pooling" / "config.json", **changes)
+    edit_json(packaged / "1_Pooling" / "config.json", **changes)
     assert refusal(packaged) == (f"model.name = {packaged}: pooling {shown} cannot be honoured; set model.pooling")
     assert load_encoder(str(packaged), pooling="mean").spec.pooling == "mean"
 
 
 def test_pooling_without_the_prompt_is_refused(packaged: Path) -> None:
-    edit(packaged / "1_Pooling" / "config.json", include_prompt=False)
+    edit_json(packaged / "1_Pooling" / "config.json", include_prompt=False)
     assert "include_prompt" in refusal(packaged)
 
 
@@ -506,19 +503,19 @@ def test_a_damaged_file_is_refused_in_one_line(file: str, text: str, complaint: 
     "changes", [{"hidden_size": 48}, {"hidden_size": "wide"}, {"num_attention_heads": 7}, {"vocab_size": 5}]
 )
 def test_a_config_that_does_not_fit_the_weights_is_refused(changes: dict[str, Any], plain: Path) -> None:
-    edit(plain / "config.json", **changes)
+    edit_json(plain / "config.json", **changes)
     assert f"model.name = {plain}: cannot load the model: " in refusal(plain)
 
 
 def test_an_adapter_for_another_base_is_refused(plain: Path, tiny_model: Build) -> None:
     """Transformers would load the model that the adapter names, instead of the folder's own weights."""
-    edit(plain / "adapter_config.json", base_model_name_or_path=str(tiny_model("mpnet")), peft_type="LORA")
+    edit_json(plain / "adapter_config.json", base_model_name_or_path=str(tiny_model("mpnet")), peft_type="LORA")
     assert refusal(plain) == f"model.name = {plain}: holds an adapter for another model; name a merged model"
 
 
 @pytest.mark.parametrize("shard", ["../model.safetensors", "/tmp/x.safetensors", "a.bin", "x.safetensors/../a", 7, ""])
 def test_an_index_of_shards_names_safetensors_of_its_own_folder_alone(shard: Any, plain: Path) -> None:
-    edit(plain / "model.safetensors.index.json", weight_map={"a": "model-1.safetensors", "b": shard})
+    edit_json(plain / "model.safetensors.index.json", weight_map={"a": "model-1.safetensors", "b": shard})
     assert "names other files than safetensors of its own folder" in refusal(plain)
 
 
@@ -558,7 +555,8 @@ KEYS = {
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_json_in_a_model_folder_gives_an_encoder_or_a_refusal(data: st.DataObject, tiny_model: Build) -> None:
     name = data.draw(st.sampled_from(sorted(KEYS)))
@@ -585,10 +583,10 @@ def test_truncated_weights_are_refused(plain: Path) -> None:
 
 
 def test_missing_weights_are_counted_and_named(plain: Path) -> None:
-    edit(plain / "config.json", num_hidden_layers=LAYERS + 1)
+    edit_json(plain / "config.json", num_hidden_layers=LAYERS + 1)
     message = refusal(plain)
     assert "16 weights are missing from the file, first encoder.layer.2." in message
-    edit(plain / "config.json", num_hidden_layers=LAYERS)
+    edit_json(plain / "config.json", num_hidden_layers=LAYERS)
     weights = load_file(plain / "model.safetensors")
     del weights["embeddings.LayerNorm.weight"]
     save_file(weights, plain / "model.safetensors", metadata={"format": "pt"})

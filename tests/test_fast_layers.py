@@ -11,6 +11,27 @@ from torch import nn
 
 from trainer.model import fast_layers as lean
 from trainer.model.fast_layers import Dropout, Linear, LoraLinear, make_lean
+from trainer.system import processor
+from trainer.system.processor import works
+
+pytestmark = pytest.mark.numbers
+
+EPS = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}  # what rounding loses at most, as a share of a value
+WAYS = [(fp32, bf16) for fp32 in ("onednn", "torch") for bf16 in ("onednn", "torch", "widened")]
+
+
+def take(fp32: str, bf16: str = "widened") -> None:
+    """Force the ways of both types until the end of the test, or skip it."""
+    for way, dtype in ((fp32, torch.float32), (bf16, torch.bfloat16)):
+        if not works(way, dtype):
+            pytest.skip(f"this processor has no {dtype} product by {way}")
+    processor.take_products({"fp32": fp32, "bf16": bf16})
+
+
+@pytest.fixture(autouse=True)
+def ask_again():
+    yield
+    processor.forget()
 
 
 @pytest.mark.parametrize("probability", [0.001, 0.1, 0.5, 0.9])
@@ -78,7 +99,34 @@ def test_linear_keeps_what_it_has_no_fast_path_for():
     assert layer.double()(x[0].double()).dtype == torch.float64
 
 
-needs_onednn = pytest.mark.skipif(not lean.AVAILABLE, reason="torch was built without oneDNN")
+@pytest.mark.parametrize("trains", ["x", "weight bias", "x weight bias"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (37, 24, 56), (2, 19, 64, 48)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("ways", WAYS, ids="-".join)
+def test_linear_is_the_float64_layer_within_rounding_by_every_way(ways, dtype, shape, trains):
+    take(*ways)
+    *rows, inner, outer = shape
+    fast = nn.Linear(inner, outer)
+    make_lean(fast)
+    fast.weight.requires_grad_("weight" in trains), fast.bias.requires_grad_("bias" in trains)
+    x = torch.randn(*rows, inner, requires_grad="x" in trains)
+    upstream = torch.randn(*rows, outer).to(dtype)
+    exact = copy.deepcopy(fast).double()
+    with torch.no_grad():
+        for parameter in exact.parameters():
+            parameter.copy_(parameter.to(dtype))
+    exact_x = x.detach().to(dtype).double().requires_grad_("x" in trains)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        out = fast(x)
+    assert out.dtype == dtype
+    expected = nn.functional.linear(exact_x, exact.weight, exact.bias)
+    pairs = [(x, exact_x), (fast.weight, exact.weight), (fast.bias, exact.bias)]
+    wanted = [pair for pair in pairs if pair[0].requires_grad]
+    out.backward(upstream)
+    expected.backward(upstream.double())
+    for name, found, right in [("out", out, expected), *((str(i), a.grad, b.grad) for i, (a, b) in enumerate(wanted))]:
+        error = (found.double() - right).abs().max() / right.abs().max().clamp(min=1)
+        assert error <= 8 * EPS[dtype], (name, error)
 
 
 @pytest.mark.parametrize("trains", ["x", "x weight bias"])
@@ -101,13 +149,13 @@ def test_linear_under_autocast_gives_torchs_values_and_gradients(trains):
     torch.testing.assert_close(found[0], found[1], rtol=2e-2, atol=2e-2)
 
 
-@needs_onednn
 @pytest.mark.parametrize("way", ["forward", "backward"])
 def test_the_fast_product_is_really_taken(monkeypatch, way):
     """Negative control: with a wrong product in its place, values and gradients change."""
+    take("onednn")
     layer, x = Linear(8, 4).requires_grad_(False), torch.randn(5, 8, requires_grad=True)
     right = layer(x), torch.autograd.grad(layer(x).sum(), x)[0]
-    setattr(lean._packs[layer.weight], way, 2 * getattr(lean._packs[layer.weight], way).to_dense())
+    setattr(lean.packed_weights[layer.weight], way, 2 * getattr(lean.packed_weights[layer.weight], way).to_dense())
     wrong = layer(x) - layer.bias, torch.autograd.grad(layer(x).sum(), x)[0]
     expected = 2 * (right[0] - layer.bias) if way == "forward" else 2 * right[1]
     torch.testing.assert_close(wrong[way == "backward"], expected)
@@ -126,33 +174,45 @@ def _load(layer):
     layer.load_state_dict({name: value * 3 for name, value in layer.state_dict().items()})
 
 
-@needs_onednn
 @pytest.mark.parametrize("change", [_write_in_place, _write_elsewhere, _load])
 def test_a_packed_weight_is_packed_anew_when_it_changes(change, monkeypatch):
+    take("onednn")
     layer, x = Linear(8, 4, bias=False).requires_grad_(False), torch.randn(5, 8, requires_grad=True)
     before = layer(x), torch.autograd.grad(layer(x).sum(), x)[0]
     change(layer)
     torch.testing.assert_close((layer(x), torch.autograd.grad(layer(x).sum(), x)[0]), (3 * before[0], 3 * before[1]))
-    monkeypatch.setattr(lean._Packed, "holds", lambda *a: True)  # negative control
+    monkeypatch.setattr(lean.PackedWeight, "holds", lambda *a: True)  # negative control
     change(layer)
     torch.testing.assert_close(layer(x), 3 * before[0])
 
 
-@needs_onednn
+def test_a_weight_is_packed_anew_when_another_way_is_taken():
+    layer, x = Linear(8, 4, bias=False).requires_grad_(False), torch.randn(5, 8)
+    take("onednn")
+    before = layer(x)
+    take("torch")
+    torch.testing.assert_close(layer(x), before)  # torch takes no packed weight
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = layer(x)
+        take("onednn")
+        torch.testing.assert_close(layer(x), rounded, rtol=2e-2, atol=2e-2)
+
+
 def test_a_packed_weight_is_packed_once_and_goes_with_its_weight():
+    take("onednn")
     layer, x = Linear(8, 4).requires_grad_(False), torch.randn(5, 8)
     layer(x)
-    first, count = lean._packs[layer.weight], len(lean._packs)
+    first, count = lean.packed_weights[layer.weight], len(lean.packed_weights)
     layer(x)
-    assert lean._packs[layer.weight] is first
+    assert lean.packed_weights[layer.weight] is first
     with torch.autocast("cpu", torch.bfloat16):
         layer(x)
-    assert lean._packs[layer.weight].dtype == torch.bfloat16
+    assert lean.packed_weights[layer.weight].dtype == torch.bfloat16
     del layer, first
-    assert len(lean._packs) == count - 1
+    assert len(lean.packed_weights) == count - 1
     trained = Linear(8, 4)
     trained(x)
-    assert trained.weight not in lean._packs
+    assert trained.weight not in lean.packed_weights
 
 
 class Block(nn.Module):
@@ -194,9 +254,9 @@ def test_lora_gives_pefts_values_and_gradients(options, shape, dtype):
     torch.testing.assert_close(fast.merge_and_unload()(x), slow.merge_and_unload()(x), **close)
 
 
-@needs_onednn
 @pytest.mark.parametrize("forgets", [True, False])
 def test_merging_and_unmerging_in_place_reach_the_packed_weight(forgets, monkeypatch):
+    take("onednn")
     if not forgets:  # negative control: PEFT's own write is one that nothing notices
         monkeypatch.delattr(LoraLinear, "merge")
     model = adapted(dtype=torch.float32)
@@ -209,6 +269,29 @@ def test_merging_and_unmerging_in_place_reach_the_packed_weight(forgets, monkeyp
         assert torch.allclose(model(x), adapted_values, atol=1e-5) == forgets
         layer.unmerge()
         torch.testing.assert_close(model(x), adapted_values, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("ways", WAYS, ids="-".join)
+def test_lora_is_the_float64_layer_within_rounding_by_every_way(ways, dtype):
+    """In bf16 packing raised on processors without AVX-512, and training by LoRA ended there."""
+    take(*ways)
+    fast = adapted(dtype=torch.float32)
+    exact = copy.deepcopy(fast).double()
+    make_lean(fast)
+    x = torch.randn(9, 24, requires_grad=True)
+    exact_x = x.detach().double().requires_grad_()
+    upstream = torch.randn(9, 24)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        out = fast(x)
+    out.backward(upstream.to(out.dtype))
+    exact(exact_x).backward(upstream.double())
+    gradients = {name: parameter.grad for name, parameter in exact.named_parameters() if parameter.grad is not None}
+    assert len(gradients) == 2
+    pairs = [(x.grad, exact_x.grad), *((p.grad, gradients[n]) for n, p in fast.named_parameters() if n in gradients)]
+    for found, right in [(out, exact(exact_x)), *pairs]:
+        # Inputs, weights and the low-rank factor are rounded, and so are what they give.
+        assert (found.double() - right).abs().max() <= 16 * EPS[dtype] * right.abs().max().clamp(min=1)
 
 
 def test_lora_applies_its_dropout():

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from breaking import watch_disk
+from oracles import watch_disk
 
 from trainer.errors import StorageError
 from trainer.system import files as storage
@@ -156,7 +156,7 @@ def test_a_folder_that_exists_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_everything_is_on_disk_before_the_name_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "in").mkdir()
+    (tmp_path / "in").mkdir(parents=True)
     events = watch_disk(monkeypatch, tmp_path / "in")
     fill(tmp_path / "in" / "run")
     assert sorted(events[:3]) == ["sync a", "sync b", "sync sub"]
@@ -167,7 +167,7 @@ def test_everything_is_on_disk_before_the_name_is_given(tmp_path: Path, monkeypa
 
 
 def test_the_names_of_new_folders_are_on_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "in").mkdir()
+    (tmp_path / "in").mkdir(parents=True)
     events = watch_disk(monkeypatch, tmp_path / "in")
     with only_writer(tmp_path / "in" / "runs" / "first"):
         assert events == ["sync in", "sync runs"]
@@ -175,12 +175,32 @@ def test_the_names_of_new_folders_are_on_disk_too(tmp_path: Path, monkeypatch: p
     assert events == ["sync in", "sync runs"]
 
 
+LOST: dict[str, Callable[[Path], bool]] = {
+    "all": lambda path: True,
+    "content of files": Path.is_file,
+    "names in a folder that is not there yet": lambda path: path.name.endswith(".tmp") and path.is_dir(),
+    "the name at the end": lambda path: path.name == "in",
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_a_sync_that_is_left_out_is_seen(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative controls of the two tests above."""
+    real = storage.sync
+    monkeypatch.setattr(storage, "sync", lambda path: None if LOST[what](path) else real(path))
+    with pytest.raises(AssertionError):
+        test_everything_is_on_disk_before_the_name_is_given(tmp_path / "file and folder", monkeypatch)
+    if what in ("all", "the name at the end"):
+        with pytest.raises(AssertionError):
+            test_the_names_of_new_folders_are_on_disk_too(tmp_path / "above", monkeypatch)
+
+
 # ---- a process that dies, a disk that is full
 
 CHILD = """
 import os, resource, signal, sys
 from pathlib import Path
-from trainer import storage
+from trainer.system import files as storage
 
 how, where, root = sys.argv[1:]
 root = Path(root)

@@ -1,67 +1,114 @@
-"""What only a GPU can show: steps that never wait for it, and compiled layers that give what plain ones give."""
+"""What only a GPU shows: steps that never wait for it, compiled layers that train like plain ones, one mask a step."""
 
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from trainer.config import load_config
 from trainer.data.incidents import generate_pairs
-from trainer.training.setup import Run
+from trainer.model.self_check import without_dropout
+from trainer.training.gradcache import backward_in_chunks
+from trainer.training.setup import build_run, read_inputs
+from trainer.training.step import Stepper
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
-def run_on_gpu(tiny_model, folder, **changes):
-    """A run ready for its first step."""
-    pairs = folder / "pairs.json"
-    pairs.write_text(json.dumps(generate_pairs(144, 0, "train")))
-    config = folder / "run.toml"
-    config.write_text(
-        f'[model]\nname = "{tiny_model("mpnet")}"\n'
-        f'[data]\ntrain = "{pairs}"\ndev = "{pairs}"\nallow_overlap = true\n'
-        "[train]\nbatch_size = 16\n[loss]\ndims = [64, 16]\npair_weight = 0.5\nsymmetric = true\n"
-    )
-    run = Run(load_config(config, [f"{key}={value}" for key, value in changes.items()]), folder / "run")
-    run.add_trainables()
-    run.encoder.train()
-    return run
+@pytest.fixture
+def stepper(tiny_model, tmp_path):
+    """stepper(name, {key: value}) -> the maker of a run's steps on the GPU, ready for the first."""
+
+    def make(name, changes=None):
+        folder = tmp_path / name
+        folder.mkdir()
+        pairs = folder / "pairs.json"
+        pairs.write_text(json.dumps(generate_pairs(144, 0, "train")))
+        config = folder / "run.toml"
+        config.write_text(
+            f'[model]\nname = "{tiny_model("mpnet")}"\n'
+            f'[data]\ntrain = "{pairs}"\ndev = "{pairs}"\nallow_overlap = true\n'
+            '[train]\nbatch_size = 16\ncompile = "on"\n'
+            "[loss]\ndims = [64, 16]\npair_weight = 0.5\nsymmetric = true\n"
+        )
+        overrides = [f"{key}={value}" for key, value in (changes or {}).items()]
+        run = build_run(read_inputs(load_config(config, overrides), folder / "run", {}))
+        run.encoder.train()
+        return Stepper(run)
+
+    return make
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_everything_that_is_fast_proves_itself(stepper, precision):
+    choices = stepper("run", {"train.precision": precision}).run.choices
+    assert (choices.attention, choices.compiled, choices.fused) == ("kernel", True, True), choices.notes
 
 
 @pytest.mark.parametrize("budget", [0, 300])
-def test_a_step_never_waits_for_the_device(tiny_model, tmp_path, budget):
-    run = run_on_gpu(tiny_model, tmp_path, **{"train.tokens_per_chunk": budget})
-    for step in range(4):  # compiles
-        run.train_step(step, run.prepare(step))
-    run.settle()
-    batch = run.prepare(4)
+def test_a_step_never_waits_for_the_device_and_compiles_nothing_after_the_first(stepper, budget):
+    from torch._dynamo.utils import counters
+
+    steps = stepper("run", {"train.tokens_per_chunk": budget})
+    for step in range(2):
+        steps.train_step(step, steps.prepare(step))
+    steps.settle()
+    graphs = counters["stats"]["unique_graphs"]
+    batches = [steps.prepare(step) for step in range(2, 6)]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        arrived = run.train_step(4, batch)  # an operator that waits raises
+        arrived = [steps.train_step(2 + i, batch) for i, batch in enumerate(batches)]  # an operator that waits raises
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert arrived == [] and [numbers["step"] for numbers in run.settle()] == [4]
+    assert [len(numbers) for numbers in arrived] == [0, 1, 1, 1]
+    assert [numbers["step"] for numbers in steps.settle()] == [5]
+    assert graphs > 0 and counters["stats"]["unique_graphs"] == graphs
 
 
-def test_compiled_layers_train_like_plain_ones(tiny_model, tmp_path):
+def test_compiled_layers_train_like_plain_ones(stepper):
     losses = []
-    for compiled in ("true", "false"):
-        (tmp_path / compiled).mkdir()
-        run = run_on_gpu(tiny_model, tmp_path / compiled, **{"train.compile": compiled})
-        run.encoder.eval()  # no dropout: the two draw other masks
-        found = [numbers for step in range(6) for numbers in run.train_step(step, run.prepare(step))]
-        losses.append([numbers["loss"] for numbers in found + run.settle()])
+    for compiled in ("on", "off"):
+        steps = stepper(compiled, {"train.compile": compiled})
+        with without_dropout(steps.run.encoder):  # the two draw other masks
+            found = [numbers for step in range(6) for numbers in steps.train_step(step, steps.prepare(step))]
+        losses.append([numbers["loss"] for numbers in found + steps.settle()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_chunks_replay_the_dropout_of_compiled_layers(tiny_model, tmp_path):
-    """The gradient norm of a step in chunks is that of the same step again: each replay drew what it should."""
-    norms = []
-    for _ in range(2):
-        (tmp_path / f"{len(norms)}").mkdir()
-        run = run_on_gpu(tiny_model, tmp_path / f"{len(norms)}", **{"train.tokens_per_chunk": 300})
-        run.train_step(0, run.prepare(0))
-        norms.append(run.settle()[0]["grad_norm"])
-    assert norms[0] == norms[1]
+@pytest.mark.parametrize("compiled", ["on", "off"])
+def test_chunks_replay_the_dropout_of_the_first_pass(stepper, compiled):
+    """The gradient in chunks is the whole one's under the same masks, which is far from that under other masks.
+
+    The whole keeps one graph over all chunks, in the order in which they draw. Sums by atomics come in any order.
+    """
+    run = (steps := stepper("run", {"train.tokens_per_chunk": 300, "train.compile": compiled})).run
+    batch = steps.prepare(0)
+    assert len(batch.chunks) > 1
+
+    def gradient():
+        found = torch.cat([parameter.grad.flatten() for parameter in run.parameters.values()])
+        run.optimizer.zero_grad()
+        return found
+
+    def in_chunks(seed):
+        torch.manual_seed(seed)
+        backward_in_chunks(
+            run.encoder,
+            batch.chunks,
+            batch.positions,
+            lambda embeddings: run.objective(embeddings, batch.layout),
+            torch.Tensor.backward,
+            nullcontext,
+        )
+        return gradient()
+
+    torch.manual_seed(3)
+    embeddings = torch.cat([run.encoder(chunk) for chunk in batch.chunks])
+    run.objective(embeddings[torch.cat(batch.positions).argsort()], batch.layout).total.backward()
+    whole = gradient()
+    size = whole.norm()
+    assert (in_chunks(3) - whole).norm() < 1e-4 * size
+    assert (in_chunks(4) - whole).norm() > 1e-2 * size

@@ -57,7 +57,7 @@ def clean(train: Columns, dev: Columns) -> dict[str, Columns]:
     Of dev: no row that shares a text, ticket or template with train, and fewer negatives across categories.
     """
     pairs = tables(train, dev)
-    words = lint._tfidf_scores(pairs, [])[0]
+    words = lint.tfidf_scores(pairs, [])[0]
     share = {1: 0.25, 2: 0.45, 3: 1.0}
     draw = random.Random(0)
     kept = [
@@ -139,6 +139,7 @@ def test_each_poison_is_named_and_nothing_else(poison, control):
     assert names(lint_tables(tables(train, dev))) == POISONS[poison]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison.__name__)
 def test_each_poison_is_named_in_the_whole_real_file_too(poison, real):
     train, dev = (copied(real[name]) for name in (TRAIN, DEV))
@@ -191,6 +192,7 @@ def by_model(columns: Columns, cosines: np.ndarray) -> dict[str, str]:
     return {finding.name: finding.severity for finding in report.findings if finding.values.get("by") == "model"}
 
 
+@pytest.mark.slow
 def test_the_encoder_orders_the_real_phases_and_finds_the_last_at_chance(judged):
     assert by_model(*judged) == {"labels at chance": WARNING}
 
@@ -315,6 +317,7 @@ def test_one_page_however_many_rows_are_wrong(files, tmp_path, capfd):
     assert 20 < len(lines) < 60 and max(map(len, lines[:-1])) <= 132  # the last is the error's one line
 
 
+@pytest.mark.slow
 def test_a_run_shows_and_keeps_what_lint_finds(files, tiny_model, tmp_path, capfd):
     columns = json.loads(Path(files["train"]).read_text())
     bad = write(tmp_path, "bad.json", {name: values + values for name, values in columns.items()})

@@ -13,6 +13,8 @@ from trainer.loss.matryoshka import matryoshka_mnrl
 from trainer.loss.ranking import pairwise_ranking
 from trainer.loss.tiled import BAND, LEAST, TILE, tile_shape
 
+pytestmark = pytest.mark.numbers
+
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
 
@@ -104,7 +106,8 @@ def test_an_excluded_candidate_gets_no_gradient_and_the_target_cannot_be_exclude
 
 @pytest.mark.parametrize("negatives", [0, 1, 2])
 def test_parity_with_sentence_transformers(negatives):
-    st_losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    from sentence_transformers.sentence_transformer import losses as st_losses
+
     torch.manual_seed(2)
     dims, weights, rows = [48, 32, 8], [1.0, 0.5, 2.0], 6
     columns = [torch.randn(rows, 48, dtype=torch.float64, requires_grad=True) for _ in range(2 + negatives)]

@@ -48,7 +48,7 @@ def test_all_pairs_from_the_floor_up_are_found(seed: int, floor: float, dense: b
 
 def test_the_index_leaves_out_the_commonest_terms_and_as_much_as_it_may() -> None:
     matrix = random_rows(0)
-    kept = similarity._without_common(matrix, 0.3)
+    kept = similarity.without_common_terms(matrix, 0.3)
     dropped = matrix - kept
     lengths = np.sqrt(np.asarray(dropped.multiply(dropped).sum(axis=1))).ravel()
     assert lengths.max() <= 0.3 + 1e-6 and kept.nnz < 0.9 * matrix.nnz

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 from trainer.config import LoraConfig, OptimConfig
 from trainer.model.loading import load_encoder
 from trainer.model.lora import add_lora
-from trainer.training.optimizer import build_optimizer, check_coverage
+from trainer.training.optimizer import build_optimizer, check_coverage, skip_next_update
 
 CONFIG = OptimConfig(lr=0.01, weight_decay=0.1)
 SHAPES = {"matrix": (3, 4), "cube": (2, 3, 2), "norm": (4,), "bias": (5,), "scale": ()}
@@ -86,6 +86,32 @@ def test_decay_is_decoupled_from_the_gradient() -> None:
     weight.grad = torch.full((1, 1), -1e-3, dtype=torch.float64)
     optimizer.step()
     assert math.isclose(weight.item(), 5.0 * (1 - 0.1 * 0.5) + 0.1, rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("skipped", [True, False])
+def test_an_update_that_is_skipped_changes_nothing(skipped: bool) -> None:
+    """Weights, both moments and the step count: torch promises this of its own loss scaler alone."""
+    own = parameters()
+    optimizer = build_optimizer(own, CONFIG)
+
+    def update() -> None:
+        for parameter in own.values():
+            parameter.grad = torch.full_like(parameter, math.nan if skipped else 1.0)
+        optimizer.step()
+
+    def content() -> dict[str, torch.Tensor]:
+        held = {f"{name} {key}": value for name in own for key, value in optimizer.state[own[name]].items()}
+        return {key: value.detach().clone() for key, value in {**own, **held}.items()}
+
+    for parameter in own.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    before = content()
+    skip_next_update(optimizer, torch.tensor(skipped))
+    update()
+    after = content()
+    assert len(before) == 4 * len(own)
+    assert {key for key in before if not torch.equal(before[key], after[key])} == (set() if skipped else set(before))
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(), LoraConfig(targets=("attention", "ffn"), dora=True)])

@@ -18,6 +18,8 @@ from trainer.model.fast_layers import make_lean
 from trainer.model.forward import packed_hidden_states, padded_hidden_states, pool
 from trainer.model.packing import pack
 
+pytestmark = pytest.mark.numbers
+
 LONGEST = 37
 WORDS = 90
 
@@ -121,7 +123,7 @@ def test_no_sequence_sees_another(monkeypatch):
     # Negative control: with the padding of a group unmasked, neighbours of other lengths do change the result.
     honest = embeddings(ids)
     whole = pack
-    monkeypatch.setattr(packed, "_group", lambda lengths: [])
+    monkeypatch.setattr(packed, "group_by_length", lambda lengths: [])
 
     def unmasked(tokens):
         batch = whole(tokens, lengths)
@@ -134,6 +136,7 @@ def test_no_sequence_sees_another(monkeypatch):
     assert (leaking - honest).abs().max() > 1e-6
 
 
+@pytest.mark.slow
 def test_dropout_has_the_distribution_of_the_padded_path():
     """Same mean and spread of the embeddings over many draws, hidden and attention dropout on."""
     model = build("bert", hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3).double().train()

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from oracles import EDITS, Edits, edited
 
-from trainer.data import readers
+from trainer.data import text_files
 from trainer.data.pairs import FIELDS, PairTable, pairs_from_columns, positives_of, read_pairs
 from trainer.data.split import check_overlap, connected_components, require_both_classes, split_by_component
 from trainer.errors import InputError
@@ -105,7 +106,7 @@ def columns_of_pairs(draw: st.DrawFn) -> dict[str, list[Any]]:
 
 @given(columns=columns_of_pairs(), bom=st.booleans())
 @example(columns={"texts1": ['"', "a\r\nb"], "texts2": [",\t", "\u2028x"], "labels": [True, 0.25]}, bom=True)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_all_formats_hold_the_same_table(tmp_path: Path, columns: dict[str, list[Any]], bom: bool) -> None:
     expected = pairs_from_columns(columns, "generated")
     assert [expected.texts[i] for i in expected.text1] == columns["texts1"]
@@ -236,9 +237,9 @@ def test_canonical_form_is_the_definition_written_out(text: str) -> None:
 
 @pytest.mark.parametrize("marks", ["\u0301\u0316", "\u0f73", "\U0001e944\U0001e948\U000101fd"])
 def test_a_long_run_of_combining_marks_takes_linear_time(marks: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     canonical_form("a" + marks * 100_000)  # unicodedata alone needs half a minute or more for these
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 10
 
 
 def test_long_words_of_a_supplementary_script_stay_whole() -> None:
@@ -593,11 +594,11 @@ def test_a_gzip_bomb_is_refused_at_the_bound_and_a_file_within_it_is_read(
 ) -> None:
     columns = GOOD | {"texts1": ["x" * 300_000, "b", "c"]}
     path = write(tmp_path, ".csv.gz", columns)
-    assert path.stat().st_size * readers.GZIP_MAX_RATIO < 300_000
+    assert path.stat().st_size * text_files.GZIP_MAX_RATIO < 300_000
     assert len(read_pairs(path)) == 3  # small enough to be allowed any ratio
-    monkeypatch.setattr(readers, "GZIP_ALWAYS_BYTES", 1000)
+    monkeypatch.setattr(text_files, "GZIP_ALWAYS_BYTES", 1000)
     refused(path, "expands to more than", "uncompressed")
-    monkeypatch.setattr(readers, "GZIP_MAX_RATIO", 1000)
+    monkeypatch.setattr(text_files, "GZIP_MAX_RATIO", 1000)
     assert len(read_pairs(path)) == 3
 
 
@@ -607,31 +608,31 @@ def test_a_gzip_of_several_members_is_read_whole(tmp_path: Path) -> None:
     assert read_pairs(path).label.tolist() == [True, False]
 
 
-MEGABYTES = 10**7
+LARGE = 2 * 10**6
 COSTLY: dict[str, tuple[str, Any]] = {
-    "one cell": ("a.csv", lambda: f"text1,text2,label\n{'x' * MEGABYTES},b,1\n"),
-    "a cell of quotes": ("a.csv", lambda: 'text1,text2,label\n"' + '""' * (MEGABYTES // 2) + '",b,1\n'),
-    "a cell of lines": ("a.tsv", lambda: 'text1\ttext2\tlabel\n"x' + "\n" * MEGABYTES + '"\tb\t1\n'),
-    "commas": ("a.csv", lambda: "text1,text2,label\n" + "," * MEGABYTES),
-    "unclosed": ("a.csv", lambda: 'text1,text2,label\n"' + "a\n" * (MEGABYTES // 2)),
-    "blank lines": ("a.jsonl", lambda: "\n" * MEGABYTES + "x"),
-    "marks": ("a.json", lambda: SMALL.replace("a", "a" + "\u0301\u0316" * (MEGABYTES // 4))),
-    "digits": ("a.json", lambda: SMALL.replace("1]", "9" * MEGABYTES + "]")),
-    "keys": ("a.json", lambda: "{" + '"a":1,' * (MEGABYTES // 6) + '"a":1}'),
-    "brackets": ("a.jsonl", lambda: "[" * MEGABYTES),
-    "gzip members": ("a.csv.gz", lambda: gzip.compress(b"") * (MEGABYTES // 20)),
+    "one cell": ("a.csv", lambda: f"text1,text2,label\n{'x' * LARGE},b,1\n"),
+    "a cell of quotes": ("a.csv", lambda: 'text1,text2,label\n"' + '""' * (LARGE // 2) + '",b,1\n'),
+    "a cell of lines": ("a.tsv", lambda: 'text1\ttext2\tlabel\n"x' + "\n" * LARGE + '"\tb\t1\n'),
+    "commas": ("a.csv", lambda: "text1,text2,label\n" + "," * LARGE),
+    "unclosed": ("a.csv", lambda: 'text1,text2,label\n"' + "a\n" * (LARGE // 2)),
+    "blank lines": ("a.jsonl", lambda: "\n" * LARGE + "x"),
+    "marks": ("a.json", lambda: SMALL.replace("a", "a" + "\u0301\u0316" * (LARGE // 4))),
+    "digits": ("a.json", lambda: SMALL.replace("1]", "9" * LARGE + "]")),
+    "keys": ("a.json", lambda: "{" + '"a":1,' * (LARGE // 6) + '"a":1}'),
+    "brackets": ("a.jsonl", lambda: "[" * LARGE),
+    "gzip members": ("a.csv.gz", lambda: gzip.compress(b"") * (LARGE // 20)),
 }
 
 
 @pytest.mark.parametrize("case", COSTLY)
-def test_ten_megabytes_of_the_worst_are_read_or_refused_quickly(tmp_path: Path, case: str) -> None:
+def test_megabytes_of_the_worst_are_read_or_refused_in_linear_time(tmp_path: Path, case: str) -> None:
     name, build = COSTLY[case]
     content = build()
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    start = time.perf_counter()
+    start = time.process_time()
     rows_or_refusal(path)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 20
 
 
 def rows_or_refusal(path: Path) -> None:
@@ -642,32 +643,15 @@ def rows_or_refusal(path: Path) -> None:
 
 
 @given(suffix=st.sampled_from(ALL_SUFFIXES), data=st.binary(max_size=200), squeeze=st.booleans())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_give_rows_or_a_refusal(tmp_path: Path, suffix: str, data: bytes, squeeze: bool) -> None:
     path = tmp_path / f"any{suffix}"
     path.write_bytes(gzip.compress(data) if squeeze and suffix.endswith(".gz") else data)
     rows_or_refusal(path)
 
 
-SPLICES = [b'"', b",", b"\n", b"\r", b"\t", b"{", b"[", b"\\ud800", b"\\u0000", b"\0", b"\xff", b"NaN", b"-1e999", b":"]
-EDITS = st.lists(
-    st.tuples(st.floats(0, 1), st.integers(0, 6), st.one_of(st.sampled_from(SPLICES), st.binary(max_size=3))),
-    min_size=1,
-    max_size=4,
-)
-Edits = list[tuple[float, int, bytes]]
-
-
-def edited(data: bytes, edits: Edits) -> bytes:
-    """The data with a few bytes cut out and others put in: where (as a share), how many out, which in."""
-    for where, removed, inserted in edits:
-        at = int(where * len(data))
-        data = data[:at] + inserted + data[at + removed :]
-    return data
-
-
 @given(suffix=st.sampled_from(list(WRITERS)), edits=EDITS)
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_good_file_with_a_few_bytes_changed_gives_rows_or_a_refusal(
     tmp_path: Path, suffix: str, edits: Edits
 ) -> None:
@@ -684,7 +668,7 @@ json_values = st.recursive(
 
 
 @given(columns=st.fixed_dictionaries({}, optional={f.plural: st.lists(json_values, max_size=3) for f in FIELDS}))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_values_in_the_columns_give_rows_or_a_refusal(tmp_path: Path, columns: dict[str, list[Any]]) -> None:
     path = tmp_path / "values.json"
     path.write_text(json.dumps(columns))
@@ -701,9 +685,7 @@ def test_any_json_values_in_the_columns_give_rows_or_a_refusal(tmp_path: Path, c
 def test_real_pairs_have_the_expected_counts(
     name: str, phases: dict[int, int], positives: int, shared_data: Path
 ) -> None:
-    start = time.perf_counter()
     table = read_pairs(shared_data / name)
-    assert time.perf_counter() - start < 1
     assert Counter(table.phase.tolist()) == phases
     assert int(table.label.sum()) == positives
     assert table.categories1 is not None
@@ -725,3 +707,59 @@ def test_texts_that_the_real_train_and_dev_share_are_found(shared_data: Path) ->
     assert check_overlap(train, dev, allow=True) == len(plain[0] & plain[1]) == 17
     with pytest.raises(InputError, match="17 of its texts are also in"):
         check_overlap(train, dev, allow=False)
+
+
+# ---- columns in memory
+
+
+class Frame(dict):
+    """As pandas: names on the outside, and columns that only know `tolist`."""
+
+
+class Series:
+    def __init__(self, values: list[Any]) -> None:
+        self.values = np.array(values, dtype=object)
+
+    def tolist(self) -> list[Any]:
+        return self.values.tolist()
+
+
+SINGULAR = ("text1", "text2", "label", "phase", "category1", "category2")
+
+
+def columns_of(kind: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    columns = (["a", "b", "c"], ["d", "e", "f"], [1, 0, 1], [1, 1, 2], ["x", "y", "x"], ["x", "x", "z"])
+    return {name: kind(values) for name, values in zip(names, columns, strict=True)}
+
+
+@pytest.mark.parametrize("names", [tuple(field.plural for field in FIELDS), SINGULAR], ids=["plural", "singular"])
+@pytest.mark.parametrize("kind", [list, tuple, np.array, Series, lambda values: [*np.array(values)]])
+def test_columns_of_every_kind_are_the_same_pairs(kind: Any, names: tuple[str, ...]) -> None:
+    expected = pairs_from_columns(columns_of(list, SINGULAR))
+    table = pairs_from_columns(Frame(columns_of(kind, names)), "frame")
+    assert table.fingerprint() == expected.fingerprint() and (expected.source, table.source) == ("pairs", "frame")
+    assert table.phase.tolist() == [1, 1, 2] and table.categories2 == ["x", "x", "z"]
+
+
+def test_a_data_frame_is_read_as_it_is() -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    columns = columns_of(list, SINGULAR) | {"category1": ["x", None, float("nan")]}
+    table = pairs_from_columns(pandas.DataFrame(columns))
+    assert table.categories1 == ["x", "", ""] and table.label.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"label": [1, 7, 0]}, ["frame: row 2, label: 7 is not between 0 and 1"]),
+        ({"text2": ["d", None, "f"]}, ["frame: row 2, text2: null is not a text"]),
+        ({"text1": np.array([1, 2, 3])}, ["frame: row 1, text1: 1 is not a text"]),
+        ({"phase": [1.0, 1.0, float("nan")]}, ["row 1, phase: 1.0 is not a phase"]),
+        ({"label": [1, 0]}, ["differ in length"]),
+        ({"label": "110"}, ["'110'", "make it a list"]),
+    ],
+)
+def test_errors_in_columns_name_source_row_and_field(change: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        pairs_from_columns(columns_of(list, SINGULAR) | change, "frame")
+    assert_one_line(caught.value, *words)

@@ -301,5 +301,5 @@ def test_candidates_are_counted_as_they_are() -> None:
     for phase in PHASES:
         band = phase.positives
         inside = (whole >= band.low) & (whole < band.high) & known & (equal == (band.category == "same"))
-        assert mined.found[phase.number] == inside.sum() > 50
+        assert mined.in_band[phase.number] == inside.sum() > 50
         assert sum(len(usable(mined.candidates[phase.number], mined, part)) for part in range(3)) <= inside.sum()

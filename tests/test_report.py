@@ -22,10 +22,11 @@ from trainer.evaluation.pair_metrics import roc_points
 from trainer.lint.findings import Finding
 from trainer.main import cli
 from trainer.report import plots as figures
-from trainer.report.run_page import read_run, write_comparison, write_report
+from trainer.report.comparison import write_comparison
+from trainer.report.record import read_run
+from trainer.report.run_page import write_report
 from trainer.training import finish
 
-pytest.importorskip("matplotlib")
 VOID = {"meta", "img", "br"}
 SECRET = "call jane.doe@example.com or +49 170 1234567 about srv-db01"
 
@@ -119,6 +120,7 @@ def test_a_report_made_later_is_the_one_that_the_run_wrote(run: Path) -> None:
     assert first == again
 
 
+@pytest.mark.slow
 def test_texts_are_masked_and_escaped(run: Path) -> None:
     for name in ("report.html", "scores.json"):
         text = (run / name).read_text(encoding="utf-8")
@@ -143,12 +145,13 @@ def test_a_report_made_again_is_the_same(run: Path) -> None:
     assert (run / "report.html").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_lint_findings_are_shown(run: Path) -> None:
     record = json.loads((run / "lint.json").read_text())
     assert record["findings"], "the run's own lint found something to show"
     own = Page((run / "report.html").read_text())
     for finding in record["findings"]:
-        assert finding["said"] in own.text["td"] and Path(finding["source"]).name in own.text["td"]
+        assert finding["message"] in own.text["td"] and Path(finding["source"]).name in own.text["td"]
     said = "475 of 15000 (3.2 %) rows <i>repeat</i>"  # such figures are no telephone number
     leak = asdict(Finding("serious", "leak", "pairs/dev.json", said, {}, [3, 14, 15], "split by ticket"))
     (run / "lint.json").write_text(json.dumps(record | {"findings": [leak], "notes": ["no TF-IDF"]}))
@@ -162,6 +165,7 @@ def test_lint_findings_are_shown(run: Path) -> None:
     assert "No lint.json" in write_report(run).read_text()
 
 
+@pytest.mark.slow
 def test_undefined_figures_do_not_break_it(run: Path) -> None:
     """NaN is null in the files: too few groups give no interval, no category no diagnostic."""
     metrics = json.loads((run / "metrics.json").read_text())
@@ -183,6 +187,7 @@ def edit_metrics(run: Path, **changes: object) -> None:
     (run / "metrics.json").write_text(json.dumps(metrics))
 
 
+@pytest.mark.slow
 def test_a_verdict_is_text_not_markup(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     (run / "metrics.json").write_text(json.dumps({**metrics, "verdict": "<script>1</script>"}))
@@ -216,6 +221,7 @@ def test_what_is_no_finished_run_is_one_line_exit_2(
     assert said.count("\n") == 1 and all(word in said for word in words), said
 
 
+@pytest.mark.slow
 def test_several_runs_are_compared(finished: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "both.html"
     assert cli(["report", str(finished), str(run), "--output", str(out)]) == 0
@@ -243,6 +249,7 @@ def test_without_matplotlib_that_is_one_line(
     assert said.count("\n") == 1 and "pip install" in said
 
 
+@pytest.mark.slow
 def test_training_succeeds_without_matplotlib(
     tiny_model: Callable[[str], Path],
     tmp_path: Path,
@@ -275,6 +282,6 @@ def test_roc_points_are_those_of_sklearn() -> None:
 
 
 def test_a_long_curve_is_thinned_to_its_ends(finished: Path) -> None:
-    kept = figures._thin(10_000)
+    kept = figures.thinned(10_000)
     assert len(kept) <= figures.MOST_POINTS and kept[0] == 0 and kept[-1] == 9_999
     assert read_run(finished).strength is not None

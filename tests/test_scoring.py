@@ -13,7 +13,7 @@ import torch
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import pairs_from_columns, read_pairs
 from trainer.errors import InputError, NumericError
-from trainer.evaluation.judge import Question, judge
+from trainer.evaluation.judge import Question, judge, judgement_record
 from trainer.evaluation.scoring import PairSet, evaluate, metrics_at, pair_cosines
 from trainer.main import cli
 from trainer.model.embedding import embed, embed_cached, tokenize_for
@@ -201,20 +201,42 @@ def test_kept_thresholds_are_applied_frozen_and_in_sample_ones_are_named(model, 
     kept = asked(baseline=str(tiny_model("bert")))
     assert kept.thresholds["model"].values != loose.thresholds["model"].values
     assert "dev.json by false_positive_rate=0.2, kept in" in kept.thresholds_from["model"]
-    assert kept.thresholds_from["baseline"].endswith("(in-sample)")
+    assert kept.in_sample("baseline") and not kept.in_sample("model")
     # What was fitted on the judged pairs themselves is in-sample wherever it was kept.
     own = judge(Question(str(model), str(files["dev"]), dims=(16,), resamples=100))
-    assert "kept in" in own.thresholds_from["model"] and own.thresholds_from["model"].endswith("(in-sample)")
+    assert "kept in" in own.thresholds_from["model"] and own.in_sample("model")
+
+
+def test_tables_are_judged_as_their_files_are(model, files):
+    asked = [
+        Question(str(model), pairs, dev, dims=(64, 16), resamples=100)
+        for pairs, dev in (
+            (str(files["test"]), str(files["dev"])),
+            (read_pairs(files["test"]), read_pairs(files["dev"])),
+        )
+    ]
+    from_files, from_tables = map(judge, asked)
+    assert judgement_record(from_files) == judgement_record(from_tables)
+
+
+def test_a_metric_that_is_none_ends_a_training_run_before_any_work(tmp_path, capfd):
+    assert cli(["--set", "eval.metric=accuracy", "--output-dir", str(tmp_path / "run")]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and 'eval.metric = "accuracy": use one of spearman, ' in said
+    assert not (tmp_path / "run" / "plan.json").exists()
 
 
 def test_a_model_beside_itself_is_not_better_and_encodes_nothing_new(model, files, cache, encoded):
     question = Question(str(model), str(files["test"]), baseline=str(model), dims=(64, 8), resamples=100)
     found = judge(question)
-    assert found.found.metrics["model"] == found.found.metrics["baseline"] and found.verdict == "NOT BETTER"
+    assert found.assessment.metrics["model"] == found.assessment.metrics["baseline"] and found.verdict == "NOT BETTER"
     # `judge` has its own name for `embed`: what is counted here is what the cache could not give.
     assert len(encoded) == 1
     again = judge(question)
-    assert again.found.metrics == found.found.metrics and again.found.intervals == found.found.intervals
+    assert (
+        again.assessment.metrics == found.assessment.metrics
+        and again.assessment.intervals == found.assessment.intervals
+    )
     assert len(encoded) == 1
 
 
@@ -265,7 +287,7 @@ def test_models_of_different_widths_need_common_dims(tiny_model, tmp_path, files
         with pytest.raises(InputError, match=r"--dims 64: .*narrow is 32 wide; use dims up to 32"):
             judge(Question(model, pairs, baseline=baseline, dims=(64, 32)))
         found = judge(Question(model, pairs, baseline=baseline, dims=(32,), resamples=100))
-        assert found.found.verdicts.keys() == {"32"}
+        assert found.assessment.verdicts.keys() == {"32"}
 
 
 def test_the_real_encoder_has_its_known_figures(real_encoder, shared_data):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -11,15 +13,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainer.config import load_config
 from trainer.data.incidents import generate_pairs
 from trainer.errors import NumericError
-from trainer.training.setup import Run
+from trainer.training.setup import build_run, read_inputs
+from trainer.training.step import Stepper
+
+pytestmark = pytest.mark.numbers
 
 # Operators that make the host wait for a GPU: values read back, and results whose size depends on values.
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2", "unique_dim"}
 
 
 @pytest.fixture
-def make_run(tiny_model, tmp_path):
-    """make_run(name, {key: value}) -> a run that is ready for its first step."""
+def make_stepper(tiny_model, tmp_path):
+    """make_stepper(name, {key: value}, lag) -> a stepper whose run is ready for its first step."""
     pairs = tmp_path / "pairs.json"
     pairs.write_text(json.dumps(generate_pairs(72, 0, "train")))
     config = tmp_path / "run.toml"
@@ -29,12 +34,11 @@ def make_run(tiny_model, tmp_path):
         "[train]\nbatch_size = 8\n[optim]\nlr = 1e-3\n[loss]\ndims = [64, 16]\npair_weight = 0.5\nsymmetric = true\n"
     )
 
-    def make(name, changes=None):
+    def make(name, changes=None, lag=0):
         overrides = [f"{key}={value}" for key, value in (changes or {}).items()]
-        run = Run(load_config(config, overrides), tmp_path / name)
-        run.add_trainables()
+        run = build_run(read_inputs(load_config(config, overrides), tmp_path / name, {}))
         run.encoder.train()
-        return run
+        return Stepper(run, lag)
 
     return make
 
@@ -59,14 +63,13 @@ class Watch(TorchDispatchMode):
     [{}, {"train.tokens_per_chunk": 150}, {"lora.enabled": "false", "loss.learn_scale": "true"}],
     ids=["lora", "chunks", "full"],
 )
-def test_a_step_asks_nothing_of_the_device(make_run, changes):
-    run = make_run("run", changes)
-    run.lag = 1
-    batches = [run.prepare(step) for step in range(2)]
+def test_a_step_asks_nothing_of_the_device(make_stepper, changes):
+    stepper = make_stepper("run", changes, lag=1)
+    batches = [stepper.prepare(step) for step in range(2)]
     with Watch() as watch:
         for step, batch in enumerate(batches):
             # Reading the step before is the one thing that may wait; `Arriving` does it from the CPU's memory.
-            run.train_step(step, batch)
+            stepper.train_step(step, batch)
     assert watch.seen == set()
 
 
@@ -78,15 +81,14 @@ def test_the_watch_sees_what_waits():
     assert watch.seen >= {"_local_scalar_dense", "nonzero"}
 
 
-def test_numbers_that_lag_are_the_same_numbers(make_run):
+def test_numbers_that_lag_are_the_same_numbers(make_stepper):
     found = []
     for lag in (0, 1):
-        run = make_run(f"lag{lag}")
-        run.lag = lag
-        arrived = [run.train_step(step, run.prepare(step)) for step in range(4)]
+        stepper = make_stepper(f"lag{lag}", lag=lag)
+        arrived = [stepper.train_step(step, stepper.prepare(step)) for step in range(4)]
         assert [len(numbers) for numbers in arrived] == ([1] * 4 if lag == 0 else [0, 1, 1, 1])
-        weights = {name: parameter.detach().clone() for name, parameter in run.parameters.items()}
-        numbers = [line for lines in [*arrived, run.settle()] for line in lines]
+        weights = {name: parameter.detach().clone() for name, parameter in stepper.run.parameters.items()}
+        numbers = [line for lines in [*arrived, stepper.settle()] for line in lines]
         found.append(([{**line, "peak_memory": None} for line in numbers], weights))
     assert [numbers["step"] for numbers in found[0][0]] == [0, 1, 2, 3]
     assert found[0][0] == found[1][0]
@@ -96,10 +98,10 @@ def test_numbers_that_lag_are_the_same_numbers(make_run):
 
 @pytest.mark.parametrize("lag", [0, 1])
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
-def test_nothing_is_updated_by_what_is_not_finite_or_after_it(make_run, lag, broken):
-    run = make_run("run")
-    run.lag = lag
-    run.train_step(0, run.prepare(0))
+def test_nothing_is_updated_by_what_is_not_finite_or_after_it(make_stepper, lag, broken):
+    stepper = make_stepper("run", lag=lag)
+    run = stepper.run
+    stepper.train_step(0, stepper.prepare(0))
     before = {name: parameter.detach().clone() for name, parameter in run.parameters.items()}
     moments = [value.clone() for state in run.optimizer.state.values() for value in state.values()]
     name, parameter = next((n, p) for n, p in run.parameters.items() if "lora_B" in n)
@@ -109,9 +111,22 @@ def test_nothing_is_updated_by_what_is_not_finite_or_after_it(make_run, lag, bro
         handle = parameter.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NumericError, match=rf"step 1, .*{broken} .*is (nan|inf).*rows"):
         for step in (1, 2, 3):
-            run.train_step(step, run.prepare(step))
+            stepper.train_step(step, stepper.prepare(step))
     handle.remove()
     for name, value in before.items():
         assert torch.equal(value, run.parameters[name]), name
     after = [value for state in run.optimizer.state.values() for value in state.values()]
     assert all(torch.equal(a, b) for a, b in zip(moments, after, strict=True))
+
+
+def test_what_draws_in_a_step_draws_from_torch_alone(make_stepper):
+    """Checkpoints hold no other random states."""
+    stepper = make_stepper("run")
+
+    def states():
+        return str(np.random.get_state(legacy=False)), random.getstate(), torch.get_rng_state()
+
+    numpys, pythons, torchs = states()
+    for step in range(2):
+        stepper.train_step(step, stepper.prepare(step))
+    assert states()[:2] == (numpys, pythons) and not torch.equal(states()[2], torchs)

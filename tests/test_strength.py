@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from trainer.training.strength import ALPHAS, best_strength, ruled_out, set_strength
+from trainer.training.strength import Cause, best_strength, ruled_out, set_strength, strengths
 
 
 def curve_of(**values: list[float]) -> list[dict]:
@@ -21,13 +21,17 @@ def test_both_ends_are_exact_and_the_way_is_straight() -> None:
     generator = torch.Generator().manual_seed(0)
     start, trained = ({"w": torch.randn(50, generator=generator)} for _ in range(2))
     parameters = {"w": Parameter(torch.zeros(50))}
-    for alpha in ALPHAS:
+    for alpha in strengths(2.0):
         set_strength(parameters, start, trained, alpha)
         expected = start["w"].double() + alpha * (trained["w"].double() - start["w"].double())
         torch.testing.assert_close(parameters["w"].detach().double(), expected, rtol=0, atol=1e-6)
         if alpha in (0.0, 1.0):
             assert torch.equal(parameters["w"], (trained if alpha else start)["w"])
-    assert ALPHAS[0] == 0 and 1.0 in ALPHAS and max(ALPHAS) > 1
+
+
+def test_strengths_are_tenths_from_the_untouched_model_to_the_largest() -> None:
+    assert strengths(1.0) == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    assert strengths(1.25)[-1] == 1.2 and strengths(2.0)[-1] == 2.0 and len(strengths(1.3)) == 14
 
 
 def test_one_factor_of_an_adapter_moves_and_what_has_no_start_stays() -> None:
@@ -81,7 +85,12 @@ def test_a_strength_that_forgets_too_much_is_not_chosen(
 
 def test_what_is_ruled_out_says_why() -> None:
     curve = with_forgetting(curve_of(d64=[0.5, 0.6, 0.4], d8=[0.4, 0.5, 0.3]), d64=[0.8, 0.7, 0.8], d8=[0.5, 0.3, 0.5])
-    assert ruled_out(curve, 0.15) == {
+    reasons = ruled_out(curve, 0.15)
+    assert {alpha: (reason.cause, reason.dims) for alpha, reason in reasons.items()} == {
+        0.1: (Cause.FORGETS, ("8",)),
+        0.2: (Cause.LOSES, ("64", "8")),
+    }
+    assert {alpha: str(reason) for alpha, reason in reasons.items()} == {
         0.1: "forgets more than 0.15 at 8 dims",
         0.2: "loses to the untouched model on dev at 64, 8 dims",
     }

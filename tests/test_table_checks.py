@@ -137,7 +137,9 @@ def test_each_fault_is_named_and_nothing_else(poison):
     assert {finding.name for finding in found} == set(expected)
     for finding in found:
         assert expected[finding.name] in (None, finding.rows)
-        assert finding.source == "pairs.json" and finding.fix and finding.values and any(map(str.isdigit, finding.said))
+        assert (
+            finding.source == "pairs.json" and finding.fix and finding.values and any(map(str.isdigit, finding.message))
+        )
 
 
 def test_severity_grows_with_the_share():
@@ -208,9 +210,9 @@ def test_truncation_says_whether_it_is_an_estimate():
     tokens = np.full(len(part.table.texts), 10)
     tokens[:100] = 128
     (measured,) = checks.truncation(part, tokens, 128, False)
-    assert "by the tokenizer" in measured.said and measured.values["texts"] == 100
+    assert "by the tokenizer" in measured.message and measured.values["texts"] == 100
     (guessed,) = checks.truncation(part, checks.estimated_tokens(part.table.texts), 384, True)
-    assert "estimate" in guessed.said and guessed.values["texts"] == 60
+    assert "estimate" in guessed.message and guessed.values["texts"] == 60
     assert checks.truncation(part, tokens, 129, False) == []
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +14,41 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer.config import load_config
+from trainer.config import (
+    Config,
+    CurriculumConfig,
+    DataConfig,
+    LoraConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    OutputConfig,
+    TrainConfig,
+    load_config,
+)
 from trainer.data.incidents import generate_pairs
+from trainer.errors import InputError
 from trainer.evaluation.judge import Question, judge, judgement_record
 from trainer.main import cli
 from trainer.model import export
 from trainer.model.embedding import embed, tokenize_for
 from trainer.model.loading import load_encoder
+from trainer.model.lora import adapters_merged, add_lora
 from trainer.system.files import find_damage, json_ready
-from trainer.training import finish
+from trainer.system.processor import multiplies_bf16
+from trainer.system.run_files import METRICS
+from trainer.system.signals import Signals
+from trainer.training import finish, strength
 from trainer.training import loop as train
-from trainer.training import setup as run
+from trainer.training.run_folder import choose_folder
+from trainer.training.setup import Inputs
+from trainer.training.step import Stepper
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 SMALL = {
     "train.batch_size": "8",
+    "train.precision": "fp32",
     "curriculum.epochs": "1",
     "optim.lr": "1e-3",
     "loss.dims": "[64, 16]",
@@ -74,15 +93,17 @@ def steps_of(folder: Path) -> list[dict]:
     return [line for line in lines(folder) if "loss" in line]
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     changes = {"lora.enabled": str(lora).lower(), "lora.rank": 4, "optim.lr": 5e-3, "data.test": pair_files["test"]}
     code, folder = run_small("run", changes)
     assert code == 0
     expected = {"config.toml", "plan.json", "log.jsonl", "metrics.json", "training_metadata.json", "model"}
     expected |= {"lint.json"}
-    expected |= {"strength.json", "scores.json"} | ({"report.html"} if find_spec("matplotlib") else set())
-    assert expected | {"checkpoints"} | ({"adapter"} if lora else set()) == {p.name for p in folder.iterdir()}
+    expected |= {"strength.json", "scores.json", "report.html"}
+    assert expected | {"checkpoints"} | ({"adapter"} if lora else set()) == {
+        p.name for p in folder.iterdir() if p.name[0] != "."
+    }
     for exported in ("model", "adapter")[: 1 + lora]:
         assert find_damage(folder / exported) is None, exported
 
@@ -118,8 +139,26 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     assert not any(example in text for example in texts["texts1"] + texts["texts2"])
 
 
+@pytest.mark.numbers
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_bf16_trains_on_any_processor(run_small, lora, capfd):
+    """On one without AVX-512, LoRA ended in the first step, and full fine-tuning took 36 times as long."""
+    code, folder = run_small("run", {"train.precision": "bf16", "lora.enabled": str(lora).lower(), "lora.rank": 4})
+    assert code == 0
+    said = capfd.readouterr().err
+    assert "Precision: bf16, as train.precision says" in said
+    assert multiplies_bf16() or "times as long as in fp32" in said
+    metadata = json.loads((folder / "training_metadata.json").read_text())
+    assert metadata["precision"] == "bf16" and set(metadata["products"]) == {"fp32", "bf16"}
+    losses = [line["loss"] for line in steps_of(folder)]
+    code, folder = run_small("fp32", {"train.precision": "fp32", "lora.enabled": str(lora).lower(), "lora.rank": 4})
+    assert code == 0 and losses == pytest.approx([line["loss"] for line in steps_of(folder)], rel=0.03)
+
+
+@pytest.mark.slow
 def test_the_exported_model_is_the_best_and_loads_in_sentence_transformers(run_small, tiny_model):
-    sentence_transformers = pytest.importorskip("sentence_transformers")
+    import sentence_transformers
+
     code, folder = run_small("run", {"eval.every": 2}, "--full-strength")
     assert code == 0 and not (folder / "strength.json").exists()
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -139,6 +178,7 @@ def test_the_exported_model_is_the_best_and_loads_in_sentence_transformers(run_s
     assert np.abs(mine - embed(base, tokenize_for(base, texts))).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_quickstart_visibly_learns(tmp_path, capfd):
     code = cli(["--output-dir", str(tmp_path / "quick")])
     assert code == 0
@@ -150,6 +190,7 @@ def test_the_quickstart_visibly_learns(tmp_path, capfd):
     assert "Plan" in said and "BETTER" in said and "SentenceTransformer" in said
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_what_trainer_evaluate_finds(run_small, tiny_model, pair_files):
     code, folder = run_small("run", {"data.test": pair_files["test"], "lora.enabled": "true", "optim.lr": 5e-3})
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -185,13 +226,14 @@ def harmful(pair_files, tmp_path):
     return {**settings, "data.train": path, "data.allow_overlap": "true"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
 def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, capfd):
     changes = {**harmful, **lora}
     code, folder = run_small("run", changes)
     metrics = json.loads((folder / "metrics.json").read_text())
     strength = json.loads((folder / "strength.json").read_text())
-    assert code == 0 and [point["alpha"] for point in strength["curve"]] == [tenths / 10 for tenths in range(16)]
+    assert code == 0 and [point["alpha"] for point in strength["curve"]] == [tenths / 10 for tenths in range(11)]
     for dim, before in metrics["baseline"].items():
         assert metrics["final"][dim]["spearman"] >= before["spearman"]
         values = {point["alpha"]: point["dev"][dim] for point in strength["curve"]}
@@ -207,9 +249,10 @@ def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, cap
         assert metrics["final"][dim]["spearman"] < before["spearman"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
 def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, monkeypatch, lora):
-    monkeypatch.setattr(finish, "best_strength", lambda *_: 0.0)
+    monkeypatch.setattr(strength, "best_strength", lambda *_: 0.0)
     code, folder = run_small("run", lora)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert code == 0 and metrics["final"] == metrics["baseline"] and metrics["verdict"] != "BETTER"
@@ -217,9 +260,10 @@ def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, mo
     assert all(torch.equal(value, base[name]) for name, value in weights(folder).items())
 
 
+@pytest.mark.slow
 def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_model, monkeypatch):
     changes = {"lora.enabled": "true", "optim.lr": 5e-3}
-    monkeypatch.setattr(finish, "best_strength", lambda *_: 0.5)
+    monkeypatch.setattr(strength, "best_strength", lambda *_: 0.5)
     _, half = run_small("half", changes)
     _, whole = run_small("whole", changes, "--full-strength")
     base = load_file(tiny_model("mpnet") / "model.safetensors")
@@ -230,6 +274,7 @@ def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_
         torch.testing.assert_close(adapters[0][name], value / 2 if "lora_B" in name else value)
 
 
+@pytest.mark.slow
 def test_forgetting_is_measured_along_the_curve(run_small, tmp_path):
     path = tmp_path / "sts.csv"
     path.write_text("\n".join(f"a vpn {i},no mail {i * 7 % 60},{i * 13 % 51 / 10}" for i in range(60)) + "\n")
@@ -244,6 +289,7 @@ def test_forgetting_is_measured_along_the_curve(run_small, tmp_path):
         assert curve["spearman"]["after"] == values[strength["chosen"]]
 
 
+@pytest.mark.slow
 def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_path, capfd):
     path = tmp_path / "sts.csv"
     texts = [f"{number} {word}" for number in range(20) for word in ("vpn", "mail", "screen")]
@@ -264,8 +310,7 @@ def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_pa
     assert any("forgets more than 1e-09" in reason for reason in found[1]["ruled_out"].values())
     assert not any("forgets" in reason for reason in found[0]["ruled_out"].values())
     assert "eval.forgetting_limit" in capfd.readouterr().err
-    if find_spec("matplotlib"):
-        assert "on grey what was ruled out" in (strict[1] / "report.html").read_text()
+    assert "on grey what was ruled out" in (strict[1] / "report.html").read_text()
 
 
 def test_an_adapter_that_is_not_applied_fails_the_run(run_small, monkeypatch, capfd):
@@ -290,6 +335,7 @@ def test_a_run_that_changes_nothing_fails(run_small, monkeypatch, capfd):
     assert code == 4 and "training changed nothing" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_whatever_the_cadence(run_small):
     _, one = run_small("one")
     _, two = run_small("two", {"eval.every": 1, "log.every": 2, "checkpoint.every": 3})
@@ -303,40 +349,50 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["write_json", "print_summary"])
 def test_a_signal_with_or_after_the_last_file_changes_nothing(moment, run_small, monkeypatch):
     real = getattr(finish, moment)
 
     def signalled(*args):
-        if moment == "print_summary" or args[0].name == finish.FINISHED:
+        if moment == "print_summary" or args[0].name == METRICS:
             signal.raise_signal(signal.SIGTERM)
         real(*args)
 
     monkeypatch.setattr(finish, moment, signalled)
     code, folder = run_small("run")
     assert code == 0 and (folder / "metrics.json").exists()
-    assert (folder / "report.html").exists() == bool(find_spec("matplotlib"))
+    assert (folder / "report.html").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.slow
+def test_a_signal_that_is_not_ignored_is_seen(run_small, monkeypatch):
+    """Negative control of the test above."""
+    monkeypatch.setattr(Signals, "ignore", lambda self: None)
+    with pytest.raises(AssertionError):
+        test_a_signal_with_or_after_the_last_file_changes_nothing("print_summary", run_small, monkeypatch)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"lora.enabled": "true", "train.tokens_per_chunk": 200}])
 def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, changes):
     _, whole = run_small("whole", changes)
-    real = run.Run.train_step
+    real = Stepper.train_step
 
     def signalled(self, step, batch, *asks):
         if step == 4:
             signal.raise_signal(signal.SIGTERM)
         return real(self, step, batch, *asks)
 
-    monkeypatch.setattr(run.Run, "train_step", signalled)
+    monkeypatch.setattr(Stepper, "train_step", signalled)
     code, folder = run_small("stopped", changes)
     assert code == 75 and {p.name for p in (folder / "checkpoints").iterdir()} == {
         "step-000000",
         "step-000003",
         "step-000005",
     }
-    monkeypatch.setattr(run.Run, "train_step", real)
+    monkeypatch.setattr(Stepper, "train_step", real)
     code, folder = run_small("stopped", changes, "--resume")
     assert code == 0
     assert [line["loss"] for line in steps_of(folder)] == [line["loss"] for line in steps_of(whole)]
@@ -345,8 +401,9 @@ def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, change
         assert torch.equal(tensor, weights(folder)[name]), name
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_its_first_step_or_in_its_export_is_resumed(run_small, monkeypatch, tmp_path):
-    monkeypatch.setattr(run.Run, "train_step", raise_interrupt)
+    monkeypatch.setattr(Stepper, "train_step", raise_interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_small("run")
     monkeypatch.undo()
@@ -367,8 +424,8 @@ def test_a_folder_that_holds_something_is_refused_before_any_work(run_small, tmp
     assert code == 5 and "no empty folder" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_metrics(run_small):
-    pytest.importorskip("tensorboard")
     code, folder = run_small("run", {"log.tensorboard": "true"})
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -387,7 +444,7 @@ def test_out_of_memory_names_the_setting(run_small, monkeypatch, error, capfd):
     def exhausted(*_):
         raise error
 
-    monkeypatch.setattr(run.Run, "train_step", exhausted)
+    monkeypatch.setattr(Stepper, "train_step", exhausted)
     code, _ = run_small("run")
     assert code == 2 and "train.tokens_per_chunk" in capfd.readouterr().err
 
@@ -396,7 +453,7 @@ def test_a_full_disk_is_exit_5(run_small, monkeypatch, capfd):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run.Run, "train_step", full)
+    monkeypatch.setattr(Stepper, "train_step", full)
     code, _ = run_small("run")
     assert code == 5 and "No space left" in capfd.readouterr().err
 
@@ -406,6 +463,7 @@ def test_dev_and_test_must_differ(run_small, pair_files, capfd):
     assert code == 2 and "dev.json" in capfd.readouterr().err and not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_resume_with_another_setting_names_the_difference(run_small, monkeypatch, capfd):
     monkeypatch.setattr(train, "finish", raise_interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -424,11 +482,11 @@ def raise_interrupt(*_):
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_number_that_is_none_stops_the_run_before_the_update(run_small, monkeypatch, what, capfd):
-    real = run.Run.prepare
+    real = Stepper.prepare
 
     def poisoned(self, step):
         if step == 2:
-            parameter = next(iter(self.parameters.values()))
+            parameter = next(iter(self.run.parameters.values()))
             if what == "loss":
                 parameter.data.view(-1)[0] = float("nan")
                 parameter.data.mul_(float("nan"))
@@ -437,13 +495,14 @@ def test_a_number_that_is_none_stops_the_run_before_the_update(run_small, monkey
         return real(self, step)
 
     # Without the thread that works ahead, so that the poison strikes at step 2 exactly.
-    monkeypatch.setattr(run.Run, "prepare", poisoned)
+    monkeypatch.setattr(Stepper, "prepare", poisoned)
     code, folder = run_small("run")
     said = capfd.readouterr().err
     assert code == 3 and "phase 1" in said and "rows " in said and what in said
     assert len(steps_of(folder)) <= 2 and not (folder / "model").exists()
 
 
+@pytest.mark.slow
 def test_label_0_pairs_change_the_run(run_small, pair_files, tmp_path):
     """Taking labelled negatives for positives, as the notebook did, is another training."""
     columns = json.loads(pair_files["train"].read_text())
@@ -454,14 +513,74 @@ def test_label_0_pairs_change_the_run(run_small, pair_files, tmp_path):
     assert steps_of(honest)[0]["loss"] != steps_of(notebook)[0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_split_is_taken_where_no_dev_file_is_named(run_small):
     code, folder = run_small("run", {"data.dev": '""', "data.dev_fraction": 0.3, "curriculum.mode": "mixed"})
     meta = json.loads((folder / "training_metadata.json").read_text())
     assert code == 0 and meta["rows"]["train"] + meta["rows"]["dev"] == 72 and 15 <= meta["rows"]["dev"] <= 28
 
 
+def test_two_runs_of_one_process_in_python_each_get_their_precision(tiny_model, pair_files, tmp_path):
+    """accelerate keeps one setting for a whole process."""
+    metadata = {}
+    for precision in ("bf16", "fp32"):
+        config = Config(
+            model=ModelConfig(name=str(tiny_model("mpnet"))),
+            data=DataConfig(train=str(pair_files["train"]), dev=str(pair_files["dev"])),
+            lora=LoraConfig(enabled=False),
+            curriculum=CurriculumConfig(epochs=1),
+            train=TrainConfig(batch_size=8, precision=precision),
+            optim=OptimConfig(lr=5e-3),
+            loss=LossConfig(dims=[64, 16]),  # a list, as a person writes it
+            output=OutputConfig(dir=str(tmp_path / precision)),
+        )
+        result = train.train(config)
+        assert result.folder == tmp_path / precision and result.verdict == result.metrics["verdict"]
+        written = json.loads((result.folder / "metrics.json").read_text())
+        assert written == json.loads(json.dumps(json_ready(result.metrics)))
+        metadata[precision] = json.loads((result.folder / "training_metadata.json").read_text())["precision"]
+    assert metadata == {"bf16": "bf16", "fp32": "no"}
+    losses = [[line["loss"] for line in steps_of(tmp_path / precision)] for precision in metadata]
+    assert losses[0] != losses[1]
+
+
+def test_a_config_made_in_python_is_checked_as_a_file_is():
+    with pytest.raises(InputError, match=r"data\.train"):
+        train.train(Config())
+    with pytest.raises(InputError, match=r"optim\.lr must be a number"):
+        train.train(Config(data=DataConfig(train="x"), optim=OptimConfig(lr="1e-3")))
+
+
+@pytest.mark.parametrize(
+    "lora", [{"enabled": False}, {"rank": 4}, {"rank": 4, "dora": True}], ids=["full", "lora", "dora"]
+)
+def test_an_encoder_merged_in_place_is_its_merged_copy_and_then_itself_again(tiny_model, lora):
+    config = LoraConfig(**lora)
+    encoder = load_encoder(str(tiny_model("mpnet"))).eval()
+    if config.enabled:
+        add_lora(encoder, config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in encoder.trainable().values():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    tokens = tokenize_for(encoder, ["vpn is down", "mail", "the printer on floor 2 is jammed and it smells"])
+    state = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    trained, before = list(encoder.trainable()), embed(encoder, tokens)
+    expected = embed(export.merged(encoder), tokens)
+    for _ in range(2):
+        with adapters_merged(encoder) as same:
+            assert same is encoder
+            np.testing.assert_array_equal(embed(encoder, tokens), expected)
+        assert list(encoder.trainable()) == trained
+        assert all(torch.equal(state[name], tensor) for name, tensor in encoder.state_dict().items())
+        np.testing.assert_array_equal(embed(encoder, tokens), before)
+    with pytest.raises(KeyError), adapters_merged(encoder):
+        raise KeyError
+    np.testing.assert_array_equal(embed(encoder, tokens), before)
+
+
 def test_early_stopping_ends_the_run(run_small, monkeypatch):
-    real = run.Run.judge
+    real = Inputs.judge_on_dev
     values = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.0, -0.1])
 
     def falling(self):
@@ -469,7 +588,7 @@ def test_early_stopping_ends_the_run(run_small, monkeypatch):
         metrics["64"]["spearman"] = next(values)
         return metrics
 
-    monkeypatch.setattr(run.Run, "judge", falling)
+    monkeypatch.setattr(Inputs, "judge_on_dev", falling)
     code, folder = run_small("run", {"eval.every": 1, "early_stopping.patience": 2})
     metrics = json.loads((folder / "metrics.json").read_text())
     assert code == 0 and len(steps_of(folder)) == 3 and metrics["best_step"] == 1
@@ -513,6 +632,7 @@ def test_one_class_only_is_refused(run_small, pair_files, tmp_path, capfd):
     assert code == 2 and "all 72 rows are positive" in capfd.readouterr().err and not folder.exists()
 
 
+@pytest.mark.slow
 def test_overlap_is_refused_or_recorded(run_small, pair_files):
     code, folder = run_small("run", {"data.dev": pair_files["train"]})
     assert code == 2 and not folder.exists()
@@ -524,14 +644,15 @@ def test_overlap_is_refused_or_recorded(run_small, pair_files):
 def test_runs_without_a_folder_are_numbered(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config(Path(__file__).parent.parent / "configs" / "quickstart.toml")
-    assert train.choose_folder(config, "quick", False) == Path("runs/quick")
+    assert choose_folder(config, "quick", False) == Path("runs/quick")
     (tmp_path / "runs" / "quick").mkdir(parents=True)
-    assert train.choose_folder(config, "quick", False) == Path("runs/quick-2")
-    assert train.choose_folder(config, "quick", True) == Path("runs/quick")
+    assert choose_folder(config, "quick", False) == Path("runs/quick-2")
+    assert choose_folder(config, "quick", True) == Path("runs/quick")
 
 
-def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files, tmp_path):
-    """Through the launcher, dropout off: the same plan, the same losses, the same model."""
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files, tmp_path, capfd):
+    """Two through the launcher, one in this process, dropout off: the same plan, the same losses, the same model."""
     model = tmp_path / "model"
     shutil.copytree(tiny_model("mpnet"), model)
     config = json.loads((model / "config.json").read_text())
@@ -541,33 +662,23 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files,
     settings |= {"loss.symmetric": "true", "curriculum.replay": 0.2}
     empty = tmp_path / "empty.toml"
     empty.write_text("")
-    said = []
+    one, two = tmp_path / "one", tmp_path / "two"
 
-    def launch(name, batch_size, *flags):
+    def arguments(folder, batch_size):
         sets = [f"--set={key}={value}" for key, value in {**settings, "train.batch_size": batch_size}.items()]
-        command = [
-            sys.executable,
-            "-m",
-            "trainer.launcher",
-            *flags,
-            f"--config={empty}",
-            f"--output-dir={tmp_path / name}",
-            *sets,
-        ]
-        done = subprocess.run(
-            command,
-            cwd=Path(__file__).parent.parent,
-            check=True,
-            timeout=240,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        said.append(done.stderr)
-        return tmp_path / name
+        return [f"--config={empty}", f"--output-dir={folder}", *sets]
 
-    one = launch("one", 8)
-    two = launch("two", 4, "--num_processes", "2", "--cpu", "--")
+    capfd.readouterr()
+    assert cli(arguments(one, 8)) == 0
+    launched = subprocess.run(
+        [sys.executable, "-m", "trainer.launcher", "--num_processes", "2", "--cpu", "--", *arguments(two, 4)],
+        cwd=Path(__file__).parent.parent,
+        check=True,
+        timeout=600,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = [capfd.readouterr().err, launched.stderr]
     plans = [json.loads((folder / "plan.json").read_text()) for folder in (one, two)]
     assert plans[0] == plans[1]
     # Lint speaks once, and finds what it finds alone.
@@ -589,7 +700,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files,
     metrics = json.loads((two / "metrics.json").read_text())
     question = Question(str(two / "model"), str(pair_files["dev"]), baseline=str(model), dims=(64, 16))
     found = judge(question)
-    for dim, values in found.found.metrics["model"].items():
+    for dim, values in found.assessment.metrics["model"].items():
         assert metrics["final"][dim] == pytest.approx(values, abs=1e-6, nan_ok=True)
     metadata = json.loads((two / "training_metadata.json").read_text())
     assert metadata["processes"] == 2

@@ -141,17 +141,25 @@ class CurriculumConfig(Section):
 class TrainConfig(Section):
     batch_size: int = 64
     """Labelled pairs in a batch, on each device."""
-    precision: str = "fp32"
-    """"fp32", "bf16" or "fp16"; the weights being trained stay in fp32."""
+    precision: str = "auto"
+    """"fp32", "bf16", "fp16", or "auto": bf16 where the device multiplies it natively, else fp32. The weights being
+    trained stay in fp32, and so do the loss and the final judgement."""
     tokens_per_chunk: int = 0
     """Most tokens that go through the encoder at once; 0 puts no limit. It changes memory, not the batch's gradient
     (dropout draws other masks)."""
-    compile: bool = True
-    """Compile the encoder's layers on a GPU (torch.compile); about a minute, once a run."""
+    compile: str = "auto"
+    """Compile the encoder's layers on a GPU (torch.compile): "on", "off", or "auto": where the run is long enough
+    to win back the time, about a minute."""
     seed: int = 0
     """Of every random choice: the order of the pairs, dropout, new weights, a split of dev."""
     timeout: float = 1800.0
     """Seconds that a process waits for the others before it gives the run up."""
+
+    def __post_init__(self) -> None:
+        compile: object = self.compile
+        if isinstance(compile, bool):  # as it was before there was "auto"
+            object.__setattr__(self, "compile", "on" if compile else "off")
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -204,9 +212,11 @@ class EvalConfig(Section):
     every: int = 0
     """Steps between evaluations on dev; 0 evaluates at the end of each phase."""
     metric: str = "spearman"
-    """What "best" means, at the largest dim: "spearman", "pearson", "roc_auc", "average_precision" or "f1"."""
+    """What "best" means, at the largest dim: "spearman", "roc_auc", "f1" or another of evaluation/pair_metrics.py."""
     choose_strength: bool = True
-    """Dev chooses how far to go from the untouched model to the trained one, and beyond; false goes all the way."""
+    """Dev chooses how far to go from the untouched model to the trained one; false goes all the way."""
+    largest_strength: float = 1.0
+    """The farthest it may choose, up to 2; above 1 it may go beyond the trained model."""
     forgetting_limit: float = 0.0
     """How far Spearman on data.forgetting may fall at any dim for a strength to be chosen; 0 is no limit."""
 
@@ -321,8 +331,9 @@ RULES = {
     "curriculum.epochs": _POSITIVE,
     "curriculum.replay": Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
     "train.batch_size": Rule(lambda value: value >= 2, "use 2 or more: one pair has nothing to be told apart from"),
-    "train.precision": _one_of("fp32", "bf16", "fp16"),
+    "train.precision": _one_of("auto", "fp32", "bf16", "fp16"),
     "train.tokens_per_chunk": _NOT_NEGATIVE,
+    "train.compile": _one_of("auto", "on", "off"),
     "train.timeout": Rule(lambda value: 1 <= value <= 10**7, "use seconds from 1 to 10000000"),
     "train.seed": Rule(lambda value: 0 <= value < 2**32, "use a whole number from 0 to 4294967295"),
     "optim.lr": _POSITIVE,
@@ -338,7 +349,7 @@ RULES = {
     "loss.scale": _POSITIVE,
     "loss.pair_weight": _NOT_NEGATIVE,
     "eval.every": _NOT_NEGATIVE,
-    "eval.metric": _one_of("spearman", "pearson", "roc_auc", "average_precision", "f1"),
+    "eval.largest_strength": Rule(lambda value: 1 <= value <= 2, "use 1 (the trained model) up to 2"),
     "eval.forgetting_limit": _NOT_NEGATIVE,
     "early_stopping.patience": _NOT_NEGATIVE,
     "checkpoint.every": _NOT_NEGATIVE,

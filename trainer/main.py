@@ -41,6 +41,8 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         tune_process()
         # PEFT still asks transformers for a property by its old name; a user can do nothing about it.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        # Of a card that torch has no code for, in many lines; `require_code` says it in one.
+        warnings.filterwarnings("ignore", message=r"\s*(Found GPU\d|.* with CUDA capability sm_)")
         work(options)
     except TrainerError as error:
         # Bad input and a signal are the same on every rank of a machine: one of them says so.

@@ -1,19 +1,30 @@
-"""The state of a run between two updates, to and from the named tensors and JSON of a checkpoint."""
+"""What a checkpoint holds: the state of a run between two updates, to and from named tensors and JSON.
+
+Every key stands in this module. Tensors:
+
+    weight/NAME                   each parameter that trains
+    optimizer/KEY/NAME            AdamW's step, exp_avg and exp_avg_sq of it; not before its first update
+    random/RANK/torch, .../cuda   random states: what draws in training draws from torch alone
+    best/NAME                     the weights of the best evaluation so far
+
+JSON: the fields of `RunState`; "parameters", their names in order; "scaler", fp16's loss scaling; "identity", what
+must be equal for a run to be the same (`identity`); "log", size and SHA-256 of log.jsonl at that moment.
+"""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from trainer.checkpoint.identity import Identity
 from trainer.errors import CheckpointError
 from trainer.evaluation.scoring import Metrics
+from trainer.system.devices import random_state, set_random_state
 from trainer.system.distributed import gather_objects, rank
 
 
@@ -42,9 +53,20 @@ class RunState:
 
 
 def snapshot(
-    state: RunState, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, scaler: Any
+    state: RunState,
+    parameters: Mapping[str, Parameter],
+    optimizer: torch.optim.Optimizer,
+    scaler: Any,
+    identity: Identity,
+    log_seal: Mapping[str, Any],
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON from which `restore` continues. Collective: every rank contributes its random states."""
+    """Tensors and JSON from which `restore` continues. Collective: every rank contributes its random states.
+
+    Args:
+        scaler: fp16's loss scaler, None in other precisions.
+        identity: what `require_same_run` compares when the run is resumed.
+        log_seal: size and SHA-256 of the log so far.
+    """
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"weight/{name}"] = parameter
@@ -62,12 +84,25 @@ def snapshot(
         "inexact": state.inexact,
         "scaler": scaler.state_dict() if scaler is not None else None,
         "parameters": list(parameters),
+        "identity": identity,
+        "log": dict(log_seal),
         "best": None,
     }
     if state.best is not None:
         values["best"] = {"step": state.best.step, "value": state.best.value, "metrics": state.best.metrics}
         tensors |= {f"best/{name}": tensor for name, tensor in state.best.weights.items()}
     return tensors, values
+
+
+def saved_identity(values: Mapping[str, Any]) -> Identity:
+    """The identity of the run that a checkpoint's JSON is of."""
+    identity: Identity = values["identity"]
+    return identity
+
+
+def saved_log_seal(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Size and SHA-256 that the log had when a checkpoint was saved."""
+    return {key: values["log"][key] for key in ("size", "sha256")}
 
 
 def restore(
@@ -95,12 +130,10 @@ def restore(
                 optimizer.state[parameter]["step"] = tensors[f"optimizer/step/{name}"].to(parameter.device)
     if scaler is not None and values["scaler"] is not None:  # in another precision there was none
         scaler.load_state_dict(values["scaler"])
-    own = f"random/{rank()}/"
-    _set_random_states({name[len(own) :]: value for name, value in tensors.items() if name.startswith(own)})
+    _set_random_states(_below(f"random/{rank()}/", tensors))
     best = None
     if values["best"] is not None:
-        weights = {name[len("best/") :]: value for name, value in tensors.items() if name.startswith("best/")}
-        best = Best(**values["best"], weights=weights)
+        best = Best(**values["best"], weights=_below("best/", tensors))
     return RunState(
         baseline=values["baseline"],
         step=values["step"],
@@ -113,19 +146,9 @@ def restore(
     )
 
 
-def _random_states() -> dict[str, Tensor]:
-    numpys = np.random.get_state(legacy=False)
-    version, python, gauss = random.getstate()
-    states = {
-        "torch": torch.get_rng_state(),
-        "numpy": torch.tensor([*numpys["state"]["key"].tolist(), numpys["state"]["pos"], numpys["has_gauss"]]),
-        "numpy_gauss": torch.tensor(numpys["gauss"], dtype=torch.float64),
-        "python": torch.tensor([version, *python], dtype=torch.int64),
-        "python_gauss": torch.tensor(float("nan") if gauss is None else gauss, dtype=torch.float64),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _of_shape(saved: Tensor, parameter: Parameter, name: str) -> Tensor:
@@ -135,6 +158,13 @@ def _of_shape(saved: Tensor, parameter: Parameter, name: str) -> Tensor:
     return saved
 
 
+def _random_states() -> dict[str, Tensor]:
+    states = {"torch": torch.get_rng_state()}
+    if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
+        states[device.type] = random_state(device)
+    return states
+
+
 def _set_random_states(states: Mapping[str, Tensor]) -> None:
     if not states and rank() > 0:  # a rank that the saved run did not have: as seeded
         return
@@ -142,10 +172,6 @@ def _set_random_states(states: Mapping[str, Tensor]) -> None:
         torch.set_rng_state(states["torch"])
     except RuntimeError as error:
         raise ValueError("its random states are of another version of torch") from error
-    *words, position, has_gauss = states["numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(words, np.uint32), position, has_gauss, states["numpy_gauss"].item()))
-    version, *python = states["python"].tolist()
-    gauss = states["python_gauss"].item()
-    random.setstate((version, tuple(python), None if gauss != gauss else gauss))
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is not None and device.type in states:
+        set_random_state(device, states[device.type])

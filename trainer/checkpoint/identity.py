@@ -9,19 +9,27 @@ from typing import Any
 from trainer.errors import CheckpointError
 from trainer.system.distributed import world_size
 
-# Keys that may change freely: they decide what is written and when, not what is computed.
+# Keys that may change freely: they decide what is written and when, not what is computed. Which precision
+# train.precision came to is of the setting.
 FREE = (
-    *("log.", "checkpoint.", "output.", "train.timeout", "data.forgetting"),
-    *("eval.every", "eval.choose_strength", "eval.forgetting_limit"),
+    *("log.", "checkpoint.", "output.", "train.timeout", "train.precision", "data.forgetting"),
+    *("eval.every", "eval.choose_strength", "eval.largest_strength", "eval.forgetting_limit"),
 )
 # Keys whose change leaves the run the same in kind, but not to the bit.
-INEXACT = ("train.batch_size", "train.precision", "train.tokens_per_chunk", "train.compile")
+INEXACT = ("train.batch_size", "train.tokens_per_chunk", "train.compile")
+
+Identity = dict[str, dict[str, Any]]
 
 
 def identity(
     config_tree: dict[str, dict[str, Any]], fingerprints: Mapping[str, str], setting: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
+) -> Identity:
     """What must be equal for a resumed run to be the same run.
+
+    Args:
+        config_tree: the config, as `config.to_tree` gives it.
+        fingerprints: of data, tokens and base weights.
+        setting: number of processes, device, threads and versions.
 
     Returns:
         "run": what makes it another run; "setting": what makes it the same one with other rounding or dropout. The

@@ -5,7 +5,8 @@
         tensors.safetensors
         manifest.json         size and SHA-256 of the others, written last
 
-A folder gets its name only when every file in it is on disk. Nothing is unpickled.
+A folder gets its name only when every file in it is on disk. Nothing is unpickled. What is whole is known by its
+hashes, which are computed once for as long as inode, size and time of each file stay the same.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from torch import Tensor
 
 from trainer.errors import CheckpointError
 from trainer.system.console import console
-from trainer.system.files import find_damage, new_folder, remove_folder, write_manifest
+from trainer.system.files import MANIFEST, find_damage, new_folder, remove_folder, write_manifest
 
 KEEP = 3
 FILES = ("tensors.safetensors", "state.json")
 _NAME = re.compile(r"step-(\d{6,})")
+_known_whole: set[tuple[tuple[int, int, int], ...]] = set()  # files that this process wrote, or compared with hashes
 
 
 def save_checkpoint(
@@ -35,6 +37,8 @@ def save_checkpoint(
     """Write the checkpoint of a step, then drop older ones: all but the newest KEEP that are whole.
 
     Args:
+        tensors: by name, on any device.
+        state: what can be written as JSON.
         keep: steps whose checkpoints stay however old they are.
 
     Raises:
@@ -42,7 +46,7 @@ def save_checkpoint(
     """
     folder = root / f"step-{step:06d}"
     if folder.exists():
-        if find_damage(folder, FILES) is None:
+        if is_whole(folder):
             return folder  # the state after a step is the same however often it is saved
         set_aside(folder)
     with new_folder(folder) as path:
@@ -50,6 +54,7 @@ def save_checkpoint(
         (path / "tensors.safetensors").write_bytes(safetensors.torch.save(unique))
         (path / "state.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
         write_manifest(path)
+    _known_whole.add(_stamp(folder))
     drop_old(root, keep)
     return folder
 
@@ -61,8 +66,19 @@ def drop_old(root: Path, keep: Collection[int]) -> None:
         if whole >= KEEP:  # only then is anything removed, so nothing is lost by one that rotted
             if _step(folder) not in keep:
                 remove_folder(folder)
-        elif find_damage(folder, FILES) is None:
+        elif is_whole(folder):
             whole += 1
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint's files are what its manifest says; read and hashed where that is not known yet."""
+    try:
+        stamp = _stamp(folder)
+    except OSError:
+        return False
+    if stamp not in _known_whole and find_damage(folder, FILES) is None:
+        _known_whole.add(stamp)
+    return stamp in _known_whole
 
 
 def has_checkpoints(root: Path) -> bool:
@@ -89,6 +105,22 @@ def newest_checkpoint(root: Path) -> Path:
     raise CheckpointError(f"{root}: none of {len(folders)} checkpoints is whole; start a new run")
 
 
+def newest_values(root: Path) -> dict[str, Any]:
+    """The JSON of the newest checkpoint that can be read; {} where there is none.
+
+    For what must be known before the run is built: nothing is checked yet, and what is damaged is passed over, since
+    `newest_checkpoint` will say so.
+    """
+    for folder in reversed(_folders(root)):
+        try:
+            values = json.loads((folder / "state.json").read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(values, dict):
+            return values
+    return {}
+
+
 def set_aside(folder: Path) -> None:
     """Rename a damaged checkpoint to end in `.damaged`."""
     damaged = folder.with_name(folder.name + ".damaged")
@@ -106,6 +138,12 @@ def _folders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     return sorted((path for path in root.iterdir() if _NAME.fullmatch(path.name)), key=_step)
+
+
+def _stamp(folder: Path) -> tuple[tuple[int, int, int], ...]:
+    """Inode, size and time of each file: they change with every way of writing to one, though not as a disk rots."""
+    stats = [(folder / name).stat() for name in (*FILES, MANIFEST)]
+    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
 def _step(folder: Path) -> int:

@@ -75,19 +75,19 @@ class LayoutBuilder:
         positives = [part[table.label[part]] for part in ranks]
         unique_candidates = np.unique(candidate_texts)
         first = sum(map(len, positives[: self.rank]))
-        own = slice(first, first + len(positives[self.rank]))
+        of_rank = slice(first, first + len(positives[self.rank]))
         pairs = ranks if self.all_pairs else [part[:0] for part in ranks]
         all_queries = _positions(encoded, [table.text1[part] for part in positives])
         return BatchLayout(
             texts=tuple(encoded),
-            queries=all_queries[own],
+            queries=all_queries[of_rank],
             candidates=_first_positions(encoded, unique_candidates),
-            targets=torch.from_numpy(np.searchsorted(unique_candidates, target_texts[own])),
-            own_targets=_positions(encoded, [table.text2[part] for part in positives])[own],
-            excluded=self._related(query_texts[own], unique_candidates),
+            targets=torch.from_numpy(np.searchsorted(unique_candidates, target_texts[of_rank])),
+            own_targets=_positions(encoded, [table.text2[part] for part in positives])[of_rank],
+            excluded=self._related(query_texts[of_rank], unique_candidates),
             all_queries=all_queries,
             first_query=first,
-            reverse_excluded=self._related(target_texts[own], query_texts),
+            reverse_excluded=self._related(target_texts[of_rank], query_texts),
             pair1=_positions(encoded, [table.text1[part] for part in pairs]),
             pair2=_positions(encoded, [table.text2[part] for part in pairs]),
             pair_labels=torch.from_numpy(table.label[np.concatenate(pairs)]),
@@ -106,18 +106,18 @@ class LayoutBuilder:
         canonical = self.table.canonical
         placed = np.ones(len(others), bool), (canonical[others], np.arange(len(others)))
         holds = sparse.csr_matrix(placed, shape=(self.related.shape[0], len(others)))
-        found = self.related[canonical[texts]] @ holds
-        counts = np.diff(found.indptr)
+        related = self.related[canonical[texts]] @ holds
+        counts = np.diff(related.indptr)
         columns = np.full((len(texts), counts.max(initial=0)), -1)
-        columns[np.arange(columns.shape[1]) < counts[:, None]] = found.indices
+        columns[np.arange(columns.shape[1]) < counts[:, None]] = related.indices
         return torch.from_numpy(columns)
 
 
 def _positions(encoded: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Tensor:
     """Where each rank encodes the texts that it wants, rank after rank."""
     starts = accumulate(map(len, encoded), initial=0)
-    found = [start + np.searchsorted(texts, own) for start, texts, own in zip(starts, encoded, wanted, strict=False)]
-    return torch.from_numpy(np.concatenate(found))
+    parts = zip(starts, encoded, wanted, strict=False)
+    return torch.from_numpy(np.concatenate([start + np.searchsorted(texts, ids) for start, texts, ids in parts]))
 
 
 def _first_positions(encoded: Sequence[np.ndarray], wanted: np.ndarray) -> Tensor:

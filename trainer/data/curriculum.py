@@ -56,6 +56,15 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
     Item `step` is the global batch [world_size * batch_size]; `local` cuts out a rank's equal share. Rows that do not
     fill a batch at the end of an epoch open the next epoch of their phase.
 
+    >>> from trainer.data.incidents import generate_pairs
+    >>> from trainer.data.pairs import pairs_from_columns
+    >>> table = pairs_from_columns(generate_pairs(60, seed=0, split="train"))
+    >>> sampler = PhasedBatchSampler(table, CurriculumConfig(epochs=2), batch_size=8, seed=0)
+    >>> len(sampler), [(phase.name, phase.steps) for phase in sampler.phases]
+    (15, [('1', 5), ('2', 5), ('3', 5)])
+    >>> sampler[0].shape, sampler.phase_at(7).name
+    ((8,), '2')
+
     Raises:
         InputError: a phase that is empty, unknown, without positives, or smaller than one global batch.
     """
@@ -96,13 +105,13 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
             queue.extend(fresh[i] for i in rng.permutation(len(fresh)))
             waiting += sum(len(unit.rows) for unit in fresh)
             replayed += sum(len(unit.rows) for unit in replay)
-            batches = [_take(queue, self.global_size) for _ in range(waiting // self.global_size)]
+            filled = [_take(queue, self.global_size) for _ in range(waiting // self.global_size)]
             waiting %= self.global_size
-            repeats += _spread_repeats(batches)
-            self._batches += [np.array([row for unit in batch for row in unit.rows]) for batch in batches]
-            self.epochs += [epoch] * len(batches)
-        shown = self._batches[first_step:]
-        riding, extra = _count_riders(table, shown)
+            repeats += _spread_repeats(filled)
+            self._batches += [np.array([row for unit in batch for row in unit.rows]) for batch in filled]
+            self.epochs += [epoch] * len(filled)
+        batches = self._batches[first_step:]
+        riding, extra = _count_riders(table, batches)
         positives = int(table.label[rows].sum())
         self.phases.append(
             PhasePlan(
@@ -112,13 +121,13 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
                 negatives=len(rows) - positives,
                 epochs=epochs,
                 first_step=first_step,
-                steps=len(shown),
+                steps=len(batches),
                 replayed=replayed,
                 riding=riding,
                 extra=extra,
                 repeats=repeats,
                 left_over=waiting,
-                negatives_per_anchor=_negatives_per_anchor(table, shown),
+                negatives_per_anchor=_negatives_per_anchor(table, batches),
             )
         )
 
@@ -284,12 +293,12 @@ def _sample(units: list[_Unit], rows: int, rng: np.random.Generator) -> list[_Un
 def _count_riders(table: PairTable, batches: list[np.ndarray]) -> tuple[int, int]:
     """(negatives shown with a positive of their anchor, negatives shown without)."""
     first, second = table.canonical[table.text1], table.canonical[table.text2]
-    riding = shown = 0
+    riding = negatives_seen = 0
     for batch in batches:
         negatives, anchors = batch[~table.label[batch]], first[batch[table.label[batch]]]
         riding += int((np.isin(first[negatives], anchors) | np.isin(second[negatives], anchors)).sum())
-        shown += len(negatives)
-    return riding, shown - riding
+        negatives_seen += len(negatives)
+    return riding, negatives_seen - riding
 
 
 def _negatives_per_anchor(table: PairTable, batches: list[np.ndarray]) -> float:

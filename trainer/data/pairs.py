@@ -13,7 +13,8 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from trainer.data.readers import Field, RawTable, parse_number, read_table, shown, table_from_columns
+from trainer.data.readers import Field, RawTable, brief, parse_number, read_table, table_from_columns
 from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 
@@ -117,10 +118,41 @@ def read_pairs(path: str | Path, *, label_scale: float = 1.0, positive_threshold
 
 
 def pairs_from_columns(
-    columns: dict[str, list[Any]], source: str, *, label_scale: float = 1.0, positive_threshold: float | None = None
+    columns: Mapping[str, Any],
+    source: str = "pairs",
+    *,
+    label_scale: float = 1.0,
+    positive_threshold: float | None = None,
 ) -> PairTable:
-    """Pairs from columns named as in the JSON format (`texts1`, `texts2`, `labels`, ...); validated as files are."""
-    return _pair_table(table_from_columns(columns, source, FIELDS), label_scale, positive_threshold)
+    """Labelled pairs from columns in memory, checked as those of a file are.
+
+    >>> table = pairs_from_columns({"text1": ["vpn down", "vpn down"], "text2": ["no vpn", "no mail"], "label": [1, 0]})
+    >>> len(table), table.texts, table.label.tolist()
+    (2, ['vpn down', 'no vpn', 'no mail'], [True, False])
+
+    Args:
+        columns: name -> list, tuple, array or Series; or a DataFrame. Names as in FIELDS, in the singular or the
+            plural. NaN in a category is an unknown one.
+        source: what to call them in messages.
+        label_scale, positive_threshold: as in `read_pairs`.
+
+    Raises InputError, one line naming source, row, field and fix.
+    """
+    names = {field.plural: field.name if field.name in columns else field.plural for field in FIELDS}
+    given = {plural: _as_list(columns[name]) for plural, name in names.items() if name in columns}
+    for name in ("categories1", "categories2"):
+        if isinstance(given.get(name), list):
+            given[name] = [None if cell != cell else cell for cell in given[name]]
+    raw = table_from_columns(given, source, FIELDS)
+    raw = replace(raw, names={field.name: names[field.plural] for field in FIELDS})
+    return _pair_table(raw, label_scale, positive_threshold)
+
+
+def _as_list(column: Any) -> Any:
+    """A column as a list of Python's own types; what is no column as it is."""
+    if isinstance(column, list | tuple):
+        return [cell.item() if isinstance(cell, np.generic) else cell for cell in column]
+    return column.tolist() if hasattr(column, "tolist") else column
 
 
 def _pair_table(raw: RawTable, label_scale: float, positive_threshold: float | None) -> PairTable:
@@ -159,7 +191,7 @@ def _intern_texts(raw: RawTable) -> tuple[list[str], list[int], list[int]]:
     for row, pair in enumerate(zip(raw.columns["text1"], raw.columns["text2"], strict=True)):
         for field, text, side in zip(("text1", "text2"), pair, sides, strict=True):
             if not isinstance(text, str):
-                raise raw.error(row, field, f"{shown(text)} is not a text: write a string")
+                raise raw.error(row, field, f"{brief(text)} is not a text: write a string")
             number = ids.get(text)
             if number is None:
                 _check_characters(raw, row, field, text)
@@ -184,10 +216,10 @@ def _label(raw: RawTable, row: int, scale: float) -> float:
     if isinstance(value, bool):
         return scale if value else 0.0
     if not isinstance(value, int | float):
-        raise raw.error(row, "label", f"{shown(cell)} is not a number: write 0, 1 or a score")
+        raise raw.error(row, "label", f"{brief(cell)} is not a number: write 0, 1 or a score")
     if not 0 <= value <= scale:  # so written, NaN fails too
         fix = f"correct it, or set data.label_scale (now {scale:g}) to the highest label"
-        raise raw.error(row, "label", f"{shown(value)} is not between 0 and {scale:g}: {fix}")
+        raise raw.error(row, "label", f"{brief(value)} is not between 0 and {scale:g}: {fix}")
     return float(value) + 0.0  # -0.0 becomes 0.0, whose bytes the fingerprint sees
 
 
@@ -197,7 +229,7 @@ def _phase(raw: RawTable, row: int) -> int:
         digits = cell.strip()
         value = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= len(str(MAX_PHASE)) else cell
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PHASE:
-        raise raw.error(row, "phase", f"{shown(cell)} is not a phase: write a whole number from 1")
+        raise raw.error(row, "phase", f"{brief(cell)} is not a phase: write a whole number from 1")
     return value
 
 
@@ -207,7 +239,7 @@ def _categories(raw: RawTable, field: str) -> list[str] | None:
     cells = ["" if cell is None else cell for cell in raw.columns[field]]
     for row, cell in enumerate(cells):
         if not isinstance(cell, str):
-            raise raw.error(row, field, f"{shown(cell)} is not a category: write a string")
+            raise raw.error(row, field, f"{brief(cell)} is not a category: write a string")
         _check_characters(raw, row, field, cell)
     return cells
 

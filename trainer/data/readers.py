@@ -10,25 +10,15 @@ import csv
 import io
 import itertools
 import json
-import stat
-import zlib
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trainer.data.text_files import read_text, require_file
 from trainer.errors import InputError
-
-SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
-
-
-# A gzip file may expand to 256 MiB, or to 100 times its size (tickets reach about 10); beyond that it is a bomb.
-GZIP_MAX_RATIO = 100
-GZIP_ALWAYS_BYTES = 256 * 2**20
-# Bytes inflated at a time: at most 4 MiB come out, and files of many tiny members stay linear.
-GZIP_CHUNK_BYTES = 4096
-
 
 # Python refuses to parse integers of more than 4300 digits (its quadratic cost); no field needs a tenth of that.
 MAX_INT_DIGITS = 400
@@ -63,7 +53,7 @@ class RawTable:
         return InputError(f"{self.source}: {place}, {self.names[field]}: {problem}")
 
 
-def shown(value: object, width: int = 40) -> str:
+def brief(value: object, width: int = 40) -> str:
     """A value for a one-line message: short, printable, without what it might contain; no cost for huge values."""
     if isinstance(value, str):
         return repr(value if len(value) <= width else value[: width - 1] + "…")
@@ -95,21 +85,11 @@ def read_table(path: str | Path, fields: Sequence[Field], headerless: Sequence[s
     not of a known format; a damaged or over-expanding gzip; broken JSON or CSV; duplicate, missing or ragged columns.
     """
     path = Path(path)
-    source = str(path)
-    name = path.name.lower()
-    suffix = Path(name.removesuffix(".gz")).suffix
-    _check_file(path, source)
-    if suffix not in SUFFIXES:
-        raise InputError(
-            f"{source}: unknown format {shown(suffix)}: use {', '.join(SUFFIXES)}, or one of these with .gz"
-        )
-    data = _read_bytes(path, source)
-    text = _decode(_expand(data, source) if name.endswith(".gz") else data, source)
-    if suffix == ".json":
-        return _read_json(text, source, fields)
-    if suffix == ".jsonl":
-        return _read_json_lines(text, source, fields)
-    return _read_delimited(text, source, fields, "," if suffix == ".csv" else "\t", headerless)
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    require_file(path)
+    if suffix not in FORMATS:
+        raise InputError(f"{path}: unknown format {brief(suffix)}: use {', '.join(FORMATS)}, or one of these with .gz")
+    return FORMATS[suffix](read_text(path), str(path), fields, headerless)
 
 
 def table_from_columns(columns: dict[str, Any], source: str, fields: Sequence[Field]) -> RawTable:
@@ -121,7 +101,7 @@ def table_from_columns(columns: dict[str, Any], source: str, fields: Sequence[Fi
     for field in chosen:
         if not isinstance(columns[field.plural], list):
             raise InputError(
-                f"{source}: {field.plural} is {shown(columns[field.plural])}: make it a list, one value a row"
+                f"{source}: {field.plural} is {brief(columns[field.plural])}: make it a list, one value a row"
             )
     lengths = {field.plural: len(columns[field.plural]) for field in chosen}
     if len(set(lengths.values())) > 1:
@@ -136,66 +116,10 @@ def _place(row: int, line: int | None) -> str:
     return f"row {row + 1}" if line is None or line == row + 1 else f"row {row + 1} (line {line})"
 
 
-def _missing_column(source: str, name: str, found: Collection[str]) -> InputError:
-    listed = ", ".join(map(shown, itertools.islice(found, 12))) + (
-        f" and {len(found) - 12} more" if len(found) > 12 else ""
-    )
+def _missing_column(source: str, name: str, present: Collection[str]) -> InputError:
+    more = f" and {len(present) - 12} more" if len(present) > 12 else ""
+    listed = ", ".join(map(brief, itertools.islice(present, 12))) + more
     return InputError(f"{source}: column {name} is missing (found: {listed or 'none'}): add it or rename one")
-
-
-def _check_file(path: Path, source: str) -> None:
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise InputError(f"{source}: file not found: check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise InputError(f"{source}: cannot be found ({getattr(error, 'strerror', error)}): check the path") from None
-    if stat.S_ISDIR(mode):
-        raise InputError(f"{source}: is a folder: name a file in it")
-    if not stat.S_ISREG(mode):  # a pipe or a device may never end
-        raise InputError(f"{source}: is not a regular file: copy its content into one")
-
-
-def _read_bytes(path: Path, source: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror}): check its permissions and the disk") from None
-
-
-def _expand(data: bytes, source: str) -> bytes:
-    """Gunzip all members of `data` within the bound on the expanded size."""
-    limit = max(GZIP_ALWAYS_BYTES, GZIP_MAX_RATIO * len(data))
-    expanded, position = bytearray(), 0
-    try:
-        while position < len(data):
-            member = zlib.decompressobj(wbits=31)  # 31: gzip header and checksum
-            while not member.eof:
-                chunk = data[position : position + GZIP_CHUNK_BYTES]
-                if not chunk:
-                    raise InputError(f"{source}: the gzip data ends too early: copy or compress the file again")
-                expanded += member.decompress(chunk)
-                position += len(chunk) - len(member.unused_data)
-                if len(expanded) > limit:
-                    raise InputError(
-                        f"{source}: expands to more than {limit} bytes from {len(data)}: give it uncompressed"
-                    )
-    except zlib.error as error:
-        raise InputError(f"{source}: the gzip data is damaged ({error}): copy or compress the file again") from None
-    return bytes(expanded)
-
-
-def _decode(data: bytes, source: str) -> str:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:2]:
-        raise InputError(f"{source}: is UTF-16, not UTF-8: save it as UTF-8")
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{source}: is not UTF-8 at byte {error.start} (line {line}): save it as UTF-8") from None
-    if not text or text.isspace():
-        raise InputError(f"{source}: is empty: add rows")
-    return text
 
 
 def _parse_int(digits: str) -> int | float:
@@ -216,7 +140,7 @@ def _parse_json(decoder: json.JSONDecoder, text: str, source: str, line: int | N
     except _DuplicateKey as error:
         place = f" on line {line}" if line else ""
         raise InputError(
-            f"{source}: the key {shown(error.args[0])} stands twice in one object{place}: remove one"
+            f"{source}: the key {brief(error.args[0])} stands twice in one object{place}: remove one"
         ) from None
 
 
@@ -239,15 +163,15 @@ def _json_decoder() -> json.JSONDecoder:
     return json.JSONDecoder(object_pairs_hook=_unique_keys, parse_int=_parse_int)
 
 
-def _read_json(text: str, source: str, fields: Sequence[Field]) -> RawTable:
+def _read_json(text: str, source: str, fields: Sequence[Field], headerless: Sequence[str]) -> RawTable:
     value = _parse_json(_json_decoder(), text, source)
     if not isinstance(value, dict):
         wanted = ", ".join(f'"{field.plural}": [...]' for field in fields if field.required)
-        raise InputError(f"{source}: the top level is {shown(value)}: make it an object of columns {{{wanted}}}")
+        raise InputError(f"{source}: the top level is {brief(value)}: make it an object of columns {{{wanted}}}")
     return table_from_columns(value, source, fields)
 
 
-def _read_json_lines(text: str, source: str, fields: Sequence[Field]) -> RawTable:
+def _read_json_lines(text: str, source: str, fields: Sequence[Field], headerless: Sequence[str]) -> RawTable:
     decoder = _json_decoder()
     columns: dict[str, list[Any]] = {field.name: [] for field in fields}
     lines = array("q")
@@ -258,7 +182,7 @@ def _read_json_lines(text: str, source: str, fields: Sequence[Field]) -> RawTabl
         value = _parse_json(decoder, record, source, line)
         place = _place(len(lines), line)
         if not isinstance(value, dict):
-            raise InputError(f"{source}: {place} is {shown(value)}: make it an object with {fields[0].name}, ...")
+            raise InputError(f"{source}: {place} is {brief(value)}: make it an object with {fields[0].name}, ...")
         for field in fields:
             if field.name in value:
                 present.add(field.name)
@@ -271,7 +195,7 @@ def _read_json_lines(text: str, source: str, fields: Sequence[Field]) -> RawTabl
 
 
 def _read_delimited(
-    text: str, source: str, fields: Sequence[Field], delimiter: str, headerless: Sequence[str]
+    text: str, source: str, fields: Sequence[Field], headerless: Sequence[str], delimiter: str
 ) -> RawTable:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # global to the process, so it only ever grows
     first = next(_records(text, source, delimiter, headers=1))[1]
@@ -322,3 +246,12 @@ def _records(text: str, source: str, delimiter: str, headers: int) -> Iterator[t
         if cells:
             yield line, cells
             row += 1
+
+
+FORMATS: dict[str, Callable[[str, str, Sequence[Field], Sequence[str]], RawTable]] = {
+    ".json": _read_json,
+    ".jsonl": _read_json_lines,
+    ".csv": partial(_read_delimited, delimiter=","),
+    ".tsv": partial(_read_delimited, delimiter="\t"),
+}
+"""Ending of a file's name -> what makes a table of its text. A format is added here."""

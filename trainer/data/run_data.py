@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.config import Config, DataConfig
+from trainer.config import DataConfig
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
 from trainer.data.split import check_overlap, require_both_classes, split_by_component
@@ -66,16 +67,18 @@ def _read(config: DataConfig, path: str, part: str, seed: int) -> PairTable:
     return read_pairs(path, label_scale=config.label_scale, positive_threshold=config.positive_threshold or None)
 
 
-def locate_model(config: Config, data: RunData) -> str:
-    """The folder or hub name of the base model; the tiny one is built in the cache where it is not there yet."""
-    if config.model.name != TINY_MODEL:
-        return config.model.name
-    texts = data.train.texts
-    key = hashlib.sha256(json.dumps([config.train.seed, sorted(texts)]).encode()).hexdigest()[:16]
+def locate_model(name: str, texts: Sequence[str], seed: int) -> str:
+    """The folder or hub name of the base model.
+
+    TINY_MODEL is built in the cache where it is not there yet, its vocabulary from `texts`. Raises StorageError.
+    """
+    if name != TINY_MODEL:
+        return name
+    key = hashlib.sha256(json.dumps([seed, sorted(texts)]).encode()).hexdigest()[:16]
     folder = cache_dir() / f"{TINY_MODEL}-{key}"
     if not folder.exists():
         try:
-            build_tiny_mpnet(folder, texts, seed=config.train.seed)
+            build_tiny_mpnet(folder, texts, seed=seed)
         except StorageError as error:
             if not Path(folder, "config.json").exists():  # else another rank was faster
                 raise StorageError(f"{folder}: cannot build the tiny model there; set TRAINER_CACHE") from error

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csgraph, csr_matrix
 
 from trainer.data.pairs import IntArray, PairTable, canonical_count
-from trainer.data.readers import shown
+from trainer.data.readers import brief
 from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 
@@ -27,13 +27,17 @@ def require_both_classes(table: PairTable) -> None:
         raise InputError(f"{table.source}: label: all {len(table)} rows are {only}: {fix}")
 
 
+def connect(first: NDArray[Any], second: NDArray[Any], size: int) -> IntArray:
+    """[size] component, from 0, of each of `size` nodes under the edges first[i] - second[i]."""
+    graph = csr_matrix((np.ones(len(first), dtype=np.bool_), (first, second)), shape=(size, size))
+    components: IntArray = csgraph.connected_components(graph, directed=False)[1]
+    return components
+
+
 def connected_components(table: PairTable) -> IntArray:
     """[N] number of the component each row belongs to, where pairs (of either label) connect canonical texts."""
     first, second = table.canonical[table.text1], table.canonical[table.text2]
-    size = canonical_count(table)
-    graph = csr_matrix((np.ones(len(table), dtype=np.bool_), (first, second)), shape=(size, size))
-    labels: IntArray = csgraph.connected_components(graph, directed=False)[1]
-    return labels[first]
+    return connect(first, second, canonical_count(table))[first]
 
 
 def split_by_component(table: PairTable, fraction: float, seed: int) -> tuple[PairTable, PairTable]:
@@ -83,7 +87,7 @@ def check_overlap(train: PairTable, held_out: PairTable, allow: bool) -> int:
     known = {canonical_form(train.texts[text]) for text in _representatives(train)}
     shared = [text for text in _representatives(held_out) if canonical_form(held_out.texts[text]) in known]
     if shared and not allow:
-        examples = ", ".join(shown(held_out.texts[text]) for text in shared[:3])
+        examples = ", ".join(brief(held_out.texts[text]) for text in shared[:3])
         overlap = f"{len(shared)} of its texts are also in {train.source} (such as {examples})"
         raise InputError(f"{held_out.source}: {overlap}: remove them from one, or set data.allow_overlap = true")
     return len(shared)

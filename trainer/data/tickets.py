@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csgraph, csr_matrix
 
 from trainer.data.pairs import UNUSABLE
-from trainer.data.readers import Field, RawTable, read_table, shown
+from trainer.data.readers import Field, RawTable, brief, read_table
+from trainer.data.split import connect
 from trainer.errors import InputError
 from trainer.system.console import progress, tracked
 from trainer.text.canonical import canonical_form
@@ -44,6 +44,7 @@ REASONS = {
 }
 OPTIONAL_REASONS = ("mixed-language", "ids-only", "template")
 """Reasons that a user can turn off."""
+NUMBER, CLUSTER = "number", "cluster"
 
 
 IntArray = NDArray[np.int64]
@@ -70,6 +71,14 @@ class Filter:
     per_template: int = 5
     keep: tuple[str, ...] = ()  # of OPTIONAL_REASONS: not applied
     mask: bool = False  # hide e-mail addresses, phone numbers, ids and hosts
+
+
+class Link(NamedTuple):
+    """What rows about one problem share: the number of a ticket that they are or duplicate, or a cluster's name."""
+
+    kind: str
+    """NUMBER or CLUSTER."""
+    name: str
 
 
 @dataclass(frozen=True)
@@ -121,12 +130,12 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets
     rows = len(raw.columns[columns.category])
     numbers = [_cell(raw, columns.number, row).strip() for row in range(rows)]
     categories = _categories(raw, columns.category)
-    links = [_links(raw, columns, numbers, row) for row in range(rows)]
+    links = [_links(raw, columns, row) for row in range(rows)]
     whole, cleaned = _texts(raw, columns.texts, quality)
     prints = fingerprints(cleaned)
     clusters, unknown = _clusters(numbers, links)
-    tongues = [language(text) for text in tracked(cleaned, "Guessing languages")]
-    dropped = _drop(numbers, whole, cleaned, prints, tongues, quality)
+    languages = [language(text) for text in tracked(cleaned, "Guessing languages")]
+    dropped = _drop(numbers, whole, cleaned, prints, languages, quality)
     gone = np.zeros(rows, dtype=bool)
     gone[[drop.row - 1 for drop in dropped]] = True
     kept = np.flatnonzero(~gone)
@@ -139,16 +148,16 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets
         raw=[whole[row] for row in kept],
         category=np.array([index[categories[row]] for row in kept], dtype=np.int64),
         categories=names,
-        languages=["" if tongues[row] == MIXED else tongues[row] for row in kept],
+        languages=["" if languages[row] == MIXED else languages[row] for row in kept],
         duplicate=np.unique(clusters[kept], return_inverse=True)[1].astype(np.int64),
-        named=np.array([any(key.startswith("cluster ") for key in links[row]) for row in kept], dtype=bool),
+        named=np.array([any(link.kind == CLUSTER for link in links[row]) for row in kept], dtype=bool),
         template=np.unique([prints[row] for row in kept], return_inverse=True)[1].astype(np.int64),
         dropped=dropped,
         facts={
             "read": rows,
             "kept": len(kept),
             "dropped": dict(Counter(drop.reason for drop in dropped)),
-            "languages": dict(Counter(tongues[row] or "unknown" for row in kept).most_common()),
+            "languages": dict(Counter(languages[row] or "unknown" for row in kept).most_common()),
             "categories": len(names),
             "without_category": sum(not categories[row] for row in kept),
             "linked": sum(any(row) for row in links),
@@ -174,7 +183,7 @@ def _cell(raw: RawTable, column: str, row: int) -> str:
         return ""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    raise raw.error(row, column, f"{shown(value)} is not a text: write a string")
+    raise raw.error(row, column, f"{brief(value)} is not a text: write a string")
 
 
 def _categories(raw: RawTable, column: str) -> list[str]:
@@ -184,33 +193,27 @@ def _categories(raw: RawTable, column: str) -> list[str]:
     return [spelled.setdefault(canonical_form(cell), cell) for cell in cells]
 
 
-def _links(raw: RawTable, columns: Columns, numbers: list[str], row: int) -> list[str]:
-    """What ties a row to others: keys that rows about the same problem share."""
-    found = []
-    if columns.duplicate_of and (target := _cell(raw, columns.duplicate_of, row).strip()):
-        found.append(f"number {target}")
-    if columns.cluster and (name := _cell(raw, columns.cluster, row).strip()):
-        found.append(f"cluster {name}")
-    return found
+def _links(raw: RawTable, columns: Columns, row: int) -> list[Link]:
+    """What ties a row to others: rows about the same problem share a link."""
+    named = ((NUMBER, columns.duplicate_of), (CLUSTER, columns.cluster))
+    return [Link(kind, cell) for kind, column in named if column and (cell := _cell(raw, column, row).strip())]
 
 
-def _clusters(numbers: list[str], links: list[list[str]]) -> tuple[IntArray, int]:
+def _clusters(numbers: list[str], links: list[list[Link]]) -> tuple[IntArray, int]:
     """[R] number of each row's cluster, chains followed, and how many links name a ticket that is not in the file.
 
     Such a link still tells: two duplicates of an unknown ticket are duplicates of each other.
     """
-    known = {f"number {number}" for number in numbers if number}
-    keys: dict[str, int] = {}
+    known = set(numbers) - {""}
+    nodes: dict[Link, int] = {}
     edges = [
-        (row, len(numbers) + keys.setdefault(key, len(keys)))
+        (row, len(numbers) + nodes.setdefault(link, len(nodes)))
         for row, number in enumerate(numbers)
-        for key in ([f"number {number}"] if number else []) + links[row]
+        for link in ([Link(NUMBER, number)] if number else []) + links[row]
     ]
-    size = len(numbers) + len(keys)
     first, second = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-    graph = csr_matrix((np.ones(len(edges), dtype=bool), (first, second)), shape=(size, size))
-    unknown = sum(key.startswith("number ") and key not in known for row in links for key in row)
-    return csgraph.connected_components(graph, directed=False)[1][: len(numbers)], unknown
+    unknown = sum(link.kind == NUMBER and link.name not in known for row in links for link in row)
+    return connect(first, second, len(numbers) + len(nodes))[: len(numbers)].astype(np.int64), unknown
 
 
 def _texts(raw: RawTable, names: Sequence[str], quality: Filter) -> tuple[list[str], list[str]]:
@@ -246,7 +249,7 @@ def _drop(
     whole: Sequence[str],
     cleaned: Sequence[str],
     prints: Sequence[str],
-    tongues: Sequence[str],
+    languages: Sequence[str],
     quality: Filter,
 ) -> list[Dropped]:
     """The rows to drop, each for the first reason that applies; of copies the first is kept."""
@@ -262,9 +265,9 @@ def _drop(
             reason, kept = "repeated-number", seen_numbers[numbers[row]]
         elif count_words(text) < quality.min_words:
             reason = "boilerplate" if count_words(whole[row]) >= quality.min_words else "near-empty"
-        elif tongues[row] == MIXED and "mixed-language" not in quality.keep:
+        elif languages[row] == MIXED and "mixed-language" not in quality.keep:
             reason = "mixed-language"
-        elif quality.languages and tongues[row] not in (*quality.languages, ""):
+        elif quality.languages and languages[row] not in (*quality.languages, ""):
             reason = "other-language"
         elif form in seen_texts:
             reason, kept = "copy", seen_texts[form]

@@ -6,98 +6,31 @@ interval is the middle 95 % of what the resamples give (percentile method; Efron
 to the Bootstrap"). Every scoring sees the same resamples, so that the difference of two scorings, resample by
 resample, is that of the paired bootstrap.
 
-Groups are the connected components of texts where those are many (the cluster bootstrap; Field and Welsh 2007,
-"Bootstrapping clustered data"). Labelled negatives drawn at random soon connect nearly all texts into one component,
-which leaves nothing to draw from; then groups are the texts that positive pairs connect, and a pair between two groups
-comes once for every two copies drawn (Owen 2007, "The pigeonhole bootstrap"). That errs on the side of caution: in
-simulations such intervals were 1.2 to 1.7 times as wide as they need be, those of single texts up to 2.2 times.
+What the groups are is decided in `groups.py`. A resample is a count a group, and gives every pair a weight; no row is
+copied. What is a sum over pairs is then one matrix product; what needs ranks is read from running sums of the weights
+along the scores, sorted once. The result equals the plain statistic on the rows literally drawn, ties included. A
+metric that has no such form here is measured by its plain function on those rows, which is some hundred times slower.
 
-No row is ever copied. A resample is a count a group, and gives every pair a weight. What is a sum over pairs is then
-one matrix product; what needs ranks is read from running sums of the weights along the scores, sorted once. The result
-equals the plain statistic on the rows literally drawn, ties included.
-
-Legend: N pairs, U texts, C groups, S scorings of the same pairs (a model at each dim, a baseline beside it), Q queries,
+Legend: N pairs, C groups, S scorings of the same pairs (a model at each dim, a baseline beside it), Q queries,
 B resamples, b resamples at a time, G distinct values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csgraph, csr_matrix
+
+from trainer.evaluation.groups import FEWEST_GROUPS, Groups, Int, resample_counts
+from trainer.evaluation.pair_metrics import METRICS
 
 Float = NDArray[np.float64]
-Int = NDArray[np.int32]
-
 
 RESAMPLES = 1000
 LEVEL = 0.95
-FEWEST_GROUPS = 20  # percentile intervals from fewer are too narrow
 # A resample may lack a class, or hold equal scores only. The interval is then that of the others, while they are most.
 MOST_UNDEFINED = 0.05
 CELLS_AT_ONCE = 2**19  # weights [b, N] that are worked on together: they fit the processor's cache
 ROUNDING = 1e-12  # a sum of squares this far below its terms is 0
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Groups of texts that are drawn whole."""
-
-    kind: str
-    """What they are: "connected components", "groups of texts connected by positives", or "single texts"."""
-    of_text: Int
-    """[U] group of each text, 0 .. C-1."""
-    first: Int
-    """[N] group of the first text of each pair."""
-    second: Int
-    """[N] group of its second text; where the two are one, the pair comes with its group."""
-    count: int
-    """C."""
-    effective: float
-    """How many groups of equal size are worth as much: (sum of n)^2 / sum of n^2, n the pairs that a group is in."""
-
-    def weights(self, counts: Int) -> Int:
-        """[b, N] how often each pair is in a resample, of how often each group was drawn [b, C]."""
-        first = np.take(counts, self.first, axis=1)
-        across = self.first != self.second
-        first[:, across] *= np.take(counts, self.second[across], axis=1)
-        return first
-
-
-def groups_of_texts(first: np.ndarray, second: np.ndarray, positive: np.ndarray) -> Groups:
-    """The groups to draw for pairs [N] of texts 0 .. U-1: the first kind that has FEWEST_GROUPS effective groups.
-
-    Where none has, those with the most; the functions below then give NaN.
-    """
-    size = int(max(first.max(), second.max())) + 1
-    everything = np.ones(len(first), dtype=np.bool_)
-    links = {
-        "connected components": everything,
-        "groups of texts connected by positives": np.asarray(positive, dtype=np.bool_),
-        "single texts": ~everything,
-    }
-    tried = []
-    for kind, rows in links.items():
-        graph = csr_matrix((rows[rows], (first[rows], second[rows])), shape=(size, size))
-        count, of_text = csgraph.connected_components(graph, directed=False)
-        sides = of_text[first], of_text[second]
-        pairs = np.bincount(sides[0], minlength=count) + np.bincount(sides[1][sides[0] != sides[1]], minlength=count)
-        effective = float(pairs.sum()) ** 2 / float((pairs.astype(np.float64) ** 2).sum())
-        tried.append(Groups(kind, of_text, *sides, int(count), effective))
-        if effective >= FEWEST_GROUPS:
-            return tried[-1]
-    return max(tried, key=lambda groups: groups.effective)
-
-
-def resample_counts(count: int, resamples: int, seed: int, at_once: int) -> Iterator[Int]:
-    """Yield [b, C] how often each group is drawn, `at_once` resamples at a time; the split changes no draw."""
-    random = np.random.default_rng(seed)
-    for start in range(0, resamples, at_once):
-        drawn = random.integers(count, size=(min(at_once, resamples - start), count))
-        yield np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.int32)
 
 
 def bootstrap_pairs(
@@ -120,8 +53,8 @@ def bootstrap_pairs(
         groups: of the pairs' texts.
 
     Returns:
-        [S, B] by the names of `metrics.pair_metrics`, but for "threshold". NaN where a resample leaves a value
-        undefined; all NaN with fewer than FEWEST_GROUPS effective groups.
+        [S, B] by the names of METRICS. NaN where a resample leaves a value undefined; all NaN with fewer than
+        FEWEST_GROUPS effective groups.
 
     Raises ValueError where the shapes do not fit or a value is not finite.
     """
@@ -140,9 +73,11 @@ def bootstrap_pairs(
         rank, squares = _centred_ranks(by_target.running(weights))
         truth = by_target.to_rows(rank), squares
         ranked = [_from_ranks(ranking, weights, *truth, positive) for ranking in by_score]
-        found = _from_sums((weights @ features).T, gap)
-        found |= {name: np.stack([values[name] for values in ranked]) for name in ranked[0]}
-        parts.append(found)
+        values = _from_sums((weights @ features).T, gap)
+        values |= {name: np.stack([each[name] for each in ranked]) for name in ranked[0]}
+        for name in METRICS.keys() - values.keys():
+            values[name] = _from_drawn_rows(name, weights, scores, target, positive, thresholds)
+        parts.append(values)
     return {name: _trusted(np.concatenate([part[name] for part in parts], axis=1), groups) for name in parts[0]}
 
 
@@ -278,8 +213,23 @@ def _from_sums(sums: Float, gap: Float) -> dict[str, Float]:
         "separability_d": _ratio(difference, np.sqrt(_ratio(within, np.maximum(n - 2, 0)))),
     }
     one_class = positives * negatives == 0
-    found = {name: np.where(one_class, np.nan, values) for name, values in of_classes.items()}
-    return {"pearson": np.clip(_ratio(xy - x * y / some, np.sqrt(squares)), -1.0, 1.0), **found}
+    pearson = np.clip(_ratio(xy - x * y / some, np.sqrt(squares)), -1.0, 1.0)
+    return {"pearson": pearson} | {name: np.where(one_class, np.nan, values) for name, values in of_classes.items()}
+
+
+def _from_drawn_rows(
+    name: str, weights: Int, scores: Float, target: Float, positive: NDArray[np.bool_], thresholds: Float
+) -> Float:
+    """[S, b] of a metric by its plain function, each row as often as it was drawn; NaN where a class is missing."""
+    values = np.full((len(scores), len(weights)), np.nan)
+    for resample, weight in enumerate(weights):
+        rows = np.repeat(np.arange(len(target)), weight)
+        if positive[rows].any() and not positive[rows].all():
+            values[:, resample] = [
+                METRICS[name](row[rows], target[rows], positive[rows], float(threshold))
+                for row, threshold in zip(scores, thresholds, strict=True)
+            ]
+    return values
 
 
 def _spread(squares: Float, squared_mean: Float) -> Float:

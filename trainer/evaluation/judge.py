@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from trainer.data.pairs import PairTable, read_pairs
 from trainer.data.run_data import read_general
@@ -26,11 +25,12 @@ from trainer.evaluation.thresholds import (
     store_thresholds,
     stored_thresholds,
 )
-from trainer.evaluation.verdict import FEWEST, JUDGED_BY, Assessment, assess, forgetting, overall_verdict
+from trainer.evaluation.verdict import FEWEST, JUDGED_BY, Assessment, Verdict, assess, forgetting, overall_verdict
 from trainer.model.embedding import embed, embed_cached, tokenize_for
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.loading import load_encoder
 from trainer.system.console import console
+from trainer.system.gpu import default_device
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ class Question:
     """What `trainer evaluate` is asked."""
 
     model: str
-    pairs: str
-    dev: str | None = None
+    """Folder or hub name."""
+    pairs: str | PairTable
+    """Held-out pairs: a file, or a table (`trainer.data.pairs.pairs_from_columns`)."""
+    dev: str | PairTable | None = None
     """Pairs to fit thresholds on; without, those kept in a model's folder, else the judged pairs themselves."""
     baseline: str | None = None
     dims: tuple[int, ...] = ()
@@ -60,15 +62,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Everything that was found. Systems are "model" and, where there is one, "baseline"."""
+    """What the pairs say. Systems are "model" and, where there is one, "baseline"."""
 
     question: Question
+    """What was asked, tables by their names."""
     thresholds: dict[str, Thresholds]
     """By system."""
     thresholds_from: dict[str, str]
-    """By system, in words; ends in "(in-sample)" where F1, precision and recall are flattered."""
-    found: Assessment
-    verdict: str | None
+    """By system, in words."""
+    assessment: Assessment
+    verdict: Verdict | None
     """Over all dims; None without a baseline."""
     spearman_ceiling: float | None
     """The highest Spearman reachable against binary labels at their positive share; None for graded ones."""
@@ -76,6 +79,10 @@ class Judgement:
     pairs: int
     forgetting: dict[str, dict[str, dict[str, Any]]] | None
     """Dim -> metric -> before, after, and the interval of their difference."""
+
+    def in_sample(self, system: str) -> bool:
+        """Whether a system's thresholds were fitted on the judged pairs, which flatters F1, precision and recall."""
+        return self.thresholds[system].data_fingerprint == self.data_fingerprint
 
 
 @dataclass(frozen=True)
@@ -90,13 +97,20 @@ class _Data:
 def judge(question: Question) -> Judgement:
     """Evaluate an encoder, and a baseline beside it, at thresholds frozen wherever that is possible.
 
+    Example::
+
+        judgement = judge(Question(model="run/model", baseline="base-model", pairs="test.json", dev="dev.json"))
+        judgement.verdict                               # Verdict.BETTER, NOT_BETTER or UNCLEAR
+        judgement.assessment.metrics["model"]["256"]    # {"spearman": ..., "roc_auc": ..., ...}
+        judgement.assessment.intervals["difference"]["256"]["spearman"]   # [low, high] of model less baseline
+
     Raises:
         InputError: a file, a model or an option is bad, or the dims do not fit both models.
         NumericError: an embedding is NaN or Inf.
     """
     _check_options(question)
     data = _read(question)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     names = {"model": question.model} | ({"baseline": question.baseline} if question.baseline else {})
     encoders = {system: load_encoder(name).to(device) for system, name in names.items()}
     dims = _fit_dims(question.dims, encoders.values())
@@ -113,8 +127,9 @@ def judge(question: Question) -> Judgement:
     general = None
     if data.general is not None:
         general = data.general, {system: _embed(system, encoder, data.general) for system, encoder in encoders.items()}
-    kept_in = {system: Path(names[system]) / FILE for system, found in kept.items() if found}
-    return conclude(question, data.table, rows, thresholds, general, kept_in)
+    kept_in = {system: Path(names[system]) / FILE for system in kept if kept[system]}
+    named = replace(question, pairs=data.table.source, dev=data.dev.source if data.dev is not None else None)
+    return conclude(named, data.table, rows, thresholds, general, kept_in)
 
 
 def conclude(
@@ -138,7 +153,7 @@ def conclude(
     """
     values = {system: fitted.values for system, fitted in thresholds.items()}
     options = {"resamples": question.resamples, "seed": question.seed}
-    found = assess(table, rows, values, metric=question.metric, fewest=question.fewest, **options)
+    assessment = assess(table, rows, values, metric=question.metric, fewest=question.fewest, **options)
     forgotten = None
     if general is not None:
         dims = tuple(int(dim) for dim in values["model"])
@@ -149,8 +164,8 @@ def conclude(
         question=question,
         thresholds=dict(thresholds),
         thresholds_from={system: _origin(thresholds[system], table, kept_in.get(system)) for system in thresholds},
-        found=found,
-        verdict=overall_verdict(found.verdicts) if found.verdicts else None,
+        assessment=assessment,
+        verdict=overall_verdict(assessment.verdicts) if assessment.verdicts else None,
         spearman_ceiling=spearman_ceiling(table.label) if binary else None,
         data_fingerprint=table.fingerprint(),
         pairs=len(table),
@@ -172,15 +187,18 @@ def _check_options(question: Question) -> None:
 
 
 def _read(question: Question) -> _Data:
-    def read(path: str) -> PairTable:
-        table = read_pairs(path, label_scale=question.label_scale, positive_threshold=question.positive_threshold)
+    def read(pairs: str | PairTable) -> PairTable:
+        if isinstance(pairs, PairTable):
+            table = pairs
+        else:
+            table = read_pairs(pairs, label_scale=question.label_scale, positive_threshold=question.positive_threshold)
         require_both_classes(table)
         return table
 
     table, dev = read(question.pairs), read(question.dev) if question.dev else None
     if dev is not None and (shared := check_overlap(dev, table, allow=True)):
         raise InputError(
-            f"--dev {question.dev}: {shared} of its texts are also in {question.pairs}; remove them from one side"
+            f"--dev {dev.source}: {shared} of its texts are also in {table.source}; remove them from one side"
         )
     general = read_general(question.forgetting) if question.forgetting else None
     return _Data(table, dev, general)
@@ -234,8 +252,8 @@ def keep_thresholds(judgement: Judgement) -> None:
 
 
 def judgement_record(judgement: Judgement) -> dict[str, Any]:
-    """What --json writes: metrics as "model" and "baseline", then everything else that was found."""
+    """What --json writes: metrics as "model" and "baseline", then everything else."""
     record = asdict(judgement)
-    found = record.pop("found")
-    metrics = found.pop("metrics")
-    return {"model": metrics["model"], "baseline": metrics.get("baseline"), **record, **found}
+    assessment = record.pop("assessment")
+    metrics = assessment.pop("metrics")
+    return {"model": metrics["model"], "baseline": metrics.get("baseline"), **record, **assessment}

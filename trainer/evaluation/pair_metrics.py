@@ -9,12 +9,15 @@ where one class is missing. NaN is returned only where the value is undefined, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from trainer.errors import InputError
 
 FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
@@ -27,12 +30,14 @@ ROWS_PER_CHUNK = 512
 def spearman(scores: np.ndarray, target: np.ndarray) -> float:
     """Spearman's rank correlation, tied values sharing their average rank; NaN where either side is constant."""
     x, y = _aligned(scores, target)
-    return _correlation(_ranks(x), _ranks(y))
+    return pearson(rankdata(x), rankdata(y))
 
 
 def pearson(scores: np.ndarray, target: np.ndarray) -> float:
     """Pearson's linear correlation; NaN where either side is constant."""
-    return _correlation(*_aligned(scores, target))
+    # Less the first value, which is exact for values close together: a hair of variance is not lost in the mean.
+    x, y = (values.astype(np.float64) - float(values[0]) for values in _aligned(scores, target))
+    return float(np.corrcoef(x, y)[0, 1]) if x.any() and y.any() else float("nan")
 
 
 def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -40,7 +45,7 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     scores, positive = _labelled(scores, labels)
     n_positive = int(positive.sum())
     n_negative = len(positive) - n_positive
-    wins = float(_ranks(scores)[positive].sum()) - n_positive * (n_positive + 1) / 2
+    wins = float(rankdata(scores)[positive].sum()) - n_positive * (n_positive + 1) / 2
     return wins / (n_positive * n_negative)
 
 
@@ -128,29 +133,60 @@ def separability(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     exact = scores.astype(np.float64)
     classes = exact[positive], exact[~positive]
     difference = float(classes[0].mean() - classes[1].mean())
-    squares = sum(float(np.sum(_centred(values) ** 2)) for values in classes)
+    # Deviations are of values less the first one, so that a constant class gives exact zeros.
+    squares = sum(float(np.sum((part - part[0] - (part - part[0]).mean()) ** 2)) for part in classes)
     return difference, difference / float(np.sqrt(squares / (len(exact) - 2))) if squares else float("nan")
 
 
-def pair_metrics(scores: np.ndarray, target: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """All of the above for one set of pairs: correlations against `target`, everything else against `labels`.
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, float], float]] = {
+    "spearman": lambda scores, target, labels, threshold: spearman(scores, target),
+    "pearson": lambda scores, target, labels, threshold: pearson(scores, target),
+    "roc_auc": lambda scores, target, labels, threshold: roc_auc(scores, labels),
+    "average_precision": lambda scores, target, labels, threshold: average_precision(scores, labels),
+    "precision": lambda scores, target, labels, threshold: classify_at(scores, labels, threshold)["precision"],
+    "recall": lambda scores, target, labels, threshold: classify_at(scores, labels, threshold)["recall"],
+    "f1": lambda scores, target, labels, threshold: classify_at(scores, labels, threshold)["f1"],
+    "false_positive_rate": lambda scores, target, labels, threshold: classify_at(scores, labels, threshold)[
+        "false_positive_rate"
+    ],
+    "separability": lambda scores, target, labels, threshold: separability(scores, labels)[0],
+    "separability_d": lambda scores, target, labels, threshold: separability(scores, labels)[1],
+}
+"""Name -> metric of (scores, target, labels, threshold). A metric that is added here is measured, reported, and has its
+interval; where it is not to be maximised, leave it out of HIGHER_IS_BETTER."""
 
-    Keys: spearman, pearson, roc_auc, average_precision, f1, threshold, precision, recall, false_positive_rate,
-    separability, separability_d. The threshold is fitted on these very pairs (`best_f1`), and f1, precision, recall
-    and false_positive_rate are read at it: on other pairs use `classify_at` with the threshold frozen.
+HIGHER_IS_BETTER = tuple(name for name in METRICS if name != "false_positive_rate")
+"""What can pick the best model (`eval.metric`) and carry a verdict (`--metric`)."""
+
+
+def require_metric(name: str) -> None:
+    """Check the setting eval.metric, which the config takes as any name. Raises InputError."""
+    if name not in HIGHER_IS_BETTER:
+        raise InputError(f'eval.metric = "{name}": use one of {", ".join(HIGHER_IS_BETTER)}')
+
+
+def pair_metrics(
+    scores: np.ndarray, target: np.ndarray, labels: np.ndarray, threshold: float | None = None
+) -> dict[str, float]:
+    """All METRICS of one set of pairs, and the "threshold" that f1, precision, recall and the like are read at.
+
+    Args:
+        threshold: frozen, from other pairs; None fits it on these very pairs (`best_f1`), which flatters them.
     """
-    _, threshold = best_f1(scores, labels)
-    difference, cohens_d = separability(scores, labels)
-    return {
-        "spearman": spearman(scores, target),
-        "pearson": pearson(scores, target),
-        "roc_auc": roc_auc(scores, labels),
-        "average_precision": average_precision(scores, labels),
-        "threshold": threshold,
-        **classify_at(scores, labels, threshold),
-        "separability": difference,
-        "separability_d": cohens_d,
+    threshold = best_f1(scores, labels)[1] if threshold is None else threshold
+    return {name: metric(scores, target, labels, threshold) for name, metric in METRICS.items()} | {
+        "threshold": threshold
     }
+
+
+def length_similarity(first: np.ndarray, second: np.ndarray) -> NDArray[np.float64]:
+    """[N] scores that need no understanding: less the difference of two texts' lengths [N]."""
+    return -np.abs(np.subtract(first, second, dtype=np.float64))
+
+
+def same_category(first: np.ndarray, second: np.ndarray, unknown: Any) -> NDArray[np.float64]:
+    """[N] scores that need no understanding: 1 where two categories [N] are equal and known, else 0."""
+    return ((first == second) & (first != unknown)).astype(np.float64)
 
 
 def spearman_ceiling(labels: np.ndarray) -> float:
@@ -232,25 +268,6 @@ def _labelled(scores: np.ndarray, labels: np.ndarray) -> tuple[FloatArray, BoolA
     if len(values) != len(positive):
         raise ValueError(f"{len(values)} scores for {len(positive)} labels")
     return values, positive
-
-
-def _ranks(values: FloatArray) -> NDArray[np.float64]:
-    """Ranks 1 .. N, tied values sharing the average of theirs."""
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[group]
-
-
-def _centred(values: FloatArray) -> NDArray[np.float64]:
-    """Values less their mean; shifted by the first one before, so that a constant gives exact zeros."""
-    shifted: NDArray[np.float64] = values.astype(np.float64) - float(values[0])
-    shifted -= shifted.mean()
-    return shifted
-
-
-def _correlation(x: FloatArray, y: FloatArray) -> float:
-    x, y = _centred(x), _centred(y)
-    norms = np.linalg.norm(x) * np.linalg.norm(y)
-    return float(np.clip(x @ y / norms, -1.0, 1.0)) if norms > 0 else float("nan")
 
 
 def _cuts(scores: FloatArray, positive: BoolArray) -> tuple[FloatArray, NDArray[np.int64], NDArray[np.int64]]:

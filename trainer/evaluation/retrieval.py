@@ -50,7 +50,7 @@ def retrieval(
     away = (pairs.row != pairs.col) & pairs.data.astype(bool)
     links = csr_matrix((np.ones(away.sum(), dtype=np.bool_), (pairs.row[away], pairs.col[away])), shape=relevant.shape)
     queries = np.flatnonzero(np.diff(links.indptr))
-    found = np.empty((len(NAMES), len(dims), len(queries)))
+    values = np.empty((len(NAMES), len(dims), len(queries)))
     step = max(1, SIMILARITIES_AT_ONCE // size)
     widths = sorted(set(dims))
     norms = _prefix_norms(embeddings, widths)
@@ -61,8 +61,8 @@ def retrieval(
             dot += embeddings[block, low:high] @ embeddings[:, low:high].T  # prefixes nest: each column is used once
             measured = _measure(dot / norms[k], block, links)
             for m in (m for m, dim in enumerate(dims) if dim == high):
-                found[:, m, start : start + step] = measured
-    return queries, dict(zip(NAMES, found, strict=True))
+                values[:, m, start : start + step] = measured
+    return queries, dict(zip(NAMES, values, strict=True))
 
 
 def _prefix_norms(embeddings: np.ndarray, widths: Sequence[int]) -> NDArray[np.float32]:

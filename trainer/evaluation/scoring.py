@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.data.pairs import PairTable
 from trainer.errors import NumericError
-from trainer.evaluation.pair_metrics import classify_at, pair_metrics, prefix_cosines
+from trainer.evaluation.pair_metrics import pair_metrics, prefix_cosines
 from trainer.model.embedding import embed, tokenize_for
 from trainer.model.encoder import Encoder
 from trainer.model.tokens import TokenTable
@@ -63,8 +63,7 @@ def evaluate(
 
 def metrics_at(cosines: np.ndarray, table: PairTable, thresholds: Mapping[str, float]) -> Metrics:
     """All pair metrics of cosines [M, N], dim by dim as in `thresholds`, which were fitted elsewhere."""
-    metrics = {}
-    for (dim, threshold), scores in zip(thresholds.items(), cosines, strict=True):
-        free = pair_metrics(scores, table.score, table.label)
-        metrics[dim] = {**free, **classify_at(scores, table.label, threshold), "threshold": threshold}
-    return metrics
+    return {
+        dim: pair_metrics(scores, table.score, table.label, threshold)
+        for (dim, threshold), scores in zip(thresholds.items(), cosines, strict=True)
+    }

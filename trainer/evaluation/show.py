@@ -10,30 +10,32 @@ from rich import box
 from rich.table import Table
 
 from trainer.evaluation.judge import Judgement
+from trainer.evaluation.verdict import PASSING
 from trainer.system.console import console
 
 
 def print_judgement(judgement: Judgement) -> None:
     """Show a table a system, the differences with the verdict, the diagnostic, and what was forgotten."""
-    question, found = judgement.question, judgement.found
-    groups = found.groups
+    question, assessment = judgement.question, judgement.assessment
+    groups = assessment.groups
     console.print(
-        f"{judgement.pairs} pairs, {found.queries} queries; 95 % intervals from {question.resamples} resamples (seed "
-        f"{question.seed}) of {groups['count']} {groups['kind']}, worth {groups['effective']:.0f} of equal size",
+        f"{judgement.pairs} pairs, {assessment.queries} queries; 95 % intervals from {question.resamples} resamples "
+        f"(seed {question.seed}) of {groups['count']} {groups['kind']}, worth {groups['effective']:.0f} of equal size",
         markup=False,
     )
     names = {"model": question.model, "baseline": question.baseline}
-    for system, metrics in found.metrics.items():
+    for system, metrics in assessment.metrics.items():
         title = f"{system}: {names[system]}; thresholds fitted on {judgement.thresholds_from[system]}"
-        _print_metrics(title, metrics, found.intervals[system])
-    if found.verdicts:
+        _print_metrics(title, metrics, assessment.intervals[system])
+    if assessment.verdicts:
         differences = {
-            dim: {name: value - found.metrics["baseline"][dim][name] for name, value in metrics.items()}
-            for dim, metrics in found.metrics["model"].items()
+            dim: {name: value - assessment.metrics["baseline"][dim][name] for name, value in metrics.items()}
+            for dim, metrics in assessment.metrics["model"].items()
         }
         title = "model less baseline, paired"
-        _print_metrics(title, differences, found.intervals["difference"], {f"by {question.metric}": found.verdicts})
-    for name, reason in found.undefined.items():
+        verdicts = {f"by {question.metric}": assessment.verdicts}
+        _print_metrics(title, differences, assessment.intervals["difference"], verdicts)
+    for name, reason in assessment.undefined.items():
         console.print(f"No interval of {name}: {reason}", markup=False)
     _print_diagnostic(judgement)
     if judgement.forgetting:
@@ -54,8 +56,8 @@ def _table(title: str, first: str, columns: Iterable[str]) -> Table:
 
 def _cell(value: float, ends: list[float] | None, sign: str = "") -> str:
     """A value with its interval, "-" where it is undefined."""
-    shown = "-" if np.isnan(value) else f"{value:{sign}.4f}"
-    return shown if ends is None or np.isnan(ends).any() else f"{shown} ({ends[0]:{sign}.3f},{ends[1]:{sign}.3f})"
+    text = "-" if np.isnan(value) else f"{value:{sign}.4f}"
+    return text if ends is None or np.isnan(ends).any() else f"{text} ({ends[0]:{sign}.3f},{ends[1]:{sign}.3f})"
 
 
 def _print_metrics(
@@ -75,25 +77,25 @@ def _print_metrics(
 
 
 def _print_diagnostic(judgement: Judgement) -> None:
-    diagnostic = judgement.found.diagnostic
+    diagnostic = judgement.assessment.diagnostic
     counts = next(iter(diagnostic.values()))
     title = (
         f"adversarial diagnostic: {counts['positives']} positives across categories against {counts['negatives']} "
-        f"negatives within one; at least {judgement.question.fewest} of each, ROC-AUC and F1 at least 0.70"
+        f"negatives within one; at least {judgement.question.fewest} of each, ROC-AUC and F1 at least {PASSING:.2f}"
     )
-    systems = list(judgement.found.metrics)
+    systems = list(judgement.assessment.metrics)
     table = _table(title, "dims", [f"{name} {system}" for system in systems for name in ("ROC-AUC", "F1")])
     table.add_column("status")
-    in_sample = " (in-sample threshold)" if judgement.thresholds_from["model"].endswith("(in-sample)") else ""
+    in_sample = " (in-sample threshold)" if judgement.in_sample("model") else ""
     for dim, entry in diagnostic.items():
         cells = (_cell(entry[system][name], None) for system in systems for name in ("roc_auc", "f1"))
         table.add_row(dim, *cells, entry["status"] + in_sample)
     console.print(table)
 
 
-def _print_forgetting(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+def _print_forgetting(changes: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
     table = _table("general similarity, before and after", "dims", ("metric", "before", "after", "difference"))
-    for dim, metrics in found.items():
+    for dim, metrics in changes.items():
         for name, entry in metrics.items():
             difference = _cell(entry["after"] - entry["before"], entry["difference"], "+")
             table.add_row(dim, name, _cell(entry["before"], None), _cell(entry["after"], None), difference)

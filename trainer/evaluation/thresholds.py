@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,15 +92,14 @@ def stored_thresholds(folder: Path, dims: Sequence[int], weights_fingerprint: st
     if not path.is_file():
         return None
     try:
-        found = Thresholds(**json.loads(path.read_bytes()))
-        values = {dim: float(value) for dim, value in found.values.items()}
+        stored = Thresholds(**json.loads(path.read_bytes()))
+        values = {dim: float(value) for dim, value in stored.values.items()}
         if not np.isfinite(list(values.values())).all():
             raise ValueError("a threshold is not finite")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as thresholds; {again}") from error
-    if found.weights_fingerprint != weights_fingerprint:
+    if stored.weights_fingerprint != weights_fingerprint:
         raise InputError(f"{path}: fitted for other weights than those beside it; {again}")
     if missing := [str(dim) for dim in dims if str(dim) not in values]:
         raise InputError(f"{path}: no threshold for {', '.join(missing)} dims; {again}")
-    kept = {str(dim): values[str(dim)] for dim in dims}
-    return Thresholds(kept, found.rule, found.source, found.data_fingerprint, weights_fingerprint)
+    return replace(stored, values={str(dim): values[str(dim)] for dim in dims})

@@ -8,37 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.pairs import PairTable, positives_of
-from trainer.evaluation.bootstrap import (
-    RESAMPLES,
-    Groups,
-    bootstrap_means,
-    bootstrap_pairs,
-    groups_of_texts,
-    interval,
-    why_undefined,
-)
-from trainer.evaluation.pair_metrics import classify_at, pearson, roc_auc, spearman
+from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_means, bootstrap_pairs, interval, why_undefined
+from trainer.evaluation.groups import Groups, groups_of_texts
+from trainer.evaluation.pair_metrics import HIGHER_IS_BETTER, classify_at, pearson, roc_auc, spearman
 from trainer.evaluation.retrieval import NAMES as RETRIEVAL
 from trainer.evaluation.retrieval import retrieval
 from trainer.evaluation.scoring import Metrics, metrics_at, pair_cosines
 
-# Higher is better for all of these, so any of them can carry the verdict.
-OF_PAIRS = ("spearman", "pearson", "roc_auc", "average_precision", "f1", "precision", "recall", "separability")
-JUDGED_BY = (*OF_PAIRS, "separability_d", *RETRIEVAL)
-
-
+JUDGED_BY = (*HIGHER_IS_BETTER, *RETRIEVAL)
+"""Metrics that can carry the verdict."""
 PASSING = 0.70  # ROC-AUC and F1 of the adversarial diagnostic
 FEWEST = 20  # pairs of either kind, below which it says nothing
 
 
 Intervals = dict[str, dict[str, list[float]]]
 """Dim -> metric -> [low, high] of the 95 % interval."""
+
+
+class Verdict(StrEnum):
+    """Whether a model is better than its baseline."""
+
+    BETTER = "BETTER"
+    NOT_BETTER = "NOT BETTER"
+    UNCLEAR = "UNCLEAR"
+
+
+class Status(StrEnum):
+    """What the adversarial diagnostic says."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INSUFFICIENT = "INSUFFICIENT"
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Assessment:
     """Metric -> why an interval of it is NaN."""
     diagnostic: dict[str, dict[str, Any]]
     """Dim -> status, numbers of pairs, and ROC-AUC and F1 of each system."""
-    verdicts: dict[str, str]
+    verdicts: dict[str, Verdict]
     """Dim -> verdict; empty without a baseline."""
     groups: dict[str, Any]
     """What the bootstrap drew: kind, count, and effective number."""
@@ -86,9 +93,7 @@ def assess(
     embeddings = {system: embeddings[system] for system in ("model", "baseline") if system in embeddings}
     systems = list(embeddings)
     dims = tuple(int(dim) for dim in thresholds[systems[0]])
-    thresholds = {
-        system: {str(dim): thresholds[system][str(dim)] for dim in dims} for system in systems
-    }  # in one order
+    thresholds = {system: {str(dim): thresholds[system][str(dim)] for dim in dims} for system in systems}
     cosines = {system: pair_cosines(embeddings[system], table, dims) for system in systems}
     metrics = {system: metrics_at(cosines[system], table, thresholds[system]) for system in systems}
     groups = _groups(table)
@@ -141,19 +146,18 @@ def _by_dim(systems: Sequence[str], dims: Sequence[int], samples: Mapping[str, n
     }
 
 
-def paired_verdict(low: float, high: float) -> str:
+def paired_verdict(low: float, high: float) -> Verdict:
     """The verdict on a paired interval of the difference: above 0 all of it, nowhere above 0, or neither."""
     if low > 0:
-        return "BETTER"
-    return "NOT BETTER" if high <= 0 else "UNCLEAR"
+        return Verdict.BETTER
+    return Verdict.NOT_BETTER if high <= 0 else Verdict.UNCLEAR
 
 
-def overall_verdict(verdicts: Mapping[str, str]) -> str:
+def overall_verdict(verdicts: Mapping[str, Verdict]) -> Verdict:
     """BETTER where it is that at every dim, NOT BETTER where it is that at any, else UNCLEAR."""
-    found = set(verdicts.values())
-    if found == {"BETTER"}:
-        return "BETTER"
-    return "NOT BETTER" if "NOT BETTER" in found else "UNCLEAR"
+    if set(verdicts.values()) == {Verdict.BETTER}:
+        return Verdict.BETTER
+    return Verdict.NOT_BETTER if Verdict.NOT_BETTER in verdicts.values() else Verdict.UNCLEAR
 
 
 def adversarial(table: PairTable) -> NDArray[np.bool_]:
@@ -182,9 +186,9 @@ def diagnose(
     rows = adversarial(table)
     labels = table.label[rows]
     positives, negatives = int(labels.sum()), int((~labels).sum())
-    found: dict[str, dict[str, Any]] = {}
+    diagnostic: dict[str, dict[str, Any]] = {}
     for m, dim in enumerate(thresholds["model"]):
-        entry: dict[str, Any] = {"status": "INSUFFICIENT", "positives": positives, "negatives": negatives}
+        entry: dict[str, Any] = {"status": Status.INSUFFICIENT, "positives": positives, "negatives": negatives}
         for system, scores in cosines.items():
             figures = {"roc_auc": float("nan"), "f1": float("nan")}
             if positives and negatives:
@@ -192,9 +196,9 @@ def diagnose(
                 figures = {"roc_auc": roc_auc(scores[m, rows], labels), "f1": at["f1"]}
             entry[system] = figures
         if min(positives, negatives) >= max(fewest, 1):
-            entry["status"] = "PASS" if min(entry["model"].values()) >= PASSING else "FAIL"
-        found[dim] = entry
-    return found
+            entry["status"] = Status.PASS if min(entry["model"].values()) >= PASSING else Status.FAIL
+        diagnostic[dim] = entry
+    return diagnostic
 
 
 def forgetting(
@@ -211,10 +215,10 @@ def forgetting(
     cosines = np.stack([pair_cosines(rows, table, dims) for rows in (before, after)])
     flat, unused = cosines.reshape(-1, len(table)), np.zeros(2 * len(dims))
     samples = bootstrap_pairs(flat, table.score, table.label, unused, _groups(table), resamples=resamples, seed=seed)
-    found: dict[str, dict[str, dict[str, Any]]] = {str(dim): {} for dim in dims}
+    changes: dict[str, dict[str, dict[str, Any]]] = {str(dim): {} for dim in dims}
     for name, plain in (("spearman", spearman), ("pearson", pearson)):
         old, new = samples[name].reshape(2, len(dims), resamples)
         for m, (dim, ends) in enumerate(zip(dims, interval(new - old).tolist(), strict=True)):
             values = [plain(scores, table.score) for scores in cosines[:, m]]
-            found[str(dim)][name] = dict(zip(("before", "after"), values, strict=True)) | {"difference": ends}
-    return found
+            changes[str(dim)][name] = dict(zip(("before", "after"), values, strict=True)) | {"difference": ends}
+    return changes

@@ -1,1 +1,10 @@
-"""lint"""
+"""What is wrong with labelled pairs, before a model is trained on them. Start with `linter.py`.
+
+    linter.lint_files, lint_tables -> Report   all checks, on files or on tables in memory
+    table_checks.py                            what the table alone shows: contradictions, copies, overlap, balance, ...
+    score_checks.py                            what scores show: shortcuts, hardness by phase, suspect labels
+    findings.Finding, Limit, Part              what a check returns, where it becomes serious, what it looks at
+    show.print_report, command.py              tables in the terminal; the options of `trainer lint`
+
+A check is a function of a `Part` that returns findings; `linter.lint_tables` lists them.
+"""

@@ -29,8 +29,8 @@ class Finding:
     name: str
     source: str
     """The file, as in messages."""
-    said: str
-    """What was found, in words and numbers."""
+    message: str
+    """What is wrong, in words and numbers."""
     values: dict[str, Any]
     """The numbers by name, for machines."""
     rows: list[int]
@@ -75,7 +75,7 @@ class Part:
         self,
         severity: str | None,
         name: str,
-        said: str,
+        message: str,
         values: Mapping[str, Any],
         rows: NDArray[Any],
         fix: str,
@@ -84,7 +84,7 @@ class Part:
         if severity is None:
             return []
         examples = self.table.row[rows][:EXAMPLES].tolist()
-        return [Finding(severity, name, self.table.source, said, dict(values), examples, fix)]
+        return [Finding(severity, name, self.table.source, message, dict(values), examples, fix)]
 
 
 def parts_of(tables: Sequence[PairTable]) -> list[Part]:
@@ -94,9 +94,10 @@ def parts_of(tables: Sequence[PairTable]) -> list[Part]:
     form = np.array([forms.setdefault(canonical_form(text), len(forms)) for text in texts], dtype=np.int64)
     templates: dict[str, int] = {}
     of_form = fingerprints(list(forms))  # counts words by text: a copy of a text is no second one
-    template_of = np.array([templates.setdefault(found, len(templates)) for found in of_form], dtype=np.int64)
+    template_of = np.array([templates.setdefault(key, len(templates)) for key in of_form], dtype=np.int64)
     bounds = np.cumsum([len(table.texts) for table in tables])[:-1]
-    return [Part(table, own, template_of[own]) for table, own in zip(tables, np.split(form, bounds), strict=True)]
+    forms_of = zip(tables, np.split(form, bounds), strict=True)
+    return [Part(table, of_text, template_of[of_text]) for table, of_text in forms_of]
 
 
 def share_of(count: int, total: int) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from trainer.data.pairs import PairTable, read_pairs
@@ -22,6 +21,7 @@ from trainer.lint.score_checks import TFIDF, Figures, Scores
 from trainer.model.embedding import embed_cached, tokenize_for
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.system.files import json_ready
+from trainer.system.gpu import default_device
 from trainer.text.tfidf import pair_cosines, tfidf_matrix
 
 MODEL = "model"  # what scores by the untouched encoder are called
@@ -42,7 +42,7 @@ class Tokens:
 
 @dataclass
 class Report:
-    """Everything that lint found."""
+    """Everything that lint has to say."""
 
     sources: dict[str, int]
     """File -> pairs; the training file comes first."""
@@ -84,13 +84,14 @@ def lint_files(
     if not model:
         return lint_tables(tables)
     hush_transformers()
-    encoder = load_encoder(model).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = default_device()
+    encoder = load_encoder(model).to(device)
     tokens = [tokenize_for(encoder, table.texts) for table in tables]
     cosines = [
-        encoder_cosines(embed_cached(encoder, own), table, (encoder.width,))[0]
-        for own, table in zip(tokens, tables, strict=True)
+        encoder_cosines(embed_cached(encoder, token_table), table, (encoder.width,))[0]
+        for token_table, table in zip(tokens, tables, strict=True)
     ]
-    lengths = Tokens([own.lengths for own in tokens], encoder.spec.max_length)
+    lengths = Tokens([token_table.lengths for token_table in tokens], encoder.spec.max_length)
     return lint_tables(tables, lengths, cosines)
 
 
@@ -123,15 +124,15 @@ def lint_tables(
 
 def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores] | None) -> None:
     """Findings and figures that rest on scores: of shortcuts, of TF-IDF, and of the model where there is one."""
-    tfidf = _tfidf_scores([part.table for part in parts], report.notes)
+    tfidf = tfidf_scores([part.table for part in parts], report.notes)
     hardness: list[list[Figures]] = []  # of each part
     for number, part in enumerate(parts):
         scores = difficulty.shortcut_scores(part.table)
         if tfidf:
             scores[TFIDF] = tfidf[number]
-        figures = {by: difficulty.figures_of(part.table, by, own) for by, own in scores.items()}
-        for own in figures.values():
-            report.findings += difficulty.shortcuts(part, own)
+        figures = {by: difficulty.figures_of(part.table, by, values) for by, values in scores.items()}
+        for of_score in figures.values():
+            report.findings += difficulty.shortcuts(part, of_score)
         if cosines is not None:
             scores[MODEL] = cosines[number]
             figures[MODEL] = difficulty.figures_of(part.table, MODEL, cosines[number])
@@ -144,12 +145,12 @@ def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores]
             report.findings += difficulty.suspect_labels(part, judge, scores[judge])
         if number == 0:
             report.findings += difficulty.phase_order(part, hardness[0])
-        report.figures += [own for found in figures.values() for own in found]
+        report.figures += chain.from_iterable(figures.values())
     for held in hardness[1:]:
         report.findings += difficulty.easier_than(parts[0], hardness[0], held)
 
 
-def _tfidf_scores(tables: Sequence[PairTable], notes: list[str]) -> list[Scores] | None:
+def tfidf_scores(tables: Sequence[PairTable], notes: list[str]) -> list[Scores] | None:
     """Cosines of each table's pairs [N] by TF-IDF over the texts of all."""
     if not find_spec("sklearn"):
         notes.append(NO_TFIDF)

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.stats import binomtest, ks_2samp, median_abs_deviation
 
 from trainer.data.pairs import PairTable
-from trainer.evaluation.pair_metrics import roc_auc, separability
+from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category, separability
 from trainer.lint.findings import SERIOUS, WARNING, Finding, Limit, Part, name_of
 
 Scores = NDArray[Any]
 
 
-TFIDF = "TF-IDF"
-
-
+NO_ROWS = np.empty(0, dtype=np.int64)
+TFIDF = "TF-IDF"  # what gave the scores
+ALL = "all"  # the phase of figures of a whole file
 FEWEST = 20  # pairs of either label, below which a ROC-AUC says nothing
 SURE = 2.0  # standard errors that a difference must exceed
 
@@ -53,7 +53,7 @@ class Figures:
 
     source: str
     phase: str
-    """ "all", or its number."""
+    """ALL, or its number."""
     by: str
     """What gave the scores."""
     pairs: int
@@ -79,30 +79,32 @@ def _as_judged(severity: str | None, by: str) -> str | None:
 def figures_of(table: PairTable, by: str, scores: Scores) -> list[Figures]:
     """Figures of all rows, then of each phase (where there are two or more) with FEWEST pairs of either label."""
     phases = np.unique(table.phase).tolist()
-    groups = [("all", np.ones(len(table), dtype=np.bool_))]
+    groups = [(ALL, np.ones(len(table), dtype=np.bool_))]
     groups += [(str(phase), table.phase == phase) for phase in phases] if len(phases) > 1 else []
-    found = []
+    figures = []
     for name, rows in groups:
-        own, labels = scores[rows], table.label[rows]
+        values, labels = scores[rows], table.label[rows]
         positives = int(labels.sum())
         if min(positives, len(labels) - positives) < FEWEST:
             continue
-        auc = roc_auc(own, labels)
-        found.append(
+        auc = roc_auc(values, labels)
+        difference, cohens_d = separability(values, labels)
+        distance = ks_2samp(values[labels], values[~labels], method="asymp").statistic
+        figures.append(
             Figures(
                 source=table.source,
                 phase=name,
                 by=by,
-                pairs=len(own),
+                pairs=len(values),
                 positives=positives,
                 roc_auc=auc,
                 error=auc_error(auc, positives, len(labels) - positives),
-                separability=separability(own, labels)[0],
-                separability_d=separability(own, labels)[1],
-                overlap=1 - _distance(own[labels], own[~labels]),
+                separability=difference,
+                separability_d=cohens_d,
+                overlap=1 - float(distance),
             )
         )
-    return found
+    return figures
 
 
 def auc_error(auc: float, positives: int, negatives: int) -> float:
@@ -112,70 +114,62 @@ def auc_error(auc: float, positives: int, negatives: int) -> float:
     return float(np.sqrt((auc * (1 - auc) + spread) / (positives * negatives)))
 
 
-def _distance(one: Scores, two: Scores) -> float:
-    """Kolmogorov and Smirnov's: the largest difference of two cumulative distributions."""
-    points = np.concatenate([one, two])
-    cumulative = [np.searchsorted(np.sort(values), points, side="right") / len(values) for values in (one, two)]
-    return float(np.max(np.abs(cumulative[0] - cumulative[1])))
-
-
 def shortcut_scores(table: PairTable) -> dict[str, Scores]:
     """Scores that need no understanding: "same category" (1 and 0; where the file has categories), and "length
     difference" in characters (its negative)."""
-    lengths = np.array([len(text) for text in table.texts], dtype=np.float64)
-    scores = {"length difference": -np.abs(lengths[table.text1] - lengths[table.text2])}
+    lengths = np.array([len(text) for text in table.texts])
+    scores = {"length difference": length_similarity(lengths[table.text1], lengths[table.text2])}
     if table.categories1 is not None and table.categories2 is not None:
-        both = zip(table.categories1, table.categories2, strict=True)
-        # Two unknown categories are no match.
-        scores["same category"] = np.array([one == two != "" for one, two in both], dtype=np.float64)
+        first, second = np.array(table.categories1, dtype=object), np.array(table.categories2, dtype=object)
+        scores["same category"] = same_category(first, second, "")
     return scores
 
 
-def shortcuts(part: Part, found: Sequence[Figures]) -> list[Finding]:
+def shortcuts(part: Part, figures: Sequence[Figures]) -> list[Finding]:
     """A file that a score without understanding solves, in either direction."""
     findings = []
-    for own in found:
-        strength = max(own.roc_auc, 1 - own.roc_auc)
-        if own.phase == "all" and own.by in SHORTCUTS:
+    for each in figures:
+        strength = max(each.roc_auc, 1 - each.roc_auc)
+        if each.phase == ALL and each.by in SHORTCUTS:
             findings += part.finding(
-                SHORTCUTS[own.by].severity(strength),
-                f"shortcut: {own.by}",
-                f"{own.by} alone has a ROC-AUC of {own.roc_auc:.3f}"
-                + (" (0.5 is chance, 0 solves it too)" if own.roc_auc < 0.5 else ""),
-                {"roc_auc": own.roc_auc},
-                np.empty(0, dtype=np.int64),
+                SHORTCUTS[each.by].severity(strength),
+                f"shortcut: {each.by}",
+                f"{each.by} alone has a ROC-AUC of {each.roc_auc:.3f}"
+                + (" (0.5 is chance, 0 solves it too)" if each.roc_auc < 0.5 else ""),
+                {"roc_auc": each.roc_auc},
+                NO_ROWS,
                 "add positives and negatives for which it is wrong",
             )
     return findings
 
 
-def inverted(part: Part, found: Sequence[Figures], scores: Scores) -> list[Finding]:
+def inverted(part: Part, figures: Sequence[Figures], scores: Scores) -> list[Finding]:
     """Phases whose negatives score above their positives, or as high."""
     findings = []
     table = part.table
-    single = len({own.phase for own in found}) == 1
-    for own in found:
-        if (own.phase == "all" and not single) or own.roc_auc >= AT_CHANCE:
+    single = len({each.phase for each in figures}) == 1
+    for each in figures:
+        if (each.phase == ALL and not single) or each.roc_auc >= AT_CHANCE:
             continue
-        rows = np.ones(len(table), dtype=np.bool_) if own.phase == "all" else table.phase == int(own.phase)
+        rows = np.ones(len(table), dtype=np.bool_) if each.phase == ALL else table.phase == int(each.phase)
         order = np.argsort(-scores, kind="stable")
-        surely = own.roc_auc < 0.5 - SURE * own.error
+        surely = each.roc_auc < 0.5 - SURE * each.error
         findings += part.finding(
-            _as_judged(SERIOUS if surely else WARNING, own.by),
+            _as_judged(SERIOUS if surely else WARNING, each.by),
             "negatives above positives" if surely else "labels at chance",
-            f"phase {own.phase}: ROC-AUC {own.roc_auc:.3f} by {own.by}, positives score {own.separability:+.3f} "
-            f"against negatives, the two overlap by {own.overlap:.0%}".replace("%", " %"),
-            {"phase": own.phase, "by": own.by, "roc_auc": own.roc_auc, "separability": own.separability},
+            f"phase {each.phase}: ROC-AUC {each.roc_auc:.3f} by {each.by}, positives score {each.separability:+.3f} "
+            f"against negatives, the two overlap by {each.overlap:.0%}".replace("%", " %"),
+            {"phase": each.phase, "by": each.by, "roc_auc": each.roc_auc, "separability": each.separability},
             order[(rows & ~table.label)[order]],
             "check labels and bands: are the positives less alike than the negatives by design?",
         )
     return findings
 
 
-def phase_order(part: Part, found: Sequence[Figures]) -> list[Finding]:
+def phase_order(part: Part, figures: Sequence[Figures]) -> list[Finding]:
     """Phases that are easier than the one before."""
     findings = []
-    phases = [own for own in found if own.phase != "all"]
+    phases = [each for each in figures if each.phase != ALL]
     for before, after in pairwise(phases):
         gain = after.roc_auc - before.roc_auc
         sure = gain > SURE * np.hypot(before.error, after.error)
@@ -193,11 +187,11 @@ def phase_order(part: Part, found: Sequence[Figures]) -> list[Finding]:
 
 def easier_than(part: Part, train: Sequence[Figures], held: Sequence[Figures]) -> list[Finding]:
     """A training file whose hardest phase is much easier than a held-out file."""
-    phases = [own for own in train if own.phase != "all"] or list(train)
-    whole = [own for own in held if own.phase == "all"]
+    phases = [each for each in train if each.phase != ALL] or list(train)
+    whole = [each for each in held if each.phase == ALL]
     if not phases or not whole:
         return []
-    hardest, judged = min(phases, key=lambda own: own.roc_auc), whole[0]
+    hardest, judged = min(phases, key=lambda figures: figures.roc_auc), whole[0]
     gain = hardest.roc_auc - judged.roc_auc
     sure = gain > SURE * np.hypot(hardest.error, judged.error)
     return part.finding(
@@ -206,7 +200,7 @@ def easier_than(part: Part, train: Sequence[Figures], held: Sequence[Figures]) -
         f"the hardest training pairs (phase {hardest.phase}) have a ROC-AUC of {hardest.roc_auc:.3f} by {hardest.by}, "
         f"{name_of(judged.source)} has {judged.roc_auc:.3f}",
         {"by": hardest.by, "roc_auc": hardest.roc_auc, "held_out": judged.roc_auc, "with": judged.source},
-        np.empty(0, dtype=np.int64),
+        NO_ROWS,
         "add a phase of pairs as hard as those the model is judged by",
     )
 
@@ -239,7 +233,8 @@ def suspect_labels(part: Part, by: str, scores: Scores) -> list[Finding]:
     if not looked:
         return []
     count = len(wrong)
-    bound = float(beta.ppf(1 - CONFIDENCE, count, looked - count + 1)) if count else 0.0  # Clopper and Pearson 1934
+    # Clopper and Pearson's interval (1934), open above.
+    bound = float(binomtest(count, looked, alternative="greater").proportion_ci(CONFIDENCE).low)
     return part.finding(
         _as_judged(SUSPECT.severity(bound), by),
         "suspect labels",
@@ -254,11 +249,11 @@ def suspect_labels(part: Part, by: str, scores: Scores) -> list[Finding]:
 def _robust_d(values: Scores, labels: NDArray[np.bool_]) -> float:
     """Median of positives less that of negatives, in standard deviations: few wrong labels hardly move it.
 
-    A standard deviation is 1.4826 times the median absolute deviation, as for normal scores; the two are pooled.
+    A standard deviation is taken from the median absolute deviation, as for normal scores; the two are pooled.
     """
     classes = values[labels], values[~labels]
-    middles = [float(np.median(own)) for own in classes]
-    spreads = [1.4826 * float(np.median(np.abs(own - middle))) for own, middle in zip(classes, middles, strict=True)]
+    middles = [float(np.median(scores)) for scores in classes]
+    spreads = [median_abs_deviation(scores, scale="normal") for scores in classes]
     spread = float(np.sqrt(np.mean(np.square(spreads))))
     gap = middles[0] - middles[1]
     return gap / spread if spread else float(np.sign(gap)) * np.inf if gap else 0.0

@@ -43,7 +43,7 @@ def _findings_table(findings: Sequence[Finding]) -> Table:
         table.add_column(heading, ratio=ratio, overflow="fold")
     for finding in findings:
         rows = ", ".join(map(str, finding.rows))
-        cells = (name_of(finding.source), finding.name, finding.said, rows, finding.fix)
+        cells = (name_of(finding.source), finding.name, finding.message, rows, finding.fix)
         severity = Text(finding.severity, style=STYLES[finding.severity])
         table.add_row(severity, *(Text(cell) for cell in cells))
     return table
@@ -51,14 +51,14 @@ def _findings_table(findings: Sequence[Finding]) -> Table:
 
 def _figures_table(report: Report) -> Table:
     """A row a file and phase: pairs, the ROC-AUC of every score, and how far the judging one separates the labels."""
-    by_score = {own.by: None for own in report.figures}
+    by_score = {figures.by: None for figures in report.figures}
     judge = MODEL if MODEL in by_score else TFIDF
     table = Table(title="ROC-AUC by file and phase", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("file", "phase", "pairs", "positive", *by_score, f"Cohen's d, {judge}", f"overlap, {judge}"):
         table.add_column(heading, justify="left" if heading == "file" else "right")
     groups: dict[tuple[str, str], dict[str, Figures]] = {}
-    for own in report.figures:
-        groups.setdefault((own.source, own.phase), {})[own.by] = own
+    for figures in report.figures:
+        groups.setdefault((figures.source, figures.phase), {})[figures.by] = figures
     for (source, phase), scores in groups.items():
         some, judged = next(iter(scores.values())), scores.get(judge)
         cells = [f"{scores[by].roc_auc:.3f}" if by in scores else "-" for by in by_score]

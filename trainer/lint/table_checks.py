@@ -9,10 +9,10 @@ import re
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csgraph, csr_matrix
 from scipy.stats import binom
 
-from trainer.data.readers import shown
+from trainer.data.readers import brief
+from trainer.data.split import connect
 from trainer.lint.findings import WARNING, Finding, Limit, Part, name_of, share_of, worst
 from trainer.text.cleaning import count_words, strip_mail
 from trainer.text.masking import mask_text
@@ -64,7 +64,7 @@ def contradictions(part: Part) -> list[Finding]:
     positive, both = np.bincount(place, weights=table.label), np.bincount(place)
     rows = ((positive > 0) & (positive < both))[place]
     order = np.argsort(place, kind="stable")  # contradicting rows stand together
-    found = part.finding(
+    findings = part.finding(
         CONTRADICTED.severity(rows.mean()),
         "contradictory labels",
         f"{share_of(int(rows.sum()), len(table))} rows: the same two texts are labelled positive and negative",
@@ -73,7 +73,7 @@ def contradictions(part: Part) -> list[Finding]:
         "decide which label is right, remove the other row",
     )
     negative = int((self_pair & ~table.label).sum())
-    return found + part.finding(
+    return findings + part.finding(
         worst(SELF_PAIRS.severity(self_pair.mean()), CONTRADICTED.severity(negative / len(table))),
         "self pairs",
         f"{share_of(int(self_pair.sum()), len(table))} rows pair a text with itself, {negative} of them as negatives",
@@ -83,16 +83,16 @@ def contradictions(part: Part) -> list[Finding]:
     )
 
 
-def clusters(part: Part, size: int) -> csr_matrix:
-    """[size, size] graph of canonical texts, an edge for each positive pair; `size` numbers are in use."""
+def clusters(part: Part, size: int) -> NDArray[np.int32]:
+    """[size] number of the cluster of each canonical text, where positive pairs connect; `size` numbers are in use."""
     first, second = (part.form[side[part.table.label]] for side in (part.table.text1, part.table.text2))
-    return csr_matrix((np.ones(len(first), dtype=np.int32), (first, second)), shape=(size, size))
+    return connect(first, second, size)
 
 
 def broken_chains(part: Part) -> list[Finding]:
     """Negatives whose two texts a chain of positives connects (connected components)."""
     table, keys = part.table, part.keys(part.form)
-    _, of_text = csgraph.connected_components(clusters(part, int(part.form.max()) + 1), directed=False)
+    of_text = clusters(part, int(part.form.max()) + 1)
     first, second = part.form[table.text1], part.form[table.text2]
     direct = np.isin(keys, keys[table.label])
     rows = ~table.label & (of_text[first] == of_text[second]) & (first != second) & ~direct
@@ -114,7 +114,7 @@ def repeats(part: Part) -> list[Finding]:
         _seen_before(part.keys(numbers) * 2 + table.label) for numbers in (part.form, part.template)
     )
     template_again &= ~again
-    found = part.finding(
+    findings = part.finding(
         DUPLICATES.severity(again.mean()),
         "duplicates",
         f"{share_of(int(again.sum()), len(table))} rows repeat an earlier one, texts and label",
@@ -122,7 +122,7 @@ def repeats(part: Part) -> list[Finding]:
         again,
         "keep one of each",
     )
-    return found + part.finding(
+    return findings + part.finding(
         TEMPLATES.severity(template_again.mean()),
         "templated duplicates",
         f"{share_of(int(template_again.sum()), len(table))} rows repeat an earlier one but for ids, names and numbers",
@@ -147,7 +147,7 @@ def dominance(part: Part) -> list[Finding]:
     rows_of = np.bincount(first, minlength=size) + np.bincount(second[second != first], minlength=size)
     common = int(rows_of.argmax())
     rows = (first == common) | (second == common)
-    text = shown(mask_text(table.texts[int(np.argmax(part.form == common))]))
+    text = brief(mask_text(table.texts[int(np.argmax(part.form == common))]))
     return part.finding(
         DOMINANT.severity(rows.mean()) if rows.sum() >= DOMINANT_ROWS else None,
         "one text in many pairs",
@@ -198,7 +198,7 @@ def truncation(part: Part, tokens: NDArray[np.int64], longest: int, estimated: b
 
 def balance(part: Part) -> list[Finding]:
     """Labels, in all and by phase; phases of very different size."""
-    table, found = part.table, []
+    table, findings = part.table, []
     phases, sizes = np.unique(table.phase, return_counts=True)
     groups = [("the file", np.ones(len(table), dtype=np.bool_))]
     if len(phases) > 1:
@@ -206,7 +206,7 @@ def balance(part: Part) -> list[Finding]:
     for name, rows in groups:
         share = float(table.label[rows].mean())
         rarer = rows & (table.label == (share < 0.5))
-        found += part.finding(
+        findings += part.finding(
             BALANCE.severity(max(share, 1 - share)),
             "label balance",
             f"{share:.1%} of the {int(rows.sum())} rows of {name} are positive".replace("%", " %"),
@@ -215,12 +215,12 @@ def balance(part: Part) -> list[Finding]:
             f"add {'negatives' if share > 0.5 else 'positives'}, or check data.positive_threshold",
         )
     small = sizes < SMALL_PHASE * sizes.max()
-    said = ", ".join(f"{phase}: {size}" for phase, size in zip(phases, sizes, strict=True))
-    return found + part.finding(
+    by_phase = {str(phase): int(size) for phase, size in zip(phases, sizes, strict=True)}
+    return findings + part.finding(
         WARNING if small.any() else None,
         "phase balance",
-        f"rows by phase are {said}",
-        {"sizes": {str(phase): int(size) for phase, size in zip(phases, sizes, strict=True)}},
+        f"rows by phase are {', '.join(f'{phase}: {size}' for phase, size in by_phase.items())}",
+        {"sizes": by_phase},
         np.isin(table.phase, phases[small]),
         f"fill the small phase, or leave it out (curriculum.phases); under {SMALL_PHASE:.0%} of the largest".replace(
             "%", " %"
@@ -245,15 +245,15 @@ def telling_categories(part: Part) -> list[Finding]:
         telling &= (chance * len(names) <= ONE_SIDED_CHANCE) & (names != "")
         rows |= telling[of_row]
         examples += [
-            (int(total[i]), f"{side} {shown(str(names[i]))}: {int(positive[i])} of {int(total[i])} positive")
+            (int(total[i]), f"{side} {brief(str(names[i]))}: {int(positive[i])} of {int(total[i])} positive")
             for i in np.flatnonzero(telling)
         ]
-    said = "; ".join(text for _, text in sorted(examples, reverse=True)[:2])
+    largest = "; ".join(text for _, text in sorted(examples, reverse=True)[:2])
     return part.finding(
         CATEGORY.severity(rows.mean()),
         "category predicts the label",
         f"{share_of(int(rows.sum()), len(rows))} rows are in {len(examples)} categories that are nearly all of one "
-        f"label ({said})",
+        f"label ({largest})",
         {"rows": int(rows.sum()), "share": float(rows.mean()), "categories": len(examples)},
         rows,
         "add pairs of the other label in these categories",
@@ -269,7 +269,7 @@ def overlap(seen: Part, held: Part) -> list[Finding]:
 
     text = np.isin(held.form, seen.form)
     size = int(max(seen.form.max(), held.form.max())) + 1
-    _, cluster = csgraph.connected_components(clusters(held, size), directed=False)
+    cluster = clusters(held, size)
     by_text = touched(text)
     by_ticket = touched(np.isin(cluster[held.form], cluster[seen.form])) & ~by_text
     by_template = touched(np.isin(held.template, seen.template) & ~text) & ~by_text

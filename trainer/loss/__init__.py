@@ -1,1 +1,7 @@
-"""loss"""
+"""What training minimises. Start with `matryoshka.py`.
+
+matryoshka.matryoshka_mnrl                 multiple-negatives ranking at every Matryoshka dim, from one product
+ranking.pairwise_ranking                   every positive pair above every negative one (CoSENT), at every dim
+objective.Objective                        both over the layout of a batch, and the learned scale
+tiled.py                                   how MNRL and its gradients are computed tile by tile
+"""

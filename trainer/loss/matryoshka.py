@@ -39,6 +39,12 @@ def matryoshka_mnrl(
     long or short an embedding is, its cosines are exact; a zero vector has cosine 0 with everything and gets no
     gradient.
 
+    >>> queries = torch.eye(3).requires_grad_()
+    >>> total, by_dim = matryoshka_mnrl(queries, torch.eye(3), dims=(3, 2), scale=2.0)
+    >>> total.backward()
+    >>> round(total.item(), 2), by_dim.shape, queries.grad.shape
+    (0.77, torch.Size([2]), torch.Size([3, 3]))
+
     Args:
         queries: [Q, E], not normalised.
         candidates: [G, E], not normalised.

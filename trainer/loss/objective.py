@@ -51,11 +51,11 @@ class Objective(nn.Module):
         queries, candidates = embeddings[layout.queries], embeddings[layout.candidates]
         total, by_dim = mnrl(queries, candidates, targets=layout.targets, excluded=layout.excluded)
         if config.symmetric:
-            own = torch.arange(len(queries), device=rows.device) + layout.first_query
+            reverse_targets = torch.arange(len(queries), device=rows.device) + layout.first_query
             reverse, reverse_by_dim = mnrl(
                 embeddings[layout.own_targets],
                 embeddings[layout.all_queries],
-                targets=own,
+                targets=reverse_targets,
                 excluded=layout.reverse_excluded,
             )
             total, by_dim = (total + reverse) / 2, (by_dim + reverse_by_dim) / 2

@@ -27,6 +27,12 @@ def pairwise_ranking(
     over negatives and one over positives, so it costs O(P), not O(P^2). It is 0 where either kind is missing.
     CoSENT: https://kexue.fm/archives/8847 (Su 2022).
 
+    >>> first, second = torch.eye(4), torch.eye(4)[[0, 1, 3, 2]]  # two pairs of the same embedding, two at right angles
+    >>> labels = torch.tensor([True, True, False, False])
+    >>> total, by_dim = pairwise_ranking(first, second, labels, dims=(4,), scale=2.0)
+    >>> round(total.item(), 4)  # log(1 + 4 * exp(-2))
+    0.4327
+
     Args:
         first, second: [P, E], the two sides of the labelled pairs, not normalised.
         labels: [P] bool, True for positives.

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer.system.onednn import product
+from trainer.system.processor import product
 
 ZERO_LENGTH = 1e-15  # a prefix this much shorter than its row's largest entry counts as a zero vector
 TILE = 2**20  # logits of a tile; 1024 x 1024 was the fastest shape
@@ -115,23 +115,23 @@ def losses_and_gradients(
     factors = LOG2_E * scale * inverses[0], inverses[1]
     weights_M = constants(task.weights, queries) / task.total_queries
     slopes = weights_M[:, None] * scale * inverses[0]
-    made = Gradients.zeros(queries, candidates, dims) if task.with_gradients else None
+    gradients = Gradients.zeros(queries, candidates, dims) if task.with_gradients else None
     walked = bands(queries, candidates, scales, factors, task.targets, task.excluded, dims, tile)
-    summed_M = sum((_walk_twice(q, band, slopes, made) for q, band in walked), torch.zeros_like(weights_M))
+    summed_M = sum((_walk_twice(q, band, slopes, gradients) for q, band in walked), torch.zeros_like(weights_M))
     total, losses_M = (weights_M * summed_M).sum(), summed_M / task.total_queries
-    if made is None:
+    if gradients is None:
         return total, losses_M, ()
-    d_candidates = made.candidates_T.T.contiguous()
-    finish_gradient(made.queries, queries, scales[0], inverses[0], made.per_query, dims)
-    finish_gradient(d_candidates, candidates, scales[1], inverses[1], made.per_candidate, dims)
-    return total, losses_M, (made.queries, d_candidates, (made.per_query.sum() / scale).view_as(scale))
+    d_candidates = gradients.candidates_T.T.contiguous()
+    finish_gradient(gradients.queries, queries, scales[0], inverses[0], gradients.per_query, dims)
+    finish_gradient(d_candidates, candidates, scales[1], inverses[1], gradients.per_candidate, dims)
+    return total, losses_M, (gradients.queries, d_candidates, (gradients.per_query.sum() / scale).view_as(scale))
 
 
-def _walk_twice(q: slice, band: Band, slopes: Tensor, made: Gradients | None) -> Tensor:
+def _walk_twice(q: slice, band: Band, slopes: Tensor, gradients: Gradients | None) -> Tensor:
     """Summed loss [M] of the queries of a band; their gradients are added where they are wanted."""
     log2_sums, target_logits = band.log2_sums()
-    if made is not None:
-        band.add_gradients(log2_sums, slopes[:, q], q, made)
+    if gradients is not None:
+        band.add_gradients(log2_sums, slopes[:, q], q, gradients)
     return (log2_sums - target_logits).sum(1) / LOG2_E
 
 
@@ -225,7 +225,7 @@ class Band:
                 log2_sums[k] = torch.logaddexp2(log2_sums[k], highest + sums.log2())
         return log2_sums, target_logits
 
-    def add_gradients(self, log2_sums: Tensor, slopes: Tensor, q: slice, made: Gradients) -> None:
+    def add_gradients(self, log2_sums: Tensor, slopes: Tensor, q: slice, gradients: Gradients) -> None:
         """Second walk. `slopes` are g * s / norm [M, q], `q` where the band is. The kept dot products are used up."""
         a_blocks_T = [block.T.contiguous() for block in self.a_blocks]
         blocks = list(enumerate(pairwise([0, *self.dims])))
@@ -238,13 +238,13 @@ class Band:
                 slope.scatter_add_(1, columns, -inside.to(slope.dtype))
                 slope.mul_(slopes[k, :, None]).mul_(self.factors[1][k, None, g])
                 dot.mul_(slope)
-                made.per_query[k, q] += dot.sum(1)
-                made.per_candidate[k, g] += dot.sum(0)
+                gradients.per_query[k, q] += dot.sum(1)
+                gradients.per_candidate[k, g] += dot.sum(0)
             for k, (start, stop) in reversed(blocks):
                 if k + 1 < len(by_dim):
                     by_dim[k] += by_dim[k + 1]  # from C_k to S_k
-                made.queries[q, start:stop] += product(by_dim[k], self.c_blocks[k][g].T)
-                made.candidates_T[start:stop, g] += product(a_blocks_T[k], by_dim[k].T)
+                gradients.queries[q, start:stop] += product(by_dim[k], self.c_blocks[k][g].T)
+                gradients.candidates_T[start:stop, g] += product(a_blocks_T[k], by_dim[k].T)
 
     def _matrices(self, number: int, g: slice) -> list[Tensor]:
         """Of each dim the matrix [q, g] that belongs to a tile of that number."""

@@ -71,12 +71,12 @@ def round_trip(texts: Sequence[str], there: Translator, back: Translator) -> lis
 
     None where nothing changed, or where the length left 1/2 to 2 times the words: models that fail stop or repeat.
     """
-    found: list[str | None] = []
+    altered: list[str | None] = []
     for text, result in zip(texts, back(there(texts)), strict=True):
         words, result_words = len(text.split()), len(result.split())
         whole = words <= 2 * result_words and result_words <= 2 * words
-        found.append(result.strip() if whole and canonical_form(result) != canonical_form(text) else None)
-    return found
+        altered.append(result.strip() if whole and canonical_form(result) != canonical_form(text) else None)
+    return altered
 
 
 def load_translator(name: str) -> Translator:
@@ -93,16 +93,18 @@ def load_translator(name: str) -> Translator:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     from trainer.model.loading import hush_transformers
+    from trainer.system.gpu import default_device
 
+    device = default_device()
     hush_transformers()
     folder = _model_folder(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         loaded = AutoModelForSeq2SeqLM.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"--translators {name}: cannot load it as a seq2seq model: {said}") from error
-    model: Any = loaded.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"--translators {name}: cannot load it as a seq2seq model: {reason}") from error
+    model: Any = loaded.eval().to(device)
 
     def translate(texts: Sequence[str]) -> list[str]:
         results = [""] * len(texts)
@@ -114,8 +116,10 @@ def load_translator(name: str) -> Translator:
                 batch = tokenizer(chosen, padding=True, truncation=True, max_length=512, return_tensors="pt")
                 batch = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
                 longest = 2 * batch["input_ids"].shape[1] + 16
-                made = model.generate(**batch, num_beams=4, do_sample=False, max_new_tokens=min(longest, 512))
-                for place, text in zip(places, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True):
+                generated = model.generate(**batch, num_beams=4, do_sample=False, max_new_tokens=min(longest, 512))
+                for place, text in zip(
+                    places, tokenizer.batch_decode(generated, skip_special_tokens=True), strict=True
+                ):
                     results[place] = text
                 advance(len(places))
         return results

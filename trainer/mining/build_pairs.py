@@ -28,6 +28,7 @@ from trainer.text.tfidf import FloatArray, tfidf_matrix
 
 FORMAT = ("texts1", "texts2", "labels", "phase_indicators", "categories1", "categories2")
 BESIDE = ("origins", "numbers1", "numbers2")  # where a row comes from; readers of pairs skip what they do not know
+COSINES = {"tfidf": "tfidf_cosines", "encoder": "encoder_cosines"}  # what measured them -> column
 Rows = dict[str, list[Any]]
 """Columns of the pair format, one value a row."""
 
@@ -92,10 +93,10 @@ def _check_tickets(tickets: Tickets, settings: Settings) -> None:
         raise InputError(f"{tickets.source}: {len(tickets)} of {read} tickets are usable ({reasons}): give more")
     bands = [band for phase in settings.phases for band in (phase.positives, phase.negatives)]
     if len(tickets.categories) < 2 and any(band.category != "any" for band in bands):
-        found = f"only the category {tickets.categories[0]!r}" if tickets.categories else "no category"
+        present = f"only the category {tickets.categories[0]!r}" if tickets.categories else "no category"
         raise InputError(
-            f"{tickets.source}: column {settings.columns.category} holds {found}: name another with --category-column, "
-            "or end every band in :any"
+            f"{tickets.source}: column {settings.columns.category} holds {present}: "
+            "name another with --category-column, or end every band in :any"
         )
 
 
@@ -109,13 +110,13 @@ def _check_train(report: Report, settings: Settings) -> None:
 
 def _embed(name: str, texts: list[str]) -> FloatArray:
     """[N, E] embeddings of length 1."""
-    import torch
-
     from trainer.errors import NumericError
     from trainer.model.embedding import embed, tokenize_for
     from trainer.model.loading import load_encoder
+    from trainer.system.gpu import default_device
 
-    encoder = load_encoder(name).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = default_device()
+    encoder = load_encoder(name).to(device)
     rows = embed(encoder, tokenize_for(encoder, texts))
     if not np.isfinite(rows).all():
         raise NumericError(f"--model {name}: some embeddings are not finite")
@@ -132,9 +133,9 @@ def _select(search: Search, settings: Settings, part: int, share: float) -> Chos
     taken = {pair for pairs in positives.values() for pair in pairs.sorted()}
     chosen = {}
     for phase in phases:
-        own = positives[phase.number]
-        negatives = take_negatives(search, phase, own, part, taken, most_uses=settings.most_uses, seed=settings.seed)
-        chosen[phase.number] = own, negatives
+        pairs = positives[phase.number]
+        negatives = take_negatives(search, phase, pairs, part, taken, most_uses=settings.most_uses, seed=settings.seed)
+        chosen[phase.number] = pairs, negatives
     return chosen
 
 
@@ -149,16 +150,16 @@ def _rows(tickets: Tickets, measures: Similarity, chosen: Chosen, settings: Sett
         order = random.permutation(2 * count)
         ends = [np.concatenate([positives.head(count).first, negatives.first])[order]]
         ends.append(np.concatenate([positives.head(count).second, negatives.second])[order])
-        for side, own in zip("12", ends, strict=True):
-            rows[f"texts{side}"] += [texts[end] for end in own]
-            rows[f"categories{side}"] += [names[tickets.category[end]] for end in own]
-            rows[f"numbers{side}"] += [tickets.numbers[end] for end in own]
+        for side, tickets_at in zip("12", ends, strict=True):
+            rows[f"texts{side}"] += [texts[end] for end in tickets_at]
+            rows[f"categories{side}"] += [names[tickets.category[end]] for end in tickets_at]
+            rows[f"numbers{side}"] += [tickets.numbers[end] for end in tickets_at]
         rows["labels"] += [int(place < count) for place in order]
         rows["phase_indicators"] += [phase] * len(order)
         origins = positives.head(count).origin + negatives.origin
         rows["origins"] += [origins[place] for place in order]
         for name, cosines in measures.of_pairs(*ends).items():
-            rows.setdefault(f"{name}_cosines", []).extend(round(float(cosine), 4) for cosine in cosines)
+            rows.setdefault(COSINES[name], []).extend(round(float(cosine), 4) for cosine in cosines)
     return rows
 
 
@@ -175,22 +176,26 @@ def _augment(
         strata.setdefault(phase_and_label, []).append(row)
     for kind, share in settings.augment:
         random = Random(f"{settings.seed}/{kind}")
-        picked = {key: random.sample(own, round(share * len(own))) for key, own in strata.items()}
-        texts = {row: rows["texts2"][row] for own in picked.values() for row in own}
+        picked = {key: random.sample(of_stratum, round(share * len(of_stratum))) for key, of_stratum in strata.items()}
+        texts = {row: rows["texts2"][row] for of_stratum in picked.values() for row in of_stratum}
         altered = dict(
             zip(
                 texts, _alter(kind, list(texts.values()), settings.translate_language, translators, random), strict=True
             )
         )
         new = {row: text for row, text in altered.items() if text and canonical_form(text) not in known}
-        fit = {key: [row for row in own if row in new] for key, own in picked.items()}
-        chosen = [row for key, own in fit.items() for row in own[: min(len(fit[key[0], label]) for label in (0, 1))]]
+        fit = {key: [row for row in of_stratum if row in new] for key, of_stratum in picked.items()}
+        chosen = [
+            row
+            for key, of_stratum in fit.items()
+            for row in of_stratum[: min(len(fit[key[0], label]) for label in (0, 1))]
+        ]
         for name, column in rows.items():
             if name == "texts2":
                 column += [new[row] for row in chosen]
             elif name == "origins":
                 column += [kind] * len(chosen)
-            elif name.endswith("_cosines"):
+            elif name in COSINES.values():
                 column += [None] * len(chosen)  # they are of the unaltered text
             else:
                 column += [column[row] for row in chosen]
@@ -199,17 +204,17 @@ def _augment(
 
 
 def _alter(
-    kind: str, texts: list[str], tongue: str, translators: Sequence[Translator], random: Random
+    kind: str, texts: list[str], source_language: str, translators: Sequence[Translator], random: Random
 ) -> list[str | None]:
     if kind != "translation":
         alter = delete_span if kind == "deletion" else edit_text
         return [alter(text, random) for text in texts]
     there, back = translators
-    fits = [place for place, text in enumerate(texts) if language(text) in (tongue, "")]
-    found: list[str | None] = [None] * len(texts)
+    fits = [place for place, text in enumerate(texts) if language(text) in (source_language, "")]
+    altered: list[str | None] = [None] * len(texts)
     for place, text in zip(fits, round_trip([texts[place] for place in fits], there, back), strict=True):
-        found[place] = text
-    return found
+        altered[place] = text
+    return altered
 
 
 def _write(output: Path, files: dict[str, Rows], report: Report) -> None:

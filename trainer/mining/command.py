@@ -22,22 +22,22 @@ reported with numbers and never filled from another; exit 2 only where a phase w
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options; those with a default say it."""
 
-    def add(group: Any, name: str, said: str, **rest: Any) -> None:
-        shown = " (default: %(default)s)" if rest.get("default") not in (None, ()) else ""
-        group.add_argument(name, help=said + shown, **rest)
+    def add(group: Any, name: str, text: str, **rest: Any) -> None:
+        default = " (default: %(default)s)" if rest.get("default") not in (None, ()) else ""
+        group.add_argument(name, help=text + default, **rest)
 
     files = parser.add_argument_group("files")
     add(files, "--tickets", "raw tickets: .csv, .tsv, .jsonl or .json, each also .gz", required=True, metavar="FILE")
-    said = "new folder for train.json, dev.json, test.json, report.json and dropped.csv; or new file for train, the "
-    add(files, "--output", said + "others beside it", required=True, type=Path, metavar="DIR|FILE.json")
+    text = "new folder for train.json, dev.json, test.json, report.json and dropped.csv; or new file for train, the "
+    add(files, "--output", text + "others beside it", required=True, type=Path, metavar="DIR|FILE.json")
     columns = parser.add_argument_group("columns")
     add(columns, "--number-column", "the ticket's number", default="number", metavar="NAME")
     texts = "short_description,description"
     add(columns, "--text-columns", "what it says, title first", default=texts, metavar="NAME,...")
     add(columns, "--category-column", "who or what it belongs to", default="assignment_group", metavar="NAME")
     add(columns, "--duplicate-column", "the number of the ticket that this one duplicates", metavar="NAME")
-    said = "a name that tickets about one problem share; tickets of two names are never a positive"
-    add(columns, "--cluster-column", said, metavar="NAME")
+    text = "a name that tickets about one problem share; tickets of two names are never a positive"
+    add(columns, "--cluster-column", text, metavar="NAME")
     _add_filter_options(parser.add_argument_group("which tickets"), add)
     _add_mining_options(parser.add_argument_group("which pairs"), add)
     _add_output_options(parser.add_argument_group("what is written"), add)
@@ -71,10 +71,9 @@ def _add_mining_options(group: Any, add: Any) -> None:
         default=0.05,
     )
     for place, phase in enumerate(PHASES):
-        for label, band in zip(("positives", "negatives"), BANDS["tfidf"][place], strict=True):
-            own = "" if BANDS["encoder"][place][label == "negatives"] == band else ", for an encoder "
-            said = f"band (default: {band}{own}{BANDS['encoder'][place][label == 'negatives']})"
-            add(group, f"--{phase}-{label}", said, metavar="BAND")
+        bands = zip(("positives", "negatives"), BANDS["tfidf"][place], BANDS["encoder"][place], strict=True)
+        for label, band, encoder_band in bands:
+            add(group, f"--{phase}-{label}", f"band (default: {band}, for an encoder {encoder_band})", metavar="BAND")
     for part in ("dev", "test"):
         add(
             group,
@@ -158,8 +157,6 @@ def _names(text: str) -> tuple[str, ...]:
 
 def build_pairs_parser() -> argparse.ArgumentParser:
     """Options of `trainer build-pairs`."""
-    from trainer.mining.command import DESCRIPTION, EPILOG, add_options
-
     parser = Parser(prog="trainer build-pairs", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add_options(parser)
     return parser
@@ -168,6 +165,5 @@ def build_pairs_parser() -> argparse.ArgumentParser:
 def run_build_pairs(options: argparse.Namespace) -> None:
     """Build pairs from raw tickets."""
     from trainer.mining.build_pairs import build_pairs
-    from trainer.mining.command import settings_from
 
     build_pairs(settings_from(options))

@@ -58,17 +58,17 @@ class Search:
         object.__setattr__(self, "languages", languages)
         lengths = np.array([len(text) for text in self.tickets.texts], dtype=np.float32)
         object.__setattr__(self, "lengths", lengths)
-        found = list(self.mined.candidates.values())
-        first, second = (np.concatenate([getattr(one, side) for one in found]) for side in ("first", "second"))
+        candidates = list(self.mined.candidates.values())
+        first, second = (np.concatenate([getattr(one, side) for one in candidates]) for side in ("first", "second"))
         size = len(self.tickets)
         near = csr_matrix((np.ones(len(first), dtype=np.int32), (first, second)), shape=(size, size))
         object.__setattr__(self, "friends", csr_matrix(near + near.T + identity(size, dtype=np.int32)))
 
     def allowed(self, first: IntArray, second: IntArray) -> BoolArray:
         """[P] whether pairs may be called different problems, whatever band they are for."""
-        group, tongue = self.mined.group, self.languages
-        may = (group[first] != group[second]) & (tongue[first] == tongue[second])
-        may |= (group[first] != group[second]) & ((tongue[first] < 0) | (tongue[second] < 0))
+        group, language = self.mined.group, self.languages
+        may = (language[first] == language[second]) | (language[first] < 0) | (language[second] < 0)
+        may &= group[first] != group[second]
         may[may] &= self.friends[first[may]].multiply(self.friends[second[may]]).sum(axis=1).A1 == 0
         relation = compare_categories(self.tickets, first, second)
         cosine = self.similarity.alike(first, second)
@@ -130,8 +130,8 @@ def take_negatives(
                     uses[pair[1]] += 1
                     rows.append(pair)
             advance(len(rows) - before)
-    found = np.array(rows, dtype=np.int64).reshape(-1, 2)
-    return Pairs(found[:, 0], found[:, 1], ["model" if hard else search.similarity.kind] * len(rows))
+    chosen = np.array(rows, dtype=np.int64).reshape(-1, 2)
+    return Pairs(chosen[:, 0], chosen[:, 1], ["model" if hard else search.similarity.kind] * len(rows))
 
 
 def _sources(
@@ -148,9 +148,9 @@ def _sources(
     lowest = np.full(len(search.tickets), np.inf, dtype=np.float32)
     if hard is not None:
         score = (1 - hard.margin) * pair_cosines(hard.embeddings, positives.first, positives.second)
-        for own in ends:
-            np.minimum.at(lowest, own, score)
-    rounds = [(own, np.ones(len(own), dtype=np.int64), gap) for own in ends]
+        for tickets in ends:
+            np.minimum.at(lowest, tickets, score)
+    rounds = [(tickets, np.ones(len(tickets), dtype=np.int64), gap) for tickets in ends]
     if hard is None:  # which needs the score of a positive
         spare = np.full(len(others), np.nan, dtype=np.float32)
         rounds += [(others, np.full(len(others), each), spare) for each in (SPARE_PER_ANCHOR, most_uses)]
@@ -181,16 +181,22 @@ def _options(
         fits = (cosine <= anchors.ceiling[:, None]) & anything.holds(cosine, *relation)
     places = [np.flatnonzero(row) for row in fits]
     if hard is None:
-        places = [random.choice(own, min(OPTIONS, len(own)), replace=False) if len(own) else own for own in places]
+        places = [
+            random.choice(of_anchor, min(OPTIONS, len(of_anchor)), replace=False) if len(of_anchor) else of_anchor
+            for of_anchor in places
+        ]
         misses = (
-            np.abs(np.abs(search.lengths[others[own]] - search.lengths[anchor]) - gap)
-            for own, anchor, gap in zip(places, anchors.tickets, anchors.gap, strict=True)
+            np.abs(np.abs(search.lengths[others[of_anchor]] - search.lengths[anchor]) - gap)
+            for of_anchor, anchor, gap in zip(places, anchors.tickets, anchors.gap, strict=True)
         )
-        places = [own[np.argsort(miss, kind="stable")] for own, miss in zip(places, misses, strict=True)]
+        places = [of_anchor[np.argsort(miss, kind="stable")] for of_anchor, miss in zip(places, misses, strict=True)]
     else:
-        places = [own[np.argsort(-row[own], kind="stable")[:OPTIONS]] for own, row in zip(places, cosine, strict=True)]
-    counts = [len(own) for own in places]
+        places = [
+            of_anchor[np.argsort(-row[of_anchor], kind="stable")[:OPTIONS]]
+            for of_anchor, row in zip(places, cosine, strict=True)
+        ]
+    counts = [len(of_anchor) for of_anchor in places]
     second = others[np.concatenate(places).astype(np.int64)]
     may = search.allowed(np.repeat(anchors.tickets, counts), second)
     ends = np.cumsum(counts)[:-1]
-    return [own[keep] for own, keep in zip(np.split(second, ends), np.split(may, ends), strict=True)]
+    return [of_anchor[keep] for of_anchor, keep in zip(np.split(second, ends), np.split(may, ends), strict=True)]

@@ -73,9 +73,9 @@ class Similarity:
         if self.tfidf is None or self.encoder is None:
             return similar_pairs(self.tfidf if self.encoder is None else self.encoder, floor, choose)
 
-        def both(found: Candidates) -> Candidates:
-            cosine = np.minimum(found.cosine, pair_cosines(self.encoder, found.first, found.second))
-            return choose(Candidates(found.first, found.second, cosine).take(cosine >= floor))
+        def both(pairs: Candidates) -> Candidates:
+            cosine = np.minimum(pairs.cosine, pair_cosines(self.encoder, pairs.first, pairs.second))
+            return choose(Candidates(pairs.first, pairs.second, cosine).take(cosine >= floor))
 
         return similar_pairs(self.tfidf, floor, both)
 
@@ -83,7 +83,7 @@ class Similarity:
 def similar_pairs(
     matrix: csr_matrix | FloatArray,
     floor: float,
-    choose: Callable[[Candidates], Candidates] = lambda found: found,
+    choose: Callable[[Candidates], Candidates] = lambda pairs: pairs,
     threads: int = 2,
 ) -> Candidates:
     """All pairs of rows with a cosine of `floor` (above 0) or more.
@@ -96,12 +96,12 @@ def similar_pairs(
     size = SPARSE_ROWS if issparse(matrix) else DENSE_ROWS
     starts = range(0, matrix.shape[0], size)
     with progress("Comparing", matrix.shape[0]) as advance, ThreadPoolExecutor(threads) as pool:
-        found = []
+        blocks = []
         for start, block in zip(starts, pool.map(lambda start: choose(find(start, start + size)), starts), strict=True):
-            found.append(block)
+            blocks.append(block)
             advance(min(size, matrix.shape[0] - start))
     return Candidates(
-        *(np.concatenate([getattr(block, name) for block in found]) for name in ("first", "second", "cosine"))
+        *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("first", "second", "cosine"))
     )
 
 
@@ -125,7 +125,7 @@ def _sparse_finder(matrix: csr_matrix, floor: float) -> Callable[[int, int], Can
     hold and TF-IDF weighs little, are nearly all of the work.
     """
     allowed = DROPPED_SHARE * floor
-    index = _without_common(matrix, allowed).T.tocsr()
+    index = without_common_terms(matrix, allowed).T.tocsr()
 
     def find(start: int, stop: int) -> Candidates:
         part = (matrix[start:stop] @ index).tocoo()
@@ -137,7 +137,7 @@ def _sparse_finder(matrix: csr_matrix, floor: float) -> Callable[[int, int], Can
     return find
 
 
-def _without_common(matrix: csr_matrix, allowed: float) -> csr_matrix:
+def without_common_terms(matrix: csr_matrix, allowed: float) -> csr_matrix:
     """The matrix without each row's commonest terms, as many as keep the length of what goes within `allowed`."""
     frequency = np.bincount(matrix.indices, minlength=matrix.shape[1])
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))

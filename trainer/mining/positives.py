@@ -17,6 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import DisjointSet
 
 from trainer.data.tickets import Tickets
 from trainer.mining.neighbours import Candidates, IntArray, Similarity
@@ -84,7 +85,7 @@ class Mined:
 
     candidates: dict[int, Candidates]
     """Phase number -> pairs in its band, a random share of them where there are very many."""
-    found: dict[int, int]
+    in_band: dict[int, int]
     """Phase number -> pairs in its band, at most PER_TICKET of a ticket with later ones."""
     duplicates: Candidates
     """Known duplicates."""
@@ -118,45 +119,45 @@ def mine_positives(
     random = np.random.default_rng(seed)
     bands = {phase.number: phase.positives for phase in phases}
 
-    def choose(found: Candidates) -> Candidates:
-        may = tickets.template[found.first] != tickets.template[found.second]
-        may &= tickets.duplicate[found.first] != tickets.duplicate[found.second]  # these are taken in any case
-        may &= ~(tickets.named[found.first] & tickets.named[found.second])  # two problems, as a person says
-        found = found.take(may)
-        relation = compare_categories(tickets, found.first, found.second)
-        order = _shuffled(found, seed)
+    def choose(pairs: Candidates) -> Candidates:
+        may = tickets.template[pairs.first] != tickets.template[pairs.second]
+        may &= tickets.duplicate[pairs.first] != tickets.duplicate[pairs.second]  # these are taken in any case
+        may &= ~(tickets.named[pairs.first] & tickets.named[pairs.second])  # two problems, as a person says
+        pairs = pairs.take(may)
+        relation = compare_categories(tickets, pairs.first, pairs.second)
+        order = _shuffled(pairs, seed)
         chosen = [
-            order[_top(found.first[order], band.holds(found.cosine, *relation)[order])] for band in bands.values()
+            order[_top(pairs.first[order], band.holds(pairs.cosine, *relation)[order])] for band in bands.values()
         ]
-        return found.take(np.unique(np.concatenate(chosen)))
+        return pairs.take(np.unique(np.concatenate(chosen)))
 
-    found = similarity.pairs(min(band.low for band in bands.values()), choose)
-    relation = compare_categories(tickets, found.first, found.second)
+    pairs = similarity.pairs(min(band.low for band in bands.values()), choose)
+    relation = compare_categories(tickets, pairs.first, pairs.second)
     candidates, counts = {}, {}
     for phase in phases:
-        inside = np.flatnonzero(phase.positives.holds(found.cosine, *relation))
+        inside = np.flatnonzero(phase.positives.holds(pairs.cosine, *relation))
         counts[phase.number] = len(inside)
         most = min(len(inside), PER_PAIR * phase.size)
-        candidates[phase.number] = found.take(np.sort(random.permutation(inside)[:most]))
+        candidates[phase.number] = pairs.take(np.sort(random.permutation(inside)[:most]))
     first, second = _known_pairs(tickets.duplicate, random)
     duplicates = Candidates(first, second, similarity.alike(first, second))
     group = _groups(tickets, list(candidates.values()), largest_group)
     return Mined(candidates, counts, duplicates, group, _parts(tickets, group, shares, seed))
 
 
-def _shuffled(found: Candidates, seed: int) -> IntArray:
+def _shuffled(pairs: Candidates, seed: int) -> IntArray:
     """An order of pairs, row by row and random within, that depends on the pairs and the seed alone."""
-    key = found.first.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + found.second.astype(np.uint64)
+    key = pairs.first.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + pairs.second.astype(np.uint64)
     key = (key + np.uint64(seed % 2**63)) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
-    return np.lexsort((key ^ (key >> np.uint64(29)), found.first))
+    return np.lexsort((key ^ (key >> np.uint64(29)), pairs.first))
 
 
 def _top(rows: IntArray, wanted: BoolArray) -> IntArray:
     """Positions of the first PER_TICKET wanted entries of each row; `rows` is sorted."""
     places = np.flatnonzero(wanted)
-    own = rows[places]
-    rank = np.arange(len(own)) - np.searchsorted(own, own)
+    row_of = rows[places]
+    rank = np.arange(len(row_of)) - np.searchsorted(row_of, row_of)
     return places[rank < PER_TICKET]
 
 
@@ -176,32 +177,19 @@ def _known_pairs(duplicate: IntArray, random: np.random.Generator) -> tuple[IntA
 
 def _groups(tickets: Tickets, candidates: Sequence[Candidates], largest: int) -> IntArray:
     """[N] groups: duplicates and templates whole, then joined along candidates up to a size, the most similar first."""
-    parent = list(range(len(tickets)))
-    size = [1] * len(tickets)
-
-    def root(ticket: int) -> int:
-        while parent[ticket] != ticket:
-            parent[ticket] = parent[parent[ticket]]
-            ticket = parent[ticket]
-        return ticket
-
-    def join(one: int, two: int, most: int) -> None:
-        one, two = root(one), root(two)
-        if one != two and size[one] + size[two] <= most:
-            parent[two] = one
-            size[one] += size[two]
-
+    groups = DisjointSet(range(len(tickets)))
     for labels in (tickets.duplicate, tickets.template):
         first_of: dict[int, int] = {}
         for ticket, label in enumerate(labels.tolist()):
-            join(first_of.setdefault(label, ticket), ticket, len(tickets))
-    cosine = np.concatenate([found.cosine for found in candidates])
+            groups.merge(first_of.setdefault(label, ticket), ticket)
+    cosine, first, second = (
+        np.concatenate([getattr(pairs, name) for pairs in candidates]) for name in ("cosine", "first", "second")
+    )
     order = np.argsort(-cosine, kind="stable")
-    first = np.concatenate([found.first for found in candidates])[order].tolist()
-    second = np.concatenate([found.second for found in candidates])[order].tolist()
-    for one, two in zip(first, second, strict=True):
-        join(one, two, largest)
-    return np.array([root(ticket) for ticket in range(len(tickets))], dtype=np.int64)
+    for one, two in zip(first[order].tolist(), second[order].tolist(), strict=True):
+        if groups.subset_size(one) + groups.subset_size(two) <= largest:
+            groups.merge(one, two)
+    return np.array([groups[ticket] for ticket in range(len(tickets))], dtype=np.int64)
 
 
 def _parts(tickets: Tickets, group: IntArray, shares: tuple[float, float], seed: int) -> IntArray:
@@ -227,9 +215,11 @@ def _parts(tickets: Tickets, group: IntArray, shares: tuple[float, float], seed:
     return drawn[inverse]
 
 
-def usable(found: Candidates, mined: Mined, part: int) -> Candidates:
+def usable(candidates: Candidates, mined: Mined, part: int) -> Candidates:
     """The candidates inside a group of a part."""
-    return found.take((mined.group[found.first] == mined.group[found.second]) & (mined.part[found.first] == part))
+    return candidates.take(
+        (mined.group[candidates.first] == mined.group[candidates.second]) & (mined.part[candidates.first] == part)
+    )
 
 
 def take_positives(
@@ -252,9 +242,9 @@ def take_positives(
         uses: Counter[int] = Counter()
         rows: list[tuple[int, int]] = []
         origins: list[str] = []
-        for found, origin in ((known.take(home == phase.number), "known"), (guesses[phase.number], kind)):
-            for place in random.permutation(len(found)).tolist():
-                pair = int(found.first[place]), int(found.second[place])
+        for source, origin in ((known.take(home == phase.number), "known"), (guesses[phase.number], kind)):
+            for place in random.permutation(len(source)).tolist():
+                pair = int(source.first[place]), int(source.second[place])
                 free = pair not in taken and max(uses[end] for end in pair) < most_uses
                 if free and len(rows) < sizes[phase.number]:
                     taken.add(pair)

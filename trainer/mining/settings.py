@@ -91,7 +91,7 @@ def parse_phases(sizes: str, bands: Sequence[tuple[str | None, str | None]], sim
         raise InputError(f"--sizes {sizes}: write one even number of pairs a phase, as in --sizes 5000,5000,5000")
     phases = []
     for place, (name, number) in enumerate(zip(PHASES, numbers, strict=True)):
-        chosen = [own or default for own, default in zip(bands[place], BANDS[similarity][place], strict=True)]
+        chosen = [given or default for given, default in zip(bands[place], BANDS[similarity][place], strict=True)]
         positives, negatives = (
             parse_band(f"--{name}-{label}", text)
             for label, text in zip(("positives", "negatives"), chosen, strict=True)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from trainer import __version__
 from trainer.data.tickets import REASONS, Tickets
-from trainer.evaluation.pair_metrics import roc_auc
+from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category
 from trainer.mining.neighbours import Similarity
 from trainer.mining.positives import Mined, Pairs, Phase, compare_categories, usable
 from trainer.system.console import console
@@ -109,16 +109,16 @@ def part_figures(
         figures: dict[str, Any] = {
             "wanted_of_each": round(phase.size / 2 * share),
             "written_of_each": written,
-            "candidates": mined.found[phase.number],
+            "candidates": mined.in_band[phase.number],
             "candidates_in_groups": len(usable(mined.candidates[phase.number], mined, part)),
             "mean_cosines": {
                 name: [float(one[name].mean()) for one in cosines] for name in (cosines[0] if written else ())
             },
         }
-        for label, band, pairs, own, found in zip(
+        for label, band, pairs, values, all_pairs in zip(
             LABELS, (phase.positives, phase.negatives), kept, cosines, both, strict=True
         ):
-            figures[label] = {"band": str(band), "found": len(found), **_described(tickets, pairs, own)}
+            figures[label] = {"band": str(band), "found": len(all_pairs), **_described(tickets, pairs, values)}
         result[phase.name] = figures
     return result
 
@@ -147,12 +147,14 @@ def _spread(values: FloatArray) -> dict[str, float]:
 
 def shortcuts(tickets: Tickets, measures: Similarity, chosen: Chosen) -> dict[str, float]:
     """ROC-AUC on all phases together of "same category", of the cosines, and of a small difference in length."""
-    both = [pairs.head(len(own[1])) for own in chosen.values() for pairs in own]
+    both = [pairs.head(len(labelled[1])) for labelled in chosen.values() for pairs in labelled]
     labels = np.concatenate([np.full(len(pairs), place % 2 == 0) for place, pairs in enumerate(both)])
     first, second = (np.concatenate([getattr(pairs, end) for pairs in both]) for end in ("first", "second"))
-    same, known = compare_categories(tickets, first, second)
-    lengths = np.array([len(text) for text in tickets.texts], dtype=np.float64)
-    scores = {"same_category": (same & known).astype(np.float64), "length": -np.abs(lengths[first] - lengths[second])}
+    lengths, category = np.array([len(text) for text in tickets.texts]), tickets.category
+    scores = {
+        "same_category": same_category(category[first], category[second], -1),
+        "length": length_similarity(lengths[first], lengths[second]),
+    }
     return {
         name: round(roc_auc(score, labels), 4) for name, score in (scores | measures.of_pairs(first, second)).items()
     }
@@ -171,8 +173,8 @@ def print_report(report: Report) -> None:
         console.print(_part_table(part, phases))
     for kind, counts in report.augmented.items():
         console.print(f"Augmented by {kind}: {counts['written']} rows of {counts['asked']} tried")
-    said = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in report.shortcuts.items())
-    console.print(f"ROC-AUC on train without a model: {said}", markup=False)
+    values = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in report.shortcuts.items())
+    console.print(f"ROC-AUC on train without a model: {values}", markup=False)
     for line in report.warnings():
         console.print(f"Note: {line}", markup=False)
 
@@ -183,13 +185,13 @@ def _part_table(part: str, phases: dict[str, dict[str, Any]]) -> Table:
         table.add_column(name, justify="left" if name in ("phase", "pairs", "origin") else "right")
     for name, figures in phases.items():
         for label in LABELS:
-            own = figures[label]
-            same = "" if own["same_category"] is None else f"{own['same_category']:.0%}"
+            of_label = figures[label]
+            same = "" if of_label["same_category"] is None else f"{of_label['same_category']:.0%}"
             achieved = ", ".join(
                 f"{measure} {values['5 %']:.2f} / {values['median']:.2f} / {values['95 %']:.2f}"
-                for measure, values in own["achieved"].items()
+                for measure, values in of_label["achieved"].items()
             )
-            origins = ", ".join(f"{origin} {count}" for origin, count in own["origins"].items())
+            origins = ", ".join(f"{origin} {count}" for origin, count in of_label["origins"].items())
             counts = (f"{figures['written_of_each']:,}", f"{figures['wanted_of_each']:,}")
-            table.add_row(name, label, own["band"], *counts, same, origins, achieved)
+            table.add_row(name, label, of_label["band"], *counts, same, origins, achieved)
     return table

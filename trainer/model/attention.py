@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +10,19 @@ from torch import Tensor
 
 from trainer.model.fast_layers import dropout as drop
 from trainer.model.packing import BLOCK, Group, TokenBatch
+from trainer.system.processor import is_widened
 
 
-def choose_attention(batch: TokenBatch, bias: Tensor | None, heads: int, dropout: float) -> Callable[..., Tensor]:
-    """Attention (query, key, value [T, H * D]) -> [T, H * D] within the sequences of a batch, by where it runs.
+def choose_attention(
+    batch: TokenBatch, bias: Tensor | None, heads: int, dropout: float, way: str = "groups"
+) -> Callable[..., Tensor]:
+    """Attention (query, key, value [T, H * D]) -> [T, H * D] within the sequences of a batch.
 
     Args:
         bias: [1, H, L, L], added to the scores by position within the sequence.
+        way: "kernel", a Triton kernel for a GPU, or "groups", for any device.
     """
-    if has_kernel(batch.input_ids.device):
+    if way == "kernel":
         from trainer.model.attention_triton import packed_attention
 
         # By distance from -(L - 1) to L - 1: the first column upwards, then the first row.
@@ -36,11 +39,6 @@ def choose_attention(batch: TokenBatch, bias: Tensor | None, heads: int, dropout
         return grouped_attention(query, key, value, batch.groups, masks, heads, dropout)
 
     return attend_in_groups
-
-
-def has_kernel(device: torch.device) -> bool:
-    """Whether attention runs as a Triton kernel there; elsewhere it runs in groups of sequences."""
-    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def attention_mask(group: Group, bias: Tensor | None) -> Tensor | None:
@@ -103,8 +101,13 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p
     """Attention over [n, H, L, D] with the mask that `scaled_dot_product_attention` takes.
 
     On the CPU that function has no fast path under dropout, and its slow one draws the dropout on one thread and
-    guards against rows without any key, which do not occur here.
+    guards against rows without any key, which do not occur here. Where it emulates bf16, a product of two batches of
+    matrices takes 50 times as long as in fp32.
     """
+    if is_widened(query):
+        wide = mask.float() if mask is not None and mask.dtype != torch.bool else mask
+        with torch.autocast("cpu", enabled=False):
+            return _attention(query.float(), key.float(), value.float(), wide, probability).to(query.dtype)
     if not probability or query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=probability)
     scores = (query * query.shape[-1] ** -0.5) @ key.mT

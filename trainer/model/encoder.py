@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trainer.errors import InputError
-from trainer.model.attention import has_kernel
 from trainer.model.families import FAMILIES
 from trainer.model.forward import packed_hidden_states, padded_hidden_states, pool
 from trainer.model.packing import TokenBatch
@@ -62,7 +61,10 @@ class Encoder(nn.Module):
         self.backbone: PreTrainedModel | peft.PeftModel = backbone
         self.tokenizer = tokenizer
         self.spec = spec
-        self.compiled = False  # whether torch.compile may have the layers of the packed path
+        # How steps of training go through the packed path; everything else goes the plain way, in groups and eagerly,
+        # so that no judgement depends on a kernel and nothing is compiled a second time for it.
+        self.attention = "groups"  # or "kernel"
+        self.compiled = False  # whether torch.compile has the layers
 
     @property
     def model(self) -> Any:
@@ -76,16 +78,17 @@ class Encoder(nn.Module):
 
     @property
     def path(self) -> str:
-        """How texts go through the model where it is now, in words."""
+        """How texts go through the model in training, in words."""
         if self.model.config.model_type not in FAMILIES:
             return "padded"
-        attention = "attention by Triton kernel" if has_kernel(self.model.device) else "attention in groups"
+        attention = "attention by Triton kernel" if self.attention == "kernel" else "attention in groups"
         return f"packed, {attention}{', layers compiled' if self.compiled else ''}"
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """Embeddings [N, E] in the order the sequences were given."""
         if self.model.config.model_type in FAMILIES:
-            hidden = packed_hidden_states(self.model, batch, self.compiled)
+            ways = (self.compiled, self.attention) if self.training else ()
+            hidden = packed_hidden_states(self.model, batch, *ways)
         else:
             hidden = padded_hidden_states(self.model, batch)
         return pool(hidden, batch, self.spec.pooling)

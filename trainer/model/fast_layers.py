@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from trainer.system.onednn import AVAILABLE, packed, product
+from trainer.system.processor import TORCH, TYPES, is_widened, prepared, product, product_over_rows, product_way
 
 LEVELS = 2**16  # resolution of a CPU dropout probability
 
@@ -45,43 +45,48 @@ class Dropout(nn.Dropout):
         return dropout(input, self.p) if self.training and self.p else input
 
 
-class _Packed:
-    """A frozen weight [O, I] in oneDNN's own layout for the products forward and backward, each made when first asked.
+class PackedWeight:
+    """A frozen weight [O, I] prepared for the products forward and backward, each when first asked.
 
     Handed a plain weight, oneDNN rearranges it in every call; under autocast it would be rounded anew as well.
     """
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         # An alias: as long as it lives, no other weight can come to lie where this one does.
-        self.weight, self.dtype, self.version = weight.detach(), dtype, weight._version
+        self.weight, self.version = weight.detach(), weight._version
+        self.dtype, self.ways = dtype, _ways(dtype)
 
     def holds(self, weight: Tensor, dtype: torch.dtype) -> bool:
         """Whether this is still that weight. Blind, as autograd is, to writes through `weight.data`."""
         same = self.weight.data_ptr() == weight.data_ptr() and self.version == weight._version
-        return same and self.dtype == dtype
+        return same and self.dtype == dtype and self.ways == _ways(dtype)
 
     @cached_property
     def forward(self) -> Tensor:
-        return packed(self.weight.to(self.dtype))
+        return prepared(self.weight, self.dtype, stays=True)
 
     @cached_property
     def backward(self) -> Tensor:
-        return packed(self.weight.T.to(self.dtype))
+        return prepared(self.weight.T, self.dtype, stays=True)
 
 
-_packs = WeakTensorKeyDictionary()
+packed_weights = WeakTensorKeyDictionary()
+
+
+def _ways(dtype: torch.dtype) -> tuple[str, str]:
+    return product_way(dtype), product_way(torch.float32)  # in which a widened product runs
 
 
 def _oriented(weight: Tensor, dtype: torch.dtype, way: str) -> Tensor:
     """A weight [O, I] as the product "forward" takes it, or its transpose for "backward"; packed once if frozen."""
     if weight.requires_grad:
-        return weight.detach().to(dtype) if way == "forward" else weight.detach().T.to(dtype)
-    if weight not in _packs or not _packs[weight].holds(weight, dtype):
-        _packs[weight] = _Packed(weight, dtype)
-    return getattr(_packs[weight], way)
+        return prepared(weight.detach() if way == "forward" else weight.detach().T, dtype)
+    if weight not in packed_weights or not packed_weights[weight].holds(weight, dtype):
+        packed_weights[weight] = PackedWeight(weight, dtype)
+    return getattr(packed_weights[weight], way)
 
 
-class _OneDnnLinear(torch.autograd.Function):
+class _FastLinear(torch.autograd.Function):
     """(x [T, I], weight [O, I], bias [O] or None) -> [T, O] in the type of x."""
 
     @staticmethod
@@ -96,7 +101,7 @@ class _OneDnnLinear(torch.autograd.Function):
         need_x, need_weight, need_bias = ctx.needs_input_grad
         return (
             product(gradients[0], _oriented(weight, gradients[0].dtype, "backward")) if need_x else None,
-            gradients[0].T @ x if need_weight else None,
+            product_over_rows(gradients[0], x) if need_weight else None,
             gradients[0].sum(0) if need_bias else None,
         )
 
@@ -111,25 +116,27 @@ class _AddLowRank(torch.autograd.Function):
     def forward(ctx: Any, result: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
         ctx.mark_dirty(result)
         ctx.save_for_backward(inner, outer)
-        return result.addmm_(inner, outer.T)
+        return result.add_(product(inner, outer)) if is_widened(result) else result.addmm_(inner, outer.T)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         inner, outer = ctx.saved_tensors
         d_result = gradients[0]
-        return d_result, product(d_result, outer.T), d_result.T @ inner
+        return d_result, product(d_result, outer.T), product_over_rows(d_result, inner)
 
 
 class Linear(nn.Linear):
-    """A linear layer whose products on the CPU are oneDNN's: in fp32, or in bf16 under autocast."""
+    """A linear layer whose products on the CPU are the fastest there: in fp32, or in bf16 under autocast."""
 
     def forward(self, input: Tensor) -> Tensor:
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
-        known = dtype in (torch.float32, torch.bfloat16) and self.weight.dtype == torch.float32
-        if not AVAILABLE or not known or input.ndim != 2 or input.device.type != "cpu":
+        if input.device.type != "cpu" or self.weight.dtype != torch.float32:
             return super().forward(input)
-        return _OneDnnLinear.apply(input.to(dtype), self.weight, self.bias)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
+        if dtype not in TYPES.values() or product_way(dtype) == TORCH:
+            return super().forward(input)
+        rows = input.reshape(-1, self.in_features).to(dtype)
+        return _FastLinear.apply(rows, self.weight, self.bias).view(*input.shape[:-1], self.out_features)
 
 
 class LoraLinear(lora.Linear):
@@ -137,11 +144,11 @@ class LoraLinear(lora.Linear):
 
     def merge(self, *args: Any, **kwargs: Any) -> None:
         super().merge(*args, **kwargs)
-        _packs.pop(self.get_base_layer().weight, None)  # PEFT writes through weight.data
+        packed_weights.pop(self.get_base_layer().weight, None)  # PEFT writes through weight.data
 
     def unmerge(self) -> None:
         super().unmerge()
-        _packs.pop(self.get_base_layer().weight, None)
+        packed_weights.pop(self.get_base_layer().weight, None)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         adapter = self.active_adapters[0]

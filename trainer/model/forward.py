@@ -16,11 +16,12 @@ from trainer.model.packing import TokenBatch
 ROWS = 1024  # tokens that the CPU takes through the second half of a layer at a time
 
 
-def packed_hidden_states(model: Any, batch: TokenBatch, compiled: bool = False) -> Tensor:
+def packed_hidden_states(model: Any, batch: TokenBatch, compiled: bool = False, attention: str = "groups") -> Tensor:
     """The last hidden state [T, E] of a model of one of the FAMILIES, for the flat run of a batch.
 
     Args:
         compiled: compile a layer with torch.compile, once for all layers and all numbers of tokens.
+        attention: "groups" or "kernel"; see `choose_attention`.
     """
     family = FAMILIES[model.config.model_type]
     positions = batch.positions
@@ -33,7 +34,7 @@ def packed_hidden_states(model: Any, batch: TokenBatch, compiled: bool = False) 
         # argument is read.
         bias = to_autocast(model.encoder.compute_position_bias(hidden.new_empty(1, batch.max_length, 1)))
     dropout = getattr(model.config, family.attention_dropout) if model.training else 0.0
-    attend = choose_attention(batch, bias, model.config.num_attention_heads, dropout)
+    attend = choose_attention(batch, bias, model.config.num_attention_heads, dropout, attention)
     project, finish = family.project, family.finish
     if compiled:
         project, finish = _compiled(project), _compiled(finish)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import peft
+import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from trainer.config import LoraConfig
@@ -66,3 +70,34 @@ def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
                 raise InputError(f"lora.targets: {target!r} matches no linear layer; there are {', '.join(endings)}")
             matched |= matches
     return [name for name in linear if name in matched]
+
+
+@contextmanager
+def adapters_merged(encoder: Encoder) -> Iterator[Encoder]:
+    """The encoder with its adapters folded into the weights meanwhile; afterwards every weight is as before to the bit.
+
+    It computes what a merged copy would, to the last bit on the same device: nothing is compiled meanwhile, and every
+    weight is marked as one just loaded is, since a frozen one takes another way through the CPU's products. So it is
+    for evaluation alone. An encoder without adapters needs no more than that.
+    """
+    required = {parameter: parameter.requires_grad for parameter in encoder.parameters()}
+    compiled, encoder.compiled = encoder.compiled, False
+    backbone: Any = encoder.backbone
+    adapted = isinstance(backbone, peft.PeftModel)
+    layers: list[Any] = [module for module in encoder.modules() if isinstance(module, LoraLayer)]
+    weights = [layer.get_base_layer().weight for layer in layers]
+    kept = [weight.detach().clone() for weight in weights]
+    try:
+        if adapted:
+            backbone.merge_adapter()
+        encoder.requires_grad_(True)
+        yield encoder
+    finally:
+        for parameter, needed in required.items():
+            parameter.requires_grad_(needed)
+        if adapted:
+            backbone.unmerge_adapter()  # subtracts what was added, which rounds
+        with torch.no_grad():
+            for weight, values in zip(weights, kept, strict=True):
+                weight.copy_(values)
+        encoder.compiled = compiled

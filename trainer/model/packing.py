@@ -89,7 +89,7 @@ def pack(ids: np.ndarray, lengths: np.ndarray) -> TokenBatch:
         segments=torch.from_numpy(segments),
         lengths=torch.from_numpy(sorted_lengths.astype(np.int64)),
         order=torch.from_numpy(order),
-        groups=tuple(_group(sorted_lengths)),
+        groups=tuple(group_by_length(sorted_lengths)),
         blocks=torch.from_numpy(np.stack(blocks, axis=1).astype(np.int32)),
         max_length=int(sorted_lengths[0]),
         scores=int((sorted_lengths.astype(np.int64) ** 2).sum()),
@@ -102,7 +102,7 @@ def ragged_arange(lengths: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-def _group(lengths: np.ndarray) -> list[Group]:
+def group_by_length(lengths: np.ndarray) -> list[Group]:
     """Cut descending lengths [N] into groups within GROUP_TOLERANCE of their longest."""
     groups = []
     first = token = 0

@@ -25,7 +25,8 @@ def report_parser() -> argparse.ArgumentParser:
 
 def run_report(options: argparse.Namespace) -> None:
     """Report on a finished run, or compare several."""
-    from trainer.report.run_page import COMPARISON, write_comparison, write_report
+    from trainer.report.comparison import COMPARISON, write_comparison
+    from trainer.report.run_page import write_report
     from trainer.system.console import console
 
     if len(options.runs) == 1:

@@ -113,7 +113,7 @@ def draw_roc(labels: Sequence[int], before: Scores, after: Scores) -> Figure:
     for dim, color in {min(after, key=int): LATER, max(after, key=int): AFTER}.items():
         for name, values, style in (("before", before, "--"), ("after", after, "-")):
             false_rate, recall = roc_points(np.array(values[dim]), np.array(labels))
-            kept = _thin(len(recall))
+            kept = thinned(len(recall))
             panel.plot(false_rate[kept], recall[kept], style, color=color, linewidth=1.4, label=f"{dim} dims, {name}")
     panel.plot([0, 1], [0, 1], color=BEFORE, linewidth=0.7, linestyle=":")
     panel.set_aspect("equal")
@@ -123,7 +123,7 @@ def draw_roc(labels: Sequence[int], before: Scores, after: Scores) -> Figure:
     return figure
 
 
-def _thin(count: int) -> np.ndarray:
+def thinned(count: int) -> np.ndarray:
     """Numbers of at most MOST_POINTS points, both ends among them."""
     return np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).astype(int))
 
@@ -184,11 +184,11 @@ def draw_threshold(labels: Sequence[int], after: Scores, thresholds: Mapping[str
     dim = max(after, key=int)
     scores, truth = np.array(after[dim]), np.array(labels)
     at = np.linspace(scores.min(), scores.max(), 120)
-    found = [classify_at(scores, truth, float(threshold)) for threshold in at]
+    values = [classify_at(scores, truth, float(threshold)) for threshold in at]
     styles = {"precision": "--", "recall": "-.", "f1": "-", "false_positive_rate": ":"}
     for name, style in styles.items():
         color = AFTER if name == "f1" else LATER if name == "false_positive_rate" else BEFORE
-        panel.plot(at, [one[name] for one in found], style, color=color, label=name.replace("_", " "))
+        panel.plot(at, [one[name] for one in values], style, color=color, label=name.replace("_", " "))
     panel.axvline(thresholds[dim], color="black", linewidth=1, label="frozen threshold")
     panel.set_xlabel(f"threshold on the cosine, {dim} dims")
     panel.legend(fontsize=8, frameon=False)

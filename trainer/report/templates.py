@@ -1,16 +1,62 @@
-"""Pieces of an HTML page: tables, pictures, and a page around them that reads well on paper and on a narrow screen."""
+"""The HTML of a page: it needs nothing from elsewhere, and reads well on paper and on a narrow screen."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
-from html import escape
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from jinja2 import Environment, StrictUndefined
 
 from trainer.report.plots import to_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells by row. On a narrow screen a table of numbers scrolls under its first column; of one with texts, each row
+    becomes a block."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Iterable[int] = ()
+    """Columns that stand to the right."""
+    texts: Iterable[int] = ()
+    """Columns that get room."""
+
+    def kinds(self) -> list[str]:
+        """The style of each column: "n" for numbers, "t" for texts."""
+        return [("t" if i in self.texts else "n" if i in self.numbers else "") for i in range(len(self.headings))]
+
+
+class Picture:
+    """A figure and its caption. As an image of its own, its ids cannot meet those of another."""
+
+    def __init__(self, figure: Figure, caption: str) -> None:
+        self.svg, self.caption = base64.b64encode(to_svg(figure).encode()).decode(), caption
+
+
+@dataclass(frozen=True)
+class Lead:
+    """What the page says first."""
+
+    style: str
+    """ "better", "not" or ""."""
+    strong: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it, in this order."""
+
+    title: str = ""
+    table: Table | None = None
+    notes: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
 
 
 STYLE = """
@@ -38,42 +84,54 @@ figure { margin: 0; } figure img { width: 100%; height: auto; } figcaption { fon
   figure { display: inline-block; width: 48%; margin: 0 .5% .5rem; } }
 """
 
+PAGE = """
+{% macro row(tag, cells, kinds) -%}
+<tr>
+{%- for cell in cells -%}
+<{{ tag }}{% if kinds[loop.index0] %} class="{{ kinds[loop.index0] }}"{% endif %}>{{ cell }}</{{ tag }}>
+{%- endfor -%}
+</tr>
+{%- endmacro %}
+<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title><style>{{ style | safe }}</style></head><body>
+<h1>{{ heading }}</h1>
+{% if lead %}
+<p class="verdict {{ lead.style }}">
+{% if lead.strong %}<strong>{{ lead.strong }}</strong>{% endif %} {{ lead.text }}</p>
+{% endif %}
+{% for section in sections %}
+{% if section.title %}<h2>{{ section.title }}</h2>{% endif %}
+{% if section.table %}
+{% set kinds = section.table.kinds() %}
+<div class="wide {{ 'texts' if 't' in kinds else 'numbers' }}"><table>
+<thead>{{ row('th', section.table.headings, kinds) }}</thead><tbody>
+{% for cells in section.table.rows %}
+{{ row('td', cells, kinds) }}
+{% endfor %}
+</tbody></table></div>
+{% endif %}
+{% for note in section.notes %}
+<p>{{ note }}</p>
+{% endfor %}
+{% if section.pictures %}
+<div class="figures">
+{% for picture in section.pictures %}
+<figure><img alt="{{ picture.caption }}" src="data:image/svg+xml;base64,{{ picture.svg }}">
+<figcaption>{{ picture.caption }}</figcaption></figure>
+{% endfor %}
+</div>
+{% endif %}
+{% endfor %}
+</body></html>
+"""
 
-def table(
-    headings: Iterable[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = (), texts: Iterable[int] = ()
-) -> str:
-    """A table of escaped cells; columns of numbers stand to the right, those of texts get room.
 
-    On a narrow screen a table of numbers scrolls under its first column; of one with texts, each row becomes a block.
-    """
-    texts = tuple(texts)
-    kinds = {**dict.fromkeys(numbers, ' class="n"'), **dict.fromkeys(texts, ' class="t"')}
-
-    def row(tag: str, cells: Iterable[str]) -> str:
-        return "".join(f"<{tag}{kinds.get(i, '')}>{escape(cell)}</{tag}>" for i, cell in enumerate(cells))
-
-    lines = "\n".join(f"<tr>{row('td', cells)}</tr>" for cells in rows)
-    head = f"<thead><tr>{row('th', headings)}</tr></thead>"
-    kind = "texts" if texts else "numbers"
-    return f'<div class="wide {kind}"><table>{head}<tbody>\n{lines}\n</tbody></table></div>'
-
-
-def figure(drawn: Figure, caption: str) -> str:
-    """An inlined picture; as an image of its own, its ids cannot meet those of another."""
-    data = base64.b64encode(to_svg(drawn).encode()).decode()
-    alt = escape(caption)
-    return f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{data}"><figcaption>{alt}</figcaption></figure>'
-
-
-def page(title: str, body: Iterable[str]) -> str:
-    """A whole page that needs nothing from elsewhere; what is empty in its body is left out."""
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
-            *filter(None, body),
-            "</body></html>\n",
-        ]
+def page(title: str, heading: str, lead: Lead | None, sections: Sequence[Section]) -> str:
+    """A whole page; all text in it is escaped."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
+    template = environment.from_string(PAGE.lstrip())
+    return template.render(title=title, heading=heading, lead=lead, sections=sections, style=STYLE)

@@ -1,1 +1,13 @@
-"""system"""
+"""What has to do with the machine and nothing with embeddings. Open the module that you need; each stands alone.
+
+console       what a person sees: one console on standard error, progress bars
+run_files     the names of everything that a run leaves
+files         whole files and folders through crashes, manifests, one writer a folder, the cache
+distributed   the few collective operations; the identity with one process
+transfer      batches to the device, numbers back, without waiting
+signals       SIGTERM and SIGINT end a run where nothing is lost
+process       settings of the whole process: threads, memory
+failures      what a library's RuntimeError means: a lost peer, exhausted memory
+arguments     the command line's parser
+onednn        the CPU's matrix products in oneDNN's own layout
+"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from trainer.errors import StorageError
 
@@ -88,9 +88,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def remove_folder(path: Path) -> None:
     """Take a folder's name away first: a process that dies meanwhile leaves none that is half there."""
-    doomed = path.with_name(f".{path.name}.{os.getpid()}{DEBRIS}")
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+    renamed = path.with_name(f".{path.name}.{os.getpid()}{DEBRIS}")
+    path.rename(renamed)
+    shutil.rmtree(renamed)
 
 
 def remove_debris(folder: Path) -> None:
@@ -112,32 +112,14 @@ def only_writer(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     try:
         make_folder(folder)
-        handle = _lock(path)
-    except BlockingIOError:
+        # The file stays when the lock is given up: a process that had opened one just removed would lock nothing.
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout:
         raise StorageError(f"{folder}: another process runs there; wait for its end, or name another folder") from None
     except OSError as error:
         raise StorageError(f"{path}: cannot lock: {error.strerror or error}") from error
-    try:
+    with lock:
         yield
-    finally:
-        with suppress(OSError):  # the folder may be gone
-            path.unlink()
-        os.close(handle)
-
-
-def _lock(path: Path) -> int:
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between open and lock, the one before may have removed the file: then it locks nothing.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), path.stat()):
-                    return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
 
 
 def write_manifest(folder: Path) -> None:

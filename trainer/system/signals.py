@@ -24,6 +24,8 @@ class Signals:
 
     def __init__(self) -> None:
         self.requested = self.deferred = False
+        self._previous: dict[signal.Signals, Any] = {}
+        self._hook = sys.unraisablehook
 
     def __enter__(self) -> Signals:
         self._previous = {number: signal.signal(number, self._note) for number in self.NUMBERS}

@@ -12,11 +12,12 @@ from torch import Tensor
 def to_device(value: Any, device: torch.device) -> Any:
     """Every tensor in a dataclass, tuple or list on a device; anything else stays as it is.
 
-    To a GPU, the copies start from pinned memory and are not waited for.
+    To a CUDA GPU, the copies start from pinned memory and are not waited for.
     """
     if isinstance(value, Tensor):
-        pinned = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
-        return pinned.to(device, non_blocking=True)
+        if device.type != "cuda":
+            return value.to(device)
+        return (value.pin_memory() if value.device.type == "cpu" else value).to(device, non_blocking=True)
     if isinstance(value, tuple | list):
         return type(value)(to_device(item, device) for item in value)
     if is_dataclass(value) and not isinstance(value, type):

@@ -1,1 +1,8 @@
-"""text"""
+"""Texts as text: pure functions of strings. Start with `canonical.py`.
+
+canonical.canonical_form                   what copies of a text share; masks, splits and overlap checks go by it
+cleaning.strip_mail, strip_repeated        what a ticket says, without headers, signatures and boilerplate
+cleaning.fingerprints, language            copies of a template; which language a text is in
+masking.mask_text                          hide addresses, numbers, hosts and ids, for texts that leave the data set
+tfidf.tfidf_matrix, pair_cosines           TF-IDF vectors and cosines
+"""

@@ -141,15 +141,15 @@ def fingerprints(texts: Sequence[str], rare: int = 2, least: int = 4) -> list[st
     """
     plain = [id_free(text) for text in tracked(texts, "Finding templates")]
     counts = Counter(word for text in plain for word in set(text.split()))
-    found = []
+    keys = []
     for text in plain:
         kept: list[str] = []
         for word in text.split():
             part = word if counts[word] > rare else "#"
             if part != "#" or kept[-1:] != ["#"]:
                 kept.append(part)
-        found.append(" ".join(kept) if len({*kept} - {"#"}) >= least else text)
-    return found
+        keys.append(" ".join(kept) if len({*kept} - {"#"}) >= least else text)
+    return keys
 
 
 def strip_repeated(
@@ -167,9 +167,9 @@ def strip_repeated(
     spans: list[NDArray[np.int32]] = []  # of each text, [words, 2] start and end
     numbers: list[NDArray[np.int64]] = []  # of each text, [words]
     for text, start in zip(tracked(texts, "Finding repeated passages"), protected, strict=True):
-        found = list(_TOKEN.finditer(text, start))
-        spans.append(np.array([match.span() for match in found], dtype=np.int32).reshape(-1, 2))
-        words = ("#" if _VOLATILE.search(word) else word for word in (match.group().lower() for match in found))
+        tokens = list(_TOKEN.finditer(text, start))
+        spans.append(np.array([match.span() for match in tokens], dtype=np.int32).reshape(-1, 2))
+        words = ("#" if _VOLATILE.search(word) else word for word in (match.group().lower() for match in tokens))
         numbers.append(np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words], dtype=np.int64))
     first = {template: row for row, template in reversed(list(enumerate(templates)))}
     hashes = [_shingle_hashes(row) for row in tracked(numbers, "Comparing passages")]
@@ -177,7 +177,7 @@ def strip_repeated(
     values, counts = np.unique(np.concatenate([*distinct, np.empty(0, np.uint64)]), return_counts=True)
     repeated = values[counts >= max(SHINGLE_TICKETS, SHINGLE_SHARE * len(first))]
     rows = zip(tracked(texts, "Cutting repeated passages"), spans, hashes, strict=True)
-    return [_cut(text, span, np.isin(own, repeated)) for text, span, own in rows]
+    return [_cut(text, span, np.isin(starts, repeated)) for text, span, starts in rows]
 
 
 def _shingle_hashes(words: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -217,10 +217,10 @@ def language(text: str) -> str:
     weight = 3 * letters[other]
     if weight > 3 * latin:
         return other
-    tongue = _latin_language(text)
+    latin_language = _latin_language(text)
     if 3 * weight < latin:
-        return tongue
-    return MIXED if tongue else other
+        return latin_language
+    return MIXED if latin_language else other
 
 
 def _latin_language(text: str) -> str:
@@ -229,5 +229,5 @@ def _latin_language(text: str) -> str:
     (best, name), (second, runner_up) = votes[0], votes[1]
     if best < 2 or best == second:
         return ""
-    own = sum(counts[word] for word in _STOP_WORDS[runner_up] - _STOP_WORDS[name])
-    return MIXED if own >= 5 and own >= best / 2 else name
+    evidence = sum(counts[word] for word in _STOP_WORDS[runner_up] - _STOP_WORDS[name])
+    return MIXED if evidence >= 5 and evidence >= best / 2 else name

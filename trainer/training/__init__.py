@@ -1,1 +1,19 @@
-"""training"""
+"""The run: from a config to an exported model that was judged and proven.
+
+Start with `loop.py`, which tells the whole story in the order it happens; every other module is a part of it.
+
+    loop          train(Config) -> RunResult: inputs, folder, baseline, plan, steps, finish
+    setup         read_inputs (everything that can be wrong is found here), build_run (what trains)
+    plan          what a person sees before step 0: lint, trained parameters, phases, rates; config.toml, plan.json
+    schedule      the learning rate of every step: warm-up, hold, cosine decay
+    step          Stepper: prepare a batch, train_step, settle its numbers, stop at NaN
+    gradcache     one contrastive batch encoded in chunks, with the gradient of the whole
+    optimizer     AdamW over exactly what trains; updates that change nothing
+    log           log.jsonl and the tracker; the clocks of a run
+    resume        save a checkpoint, continue from the newest
+    run_folder    which folder, what may be in it, one process at a time
+    finish        strength, judgement, export and its proof, the last files
+    strength      how far to go from the untouched weights to the trained ones
+    model_card    README.md of the exported model, and the table a run ends with
+    command       `trainer train`
+"""

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from trainer.system.arguments import Parser
+from trainer.system.run_files import CONFIG
 
 
 def train_parser() -> argparse.ArgumentParser:
@@ -43,7 +44,7 @@ def run_train(options: argparse.Namespace) -> None:
 
     path = options.config or default_config()
     if options.resume and options.output_dir and not options.config:
-        path = Path(options.output_dir) / "config.toml"  # the run's own
+        path = Path(options.output_dir) / CONFIG  # the run's own
     overrides = [*options.set, *([f"output.dir={json.dumps(options.output_dir)}"] if options.output_dir else [])]
     overrides += ["eval.choose_strength=false"] if options.full_strength else []
     config = load_config(path, overrides)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trainer.loss.objective import Loss
 from trainer.model.packing import TokenBatch
+from trainer.system.devices import random_state, set_random_state
 
 
 def backward_in_chunks(
@@ -69,11 +70,10 @@ def _inverse(positions: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(positions)).argsort()
 
 
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.get_rng_state(), random_state(device)
 
 
-def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+def _set_random_state(state: tuple[Tensor, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
+    set_random_state(device, state[1])

@@ -2,56 +2,85 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from trainer.system.files import json_ready, write_file
+from trainer.system.files import json_ready, sync, write_file
+from trainer.system.run_files import LOG
+
+
+class RunLog:
+    """log.jsonl, and the tracker where one is asked for. On other ranks than the first, the tracker alone."""
+
+    def __init__(self, path: Path, content: bytes, file: BufferedWriter | None, tracker: Accelerator | None) -> None:
+        """Args: content: what the file holds so far; file: where more is appended, None on other ranks."""
+        self.path, self._file, self._tracker = path, file, tracker
+        self._size, self._digest = len(content), hashlib.sha256(content)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append a line, which has a "step"."""
+        if self._file is not None:
+            data = (json.dumps(json_ready(line)) + "\n").encode()
+            self._file.write(data)
+            self._file.flush()
+            self._size += len(data)
+            self._digest.update(data)
+        if self._tracker is not None:
+            self._tracker.log(_scalars(line), step=line["step"])
+
+    def seal(self) -> dict[str, Any]:
+        """Size and SHA-256 of the file as it is now, kept up while it is written."""
+        return {"size": self._size, "sha256": self._digest.hexdigest()}
+
+    def sync(self) -> None:
+        """Wait until every line is on disk."""
+        if self._file is not None:
+            sync(self.path)
 
 
 @contextmanager
-def open_log(
-    folder: Path, accelerator: Accelerator, first_step: int, tensorboard: bool
-) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yields `log(line)`, which appends to log.jsonl and to the tracker.
+def open_log(folder: Path, accelerator: Accelerator, first_step: int, tensorboard: bool) -> Iterator[RunLog]:
+    """The log of a run that goes on with update `first_step`.
 
-    Lines of `first_step` and later, which an interrupted run may have left, are dropped: each step stands once.
+    Lines of that step and later, which an interrupted run may have left, are dropped: each step stands once.
     """
     if tensorboard:
         accelerator.init_trackers("tensorboard")
-    path = folder / "log.jsonl"
+    path, content = folder / LOG, b""
     if accelerator.is_main_process:
         old = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
-        kept = [line for line in old if _step(line) < first_step]
-        write_file(path, "".join(line + "\n" for line in kept))
-    with path.open("a", encoding="utf-8") if accelerator.is_main_process else nullcontext() as file:
-
-        def log(line: dict[str, Any]) -> None:
-            if file is not None:
-                file.write(json.dumps(json_ready(line)) + "\n")
-                file.flush()
-            if tensorboard:
-                accelerator.log(_scalars(line), step=line["step"])
-
-        yield log
+        content = "".join(line + "\n" for line in old if _step(line) < first_step).encode()
+        write_file(path, content)
+    with path.open("ab") if accelerator.is_main_process else nullcontext() as file:
+        yield RunLog(path, content, file, accelerator if tensorboard else None)
     if tensorboard:
         accelerator.end_training()
 
 
+def is_log_whole(folder: Path, seal: dict[str, Any]) -> bool:
+    """Whether a run's log still begins with what a checkpoint's seal of it says."""
+    path = folder / LOG
+    data = path.read_bytes()[: seal["size"]] if path.exists() else b""
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} == seal
+
+
 def _scalars(line: dict[str, Any], path: str = "") -> dict[str, float]:
     """The numbers of a log line, nested ones under names joined by slashes."""
-    found: dict[str, float] = {}
+    scalars: dict[str, float] = {}
     for key, value in line.items():
         if isinstance(value, dict):
-            found |= _scalars(value, f"{path}{key}/")
+            scalars |= _scalars(value, f"{path}{key}/")
         elif isinstance(value, int | float):
-            found[path + key] = value
-    return found
+            scalars[path + key] = value
+    return scalars
 
 
 def _step(line: str) -> float:
@@ -66,14 +95,16 @@ class Timer:
     """Says when so many minutes have gone by since it was last set; never, where that is 0."""
 
     def __init__(self, minutes: float) -> None:
-        self.seconds = 60 * minutes
-        self.set()
+        self._seconds = 60 * minutes
+        self._start = time.monotonic()
 
     def set(self) -> None:
+        """Begin to count anew."""
         self._start = time.monotonic()
 
     def rings(self) -> bool:
-        return 0 < self.seconds <= time.monotonic() - self._start
+        """Whether the minutes have gone by."""
+        return 0 < self._seconds <= time.monotonic() - self._start
 
 
 class Clock:
@@ -82,14 +113,18 @@ class Clock:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.took = self.waiting = 0.0  # seconds of the last step, and the share of it spent waiting for its batch
+        self._start = self._ready = 0.0
 
     def start_step(self) -> None:
+        """The loop turns to a step; its batch may not be there yet."""
         self._start = time.perf_counter()
 
     def data_is_here(self) -> None:
+        """The step's batch is there."""
         self._ready = time.perf_counter()
 
     def end_step(self) -> None:
+        """The step is done."""
         self.took = time.perf_counter() - self._start
         self.seconds += self.took
         self.waiting = (self._ready - self._start) / self.took

@@ -1,8 +1,15 @@
-"""The training run, from a config to an exported model.
+"""The story of a run, from a config to an exported model, in the order in which it happens.
 
-    read data and model -> plan -> baseline -> steps (evaluate, checkpoint) -> best weights -> finish
+    inputs -> folder -> baseline -> plan -> steps (evaluate, keep the best, save) -> finish
 
-Nothing is written before everything that can be wrong with the input has been checked.
+`train` is that story; `train_steps` is its loop. Where the parts live: `setup` reads and builds, `plan` tells what will
+happen, `step` makes an update, `resume` saves and continues, `finish` judges and exports.
+
+    from trainer.config import Config, DataConfig
+    from trainer.training.loop import train
+
+    result = train(Config(data=DataConfig(train="pairs.json")), name="first")
+    print(result.verdict, result.folder / "model")
 """
 
 from __future__ import annotations
@@ -10,112 +17,137 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trainer.checkpoint.content import Best, RunState
-from trainer.config import Config
+from trainer.config import Config, resolve_config, to_tree
 from trainer.errors import Stopped
 from trainer.system import distributed as ranks
 from trainer.system.console import console, progress
-from trainer.system.files import only_writer
 from trainer.system.signals import Signals
 from trainer.training.finish import finish
-from trainer.training.log import Clock, Timer, open_log
-from trainer.training.resume import checkpoint, start_state
-from trainer.training.run_folder import choose_folder, clear_folder
-from trainer.training.setup import Run
+from trainer.training.log import Clock, RunLog, Timer, open_log
+from trainer.training.plan import describe, lint_pairs, print_numerics, print_plan
+from trainer.training.resume import checkpoint, resumed_state, saved_setting
+from trainer.training.run_folder import choose_folder, claimed, has_begun
+from trainer.training.setup import Run, build_run, read_inputs
+from trainer.training.step import Stepper
 
 
-def train(config: Config, name: str, resume: bool = False, allow_inexact: bool = False) -> Path:
-    """Run a config to its end. Returns the folder of the run.
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves. With several processes only the first has metrics and verdict."""
+
+    folder: Path
+    metrics: dict[str, Any] | None
+    """As in metrics.json: "baseline", "final", "verdict", "strength", ..."""
+
+    @property
+    def verdict(self) -> str | None:
+        """Against the untouched model, on test or else on dev: "BETTER", "NOT BETTER" or "UNCLEAR"."""
+        return self.metrics["verdict"] if self.metrics else None
+
+
+def train(config: Config, name: str = "run", resume: bool = False, allow_inexact: bool = False) -> RunResult:
+    """Run a config to its end.
 
     Args:
-        name: what to call the run where the config names no folder.
+        name: what to call the run where the config names no folder: runs/NAME.
         resume: continue the run of that folder from its newest checkpoint.
         allow_inexact: also where the result will not be the same to the bit, as with another number of processes.
 
     Raises:
         TrainerError: one of its kinds; see `trainer.errors`.
     """
+    config = resolve_config(to_tree(config))  # one that was built in Python is checked as a file is
     folder = choose_folder(config, name, resume)
     with Signals() as signals, ExitStack() as stack:
-        run = Run(config, folder)
-        ranks.on_first_rank(lambda: stack.enter_context(only_writer(folder)))
-        ranks.on_first_rank(lambda: clear_folder(folder, resume))
-        state = start_state(run, resume, allow_inexact)
-        with open_log(run.folder, run.accelerator, state.step, run.config.log.tensorboard) as log:
+        # ---- Inputs: data, model, tokens, batches. What is wrong with them is said here, and nothing is written.
+        inputs = read_inputs(config, folder, saved_setting(folder) if resume else {})
+
+        # ---- Folder: from here on no other process writes there.
+        ranks.on_first_rank(lambda: stack.enter_context(claimed(folder, resume)))
+        resuming = resume and ranks.on_first_rank(lambda: has_begun(folder))
+
+        # ---- Baseline: the untouched encoder on dev. A model that cannot be judged leaves no file.
+        state = None if resuming else RunState(baseline=inputs.judge_on_dev())
+        if not resuming:
+            ranks.on_first_rank(lambda: lint_pairs(inputs))
+
+        # ---- Plan: adapters, objective, optimizer; what will train, and at which rate.
+        run = build_run(inputs)
+        if state is None:
+            state = resumed_state(run, allow_inexact)  # with the baseline that was judged then
+        else:
+            print_plan(run)
+        print_numerics(run)
+        describe(run)
+
+        # ---- Steps
+        with open_log(folder, run.accelerator, state.step, config.log.tensorboard) as log:
+            if not resuming:
+                checkpoint(run, state, log)
             if state.inexact:
-                log({"step": state.step, "inexact_resume": state.inexact})
+                log.write({"step": state.step, "inexact_resume": state.inexact})
             with signals.noted() as stop_requested:
-                steps(run, state, log, stop_requested)
-        finish(run, state, signals)
-    return folder
+                train_steps(run, state, log, stop_requested)
+
+        # ---- Finish: how far to go, judgement, export, and the proof that it is what was trained.
+        return RunResult(folder, finish(run, state, signals))
 
 
-def steps(run: Run, state: RunState, log: Callable[[dict[str, Any]], None], stop: Callable[[], bool]) -> None:
+def train_steps(run: Run, state: RunState, log: RunLog, stop_requested: Callable[[], bool]) -> None:
     """The loop over the plan, from where the state stands."""
-    config, sampler = run.config, run.sampler
+    config, sampler, stepper = run.config, run.sampler, Stepper(run)
     run.encoder.train()
     console.print(f"Encoder on {run.device}: {run.encoder.path}", markup=False)
     clock, timer = Clock(state.seconds), Timer(config.checkpoint.minutes)
     with ThreadPoolExecutor(1) as ahead, progress("Training", len(sampler), state.step) as advance:
-        upcoming = ahead.submit(run.prepare, state.step) if state.step < len(sampler) else None
+        upcoming = ahead.submit(stepper.prepare, min(state.step, len(sampler) - 1))
         while state.step < len(sampler) and not out_of_patience(config, state):
+            # ---- The update. The clock runs; the next batch is laid out meanwhile.
             step = state.step
             clock.start_step()
-            assert upcoming is not None
             batch = upcoming.result()
             clock.data_is_here()
             if step + 1 < len(sampler):
-                upcoming = ahead.submit(run.prepare, step + 1)
-            arrived = run.train_step(step, batch, stop, timer.rings)
-            ends_phase, last = sampler.ends_phase(step), step + 1 == len(sampler)
-            evaluates = ends_phase if config.eval.every == 0 else last or (step + 1) % config.eval.every == 0
-            cadence = config.checkpoint.every
-            saves = ends_phase or (cadence > 0 and (step + 1) % cadence == 0) or any(n["save"] for n in arrived)
-            if evaluates or saves or last or stops(arrived):
-                arrived += run.settle()
+                upcoming = ahead.submit(stepper.prepare, step + 1)
+            arrived = stepper.train_step(step, batch, stop_requested, timer.rings)
+
+            # ---- What follows it. Stop and save are read in the numbers, so that all ranks decide alike.
+            stops = any(numbers["stop"] for numbers in arrived)
+            evaluates, saves = is_due(run, step)
+            saves |= stops or any(numbers["save"] for numbers in arrived)
+            if evaluates or saves or step + 1 == len(sampler):
+                arrived += stepper.settle()
+                stops |= any(numbers["stop"] for numbers in arrived)
+                saves |= stops
             clock.end_step()
             state.step, state.seconds = step + 1, clock.seconds
+
+            # ---- Log, evaluate, save. The clock stands still.
             for numbers in arrived:
                 note_step(run, numbers, clock, log, advance)
-
             if evaluates:
                 note_evaluation(run, state, log)
-            if saves or stops(arrived):
-                checkpoint(run, state)
+            if saves:
+                checkpoint(run, state, log)
                 timer.set()
-            if stops(arrived):
+            if stops:
                 raise Stopped(f"{run.folder}: stopped by a signal after step {step}; continue with --resume")
-        checkpoint(run, state)  # where the run ended early, else it is there
+        checkpoint(run, state, log)  # where the run ended early, else it is there
 
 
-def stops(arrived: list[dict[str, Any]]) -> bool:
-    """Whether a rank was asked to stop, which all ranks read in the numbers of the same step."""
-    return any(numbers["stop"] for numbers in arrived)
-
-
-def note_step(
-    run: Run,
-    numbers: dict[str, Any],
-    clock: Clock,
-    log: Callable[[dict[str, Any]], None],
-    advance: Callable[..., None],
-) -> None:
-    """Log the numbers of an update and move the progress bar on."""
-    step, phase = numbers["step"], run.sampler.phase_at(numbers["step"]).name
-    line = {"step": step, "phase": phase, "epoch": run.sampler.epochs[step], "lr": run.rates[step], **numbers}
-    del line["stop"], line["save"]
-    line |= {"tokens_per_s": numbers["tokens"] / clock.took, "waiting": clock.waiting}
-    if step % run.config.log.every == 0:
-        log(line)
-    advance(
-        note=f"phase {phase}  loss {line['loss']:.4f}  lr {line['lr']:.2e}  "
-        f"{line['tokens_per_s']:,.0f} tokens/s  waiting {clock.waiting:.1%}"
-    )
+def is_due(run: Run, step: int) -> tuple[bool, bool]:
+    """Whether an evaluation, and whether a checkpoint, is due after a step by the config's cadences."""
+    ends_phase, last, done = run.sampler.ends_phase(step), step + 1 == len(run.sampler), step + 1
+    every, cadence = run.config.eval.every, run.config.checkpoint.every
+    evaluates = ends_phase if every == 0 else last or done % every == 0
+    return evaluates, ends_phase or (cadence > 0 and done % cadence == 0)
 
 
 def out_of_patience(config: Config, state: RunState) -> bool:
@@ -127,9 +159,23 @@ def out_of_patience(config: Config, state: RunState) -> bool:
     return True
 
 
-def note_evaluation(run: Run, state: RunState, log: Callable[[dict[str, Any]], None]) -> None:
+def note_step(run: Run, numbers: dict[str, Any], clock: Clock, log: RunLog, advance: Callable[..., None]) -> None:
+    """Log the numbers of an update and move the progress bar on."""
+    step, phase = numbers["step"], run.sampler.phase_at(numbers["step"]).name
+    line = {"step": step, "phase": phase, "epoch": run.sampler.epochs[step], "lr": run.rates[step], **numbers}
+    del line["stop"], line["save"]
+    line |= {"tokens_per_s": numbers["tokens"] / clock.took, "waiting": clock.waiting}
+    if step % run.config.log.every == 0:
+        log.write(line)
+    advance(
+        note=f"phase {phase}  loss {line['loss']:.4f}  lr {line['lr']:.2e}  "
+        f"{line['tokens_per_s']:,.0f} tokens/s  waiting {clock.waiting:.1%}"
+    )
+
+
+def note_evaluation(run: Run, state: RunState, log: RunLog) -> None:
     """Evaluate on dev; keep the weights where they are the best of the whole run."""
-    metrics = run.judge()
+    metrics = run.judge_on_dev()
     metric, largest = run.config.eval.metric, str(max(run.config.loss.dims))
     value = metrics[largest][metric]
     # Not "above": the first value may be NaN, where dev scores are all equal, and any number beats that.
@@ -140,7 +186,7 @@ def note_evaluation(run: Run, state: RunState, log: Callable[[dict[str, Any]], N
     else:
         state.without_best += 1
     state.evaluations.append({"step": state.step, "metrics": metrics})
-    log({"step": state.step - 1, "evaluation": metrics, "best": is_best})
+    log.write({"step": state.step - 1, "evaluation": metrics, "best": is_best})
     change = value - state.baseline[largest][metric]
     console.print(
         f"After step {state.step - 1}: dev {metric} {value:.4f} at {largest} dims ({change:+.4f} on the baseline)"

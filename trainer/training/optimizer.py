@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from trainer.config import OptimConfig
 
 
-def build_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig, fused: bool = True) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101): decay on matrices, none on norms, biases and scalars.
 
     The learning rate is set by the training loop before every step.
@@ -21,9 +22,21 @@ def build_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) ->
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=fused)
     check_coverage(optimizer, parameters)
     return optimizer
+
+
+def skip_next_update(optimizer: torch.optim.AdamW, when: Tensor) -> None:
+    """Make the next `optimizer.step()` change nothing (weights, moments, step counts) where `when` is true.
+
+    The decision is read on the device, so no step waits for it. It goes through `found_inf`, the attribute by which
+    torch's own GradScaler tells a fused optimizer the same; with that scaler, leave it to the scaler.
+
+    Args:
+        when: a boolean scalar on the parameters' device. It holds until the next call.
+    """
+    optimizer.found_inf = when.float()  # type: ignore[attr-defined]
 
 
 def check_coverage(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Parameter]) -> None:

@@ -1,4 +1,4 @@
-"""What a person reads of a run: the plan before it, the table after it, the card of the model."""
+"""What a person gets to see before step 0: what lint finds in the pairs, what will train, and when at which rate."""
 
 from __future__ import annotations
 
@@ -8,40 +8,71 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
-from torch.nn import Parameter
 
-from trainer.config import Config
-from trainer.data.curriculum import PhasedBatchSampler
+from trainer.config import dump_config
+from trainer.lint.linter import Tokens, lint_tables
+from trainer.lint.show import print_findings
 from trainer.system.console import console
+from trainer.system.files import write_file, write_json
+from trainer.system.numerics import unmeasured_line
+from trainer.system.run_files import CONFIG, LINT, PLAN
 from trainer.training.schedule import schedule_edges
+from trainer.training.setup import Inputs, Run
 
 
-def plan_record(
-    sampler: PhasedBatchSampler, rates: list[float], config: Config, parameters: dict[str, Parameter]
-) -> dict[str, Any]:
+def lint_pairs(inputs: Inputs) -> None:
+    """Show and keep what lint finds without a model in the pairs of the run; nothing it finds ends the run."""
+    held_out = [pairs for pairs in (inputs.dev, inputs.test) if pairs is not None]
+    tables = [inputs.data.train, *(pairs.table for pairs in held_out)]
+    lengths = [inputs.tokens.lengths, *(pairs.tokens.lengths for pairs in held_out)]
+    report = lint_tables(tables, Tokens(lengths, inputs.encoder.spec.max_length))
+    console.print("Lint of the run's pairs:")
+    print_findings(report)
+    write_json(inputs.folder / LINT, report.record())
+    if report.serious():
+        console.print("Training goes on; what it learns and how it is judged may not mean what it seems to")
+
+
+def plan_record(run: Run) -> dict[str, Any]:
     """plan.json: phases, steps, trained parameters with their shapes, the learning rate of every step."""
-    first_hold, first_decay = schedule_edges(len(rates), config.optim.warmup_ratio, config.optim.hold_ratio)
+    optim = run.config.optim
+    first_hold, first_decay = schedule_edges(len(run.rates), optim.warmup_ratio, optim.hold_ratio)
     return {
-        "steps": len(sampler),
-        "global_batch_size": sampler.global_size,
-        "phases": [asdict(phase) for phase in sampler.phases],
+        "steps": len(run.sampler),
+        "global_batch_size": run.sampler.global_size,
+        "phases": [asdict(phase) for phase in run.sampler.phases],
         "schedule": {"first_hold_step": first_hold, "first_decay_step": first_decay},
-        "trained": {name: list(parameter.shape) for name, parameter in parameters.items()},
-        "learning_rates": rates,
+        "choices": asdict(run.choices),
+        "trained": {name: list(parameter.shape) for name, parameter in run.parameters.items()},
+        "learning_rates": run.rates,
     }
 
 
-def print_plan(sampler: PhasedBatchSampler, rates: list[float], parameters: dict[str, Parameter]) -> None:
+def describe(run: Run) -> None:
+    """Write what the run is going to do; again when it is resumed, since cadences may have changed."""
+    if run.is_main:
+        write_file(run.folder / CONFIG, dump_config(run.config))
+        write_json(run.folder / PLAN, plan_record(run))
+
+
+def print_numerics(inputs: Inputs) -> None:
+    """Say in which precision the run computes, why, and by which products."""
+    console.print(f"Precision: {inputs.numerics}", markup=False)
+    if line := unmeasured_line(inputs.device):
+        console.print(line, markup=False)
+
+
+def print_plan(run: Run) -> None:
     """Show what is about to happen: trained parameters, phases, the learning rate at every boundary."""
-    trained = sum(parameter.numel() for parameter in parameters.values())
-    console.print(f"{len(sampler)} steps, training {trained:,} values in {len(parameters)} tensors:")
-    kinds = Counter((re.sub(r"\.\d+\.", ".*.", name), tuple(p.shape)) for name, p in parameters.items())
+    trained = sum(parameter.numel() for parameter in run.parameters.values())
+    console.print(f"{len(run.sampler)} steps, training {trained:,} values in {len(run.parameters)} tensors:")
+    kinds = Counter((re.sub(r"\.\d+\.", ".*.", name), tuple(p.shape)) for name, p in run.parameters.items())
     for (name, shape), count in kinds.items():
         console.print(f"  {count:3} x {name} {list(shape)}", markup=False)
     table = Table(title="Plan", title_justify="left")
     for heading in ("phase", "rows +/-", "epochs", "steps", "neg/anchor", "riding/extra", "left over", "LR first-last"):
         table.add_column(heading, justify="left" if heading == "phase" else "right")
-    for phase in sampler.phases:
+    for phase in run.sampler.phases:
         last = phase.first_step + phase.steps - 1
         table.add_row(
             phase.name,
@@ -51,10 +82,10 @@ def print_plan(sampler: PhasedBatchSampler, rates: list[float], parameters: dict
             f"{phase.negatives_per_anchor:.1f}",
             f"{phase.riding}/{phase.extra}",
             str(phase.left_over),
-            f"{rates[phase.first_step]:.2e}-{rates[last]:.2e}",
+            f"{run.rates[phase.first_step]:.2e}-{run.rates[last]:.2e}",
         )
     console.print(table)
-    for phase in sampler.phases:
+    for phase in run.sampler.phases:
         if phase.repeats:
             console.print(f"Phase {phase.name}: {phase.repeats} batches could not avoid showing a text twice")
         if phase.replayed:

@@ -1,15 +1,20 @@
-"""The folder of a run: which one, what may be in it, and how its files are called."""
+"""The folder of a run: which one, what may be in it already, and that no other process writes there.
+
+The names of its files stand in `trainer.system.run_files`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from trainer.checkpoint.sealed_folder import has_checkpoints
 from trainer.config import Config
 from trainer.errors import InputError, StorageError
-from trainer.system.files import remove_debris
-from trainer.training.finish import FINISHED
-
-LOG = "log.jsonl"
+from trainer.system.console import console
+from trainer.system.files import only_writer, remove_debris
+from trainer.system.run_files import CHECKPOINTS, CONFIG, LOG, METRICS
 
 
 def choose_folder(config: Config, name: str, resume: bool) -> Path:
@@ -30,19 +35,35 @@ def choose_folder(config: Config, name: str, resume: bool) -> Path:
 
 def check_folder(folder: Path, resume: bool) -> None:
     """Raise InputError or StorageError unless a run may be resumed, or started, in a folder."""
-    finished = (folder / FINISHED).exists()
+    finished = (folder / METRICS).exists()
     if resume and (finished or not folder.is_dir()):
         raise InputError(f"{folder}: {'this run is finished' if finished else 'no run'}; nothing to resume")
     # Names that begin with a dot are not a run's result: a lock, or what a killed process left.
     if not resume and folder.exists() and (not folder.is_dir() or any(p.name[0] != "." for p in folder.iterdir())):
         what = "is no empty folder"
-        if (folder / "config.toml").exists():
+        if (folder / CONFIG).exists():
             what = "holds a finished run" if finished else "holds an unfinished run (continue it with --resume)"
         raise StorageError(f"{folder}: {what} and is not overwritten; name another with --output-dir")
 
 
-def clear_folder(folder: Path, resume: bool) -> None:
-    """Look again, now that no other process can come in, and remove what one that died left half written."""
-    check_folder(folder, resume)
-    for place in (folder, folder / "checkpoints"):
-        remove_debris(place)
+@contextmanager
+def claimed(folder: Path, resume: bool) -> Iterator[None]:
+    """Keep other processes out of a folder, look again what is in it, and remove what one that died left half written.
+
+    Raises:
+        InputError, StorageError: as `check_folder`; or another process is at work there.
+    """
+    with only_writer(folder):
+        check_folder(folder, resume)
+        for place in (folder, folder / CHECKPOINTS):
+            remove_debris(place)
+        yield
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run ever saved its state; one that died before has nothing to lose, and starts at step 0."""
+    log = folder / LOG
+    begun = has_checkpoints(folder / CHECKPOINTS) or (log.exists() and log.stat().st_size > 0)
+    if not begun:
+        console.print(f"{folder}: stopped before its first checkpoint; starting at step 0", markup=False)
+    return begun

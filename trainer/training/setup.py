@@ -1,127 +1,119 @@
-"""What lives as long as a run: its data, model, plan, optimizer and `Accelerator`, and one step of training."""
+"""Building a run: `read_inputs` reads and checks everything it is given, `build_run` adds what trains.
+
+Between the two the encoder is untouched, which is when the baseline is judged (see `loop.train`).
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 from torch import Tensor
+from torch.nn import Parameter
 
 from trainer.config import Config, OutputConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
-from trainer.data.pairs import positives_of
+from trainer.data.pairs import PairTable, positives_of
 from trainer.data.run_data import RunData, load_data, locate_model
-from trainer.errors import InputError, NumericError
+from trainer.errors import InputError
+from trainer.evaluation.pair_metrics import require_metric
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
 from trainer.loss.objective import Objective
-from trainer.model.attention import has_kernel
 from trainer.model.embedding import tokenize_for
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.model.lora import add_lora, resolve_targets
+from trainer.model.packing import TokenBatch
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 from trainer.system.console import console
-from trainer.system.transfer import Arriving, to_device
-from trainer.training.gradcache import backward_in_chunks
+from trainer.system.gpu import require_code
+from trainer.system.numerics import Numerics, settle_numerics
+from trainer.system.transfer import to_device
+from trainer.training.choices import Choices, choose
 from trainer.training.optimizer import build_optimizer
 from trainer.training.schedule import learning_rates
-from trainer.training.step import Pending, Prepared, peak_memory
 
 
-class Run:
-    """Everything that lives as long as the run."""
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a run is given, read and checked. Nothing has been written and no weight has changed."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
-        self.config, self.folder = replace(config, output=OutputConfig(dir=str(folder))), folder
-        self.accelerator = make_accelerator(config, folder)
-        self.device = self.accelerator.device
-        self.main: bool = self.accelerator.is_main_process
-        console.quiet = not self.main
-        set_seed(config.train.seed)
+    # What was asked for
+    config: Config
+    """As it was resolved, with `output.dir` the run's folder."""
+    folder: Path
+    accelerator: Accelerator
+    saved_setting: Mapping[str, Any]
+    """`Run.setting` of the run that is continued; {} for a new one."""
+    numerics: Numerics
+    """The precision and the products that it computes with."""
 
-        hush_transformers()
-        data = load_data(config.data, config.train.seed)
-        self.data: RunData = data
-        with self.accelerator.local_main_process_first():
-            self.model_name = locate_model(config, data)
-            self.encoder = self.load_base()
-        check_dims_fit(config, self.encoder)
-        if config.lora.enabled:
-            resolve_targets(self.encoder.model, config.lora.targets)  # complains before any work is done
-        self.sampler = PhasedBatchSampler(
-            data.train,
-            config.curriculum,
-            batch_size=config.train.batch_size,
-            seed=config.train.seed,
-            world_size=ranks.world_size(),
-        )
-        self.rates = learning_rates(config.optim, len(self.sampler))
-        with self.accelerator.local_main_process_first():  # the others find it in the cache
-            self.tokens: TokenTable = tokenize_for(self.encoder, data.train.texts)
-            self.dev = PairSet.build(data.dev, self.encoder)
-            self.test = PairSet.build(data.test, self.encoder) if data.test is not None else None
-            self.general = PairSet.build(data.general, self.encoder) if data.general is not None else None
-        self.layouts = LayoutBuilder(
-            data.train, positives_of(data.train), rank=ranks.rank(), all_pairs=config.loss.pair_weight > 0
-        )
-        self.fingerprints = {
-            "train_data": data.train.fingerprint(),
-            "dev_data": data.dev.fingerprint(),
-            "base_weights": weights_fingerprint(self.encoder),
-            "tokens": self.tokens.fingerprint(),
-        }
-        self.encoder.to(self.device)
-        self.encoder.compiled = config.train.compile and self.device.type == "cuda"
-        # Updates whose numbers have not been read, and how many of them there may be.
-        self.pending: deque[Pending] = deque()
-        self.lag = 1 if self.device.type == "cuda" else 0
+    # Data
+    data: RunData
+    tokens: TokenTable
+    """Of the training texts."""
+    dev: PairSet
+    test: PairSet | None
+    general: PairSet | None
+    """The forgetting set."""
 
-    def load_base(self) -> Encoder:
-        """The untouched encoder, from disk, on the CPU."""
-        model = self.config.model
-        return load_encoder(self.model_name, max_length=model.max_length, pooling=model.pooling)
+    # Model
+    model_name: str
+    """The folder or the hub name that the encoder was loaded from."""
+    encoder: Encoder
 
-    def add_trainables(self) -> None:
-        """Adapters where asked for, the objective, and an optimizer over exactly what trains."""
-        if self.config.lora.enabled:
-            add_lora(self.encoder, self.config.lora)
-            self.encoder.to(self.device)
-        self.objective = Objective(self.config.loss).to(self.device)
-        self.parameters = self.encoder.trainable()
-        self.parameters |= {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
-        ranks.share_parameters(self.parameters.values())
-        # Accelerate's wrapper adds fp16 loss scaling. The schedule and the sharing of batches stay ours, and so does
-        # the sum of gradients over ranks: no DDP wrapper.
-        self.optimizer = self.accelerator.prepare_optimizer(build_optimizer(self.parameters, self.config.optim))
-        set_seed((self.config.train.seed + 1 + ranks.rank()) % 2**32)  # dropout differs between ranks
+    # Plan
+    sampler: PhasedBatchSampler
+    rates: list[float]
+    """The learning rate of every step."""
+    layouts: LayoutBuilder
 
-    def prepare(self, step: int) -> Prepared:
-        """Lay out and collate the batch of a step, and send it to the device."""
-        shares = [self.sampler.local(step, rank) for rank in range(ranks.world_size())]
-        layout = self.layouts.build(shares)
-        own = layout.texts[ranks.rank()]
-        positions = self.tokens.chunks(own, self.config.train.tokens_per_chunk)
-        chunks = [self.tokens.batch(own[where]) for where in positions]
-        prepared = Prepared(
-            layout,
-            chunks,
-            [torch.from_numpy(p) for p in positions],
-            tokens=sum(chunk.token_count for chunk in chunks),
-            waste=0.0 if has_kernel(self.device) else float(np.mean([chunk.waste for chunk in chunks])),
-        )
-        return to_device(prepared, self.device)
+    fingerprints: dict[str, str]
+    """Of everything that decides the result beside the config."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the first rank, which writes and speaks for all."""
+        return bool(self.accelerator.is_main_process)
+
+    def judge_on_dev(self) -> Metrics:
+        """All pair metrics on dev, in the run's precision, thresholds fitted on dev itself. Collective."""
+        return evaluate(self.encoder, self.dev, self.config.loss.dims, self.autocast)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of the encoder's forward, in the run's precision."""
+        return self.numerics.autocast(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Inputs):
+    """What lives as long as a run: its inputs, the encoder now with adapters, and what trains."""
+
+    objective: Objective
+    parameters: dict[str, Parameter]
+    """What trains, by name: the encoder's, and the objective's scale where that is learned."""
+    optimizer: AcceleratedOptimizer
+    """AdamW over exactly these, in accelerate's wrapper, which adds fp16 loss scaling."""
+    choices: Choices
+    """How the steps are computed on this device."""
 
     def setting(self) -> dict[str, Any]:
         """What, apart from the config, decides a result's last bits."""
@@ -129,115 +121,162 @@ class Run:
             "processes": ranks.world_size(),
             "device": self.device.type,
             "threads": torch.get_num_threads(),
+            **self.numerics.setting(),
+            **self.choices.setting(),
             **{name: version(name) for name in ("torch", "transformers", "peft", "numpy")},
         }
 
-    def train_step(
-        self,
-        step: int,
-        batch: Prepared,
-        stop: Callable[[], bool] = lambda: False,
-        save: Callable[[], bool] = lambda: False,
-    ) -> list[dict[str, Any]]:
-        """One update. Returns what there is to log of the updates whose numbers have arrived.
-
-        On a GPU these lag one update behind, so that no step waits for the device. An update whose loss or gradient is
-        not finite changes nothing, wherever its numbers are.
-
-        Args:
-            stop: whether this rank was asked to stop; the numbers say whether any was.
-            save: whether this rank finds a checkpoint due; likewise.
-
-        Raises:
-            NumericError: the loss or the gradient of an update was not finite; nothing has been updated since.
-        """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rates[step]
-        loss = backward_in_chunks(
-            encode=self.encoder,
-            batches=batch.chunks,
-            positions=batch.positions,
-            loss_of=lambda rows: self.objective(rows, batch.layout),
-            backward=self.accelerator.backward,
-            autocast=self.accelerator.autocast,
-        )
-        ranks.sum_gradients(self.parameters.values())
-        limit = self.config.optim.clip_norm or float("inf")
-        norm = self.accelerator.clip_grad_norm_(self.parameters.values(), limit)
-        counters = [torch.full((1,), float(value), device=self.device) for value in (batch.tokens, stop(), save())]
-        parts = torch.cat([loss.total.detach().view(1), *counters, loss.by_dim]).double()
-        numbers = torch.cat([ranks.sum_over_ranks(parts), norm.detach().double().view(1)])
-        self.pending.append(Pending(step, batch.waste, Arriving(numbers)))
-        arrived = self.settle(self.lag)
-        if self.accelerator.scaler is None:
-            # The fused optimizer reads this on the device and passes over the update.
-            self.optimizer.optimizer.found_inf = (~numbers.isfinite().all()).float()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return arrived
-
-    def settle(self, lag: int = 0) -> list[dict[str, Any]]:
-        """Read the numbers of all updates but the last `lag`, in order. Raises NumericError as `train_step` does."""
-        arrived = []
-        while len(self.pending) > lag:
-            pending = self.pending.popleft()
-            loss, tokens, stop, save, *by_dim, norm = pending.numbers.read()
-            self.check_finite(pending.step, loss, norm)
-            arrived.append(
-                {
-                    "step": pending.step,
-                    "loss": loss,
-                    "loss_by_dim": dict(zip(map(str, self.config.loss.dims), by_dim, strict=True)),
-                    "grad_norm": norm,
-                    "skipped": not np.isfinite(norm),  # the fp16 loss scaler passes over an update that overflowed
-                    "tokens": int(tokens),
-                    "waste": pending.waste,
-                    "peak_memory": peak_memory(self.device),
-                    "stop": stop > 0,
-                    "save": save > 0,
-                }
-            )
-        return arrived
-
-    def check_finite(self, step: int, loss: float, norm: float) -> None:
-        """Stop where an update would have ruined the weights; the loss scaler skips an fp16 overflow instead."""
-        scaler = self.accelerator.scaler
-        overflow_is_handled = scaler is not None and scaler.get_scale() > 1
-        if np.isfinite(loss) and (np.isfinite(norm) or overflow_is_handled):
-            return
-        rows = self.data.train.row[self.sampler[step]]
-        shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
-        what = f"gradient norm is {norm}" if np.isfinite(loss) else f"loss is {loss}"
-        raise NumericError(
-            f"step {step}, phase {self.sampler.phase_at(step).name}: the {what}; nothing was updated. The batch holds "
-            f"rows {shown} of {self.data.train.source}; lower optim.lr, or train in bf16 or fp32"
-        )
-
     def start_values(self) -> dict[str, Tensor]:
         """What the parameters that train began with, by name; LoRA's random factors are drawn anew."""
-        untouched = self.load_base()
+        encoder = load_base(self.config, self.model_name)
         if self.config.lora.enabled:
-            add_lora(untouched, self.config.lora)
-        return {name: parameter.detach() for name, parameter in untouched.trainable().items()}
+            add_lora(encoder, self.config.lora)
+        return {name: parameter.detach() for name, parameter in encoder.trainable().items()}
 
-    def judge(self) -> Metrics:
-        """All pair metrics on dev, as the run goes on: in its precision, thresholds fitted on dev itself."""
-        return evaluate(self.encoder, self.dev, self.config.loss.dims, self.accelerator.autocast)
+
+def read_inputs(config: Config, folder: Path, saved_setting: Mapping[str, Any]) -> Inputs:
+    """Read data and model of a run, tokenise, plan the batches; refuse what is wrong with any of it. Writes nothing.
+
+    Args:
+        saved_setting: `Run.setting` of the run that is continued; {} for a new one.
+
+    Raises:
+        InputError: the config, a file or the model is not fit for the run.
+    """
+    require_metric(config.eval.metric)
+    accelerator = make_accelerator(config, folder)
+    require_code(accelerator.device)
+    console.quiet = not accelerator.is_main_process
+    numerics = settle_numerics(config.train.precision, accelerator.device, saved_setting)
+    set_seed(config.train.seed)
+    hush_transformers()
+
+    # ---- data and model
+    data = load_data(config.data, config.train.seed)
+    with accelerator.local_main_process_first():
+        model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
+        encoder = load_base(config, model_name)
+    check_dims_fit(config, encoder)
+    if config.lora.enabled:
+        resolve_targets(encoder.model, config.lora.targets)  # complains before any work is done
+
+    # ---- plan
+    sampler = PhasedBatchSampler(
+        data.train,
+        config.curriculum,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        world_size=ranks.world_size(),
+    )
+
+    # ---- tokens
+    def pair_set(table: PairTable | None) -> PairSet | None:
+        return PairSet.build(table, encoder) if table is not None else None
+
+    with accelerator.local_main_process_first():  # the others find it in the cache
+        tokens = tokenize_for(encoder, data.train.texts)
+        dev, test, general = PairSet.build(data.dev, encoder), pair_set(data.test), pair_set(data.general)
+
+    fingerprints = {
+        "train_data": data.train.fingerprint(),
+        "dev_data": data.dev.fingerprint(),
+        "base_weights": weights_fingerprint(encoder),
+        "tokens": tokens.fingerprint(),
+    }
+    encoder.to(accelerator.device)
+    return Inputs(
+        config=replace(config, output=OutputConfig(dir=str(folder))),
+        folder=folder,
+        accelerator=accelerator,
+        saved_setting=saved_setting,
+        numerics=numerics,
+        data=data,
+        tokens=tokens,
+        dev=dev,
+        test=test,
+        general=general,
+        model_name=model_name,
+        encoder=encoder,
+        sampler=sampler,
+        rates=learning_rates(config.optim, len(sampler)),
+        layouts=LayoutBuilder(
+            data.train, positives_of(data.train), rank=ranks.rank(), all_pairs=config.loss.pair_weight > 0
+        ),
+        fingerprints=fingerprints,
+    )
+
+
+def build_run(inputs: Inputs) -> Run:
+    """Add adapters where asked for, the objective, and an optimizer over exactly what trains. Changes the encoder."""
+    config, encoder = inputs.config, inputs.encoder
+    if config.lora.enabled:
+        add_lora(encoder, config.lora)
+        encoder.to(inputs.device)
+    objective = Objective(config.loss).to(inputs.device)
+    parameters = encoder.trainable()
+    parameters |= {name: value for name, value in objective.named_parameters() if value.requires_grad}
+    ranks.share_parameters(parameters.values())
+    # The schedule and the sharing of batches stay ours, and so does the sum of gradients over ranks. DDP would do it
+    # exactly, but averages what are parts of one sum, has to be kept quiet in every chunk but the last, and to search
+    # each graph for the learned scale, whose gradient is complete before that chunk: more lines than the sum has.
+    choices = make_choices(inputs)
+    optimizer = inputs.accelerator.prepare_optimizer(build_optimizer(parameters, config.optim, choices.fused))
+    set_seed((config.train.seed + 1 + ranks.rank()) % 2**32)  # dropout differs between ranks
+    return Run(**vars(inputs), objective=objective, parameters=parameters, optimizer=optimizer, choices=choices)
+
+
+def make_choices(inputs: Inputs) -> Choices:
+    """Choose how steps are computed, by proof on a GPU, and say so. Collective."""
+    wanted, choices = inputs.config.train.compile, Choices()
+    if inputs.device.type == "cuda":
+        choices = choose(
+            inputs.encoder,
+            wanted,
+            len(inputs.sampler),
+            lambda: first_chunks(inputs),
+            inputs.autocast,
+            inputs.saved_setting.get("train.compile"),
+        )
+    elif wanted == "on":
+        choices = Choices(notes=('train.compile = "on": layers are compiled on a GPU alone',))
+    for note in choices.notes:
+        console.print(note, markup=False)
+    return choices
+
+
+def first_chunks(inputs: Inputs) -> list[TokenBatch]:
+    """The chunks of this rank in the first step, on the device."""
+    layout = inputs.layouts.build([inputs.sampler.local(0, rank) for rank in range(ranks.world_size())])
+    texts, tokens = layout.texts[ranks.rank()], inputs.tokens
+    chunks = [tokens.batch(texts[where]) for where in tokens.chunks(texts, inputs.config.train.tokens_per_chunk)]
+    moved: list[TokenBatch] = to_device(chunks, inputs.device)
+    return moved
+
+
+def load_base(config: Config, model_name: str) -> Encoder:
+    """The untouched encoder, from disk, on the CPU."""
+    return load_encoder(model_name, max_length=config.model.max_length, pooling=config.model.pooling)
 
 
 def make_accelerator(config: Config, folder: Path) -> Accelerator:
-    """The accelerator of a run, in exactly the precision asked for, with the tracker asked for."""
-    precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
+    """The accelerator of a run, with the loss scaling of fp16 where that is asked for and the tracker asked for."""
+    precision = "fp16" if config.train.precision == "fp16" else "no"  # bf16 is of `Inputs.autocast` alone
     if config.log.tensorboard and not find_spec("tensorboard"):  # accelerate would leave it out without a word
         raise InputError("log.tensorboard = true: tensorboard is not installed; install the extra `track`")
     trackers = "tensorboard" if config.log.tensorboard else None
     patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout))
+    # One setting for the whole process is accelerate's idea: a second run would get the first one's precision. The
+    # process group stays.
+    AcceleratorState._reset_state()
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision=precision, log_with=trackers, project_dir=str(folder), kwargs_handlers=[patience]
         )
     except ValueError as error:
         raise InputError(f"train.precision = {config.train.precision}: {error}".replace("\n", " ")) from error
+    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate takes it, and leaves out the loss scaling
+        raise InputError('train.precision = fp16: needs a GPU; use "fp32", or "bf16" where the CPU has it')
+    return accelerator
 
 
 def check_dims_fit(config: Config, encoder: Encoder) -> None:

@@ -1,16 +1,31 @@
-"""What one training step takes in and gives back."""
+"""One step of training: lay out and collate a batch, encode, loss, backward, update, and read the numbers.
+
+    prepare (a step ahead, on a thread) -> train_step -> [next steps] -> settle
+
+Everything that a step costs is here and in what it calls; evaluation and saving are the loop's.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.data.batch_layout import BatchLayout
+from trainer.errors import NumericError
 from trainer.model.packing import TokenBatch
-from trainer.system.transfer import Arriving
+from trainer.system import distributed as ranks
+from trainer.system.devices import widest_float
+from trainer.system.transfer import Arriving, to_device
+from trainer.training.gradcache import backward_in_chunks
+from trainer.training.optimizer import skip_next_update
+from trainer.training.setup import Run
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,121 @@ class Pending:
     step: int
     waste: float
     numbers: Arriving  # loss, tokens, stop, save, loss of each dim; gradient norm last
+
+
+class Stepper:
+    """Makes the updates of a run, in the order of its plan."""
+
+    def __init__(self, run: Run, lag: int | None = None) -> None:
+        """Args: lag: how many updates may have numbers that nobody has read; by default 1 on a GPU, else 0."""
+        on_device = run.device.type == "cuda" and run.choices.fused  # where the update is passed over
+        self.run = run
+        self.lag = (1 if on_device else 0) if lag is None else lag
+        self.pending: deque[Pending] = deque()
+
+    def prepare(self, step: int) -> Prepared:
+        """Lay out and collate the batch of a step, and send it to the device."""
+        run = self.run
+        layout = run.layouts.build([run.sampler.local(step, rank) for rank in range(ranks.world_size())])
+        texts = layout.texts[ranks.rank()]
+        positions = run.tokens.chunks(texts, run.config.train.tokens_per_chunk)
+        chunks = [run.tokens.batch(texts[where]) for where in positions]
+        prepared = Prepared(
+            layout,
+            chunks,
+            [torch.from_numpy(where) for where in positions],
+            tokens=sum(chunk.token_count for chunk in chunks),
+            waste=0.0 if run.encoder.attention == "kernel" else float(np.mean([chunk.waste for chunk in chunks])),
+        )
+        return to_device(prepared, run.device)
+
+    def train_step(
+        self,
+        step: int,
+        batch: Prepared,
+        stop: Callable[[], bool] = lambda: False,
+        save: Callable[[], bool] = lambda: False,
+    ) -> list[dict[str, Any]]:
+        """One update. Returns what there is to log of the updates whose numbers have arrived.
+
+        On a GPU these lag one update behind, so that no step waits for the device. An update whose loss or gradient is
+        not finite changes nothing, wherever its numbers are.
+
+        Args:
+            stop: whether this rank was asked to stop; the numbers say whether any was.
+            save: whether this rank finds a checkpoint due; likewise.
+
+        Raises:
+            NumericError: the loss or the gradient of an update was not finite; nothing has been updated since.
+        """
+        run = self.run
+        for group in run.optimizer.param_groups:
+            group["lr"] = run.rates[step]
+
+        # ---- loss and gradient, of this rank's part and then of the whole batch
+        loss = backward_in_chunks(
+            encode=run.encoder,
+            batches=batch.chunks,
+            positions=batch.positions,
+            loss_of=lambda embeddings: run.objective(embeddings, batch.layout),
+            backward=run.accelerator.backward,
+            autocast=run.autocast,
+        )
+        ranks.sum_gradients(run.parameters.values())
+        limit = run.config.optim.clip_norm or float("inf")
+        norm = run.accelerator.clip_grad_norm_(run.parameters.values(), limit)
+
+        # ---- numbers: one tensor over all ranks, read when it has arrived
+        counters = [torch.full((1,), float(value), device=run.device) for value in (batch.tokens, stop(), save())]
+        parts = torch.cat([loss.total.detach().view(1), *counters, loss.by_dim]).to(widest_float(run.device))
+        numbers = torch.cat([ranks.sum_over_ranks(parts), norm.detach().to(parts.dtype).view(1)])
+        self.pending.append(Pending(step, batch.waste, Arriving(numbers)))
+        arrived = self.settle(self.lag)
+
+        # ---- update
+        if run.accelerator.scaler is None and run.choices.fused:
+            skip_next_update(run.optimizer.optimizer, when=~numbers.isfinite().all())
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+        return arrived
+
+    def settle(self, lag: int = 0) -> list[dict[str, Any]]:
+        """Read the numbers of all updates but the last `lag`, in order. Raises NumericError as `train_step` does."""
+        arrived = []
+        while len(self.pending) > lag:
+            pending = self.pending.popleft()
+            loss, tokens, stop, save, *by_dim, norm = pending.numbers.read()
+            self.check_finite(pending.step, loss, norm)
+            arrived.append(
+                {
+                    "step": pending.step,
+                    "loss": loss,
+                    "loss_by_dim": dict(zip(map(str, self.run.config.loss.dims), by_dim, strict=True)),
+                    "grad_norm": norm,
+                    "skipped": not np.isfinite(norm),  # the fp16 loss scaler passes over an update that overflowed
+                    "tokens": int(tokens),
+                    "waste": pending.waste,
+                    "peak_memory": peak_memory(self.run.device),
+                    "stop": stop > 0,
+                    "save": save > 0,
+                }
+            )
+        return arrived
+
+    def check_finite(self, step: int, loss: float, norm: float) -> None:
+        """Raise NumericError where an update would have ruined the weights; an fp16 overflow is the loss scaler's."""
+        run = self.run
+        scaler = run.accelerator.scaler
+        overflow_is_handled = scaler is not None and scaler.get_scale() > 1
+        if np.isfinite(loss) and (np.isfinite(norm) or overflow_is_handled):
+            return
+        rows = run.data.train.row[run.sampler[step]]
+        shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+        what = f"gradient norm is {norm}" if np.isfinite(loss) else f"loss is {loss}"
+        raise NumericError(
+            f"step {step}, phase {run.sampler.phase_at(step).name}: the {what}; nothing was updated. The batch holds "
+            f"rows {shown} of {run.data.train.source}; lower optim.lr, or train in bf16 or fp32"
+        )
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,6 +1,6 @@
 """Break the trainer as real processes, resume it, and compare with the undisturbed run, bit for bit and row for row.
 
-    PYTHONPATH=. python bench/chaos.py [--kills 300] [--corruptions 500] [--signals 20] [--faults 3] [--peers 2]
+    python -m bench.reliability.chaos [--kills 300] [--corruptions 500] [--signals 20] [--faults 3] [--peers 2]
 
 Every case has random numbers of its own, of (seed, campaign, number): it is the same however many run side by side.
 `chaos_runs.py` holds the processes and the comparison, `chaos_faults.py` what is planted in them.
@@ -34,8 +34,9 @@ import psutil
 import safetensors.torch
 import torch
 
-from bench.chaos_faults import Plant, kill_at, not_a_number, raise_at, small_disk, small_files
-from bench.chaos_runs import (
+from bench.records import environment, save_record
+from bench.reliability.chaos_faults import Plant, kill_at, not_a_number, raise_at, small_disk, small_files
+from bench.reliability.chaos_runs import (
     SETTINGS,
     VARIANTS,
     Bench,
@@ -49,7 +50,6 @@ from bench.chaos_runs import (
     start_run,
     wait,
 )
-from bench.records import environment, save_record
 from trainer.checkpoint import sealed_folder as checkpoint
 from trainer.errors import InputError
 from trainer.model.encoder import Encoder

@@ -4,7 +4,7 @@ Three figures: real tokens tokenised a second (once a data set, then cached); re
 (every step, on a thread beside the step before it) and the share of a training step that would take, were it not
 beside; and the seconds from starting the command to the first step of a run on 15,000 pairs whose tokens are cached.
 
-    python bench/input_pipeline.py --encoder DIR --tickets tickets.csv
+    python -m bench.speed.input_pipeline --encoder DIR --tickets tickets.csv
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from records import RESULTS, ROOT, environment, save_record
-from workload import SHAPES, ticket_pairs, write_model
-
+from bench.records import RESULTS, ROOT, environment, save_record
+from bench.workload import SHAPES, ticket_pairs, write_model
 from trainer.config import CurriculumConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
@@ -108,7 +107,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         starts = [starting(model, train, dev, max_length, folder) for _ in range(STARTS)]
     record: dict[str, Any] = {
         "environment": environment(),
-        "settings": {key: value for key, value in vars(options).items() if key not in ("encoder", "tickets")},
+        "settings": {
+            key: value for key, value in vars(options).items() if key not in ("encoder", "tickets", "results")
+        },
         "real_tickets": options.tickets is not None,
         "tokenising": tokenising,
         "tokenising_tokens_per_s": tokenising["tokens"] / tokenising["seconds"],
@@ -131,13 +132,14 @@ def main() -> None:
     parser.add_argument("--tickets", help="CSV with short_description and description (default: made-up words)")
     parser.add_argument("--pairs", type=int, default=15_000)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
     record = measure(options)
     console.print(
         f"tokenising {record['tokenising_tokens_per_s']:,.0f} tokens/s, collating "
         f"{record['collating_tokens_per_s']:,.0f} tokens/s, first step after {record['start_seconds']:.1f} s"
     )
-    console.print(f"Record: {save_record('input_pipeline', record)}", markup=False)
+    console.print(f"Record: {save_record('input_pipeline', record, options.results)}", markup=False)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Dev metrics before and after at every dim come from the run itself; a general similarity set (STS format: two sentences
 and a score from 0 to 5) is judged before and after, in fp32. Writes bench/results/NAME.json.
 
-    python bench/real_run.py --config configs/itsm_minilm.toml --model DIR --train FILE --dev FILE --sts FILE
+    python -m bench.quality.real_run --config configs/itsm_minilm.toml --model DIR --train FILE --dev FILE --sts FILE
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from records import environment, save_record
-
+from bench.records import RESULTS, environment, save_record
 from trainer.config import load_config, to_tree
 from trainer.data.pairs import read_pairs
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
@@ -68,10 +67,11 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--keep", type=Path, help="folder for the run (default: thrown away)")
     parser.add_argument("--name", help="name of the record (default: the config's)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         record = run(options, options.keep or Path(scratch) / "run")
-    path = save_record(options.name or options.config.stem, record)
+    path = save_record(options.name or options.config.stem, record, options.results)
     for dim in record["sts"]["final"]:
         before, after = (record["sts"][key][dim]["spearman"] for key in ("baseline", "final"))
         console.print(f"STS Spearman at {dim} dims: {before:.4f} -> {after:.4f} ({after - before:+.4f})")

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of everything that reads a file: bytes in, a value or an error of the trainer's own out.
 
-    PYTHONPATH=. python bench/fuzz.py [--seconds 60] [--reader NAME ...] [--save fuzz]     (extra `fuzz`; Linux)
+    python -m bench.reliability.fuzz [--seconds 60] [--reader NAME ...] [--save fuzz]     (extra `fuzz`; Linux)
 
 libFuzzer, through atheris, changes the bytes and follows the branches of `trainer` and of Python's TOML reader. Each
 reader has a process of its own. A finding is any other exception, a message of several lines, a call that takes more
@@ -95,7 +95,7 @@ def file_readers(root: Path) -> dict[str, Reader]:
     for suffix, seed in row_files(names, rows, names).items():
         read = from_file(f"tickets{suffix}", lambda path: load_tickets(path, Columns(), Filter(mask=True)))
         found[f"tickets{suffix}"] = (read, [seed])
-    toml = Path(__file__).parents[1].joinpath("configs", "quickstart.toml").read_bytes()
+    toml = Path(__file__).parents[2].joinpath("configs", "quickstart.toml").read_bytes()
     found["config"] = (from_file("run.toml", load_config), [toml, b'[data]\ntrain = "x"\n[loss]\ndims = [8, 4]\n'])
     found["setting"] = (
         lambda data: resolve_config({"data": {"train": "x"}}, data.decode("utf-8", "replace").split("\x01")),
@@ -125,7 +125,7 @@ def make_run(root: Path) -> Path:
 
     if (root / "run").exists():
         return root / "run"
-    config = Path(__file__).parents[1] / "configs" / "quickstart.toml"
+    config = Path(__file__).parents[2] / "configs" / "quickstart.toml"
     sets = ("curriculum.epochs=1", "loss.dims=[16]", "lora.enabled=false", "train.batch_size=64")
     assert cli(["--config", str(config), "--output-dir", str(root / "run"), *(f"--set={pair}" for pair in sets)]) == 0
     return root / "run"
@@ -152,8 +152,7 @@ def checkpoint_readers(run: Path) -> dict[str, Reader]:
         parameters=parameters,
         optimizer=SimpleNamespace(optimizer=torch.optim.AdamW(parameters.values())),
         accelerator=SimpleNamespace(scaler=None),
-        add_trainables=lambda: None,
-        main=False,
+        is_main=False,
     )
     shrink_checkpoint(place, identity(to_tree(stub.config), {}, {}))
 
@@ -194,7 +193,7 @@ def run_readers(root: Path) -> dict[str, Reader]:
         assert all(json.loads(line)["step"] < 5 for line in lines), "a line of a later step was kept"
 
     found["log.jsonl"] = in_place(run / "log.jsonl", resume_log)
-    report._run_figures = lambda record: []  # a second for each call
+    report._pictures = lambda record: []  # a second for each call
     files = ("config.toml", "log.jsonl", "metrics.json", "scores.json", "plan.json", "training_metadata.json")
     for file in (*files, "lint.json", "strength.json"):
         found[f"report {file}"] = in_place(run / file, lambda: report.write_report(run))
@@ -273,7 +272,8 @@ def campaign(name: str, seconds: int, run: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         shutil.copytree(run, root / "run")
-        command = [sys.executable, __file__, "--child", name, "--seconds", str(seconds), "--folder", folder]
+        command = [sys.executable, "-m", "bench.reliability.fuzz", "--child", name]
+        command += ["--seconds", str(seconds), "--folder", folder]
         environment = {**os.environ, "TRAINER_CACHE": folder}
         ended = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
         said = ended.stdout + ended.stderr

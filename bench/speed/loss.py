@@ -6,8 +6,8 @@ can be taken by ours alone. On a GPU the plain definition is compiled, and there
 matrix-product peak: of 6 Q G E operations, one E-wide product forward and two backward. Logits that backward computes
 again count for nothing.
 
-    python bench/loss.py
-    python bench/loss.py --large 131072
+    python -m bench.speed.loss
+    python -m bench.speed.loss --large 131072
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from records import RESULTS, environment, save_record
-from throughput import matmul_peak
 from torch import Tensor
 
+from bench.records import RESULTS, environment, save_record
+from bench.speed.throughput import matmul_peak
 from trainer.loss.matryoshka import matryoshka_mnrl
 from trainer.system.console import console
 
@@ -85,7 +85,7 @@ def time_both(size: int, repeats: int) -> dict[str, Any]:
 
 def in_child(kind: str, size: int) -> dict[str, float]:
     """Extra bytes and seconds of one forward and backward in a fresh process."""
-    command = [sys.executable, __file__, "--child", kind, "--sizes", str(size)]
+    command = [sys.executable, "-m", "bench.speed.loss", "--child", kind, "--sizes", str(size)]
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
@@ -138,12 +138,12 @@ def main() -> None:
         return
     if options.large:
         record = {"environment": environment(), "dims": DIMS, **large(options.large)}
-        console.print(f"B = {options.large}: {record['seconds']:.0f} s, {record['bytes'] / 2**20:,.0f} MiB extra")
+        console.print(f"loss B = {options.large}: {record['seconds']:.0f} s, {record['bytes'] / 2**20:,.0f} MiB extra")
         console.print(f"Record: {save_record(f'{options.name}_large', record, options.results)}", markup=False)
         return
     times = [time_both(size, options.repeats) for size in options.sizes]
     for found in times:
-        console.print(f"B = {found['size']}: {found['ratio']:.2f} x the time of the plain definition")
+        console.print(f"loss B = {found['size']}: {found['ratio']:.2f} x the time of the plain definition")
     peaks = {kind: in_child(kind, options.memory_size)["bytes"] for kind in KINDS}
     memory = {"size": options.memory_size, "bytes": peaks, "ratio": peaks["ours"] / peaks["plain"]}
     megabytes = {kind: round(value / 2**20) for kind, value in peaks.items()}

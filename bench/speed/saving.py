@@ -7,7 +7,7 @@ for batches, start and end of the run are left out, which makes the share larger
 threads; while a save runs, the next batch is being collated. What a save does to the update after it (caches, memory)
 shows in that one's rate over the median of its stretch.
 
-    python bench/saving.py --encoder DIR --tickets tickets.csv
+    python -m bench.speed.saving --encoder DIR --tickets tickets.csv
 """
 
 from __future__ import annotations
@@ -25,25 +25,28 @@ from typing import Any
 
 import psutil
 import safetensors.torch
-from records import ROOT, environment, save_record
-from throughput import timed, write_pairs
 
+from bench.records import RESULTS, ROOT, environment, save_record
+from bench.speed.throughput import timed, write_pairs
 from trainer.checkpoint import sealed_folder as checkpoint
 from trainer.config import load_config
 from trainer.system import files as storage
 from trainer.system.console import console
 from trainer.system.process import tune_process
+from trainer.training import log as logbook
 from trainer.training import loop as train
+from trainer.training import resume
 from trainer.training.setup import Run
+from trainer.training.step import Stepper
 
 EVERY, BATCH_SIZE, MAX_LENGTH, DIMS = 50, 64, 256, [384, 256, 128, 64]
 DEV_PAIRS = 64
 PARTS: tuple[tuple[str, Any, str], ...] = (
-    ("snapshot", train, "snapshot"),
+    ("snapshot", resume, "snapshot"),
     ("serialise", safetensors.torch, "save"),
     ("hash", checkpoint, "write_manifest"),
     ("sync", storage, "sync"),
-    ("sync", train, "sync"),
+    ("sync", logbook, "sync"),
     ("retention", checkpoint, "drop_old"),
 )
 
@@ -93,12 +96,12 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"saves": [], "updates": []}
     spent: dict[str, float] = {}
 
-    def note_save(took: dict[str, float], run: Run, state: Any) -> None:
+    def note_save(took: dict[str, float], run: Run, state: Any, log: Any) -> None:
         # The first save is made before the loop, and other files are synced before it.
         found["saves"].append({"updates": state.step, **took, "parts": dict(spent) if state.step else None})
         spent.clear()
 
-    def note_update(took: dict[str, float], run: Run, step: int, batch: Any, *_: Any) -> None:
+    def note_update(took: dict[str, float], stepper: Stepper, step: int, batch: Any, *_: Any) -> None:
         found["updates"].append({**took, "tokens": batch.tokens})
 
     def note_loop(took: dict[str, float], *_: Any) -> None:
@@ -111,8 +114,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for name, owner, function in PARTS:
             stack.enter_context(timed(owner, function, name, spent))
         stack.enter_context(measured(train, "checkpoint", note_save))
-        stack.enter_context(measured(Run, "train_step", note_update))
-        stack.enter_context(measured(train, "steps", note_loop))
+        stack.enter_context(measured(Stepper, "train_step", note_update))
+        stack.enter_context(measured(train, "train_steps", note_loop))
         train.train(config, "saving")
     newest = max((folder / "run" / "checkpoints").glob("step-*"))
     found["checkpoint_bytes"] = sum(path.stat().st_size for path in newest.iterdir())
@@ -157,6 +160,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="train every weight, not LoRA")
     parser.add_argument("--disk", type=Path, default=ROOT / "runs", help="where the run is written (default: runs/)")
     parser.add_argument("--name", default="saving", help="of the record (default: saving)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
     tune_process()
     options.disk.mkdir(parents=True, exist_ok=True)
@@ -178,7 +182,7 @@ def main() -> None:
         f"Saving every {EVERY} steps: {record['share_of_seconds']:.3%} of the run's seconds (worst stretch "
         f"{record['worst_share_of_seconds']:.3%}), {record['share_of_cpu_seconds']:.3%} of its processor's"
     )
-    console.print(f"Record: {save_record(options.name, record)}", markup=False)
+    console.print(f"Record: {save_record(options.name, record, options.results)}", markup=False)
 
 
 if __name__ == "__main__":

@@ -2,24 +2,26 @@
 
 Embeddings are random, width 768: their values cost what real ones cost. As in the real pairs, each title stands with
 its own body (1) and with another's (0). Measured are 1,000 resamples of one model's pair metrics, then all of
-`trainer.assess.assess`: cosines, resamples of every metric for both models and their difference, retrieval over the
-pairs' own texts, and the diagnostic. Seconds of the processor are those of all threads. Writes
+`trainer.evaluation.verdict.assess`: cosines, resamples of every metric for both models and their difference, retrieval
+over the pairs' own texts, and the diagnostic. Seconds of the processor are those of all threads. Writes
 bench/results/intervals.json.
 
-    python bench/intervals.py
+    python -m bench.speed.intervals
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from records import environment, save_record
 
+from bench.records import RESULTS, environment, save_record
 from trainer.data.pairs import PairTable, pairs_from_columns
-from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_pairs, groups_of_texts
+from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_pairs
+from trainer.evaluation.groups import groups_of_texts
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.verdict import assess
 
@@ -76,13 +78,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--resamples", type=int, default=RESAMPLES)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
     found = measure(options.pairs, options.resamples)
     for name, took in (("bootstrap of one model", found["bootstrap_of_one_model"]), ("two models, all of it", found)):
         print(
             f"{found['pairs']:,} pairs, {name}: {took['seconds']:.1f} s, {took['cpu_seconds']:.1f} s of the processor"
         )
-    print(f"Record: {save_record('intervals', {'environment': environment(), **found})}")
+    print(f"Record: {save_record('intervals', {'environment': environment(), **found}, options.results)}")
 
 
 if __name__ == "__main__":

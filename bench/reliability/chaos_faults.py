@@ -24,7 +24,7 @@ from trainer.system import files as storage
 from trainer.training import log as logbook
 from trainer.training import loop as train
 from trainer.training import resume
-from trainer.training.setup import Run
+from trainer.training.step import Stepper
 
 Plant = Callable[[int], None]  # called in the child with its rank, before the trainer starts
 POINTS: dict[str, tuple[Any, str]] = {
@@ -43,7 +43,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "load": (resume, "load_checkpoint"),
     "restore": (resume, "restore"),
     "log line": (logbook, "json_ready"),
-    "update": (Run, "train_step"),
+    "update": (Stepper, "train_step"),
     "evaluation": (train, "note_evaluation"),
     "finish": (train, "finish"),
     "model export": (export, "save_model"),

@@ -6,7 +6,7 @@
 
 Every model is judged by the same code on the same held-out pairs. Writes bench/results/side_by_side.json.
 
-    python bench/side_by_side.py --model DIR --train pairs.json --dev dev.json
+    python -m bench.quality.side_by_side --model DIR --train pairs.json --dev dev.json
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from records import environment, save_record
 
+from bench.records import RESULTS, ROOT, environment, save_record
 from trainer.config import load_config
 from trainer.data.pairs import PairTable, read_pairs
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
@@ -28,7 +28,7 @@ from trainer.model.loading import load_encoder
 from trainer.system.console import console
 from trainer.training.loop import train
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "itsm_minilm.toml"
+CONFIG = ROOT / "configs" / "itsm_minilm.toml"
 DIMS = (384, 256, 128, 64)
 
 
@@ -100,7 +100,7 @@ def train_ours(options: argparse.Namespace, folder: Path) -> Path:
         "output.dir": f'"{folder}"',
     }
     config = load_config(CONFIG, [f"{key}={value}" for key, value in settings.items()])
-    return train(config, "ours") / "model"
+    return train(config, "ours").folder / "model"
 
 
 def judged(encoder: Encoder, dev: PairTable) -> Metrics:
@@ -130,7 +130,7 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
             model = train_ours(options, folder) if kind == "ours" else train_peer(kind, table, options, folder)
             record["seconds"][kind] = round(time.perf_counter() - start, 1)
             record["dev"][kind] = judged(load_encoder(str(model), max_length=options.max_length), dev)
-        save_record(options.name, record)  # what is done is not lost with what comes after
+        save_record(options.name, record, options.results)  # what is done is not lost with what comes after
         for name, metrics in record["dev"].items():
             console.print(name, {dim: round(values["spearman"], 4) for dim, values in metrics.items()})
     return record
@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--kinds", nargs="+", default=["notebook", "documented", "ours"])
     parser.add_argument("--name", default="side_by_side", help="name of the record")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
     run_all(parser.parse_args())
 
 

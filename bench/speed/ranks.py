@@ -3,7 +3,7 @@
 The gradients are those that the optimizer gets, in float64 and without dropout. The processes share this machine's
 cores, half of its threads each, so equal times mean that nothing is lost. Writes bench/results/two_ranks.json.
 
-    python bench/ranks.py --encoder DIR --tickets FILE
+    python -m bench.speed.ranks --encoder DIR --tickets FILE
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from records import RESULTS, environment, save_record
-from throughput import Ours, write_pairs
-from workload import SHAPES
 
+from bench.records import RESULTS, environment, save_record
+from bench.speed.throughput import Ours, write_pairs
+from bench.workload import SHAPES
 from trainer.system import distributed
 from trainer.system.console import console
 from trainer.system.process import tune_process
-from trainer.training.setup import Run
+from trainer.training.step import Stepper
 
 MODEL = "minilm-l6"
 
 
-def build(options: argparse.Namespace, folder: Path) -> Run:
-    """A run whose batches are this process's share of the global one."""
+def build(options: argparse.Namespace, folder: Path) -> Stepper:
+    """The steps of a run whose batches are this process's share of the global one."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     shape = argparse.Namespace(
         batch_size=options.batch_size // world_size,
@@ -41,12 +41,13 @@ def build(options: argparse.Namespace, folder: Path) -> Run:
         tokens_per_chunk=0,
         dims=[384, 256, 128, 64],
     )
-    return Ours(shape, Path(options.encoder), Path(options.pairs), folder).run
+    return Ours(shape, Path(options.encoder), Path(options.pairs), folder).stepper
 
 
 def gradient(options: argparse.Namespace, folder: Path) -> torch.Tensor:
     """What the optimizer gets in the second step, end to end in float64: the first moves LoRA's B off zero."""
-    run = build(options, folder)
+    stepper = build(options, folder)
+    run = stepper.run
     run.encoder.double().eval()
     run.objective.double()
     taken: list[torch.Tensor] = []
@@ -58,7 +59,7 @@ def gradient(options: argparse.Namespace, folder: Path) -> torch.Tensor:
 
     run.optimizer.step = step
     for number in (100, 101):  # past the first rates of the warm-up
-        run.train_step(number, run.prepare(number))
+        stepper.train_step(number, stepper.prepare(number))
     return taken[1]
 
 
@@ -66,15 +67,15 @@ def child(options: argparse.Namespace) -> None:
     """One rank: the gradient, then timed steps in fp32 with dropout. Rank 0 writes both."""
     with tempfile.TemporaryDirectory() as scratch:
         found = gradient(options, Path(scratch))
-        run = build(options, Path(scratch))
+        stepper = build(options, Path(scratch))
         seconds = []
         for step in range(options.steps + 1):
-            batch = run.prepare(step)
+            batch = stepper.prepare(step)
             if distributed.world_size() > 1:
                 torch.distributed.barrier()
             start = time.perf_counter()
-            run.train_step(step, batch)
-            run.settle()
+            stepper.train_step(step, batch)
+            stepper.settle()
             seconds.append(time.perf_counter() - start)
     if distributed.rank() == 0:
         torch.save({"gradient": found, "seconds": seconds[1:]}, options.child)
@@ -83,7 +84,8 @@ def child(options: argparse.Namespace) -> None:
 def on_ranks(options: argparse.Namespace, world_size: int, folder: Path) -> dict[str, Any]:
     """`child` on so many processes."""
     result = folder / f"{world_size}.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(world_size), __file__]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(world_size)]
+    command += ["-m", "bench.speed.ranks"]
     command += ["--child", str(result), "--encoder", options.encoder, "--pairs", str(folder / "pairs.json")]
     command += ["--batch-size", str(options.batch_size), "--steps", str(options.steps)]
     threads = max((os.cpu_count() or 1) // world_size, 1)

@@ -15,7 +15,7 @@ Padding counts for nothing.
 
 The split of a step is taken in steps of its own, with the device waited for at each border.
 
-    python bench/throughput.py --model minilm-l6 --encoder DIR --tickets tickets.csv --peer
+    python -m bench.speed.throughput --model minilm-l6 --encoder DIR --tickets tickets.csv --peer
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from records import RESULTS, environment, save_record
-from workload import SHAPES, ticket_pairs, write_model
 
+from bench.records import RESULTS, environment, save_record
+from bench.workload import SHAPES, ticket_pairs, write_model
 from trainer.config import load_config
 from trainer.model.fast_layers import Linear
 from trainer.system.console import console
 from trainer.system.process import keep_freed_memory, tune_process
-from trainer.training.setup import Run
-from trainer.training.step import peak_memory
+from trainer.training.setup import build_run, read_inputs
+from trainer.training.step import Stepper, peak_memory
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {"precision": "fp32", "batch_size": 64},
@@ -143,9 +143,10 @@ class Ours:
         }
         config = folder / "throughput.toml"
         config.write_text("")
-        self.run = Run(load_config(config, [f"{key}={value}" for key, value in settings.items()]), folder / "run")
-        self.run.add_trainables()
+        resolved = load_config(config, [f"{key}={value}" for key, value in settings.items()])
+        self.run = build_run(read_inputs(resolved, folder / "run", {}))
         self.run.encoder.train()
+        self.stepper = Stepper(self.run)
         self.step = 0
 
     def block(self, steps: int, precision: str) -> list[dict[str, float]]:
@@ -153,15 +154,15 @@ class Ours:
         samples = []
         device = self.run.device
         with self.in_precision(precision), ThreadPoolExecutor(1) as ahead:
-            upcoming = ahead.submit(self.run.prepare, self.step)
+            upcoming = ahead.submit(self.stepper.prepare, self.step)
             before = matmul_peak(precision, device)
             for _ in range(steps):
                 start = time.perf_counter()
                 batch = upcoming.result()
                 ready = time.perf_counter()
-                upcoming = ahead.submit(self.run.prepare, self.step + 1)
-                self.run.train_step(self.step, batch)
-                self.run.settle()
+                upcoming = ahead.submit(self.stepper.prepare, self.step + 1)
+                self.stepper.train_step(self.step, batch)
+                self.stepper.settle()
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 seconds = time.perf_counter() - start
@@ -185,15 +186,15 @@ class Ours:
 
     @contextmanager
     def in_precision(self, precision: str) -> Iterator[None]:
-        """Steps under the autocast that accelerate would set for a precision; one process holds one setting."""
-        device, accelerator = self.run.device, self.run.accelerator
-        usual = accelerator.autocast
+        """Steps under the autocast that a run of a precision has."""
+        device, run = self.run.device, self.run
+        usual = run.autocast
         if precision == "bf16":
-            accelerator.autocast = lambda: torch.autocast(device.type, torch.bfloat16)
+            run.autocast = lambda: torch.autocast(device.type, torch.bfloat16)
         try:
             yield
         finally:
-            accelerator.autocast = usual
+            run.autocast = usual
 
     def split(self, steps: int, precision: str) -> list[dict[str, float]]:
         """Seconds of each part of some steps, each part waited for; not for the rate."""
@@ -201,13 +202,13 @@ class Ours:
         parts = {"encoder": (run.encoder, "forward"), "loss": (run.objective, "forward")}
         parts |= {"backward": (run.accelerator, "backward"), "optimizer": (run.optimizer, "step")}
         for _ in range(steps):
-            batch, spent = run.prepare(self.step), {}
+            batch, spent = self.stepper.prepare(self.step), {}
             with self.in_precision(precision), ExitStack() as stack:
                 for name, (owner, method) in parts.items():
                     stack.enter_context(timed(owner, method, name, spent))
                 start = time.perf_counter()
-                run.train_step(self.step, batch)
-                run.settle()
+                self.stepper.train_step(self.step, batch)
+                self.stepper.settle()
                 spent["rest"] = time.perf_counter() - start - sum(spent.values())
             samples.append(spent)
             self.step += 1
@@ -229,7 +230,13 @@ class Peer:
         from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 
         self.options, self.folder = options, folder
-        self.model = SentenceTransformer(str(model), device="cuda" if torch.cuda.is_available() else "cpu")
+        self.model = SentenceTransformer(
+            str(model),
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            model_kwargs={"attn_implementation": options.peer_attention},
+        )
+        taken = self.model[0].auto_model.config._attn_implementation
+        assert taken == options.peer_attention, f"sentence-transformers took {taken} attention"
         self.model.max_seq_length = options.max_length
         targets = (
             ["q", "k", "v", "o"] if "mpnet" in options.model else ["query", "key", "value", "attention.output.dense"]
@@ -333,6 +340,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
+def figure(options: argparse.Namespace, record: dict[str, Any]) -> str:
+    """What was measured, in one line to be pasted."""
+    peer = f", {record['ratio']:.1f} x sentence-transformers ({options.peer_attention})" if "ratio" in record else ""
+    hardware = record["environment"]["gpu"] or record["environment"]["processor"]
+    return (
+        f"throughput {options.model} {options.precision} batch {options.batch_size}: {record['tokens_per_s']:,.0f} "
+        f"tokens/s{peer}, MFU {record['mfu']:.0%}, {hardware}".replace("%", " %")
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SHAPES, default="mpnet-4")
@@ -349,6 +366,11 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+")
     parser.add_argument("--peer", action="store_true", help="sentence-transformers beside it")
     parser.add_argument(
+        "--peer-attention",
+        choices=("eager", "sdpa", "flash_attention_2"),
+        help="the peer's (default: the best that its model has without more packages: sdpa; MPNet has eager alone)",
+    )
+    parser.add_argument(
         "--bf16", action="store_true", help="our own bf16 steps beside those of fp32, on the same batches"
     )
     parser.add_argument("--warmup", type=int, default=2)
@@ -361,6 +383,7 @@ def main() -> None:
     options.batch_size = options.batch_size or PRESETS[options.preset]["batch_size"]
     options.max_length = options.max_length or SHAPES[options.model]["max_length"]
     options.dims = options.dims or ([384, 256, 128, 64] if options.model == "minilm-l6" else [768, 512, 256, 128, 64])
+    options.peer_attention = options.peer_attention or ("eager" if "mpnet" in options.model else "sdpa")
     tune_process()
     record = measure(options)
     console.print(
@@ -370,6 +393,7 @@ def main() -> None:
         + (f", bf16 {record['bf16_ratio']:.2f} x fp32" if "bf16_ratio" in record else "")
         + f", waiting {record['waiting_share']:.2%}, peak memory {record['peak_memory'] / 2**30:.1f} GiB"
     )
+    console.print(figure(options, record), markup=False)
     path = save_record(
         options.name or f"throughput_{options.model}_{options.precision}_{options.preset}", record, options.results
     )

@@ -1,6 +1,6 @@
 """The kills and the spoilt files of `chaos.py`, against Hugging Face's Trainer beside this one.
 
-    PYTHONPATH=. python bench/chaos_peer.py [--kills 25] [--save chaos_peer]
+    python -m bench.reliability.chaos_peer [--kills 25] [--save chaos_peer]
 
 The same tiny random-weight MPNet with its dropout on, the same pairs, batch, learning rate, terms of the loss, steps
 between checkpoints and number of checkpoints kept, full determinism on. After its death a run is continued as the
@@ -38,9 +38,9 @@ import transformers
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from bench.chaos import SPOILS, Tally, campaign, corruptions, finish_run, make_targets, spoil, targets
-from bench.chaos_runs import SETTINGS, Bench, Strike, forget, fork, prepare, start_run, wait
 from bench.records import environment, save_record
+from bench.reliability.chaos import SPOILS, Tally, campaign, corruptions, finish_run, make_targets, spoil, targets
+from bench.reliability.chaos_runs import SETTINGS, Bench, Strike, forget, fork, prepare, start_run, wait
 from trainer.checkpoint import sealed_folder as checkpoint
 from trainer.loss.matryoshka import matryoshka_mnrl
 from trainer.loss.ranking import pairwise_ranking

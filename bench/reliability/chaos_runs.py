@@ -27,12 +27,12 @@ from typing import Any
 # A pool of threads does not survive a fork. (Callers that import torch before this module set the same.)
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
-from bench.chaos_faults import Plant, count_calls
+from bench.reliability.chaos_faults import Plant, count_calls
 from trainer.data.incidents import generate_pairs
 from trainer.main import main as run_trainer
 from trainer.model.loading import load_encoder
 from trainer.model.tiny import build_tiny_mpnet
-from trainer.training.setup import Run
+from trainer.training.step import Stepper
 
 SETTINGS = {
     "train.batch_size": 8,
@@ -171,15 +171,15 @@ def fork(folder: Path, act: Callable[[], None]) -> int:
 
 def note_rows(path: Path) -> None:
     """Write down the rows of every update that was made."""
-    real = Run.train_step
+    real = Stepper.train_step
 
-    def noted(self: Run, step: int, *rest: Any) -> Any:
+    def noted(self: Stepper, step: int, *rest: Any) -> Any:
         arrived = real(self, step, *rest)
         with path.open("a") as file:
-            file.write(json.dumps([step, self.sampler[step].tolist()]) + "\n")
+            file.write(json.dumps([step, self.run.sampler[step].tolist()]) + "\n")
         return arrived
 
-    Run.train_step = noted  # type: ignore[method-assign]
+    Stepper.train_step = noted  # type: ignore[method-assign]
 
 
 def wait(pids: list[int], folder: Path, strike: Strike | None = None, limit: float = 400.0) -> tuple[list[int], str]:

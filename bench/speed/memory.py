@@ -7,7 +7,7 @@ chunks embeds every text twice. Backward is twice as much arithmetic as forward 
 time a pair is what the arithmetic alone asks for; with LoRA it is as much, which makes 3/2. Writes
 bench/results/gradient_caching.json, with --full gradient_caching_full.json.
 
-    python bench/memory.py --encoder DIR --tickets FILE [--full]
+    python -m bench.speed.memory --encoder DIR --tickets FILE [--full]
 """
 
 from __future__ import annotations
@@ -24,43 +24,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loss import resident
-from records import RESULTS, environment, save_record
-from throughput import Ours, write_pairs
-from workload import SHAPES, write_model
 
+from bench.records import RESULTS, environment, save_record
+from bench.speed.loss import resident
+from bench.speed.throughput import Ours, write_pairs
+from bench.workload import SHAPES, write_model
 from trainer.system.console import console
 from trainer.system.process import tune_process
-from trainer.training.setup import Run
-from trainer.training.step import Prepared
+from trainer.training.step import Prepared, Stepper
 
 
-def build(options: argparse.Namespace, batch_size: int, tokens_per_chunk: int, folder: Path) -> Run:
-    """A run with batches of that size."""
+def build(options: argparse.Namespace, batch_size: int, tokens_per_chunk: int, folder: Path) -> Stepper:
+    """The steps of a run with batches of that size."""
     folder.mkdir()
     model = write_model(options.model, options.encoder, folder / "model")
     pairs = write_pairs(options.tickets, folder / "pairs.json", options.pairs)
     shape = argparse.Namespace(**{**vars(options), "batch_size": batch_size, "tokens_per_chunk": tokens_per_chunk})
-    return Ours(shape, model, pairs, folder, lora=not options.full).run
+    return Ours(shape, model, pairs, folder, lora=not options.full).stepper
 
 
-def step(run: Run, batch: Prepared) -> float:
+def step(stepper: Stepper, batch: Prepared) -> float:
     """Seconds of an update."""
     start = time.perf_counter()
-    run.train_step(0, batch)
-    run.settle()
+    stepper.train_step(0, batch)
+    stepper.settle()
     return time.perf_counter() - start
 
 
 def peak(options: argparse.Namespace, batch_size: int, tokens_per_chunk: int, steps: int) -> int:
     """Extra bytes of some steps, in this process."""
     with tempfile.TemporaryDirectory() as scratch:
-        run = build(options, batch_size, tokens_per_chunk, Path(scratch) / "run")
-        run.prepare(0)
-        cuda = run.device.type == "cuda"
+        stepper = build(options, batch_size, tokens_per_chunk, Path(scratch) / "run")
+        stepper.prepare(0)
+        cuda = stepper.run.device.type == "cuda"
         before = torch.cuda.memory_allocated() if cuda else resident("VmRSS")
         for number in range(steps):
-            step(run, run.prepare(number))
+            step(stepper, stepper.prepare(number))
         return (torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")) - before
 
 
@@ -82,14 +81,14 @@ def times(options: argparse.Namespace) -> dict[str, list[float]]:
                     found.append(step(small, small.prepare(len(found))))
                 between += time.perf_counter() - start
 
-        large.encoder.register_forward_pre_hook(small_step)
+        large.run.encoder.register_forward_pre_hook(small_step)
         seconds = step(large, batch)
     return {"small": found, "large": [seconds - between]}
 
 
 def in_child(options: argparse.Namespace, *what: str) -> Any:
     """What a fresh process finds."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--child", *what]
+    command = [sys.executable, "-m", "bench.speed.memory", *sys.argv[1:], "--child", *what]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(output.splitlines()[-1])
 

@@ -5,7 +5,7 @@ words keep their frequencies and titles recur as often as the file is larger. Wi
 generated incidents, whose small vocabulary makes far more pairs alike. Each size runs in a process of its own, with the
 defaults of the command. Writes bench/results/build_pairs.json.
 
-    python bench/build_pairs.py --tickets tickets.csv
+    python -m bench.speed.build_pairs --tickets tickets.csv
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from records import environment, save_record
-
+from bench.records import RESULTS, environment, save_record
 from trainer.data.incidents import generate_pairs
 from trainer.data.readers import Field, read_table
 from trainer.main import cli
@@ -77,7 +76,7 @@ def measure(known: list[tuple[str, str, str]], count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         tickets, output = Path(folder) / "tickets.csv", Path(folder) / "out"
         write_tickets(tickets, known, count)
-        command = [sys.executable, __file__, "--child", str(tickets), str(output)]
+        command = [sys.executable, "-m", "bench.speed.build_pairs", "--child", str(tickets), str(output)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         result = json.loads(done.stdout)
         if result["code"]:
@@ -97,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tickets", help="real tickets with the default columns (default: generated ones)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 20_000, 50_000, 100_000])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -110,7 +110,7 @@ def main() -> None:
         entry = record["growth"][-1]
         said = f"{count:,} tickets: {entry['seconds']:.0f} s, peak {entry['peak_bytes'] / 2**30:.2f} GiB"
         console.print(f"{said}, {entry['kept']:,} kept, candidates {entry['candidates']}", markup=False)
-    console.print(f"Record: {save_record('build_pairs', record)}", markup=False)
+    console.print(f"Record: {save_record('build_pairs', record, options.results)}", markup=False)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Measurements. `README.md` beside this file holds every table and how to repeat it; run scripts with `python -m`."""

@@ -1,0 +1,90 @@
+"""What a finished run left in its folder, read for a report."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import InputError
+
+# What is raised over JSON of another shape; StopIteration where there is no dim at all.
+FOREIGN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, StopIteration)
+
+
+@dataclass(frozen=True)
+class Record:
+    """The files of a finished run."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    scores: dict[str, Any]
+    plan: dict[str, Any]
+    metadata: dict[str, Any]
+    config: dict[str, dict[str, Any]]
+    steps: list[dict[str, Any]]
+    """Lines of log.jsonl that are steps."""
+    strength: dict[str, Any] | None
+    lint: Any
+
+    @property
+    def judged(self) -> dict[str, Any]:
+        """The judgement on the set that the verdict is about."""
+        judgement: dict[str, Any] = self.metrics[self.metrics["verdict_on"]]
+        return judgement
+
+    @property
+    def in_sample(self) -> bool:
+        """Whether the thresholds were fitted on the judged pairs."""
+        fitted_on: str = self.judged["thresholds"]["model"]["data_fingerprint"]
+        return fitted_on == self.judged["data_fingerprint"]
+
+
+@contextmanager
+def known_files(folders: str) -> Iterator[None]:
+    """Files that hold JSON, but not what this version writes, are bad input."""
+    try:
+        yield
+    except FOREIGN as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{folders}: a file of the run is of another version or damaged: {reason}") from error
+
+
+def read_run(folder: Path, metrics: dict[str, Any] | None = None) -> Record:
+    """Read the files of a run. Raises InputError where it is no finished run, or a file is damaged."""
+    if not (folder / "config.toml").is_file():
+        raise InputError(f"{folder}: no run there; name the folder of a training run")
+    if metrics is None and not (folder / "metrics.json").is_file():
+        raise InputError(f"{folder}: this run is not finished; continue it with --resume, then report")
+    try:
+        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        return Record(
+            folder=folder,
+            metrics=metrics or _read_json(folder / "metrics.json"),
+            scores=_read_json(folder / "scores.json"),
+            plan=_read_json(folder / "plan.json"),
+            metadata=_read_json(folder / "training_metadata.json"),
+            config=tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")),
+            steps=[line for line in map(json.loads, lines) if "loss" in line],
+            strength=_read_if_there(folder / "strength.json"),
+            lint=_read_if_there(folder / "lint.json"),
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: not there; the run is of an older version or was cut") from error
+    except FOREIGN as error:
+        raise InputError(f"{folder}: a file of the run is damaged: {error}") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _read_if_there(path: Path) -> Any:
+    return _read_json(path) if path.is_file() else None

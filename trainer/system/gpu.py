@@ -1,0 +1,91 @@
+"""Which GPU there is, whether this torch has code for it, and what compiling took on this machine the last time."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterable
+from importlib.metadata import version
+
+import torch
+
+from trainer.errors import InputError
+from trainer.system.files import cache_dir, write_file
+
+COMPILE_SECONDS = 60.0  # taken for the cost of compiling where it was never measured
+
+
+def supports(arch_list: Iterable[str], capability: tuple[int, int]) -> bool:
+    """Whether a build with code for these architectures runs on a card of this capability.
+
+    Machine code (`sm_86`) runs on cards of its major version from its minor version on, so that a card of 8.9 needs no
+    sm_89. PTX (`compute_90`) is compiled by the driver for any card that is not older. A name in "a" (`sm_90a`) is for
+    that very card alone; a name in "f" (`sm_100f`) for cards of its family, which share the major version.
+
+    Args:
+        arch_list: names as of `torch.cuda.get_arch_list()`; those of other makers are passed over.
+    """
+    for name in arch_list:
+        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name)
+        if match is None:
+            continue
+        kind, major, minor, suffix = match.groups()
+        code = (int(major), int(minor))
+        if suffix == "a":
+            runs = code == capability
+        elif kind == "compute" and not suffix:
+            runs = code <= capability
+        else:
+            runs = code[0] == capability[0] and code[1] <= capability[1]
+        if runs:
+            return True
+    return False
+
+
+def require_code(device: torch.device) -> None:
+    """Check that this build of torch has code for a GPU. Any other device passes, and so do other makers' GPUs.
+
+    Raises:
+        InputError: it has none; the first product on the card would fail.
+    """
+    if device.type != "cuda" or torch.version.cuda is None:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says in ten lines what is said here in one
+        capability, arch_list = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
+    if arch_list and not supports(arch_list, capability):
+        major, minor = capability
+        cuda = "12.8 or newer" if major >= 10 else "an older version, such as 12.6"
+        raise InputError(
+            f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}, and this torch "
+            f"{torch.__version__} has code for {', '.join(arch_list)} alone: install a torch built for CUDA {cuda}, by "
+            "the command that pytorch.org gives for it, or keep to the CPU with CUDA_VISIBLE_DEVICES="
+        )
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU. Raises InputError as `require_code` does."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    require_code(device)
+    return device
+
+
+def read_compile_seconds() -> float:
+    """What compiling took on this machine the last time, or COMPILE_SECONDS where nothing is known."""
+    try:
+        seconds = float(json.loads((cache_dir() / "compile_seconds.json").read_text())[_machine()])
+    except (OSError, ValueError, KeyError, TypeError):  # never written, or not by this function
+        return COMPILE_SECONDS
+    return seconds if seconds > 0 else COMPILE_SECONDS
+
+
+def note_compile_seconds(seconds: float) -> None:
+    """Keep what compiling took, for the next run on this machine. Raises StorageError."""
+    write_file(cache_dir() / "compile_seconds.json", json.dumps({_machine(): round(seconds, 3)}) + "\n")
+
+
+def _machine() -> str:
+    """What the cost of compiling depends on."""
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{card}, torch {version('torch')}"

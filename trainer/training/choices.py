@@ -1,0 +1,200 @@
+"""What a run computes with on a GPU: the fast ways that were proven on it before step 0, the plain ones elsewhere.
+
+    attention    a Triton kernel, or scaled_dot_product_attention over groups of sequences
+    layers       compiled by torch.compile, or eager
+    update       fused, passing over a bad gradient on the device; or plain, after the host has read that it is good
+
+A way that fails to compile, or that gives something else than the plain one, is not taken, on any rank; a note says
+what, why and what is taken instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+
+from trainer.config import OptimConfig
+from trainer.model.encoder import Encoder
+from trainer.model.families import FAMILIES, to_autocast
+from trainer.model.packing import TokenBatch
+from trainer.model.self_check import attention_fault, layers_fault, same_random_state
+from trainer.system import distributed as ranks
+from trainer.system.gpu import note_compile_seconds, read_compile_seconds
+from trainer.training.optimizer import build_optimizer, skip_next_update
+
+# The share of a step that compiled layers save. Assumed: fused activations, norms, dropouts and residuals are about a
+# third of an eager step in bf16, and no such step was measured on this code.
+SAVED_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How the steps of a run are computed. As built: the plain ways, with the fused update that every device has."""
+
+    attention: str = "groups"  # or "kernel"
+    compiled: bool = False
+    fused: bool = True  # the update
+    notes: tuple[str, ...] = ()  # a line for each way that was not taken, or that needs a reason
+
+    def setting(self) -> dict[str, Any]:
+        """What decides a result's last bits, for a checkpoint's identity."""
+        return {"attention": self.attention, "train.compile": self.compiled, "fused update": self.fused}
+
+
+def compiling_pays(steps: int, step_seconds: float, compile_seconds: float) -> bool:
+    """Whether what compiled layers save over so many eager steps is more than what compiling them costs."""
+    return saved_seconds(steps, step_seconds) > compile_seconds
+
+
+def saved_seconds(steps: int, step_seconds: float) -> float:
+    """What compiled layers are expected to save over so many steps."""
+    return steps * step_seconds * SAVED_SHARE
+
+
+def choose(
+    encoder: Encoder,
+    wanted: str,
+    steps: int,
+    first_batch: Callable[[], Sequence[TokenBatch]],
+    autocast: Callable[[], AbstractContextManager[None]],
+    earlier: bool | None = None,
+) -> Choices:
+    """Prove what a run is about to use on the encoder's GPU. Collective: all ranks make the same choices.
+
+    The encoder's own choices are set to what was found, and torch's random state is as it was.
+
+    Args:
+        encoder: with everything that trains.
+        wanted: `train.compile`.
+        steps: of the run.
+        first_batch: lays out the chunks of a step, on the device.
+        earlier: whether the layers of the run that is resumed were compiled; "auto" stays with it.
+    """
+    with autocast():
+        dtype = to_autocast(torch.empty(0, dtype=encoder.model.dtype, device=encoder.model.device)).dtype
+    notes: list[str] = []
+    packed = encoder.model.config.model_type in FAMILIES
+    has_triton = find_spec("triton") is not None
+    if packed:
+        fault = _fault(lambda: attention_fault(encoder, dtype) if has_triton else "Triton is not installed")
+        encoder.attention = "groups" if fault else "kernel"
+        if fault:
+            notes.append(f"The attention kernel is not used: {fault}; attention runs in groups of sequences")
+        tried, reason = _whether_to_compile(encoder, wanted, steps, first_batch, autocast, earlier, has_triton)
+        fault = None
+        if tried:
+            cost: list[float] = []
+
+            def check() -> str | None:
+                fault, seconds = layers_fault(encoder, autocast, dtype)
+                cost.append(seconds)
+                return fault
+
+            fault = _fault(check)
+            if fault is None and ranks.rank() == 0:
+                note_compile_seconds(cost[0])
+        encoder.compiled = tried and fault is None
+        notes.append(f"Layers are compiled: {reason}" if encoder.compiled else f"Layers run eagerly: {fault or reason}")
+    fault = _fault(lambda: update_fault(encoder.model.device))
+    if fault:
+        notes.append(f"The fused update is not used: {fault}; each gradient is read before the plain one")
+    return Choices(encoder.attention, encoder.compiled, fault is None, tuple(notes))
+
+
+def _fault(check: Callable[[], str | None]) -> str | None:
+    """What a check finds wrong on the first rank where it does; what it raises is what is wrong. Collective."""
+    try:
+        fault = check()
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise  # after these nothing else would run on the device either
+    except Exception as error:  # of a compiler, anything
+        said = (str(error).strip().splitlines() or [""])[0]
+        fault = f"{type(error).__name__}: {said}"
+    return next((fault for fault in ranks.gather_objects(fault) if fault), None)
+
+
+def _whether_to_compile(
+    encoder: Encoder,
+    wanted: str,
+    steps: int,
+    first_batch: Callable[[], Sequence[TokenBatch]],
+    autocast: Callable[[], AbstractContextManager[None]],
+    earlier: bool | None,
+    has_triton: bool,
+) -> tuple[bool, str]:
+    """Whether to try to compile, and why. Collective."""
+    if wanted != "off" and not has_triton:
+        return False, "Triton is not installed"
+    if wanted != "auto":
+        return wanted == "on", f'train.compile = "{wanted}"'
+    if earlier is not None:
+        return earlier, "as before the run was interrupted"
+    seconds = eager_seconds(encoder, first_batch(), autocast)
+    cost = read_compile_seconds()
+    seconds, cost = ranks.share_object((seconds, cost))
+    return compiling_pays(steps, seconds, cost), (
+        f"over {steps} steps of {seconds:.2g} s in the encoder it saves about {saved_seconds(steps, seconds):.0f} s, "
+        f'and compiling takes about {cost:.0f} s (train.compile = "auto")'
+    )
+
+
+def eager_seconds(
+    encoder: Encoder, chunks: Sequence[TokenBatch], autocast: Callable[[], AbstractContextManager[None]]
+) -> float:
+    """Seconds of the encoder's eager share of a step: forward and backward of every chunk, measured on the first."""
+    device, parameters = encoder.model.device, list(encoder.trainable().values())
+    was_training, was_compiled = encoder.training, encoder.compiled
+    encoder.train()
+    encoder.compiled = False
+    try:
+        with same_random_state(device):
+            for _ in range(2):  # the first time starts what runs for the first time
+                start = time.perf_counter()
+                with autocast():
+                    embeddings = encoder(chunks[0])
+                torch.autograd.grad(embeddings.sum(), parameters, allow_unused=True)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds = time.perf_counter() - start
+    finally:
+        encoder.train(was_training)
+        encoder.compiled = was_compiled
+    return seconds * len(chunks)
+
+
+def update_fault(device: torch.device) -> str | None:
+    """Say how the fused update breaks its promise to pass over a step whose `found_inf` is set; None where it keeps it.
+
+    Held against it: weights, both moments and the count of steps of a small optimizer like the run's.
+    """
+    with same_random_state(device):
+        parameters = {
+            "matrix": Parameter(torch.randn(3, 4, device=device)),
+            "vector": Parameter(torch.randn(5, device=device)),
+        }
+        optimizer = build_optimizer(parameters, OptimConfig(lr=0.1))
+
+        def update(skip: bool, gradient: float) -> list[torch.Tensor]:
+            for parameter in parameters.values():
+                parameter.grad = torch.full_like(parameter, gradient)
+            skip_next_update(optimizer, when=torch.tensor(skip, device=device))
+            optimizer.step()
+            states = (optimizer.state[parameter] for parameter in parameters.values())
+            tensors = [*parameters.values(), *(value for state in states for value in state.values())]
+            return [tensor.detach().clone() for tensor in tensors]
+
+        before = update(False, 1.0)
+        passed_over = update(True, float("nan"))
+        after = update(False, 1.0)
+    if not all(map(torch.equal, before, passed_over)):
+        return "it does not pass over a gradient that is not finite"
+    if any(map(torch.equal, before, after)):
+        return "it passes over a gradient that is finite"
+    return None
