@@ -39,6 +39,7 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     Raises:
         InputError: a file is bad, a part has one class only, or parts share texts that must not.
     """
+    config.require_train()
     train = _read(config, config.train, "train", seed)
     if config.dev or config.train == INCIDENTS:
         dev = _read(config, config.dev or INCIDENTS, "dev", seed)
