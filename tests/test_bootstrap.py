@@ -82,7 +82,9 @@ def plain(scores: np.ndarray, target: np.ndarray, labels: np.ndarray, threshold:
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("levels", [0, 2, 20])
 @pytest.mark.parametrize("across", [False, True])
-@pytest.mark.parametrize(("n", "groups"), [(60, 20), (301, 301), (500, 40)])
+@pytest.mark.parametrize(
+    ("n", "groups"), [(60, 20), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((301, 301), (500, 40)))]
+)
 def test_weights_give_what_the_drawn_rows_give(n: int, groups: int, across: bool, levels: int, binary: bool) -> None:
     data = draw(n, groups, levels, seed=n + levels, binary=binary, across=across)
     found = bootstrap_pairs(**data, resamples=15, seed=7)

@@ -290,6 +290,7 @@ def test_models_of_different_widths_need_common_dims(tiny_model, tmp_path, files
         assert found.assessment.verdicts.keys() == {"32"}
 
 
+@pytest.mark.slow
 def test_the_real_encoder_has_its_known_figures(real_encoder, shared_data):
     """Published or independently computed values: any slip in pooling, tokenising or metrics moves them."""
     model = load_encoder(str(real_encoder))
