@@ -465,6 +465,7 @@ BY_KEY = {
     "optim.lr": st.floats(0.5, allow_infinity=False),
     "optim.weight_decay": ABOVE_ZERO,
     "loss.scale": ABOVE_ZERO,
+    "eval.largest_strength": st.floats(1, 2),
 }
 
 
