@@ -16,7 +16,7 @@ from trainer.system.processor import works
 
 pytestmark = pytest.mark.numbers
 
-EPS = {torch.float32: 2.0**-21, torch.bfloat16: 2.0**-8}  # bf16's rounding to nearest; a sum in fp32, whose terms may cancel
+EPS = {torch.float32: 2.0**-21, torch.bfloat16: 2.0**-8}  # a sum in fp32 that may cancel; rounding to bf16
 WAYS = [(fp32, bf16) for fp32 in ("onednn", "torch") for bf16 in ("onednn", "torch", "widened")]
 
 
