@@ -358,6 +358,8 @@ def test_an_inexact_resume_is_allowed_where_asked_for_and_on_record(start, tmp_p
 @pytest.mark.numbers
 def test_a_resumed_run_takes_its_products_again_or_is_refused_as_inexact(start, tmp_path, monkeypatch, capfd):
     """`auto` and the measurement are of the run's start, not of the day it is resumed."""
+    monkeypatch.delenv(processor.SWITCH, raising=False)
+    processor.forget()
     if not processor.works("onednn", torch.float32):
         pytest.skip("torch was built without oneDNN's operators")
     processor.take_products({"fp32": "onednn"})
