@@ -114,6 +114,7 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "loss.scale": (["0", "-20"], ["0.1"]),
     "loss.pair_weight": (["-0.1"], ["0", "0.5"]),
     "eval.every": (["-1"], ["0"]),
+    "eval.largest_strength": (["0.9", "2.1"], ["1", "1.5", "2"]),
     "eval.forgetting_limit": (["-0.01"], ["0"]),
     "early_stopping.patience": (["-1"], ["0"]),
     "checkpoint.every": (["-1"], ["0"]),
@@ -464,6 +465,7 @@ BY_KEY = {
     "optim.lr": st.floats(0.5, allow_infinity=False),
     "optim.weight_decay": ABOVE_ZERO,
     "loss.scale": ABOVE_ZERO,
+    "eval.largest_strength": st.floats(1, 2),
 }
 
 
