@@ -1,4 +1,4 @@
-"""The examples in docstrings give what they say."""
+"""The examples in docstrings give what they say; those that need a model are run in test_encode.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGE = Path(trainer.__file__).parent
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
     for path in PACKAGE.rglob("*.py")
-    if ">>> " in path.read_text(encoding="utf-8")
+    if ">>> " in path.read_text(encoding="utf-8") and path.parent.name != "model"
 )
 
 
