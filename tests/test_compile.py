@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.config import load_config, resolve_config
+from trainer.config_file import load_config, resolve_config
 from trainer.errors import InputError
 from trainer.model.loading import load_encoder
 from trainer.model.packing import pack

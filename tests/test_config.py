@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from trainer import config as config_module
+from trainer import config_file
 from trainer.config import (
     RULES,
     Config,
@@ -28,15 +29,11 @@ from trainer.config import (
     OptimConfig,
     OutputConfig,
     TrainConfig,
-    dump_config,
-    load_config,
-    resolve_config,
     section_name,
     setting_keys,
     settings_of,
-    suggest,
-    to_tree,
 )
+from trainer.config_file import dump_config, load_config, resolve_config, suggest, to_tree
 from trainer.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -323,6 +320,7 @@ def test_a_config_changed_is_checked_again() -> None:
 
 def test_the_examples_run() -> None:
     assert doctest.testmod(config_module) == (0, 3)
+    assert doctest.testmod(config_file) == (0, 2)
 
 
 def test_whole_numbers_pass_as_floats(tmp_path: Path) -> None:

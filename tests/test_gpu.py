@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from trainer.config import load_config
+from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
 from trainer.model.self_check import without_dropout
 from trainer.training.gradcache import backward_in_chunks

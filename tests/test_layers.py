@@ -18,6 +18,7 @@ FLOORS = (
     {"errors"},
     {"system"},
     {"config"},
+    {"config_file"},
     {"model", "text"},
     {"data"},
     {"evaluation", "loss"},

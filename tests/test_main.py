@@ -17,7 +17,8 @@ import pytest
 from rich.console import Console
 
 from trainer import errors
-from trainer.config import Config, setting_keys, settings_of, to_tree
+from trainer.config import Config, setting_keys, settings_of
+from trainer.config_file import to_tree
 from trainer.errors import InputError
 from trainer.main import COMMANDS, cli
 from trainer.system import console as shown

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
-from trainer.config import Config, load_config, resolve_config, to_tree
+from trainer.config import Config
+from trainer.config_file import load_config, resolve_config, to_tree
 from trainer.data.incidents import generate_pairs
 from trainer.main import COMMANDS, cli
 

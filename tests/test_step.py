@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainer.config import load_config
+from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
 from trainer.errors import NumericError
 from trainer.training.setup import build_run, read_inputs

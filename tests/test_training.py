@@ -24,8 +24,8 @@ from trainer.config import (
     OptimConfig,
     OutputConfig,
     TrainConfig,
-    load_config,
 )
+from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
 from trainer.errors import InputError
 from trainer.evaluation.judge import Question, judge, judgement_record

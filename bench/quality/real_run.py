@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.records import RESULTS, environment, save_record
-from trainer.config import load_config, to_tree
+from trainer.config_file import load_config, to_tree
 from trainer.data.pairs import read_pairs
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
 from trainer.model.loading import load_encoder

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from bench.records import RESULTS, ROOT, environment, save_record
-from trainer.config import load_config
+from trainer.config_file import load_config
 from trainer.data.pairs import PairTable, read_pairs
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
 from trainer.model.encoder import Encoder

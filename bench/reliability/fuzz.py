@@ -67,7 +67,7 @@ def row_files(names: tuple[str, ...], rows: list[tuple[str, ...]], plurals: tupl
 
 def file_readers(root: Path) -> dict[str, Reader]:
     """Readers of pairs, tickets and configs."""
-    from trainer.config import load_config, resolve_config
+    from trainer.config_file import load_config, resolve_config
     from trainer.data.pairs import read_pairs
     from trainer.data.tickets import Columns, Filter, load_tickets
 
@@ -137,7 +137,7 @@ def checkpoint_readers(run: Path) -> dict[str, Reader]:
 
     from trainer.checkpoint.identity import identity
     from trainer.checkpoint.sealed_folder import FILES, newest_checkpoint
-    from trainer.config import load_config, to_tree
+    from trainer.config_file import load_config, to_tree
     from trainer.system.files import find_damage, write_manifest
     from trainer.training import resume
 

@@ -29,7 +29,7 @@ import safetensors.torch
 from bench.records import RESULTS, ROOT, environment, save_record
 from bench.speed.throughput import timed, write_pairs
 from trainer.checkpoint import sealed_folder as checkpoint
-from trainer.config import load_config
+from trainer.config_file import load_config
 from trainer.system import files as storage
 from trainer.system.console import console
 from trainer.system.process import tune_process

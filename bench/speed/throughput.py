@@ -37,7 +37,7 @@ import torch
 
 from bench.records import RESULTS, environment, save_record
 from bench.workload import SHAPES, ticket_pairs, write_model
-from trainer.config import load_config
+from trainer.config_file import load_config
 from trainer.model.fast_layers import Linear
 from trainer.system.console import console
 from trainer.system.numerics import settle_numerics

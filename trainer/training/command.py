@@ -40,7 +40,7 @@ def train_parser() -> argparse.ArgumentParser:
 
 def run_train(options: argparse.Namespace) -> None:
     """Load the config and train."""
-    from trainer.config import load_config
+    from trainer.config_file import load_config
 
     path = options.config or default_config()
     if options.resume and options.output_dir and not options.config:

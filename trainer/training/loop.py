@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from trainer.checkpoint.content import Best, RunState
-from trainer.config import Config, resolve_config, to_tree
+from trainer.config import Config
+from trainer.config_file import resolve_config, to_tree
 from trainer.errors import Stopped
 from trainer.system import distributed as ranks
 from trainer.system.console import console, progress

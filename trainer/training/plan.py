@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from trainer.config import dump_config
+from trainer.config_file import dump_config
 from trainer.lint.linter import Tokens, lint_tables
 from trainer.lint.show import print_findings
 from trainer.system.console import console

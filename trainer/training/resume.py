@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from trainer.checkpoint.content import RunState, restore, saved_identity, saved_log_seal, snapshot
 from trainer.checkpoint.identity import Identity, identity, require_same_run
 from trainer.checkpoint.sealed_folder import load_checkpoint, newest_checkpoint, newest_values, save_checkpoint
-from trainer.config import to_tree
+from trainer.config_file import to_tree
 from trainer.errors import CheckpointError
 from trainer.system import distributed as ranks
 from trainer.system.console import console

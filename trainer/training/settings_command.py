@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer import config
+from trainer.config_file import suggest
 from trainer.errors import InputError
 from trainer.system.arguments import Parser
 from trainer.system.values import KINDS, toml_value
@@ -42,7 +43,7 @@ def run_settings(options: argparse.Namespace) -> None:
     settings = [one for one in all_settings() if not asked or asked in (one.key, one.key.split(".")[0])]
     if not settings:
         section, _, name = asked.rpartition(".")
-        hint = config.suggest(section or asked, name or asked)
+        hint = suggest(section or asked, name or asked)
         known = ", ".join(config.settings_of(config.Config))
         raise InputError(f"unknown section or setting {asked!r}; {hint or 'known are ' + known}")
     show(settings)
