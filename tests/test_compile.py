@@ -16,8 +16,8 @@ from trainer.errors import InputError
 from trainer.model.loading import load_encoder
 from trainer.model.packing import pack
 from trainer.system import gpu
-from trainer.training import choices
-from trainer.training.choices import Choices, choose, compiling_pays, eager_seconds, saved_seconds
+from trainer.training import fast_paths
+from trainer.training.fast_paths import FastPaths, choose_fast_paths, compiling_pays, eager_seconds, saved_seconds
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ SOUND = {"attention": None, "layers": (None, 3.0), "update": None, "triton": Tru
 
 @pytest.fixture
 def chosen(tiny_model, monkeypatch, tmp_path):
-    """Choose for a tiny encoder where the checks find what is given. (choices, encoder, whether layers were tried)."""
+    """Choose for a tiny encoder where the checks find what is given. (fast paths, encoder, whether layers were tried)."""
 
     def run(wanted, steps=1000, step_seconds=1.0, earlier=None, family="mpnet", **found):
         found = SOUND | found
@@ -70,13 +70,13 @@ def chosen(tiny_model, monkeypatch, tmp_path):
             return found["layers"]
 
         monkeypatch.setenv("TRAINER_CACHE", str(tmp_path))
-        monkeypatch.setattr(choices, "find_spec", lambda name: object() if found["triton"] else None)
-        monkeypatch.setattr(choices, "attention_fault", lambda *_: found["attention"])
-        monkeypatch.setattr(choices, "layers_fault", layers)
-        monkeypatch.setattr(choices, "update_fault", lambda *_: found["update"])
-        monkeypatch.setattr(choices, "eager_seconds", lambda *_: step_seconds)
+        monkeypatch.setattr(fast_paths, "find_spec", lambda name: object() if found["triton"] else None)
+        monkeypatch.setattr(fast_paths, "attention_fault", lambda *_: found["attention"])
+        monkeypatch.setattr(fast_paths, "layers_fault", layers)
+        monkeypatch.setattr(fast_paths, "update_fault", lambda *_: found["update"])
+        monkeypatch.setattr(fast_paths, "eager_seconds", lambda *_: step_seconds)
         encoder = load_encoder(str(tiny_model(family)))
-        return choose(encoder, wanted, steps, tuple, nullcontext, earlier), encoder, bool(tried)
+        return choose_fast_paths(encoder, wanted, steps, tuple, nullcontext, earlier), encoder, bool(tried)
 
     return run
 
@@ -87,7 +87,7 @@ def test_what_is_sound_is_used_and_its_cost_kept(chosen):
     assert found.notes == ('Layers are compiled: train.compile = "on"',)
     assert encoder.path == "packed, attention by Triton kernel, layers compiled"
     assert gpu.read_compile_seconds() == 3.0
-    assert found.setting() == {"attention": "kernel", "train.compile": True, "fused update": True}
+    assert found.conditions() == {"attention": "kernel", "train.compile": True, "fused update": True}
 
 
 def test_a_short_run_does_not_pay_for_compiling(chosen):
@@ -125,7 +125,7 @@ def test_what_is_broken_is_not_used_and_named(chosen):
     found, encoder, _ = chosen(
         "on", attention="values off by 2", layers=RuntimeError("no C compiler\nadvice"), update="it breaks its promise"
     )
-    assert found == Choices(
+    assert found == FastPaths(
         "groups",
         False,
         False,
@@ -140,7 +140,7 @@ def test_what_is_broken_is_not_used_and_named(chosen):
 
 
 def test_what_fails_on_one_rank_is_used_on_none(chosen, monkeypatch):
-    monkeypatch.setattr(choices.ranks, "gather_objects", lambda value: [value, "differs here"])
+    monkeypatch.setattr(fast_paths.ranks, "gather_objects", lambda value: [value, "differs here"])
     found, encoder, _ = chosen("on")
     assert (found.attention, found.compiled, found.fused) == ("groups", False, False)
     assert all("differs here" in note for note in found.notes) and not encoder.compiled
@@ -159,9 +159,9 @@ def test_a_broken_kernel_is_found_by_the_choice(tiny_model, monkeypatch):
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     encoder.spec = replace(encoder.spec, max_length=5)
     encoder.model.config.attention_probs_dropout_prob = 0.0
-    assert choose(encoder, "off", 1, tuple, nullcontext).attention == "kernel"
+    assert choose_fast_paths(encoder, "off", 1, tuple, nullcontext).attention == "kernel"
     monkeypatch.setattr(attention_triton, "packed_attention", lambda query, *rest: right(-query, *rest))
-    found = choose(encoder, "off", 1, tuple, nullcontext)
+    found = choose_fast_paths(encoder, "off", 1, tuple, nullcontext)
     assert found.attention == encoder.attention == "groups"
     assert found.notes[0].startswith("The attention kernel is not used: values off by")
 

@@ -44,8 +44,8 @@ def stepper(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_everything_that_is_fast_proves_itself(stepper, precision):
-    choices = stepper("run", {"train.precision": precision}).run.choices
-    assert (choices.attention, choices.compiled, choices.fused) == ("kernel", True, True), choices.notes
+    fast_paths = stepper("run", {"train.precision": precision}).run.fast_paths
+    assert (fast_paths.attention, fast_paths.compiled, fast_paths.fused) == ("kernel", True, True), fast_paths.notes
 
 
 @pytest.mark.parametrize("budget", [0, 300])

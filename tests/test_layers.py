@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -13,6 +14,7 @@ import trainer
 
 PACKAGE = Path(trainer.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
+ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
 
 FLOORS = (
     {"errors"},
@@ -98,7 +100,7 @@ def cycle(imports: dict[str, set[str]]) -> list[str]:
     return sorted(left)
 
 
-@pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()))
+@pytest.mark.parametrize("room", ROOMS)
 def test_a_room_has_no_circle(room: str) -> None:
     imports = {
         path.stem: {module for other, module in imported(path.read_text(encoding="utf-8"), room) if other == room}
@@ -109,6 +111,18 @@ def test_a_room_has_no_circle(room: str) -> None:
 
 def test_a_circle_is_seen() -> None:
     assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
+def missing_in_map(room: str, modules: set[str]) -> set[str]:
+    """Modules of a room that its docstring does not name."""
+    docstring = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    return {module for module in modules if not re.search(rf"\b{module}\b", docstring)}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_docstring_of_a_room_is_its_map(room: str) -> None:
+    assert not missing_in_map(room, {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"})
+    assert missing_in_map(room, {"novelty"})
 
 
 def test_no_name_shadows_the_standard_library_or_an_installed_package() -> None:

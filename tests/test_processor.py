@@ -270,7 +270,7 @@ def test_which_precision_is_taken_and_why(asked, device, native, capability, tak
     assert settled.precision == taken and said in str(settled)
     on_cpu = {"fp32", "bf16"} if taken == "bf16" else {"fp32"}
     assert set(settled.products) == (on_cpu if device == CPU else set())
-    assert settled.setting()["train.precision"] == taken
+    assert settled.conditions()["train.precision"] == taken
 
 
 def test_products_that_instructions_do_not_speed_up_are_named(monkeypatch):
@@ -292,14 +292,14 @@ def test_a_resumed_run_takes_its_products_again_where_they_work():
     for way in ("torch", "onednn"):
         if processor.works(way, FP32):
             saved = {"train.precision": "fp32", "products": {"fp32": way}}
-            assert settle_numerics("auto", CPU, saved).setting() == saved
+            assert settle_numerics("auto", CPU, saved).conditions() == saved
             assert processor.product_way(FP32) == way
 
 
 @pytest.mark.parametrize("products", [{"fp32": "gone"}, {"fp32": []}, [], None, {"bf16": "torch"}], ids=str)
 def test_what_no_processor_wrote_is_not_taken(products):
     settled = settle_numerics("auto", CPU, {"train.precision": ["fp32"], "products": products})
-    assert settled.setting() == settle_numerics("auto", CPU).setting()
+    assert settled.conditions() == settle_numerics("auto", CPU).conditions()
 
 
 def test_all_ranks_take_what_the_first_chose_or_what_works_anywhere(monkeypatch, machine):

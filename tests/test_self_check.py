@@ -18,7 +18,7 @@ from trainer.model.families import FAMILIES
 from trainer.model.loading import load_encoder
 from trainer.model.lora import add_lora
 from trainer.model.self_check import attention_fault, layers_fault
-from trainer.training.choices import update_fault
+from trainer.training.fast_paths import update_fault
 
 packed_attention = attention_triton.packed_attention
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

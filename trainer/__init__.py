@@ -13,7 +13,7 @@ Which room for what, from the top floor down; a room imports only from floors be
     data         pairs, tickets, splits, the curriculum, the layout of a batch
     model        the encoder: loading, packing, LoRA, embedding, export
     text         cleaning, masking and comparing texts without a model
-    config       one experiment, typed and checked
+    config       one experiment, typed and checked; `config_file` reads and writes it as TOML
     system       console, files, processes, signals, ranks
     errors       the errors that a person sees
 

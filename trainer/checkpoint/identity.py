@@ -9,37 +9,37 @@ from typing import Any
 from trainer.errors import CheckpointError
 from trainer.system.distributed import world_size
 
-# Keys that may change freely: they decide what is written and when, not what is computed. Which precision
-# train.precision came to is of the setting.
+# Keys that may change freely: they decide what is written and when, not what is computed. What train.precision and
+# train.compile came to is among the conditions.
 FREE = (
-    *("log.", "checkpoint.", "output.", "train.timeout", "train.precision", "data.forgetting"),
+    *("log.", "checkpoint.", "output.", "train.timeout", "train.precision", "train.compile", "data.forgetting"),
     *("eval.every", "eval.choose_strength", "eval.largest_strength", "eval.forgetting_limit"),
 )
 # Keys whose change leaves the run the same in kind, but not to the bit.
-INEXACT = ("train.batch_size", "train.tokens_per_chunk", "train.compile")
+INEXACT = ("train.batch_size", "train.tokens_per_chunk")
 
 Identity = dict[str, dict[str, Any]]
 
 
 def identity(
-    config_tree: dict[str, dict[str, Any]], fingerprints: Mapping[str, str], setting: Mapping[str, Any]
+    config_tree: dict[str, dict[str, Any]], fingerprints: Mapping[str, str], conditions: Mapping[str, Any]
 ) -> Identity:
     """What must be equal for a resumed run to be the same run.
 
     Args:
         config_tree: the config, as `config.to_tree` gives it.
         fingerprints: of data, tokens and base weights.
-        setting: number of processes, device, threads and versions.
+        conditions: number of processes, device, threads, versions, precision, products and fast paths.
 
     Returns:
-        "run": what makes it another run; "setting": what makes it the same one with other rounding or dropout. The
+        "run": what makes it another run; "conditions": what makes it the same one with other rounding or dropout. The
         batch of all ranks together is of the run, a rank's part of it is not.
     """
     flat = {f"{section}.{key}": value for section, values in config_tree.items() for key, value in values.items()}
     kept = {key: value for key, value in flat.items() if not key.startswith(FREE)}
     run = {key: value for key, value in kept.items() if key not in INEXACT}
     whole = {"train.batch_size of all processes": flat["train.batch_size"] * world_size()}
-    return {"run": {**run, **fingerprints, **whole}, "setting": {**{key: kept[key] for key in INEXACT}, **setting}}
+    return {"run": {**run, **fingerprints, **whole}, "conditions": {**{key: kept[key] for key in INEXACT}, **conditions}}
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
@@ -55,14 +55,14 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
 def require_same_run(
     path: Path, saved: Mapping[str, Any], current: Mapping[str, Any], allow_inexact: bool
 ) -> list[str]:
-    """What differs in the setting, once that is known to be allowed.
+    """What differs in the conditions, once that is known to be allowed.
 
     Raises:
-        CheckpointError: a checkpoint of another run, or of another setting that is not allowed; all fields are named.
+        CheckpointError: a checkpoint of another run, or of other conditions that are not allowed; all fields are named.
     """
     if changed := differences(saved["run"], current["run"]):
         raise CheckpointError(f"{path}: not the same run: {'; '.join(changed)}")
-    changed = differences(saved["setting"], current["setting"])
+    changed = differences(saved["conditions"], current["conditions"])
     if changed and not allow_inexact:
         raise CheckpointError(
             f"{path}: the result would not be the same to the bit: {'; '.join(changed)}; to go on all the same, add "

@@ -14,6 +14,7 @@ Start at `encoder`, and follow `Encoder.encode` down:
     packing      `TokenBatch`: sequences end to end, no padding
     attention    attention within the sequences of a batch; `attention_triton` is its GPU kernel
     fast_layers  layers that compute the same faster
+    self_check   the kernel and the compiled layers against the plain ones, on the device itself
 
 Nothing here knows of pairs, labels or metrics.
 """

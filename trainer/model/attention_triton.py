@@ -204,7 +204,8 @@ def kernel_options(kernel: str, dtype: torch.dtype, head_width: int, device: str
         device: the type of device; on "cpu" it is the interpreter that runs them, where large tiles are fastest.
 
     Returns:
-        "own", "walked", "num_warps" and "num_stages".
+        "own", "walked", "num_warps" and "num_stages". A program owns no more than a block of rows: `packing.BLOCK`
+        has to grow with "own".
     """
     if device == "cpu":
         own, walked, warps, stages = 64, 64, 4, 1

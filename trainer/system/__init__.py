@@ -9,5 +9,9 @@ signals       SIGTERM and SIGINT end a run where nothing is lost
 process       settings of the whole process: threads, memory
 failures      what a library's RuntimeError means: a lost peer, exhausted memory
 arguments     the command line's parser
-onednn        the CPU's matrix products in oneDNN's own layout
+processor     what this processor multiplies, tried once, and the products that follow from it
+numerics      the precision and the products of a run: settled for all ranks, kept, taken again on resume
+devices       what differs between CPU, CUDA and other devices
+gpu           a torch that has no code for the card; what compiling cost last
+values        a setting's value: checked against its type, written as TOML; how alike two names are
 """

@@ -43,7 +43,7 @@ class Numerics:
         ways = "".join(f"; products in {name}: {way}" for name, way in self.products.items())
         return f"{self.precision}, {self.reason}{ways}"
 
-    def setting(self) -> dict[str, Any]:
+    def conditions(self) -> dict[str, Any]:
         """What a resumed run must find again to be the same to the bit."""
         return {"train.precision": self.precision, "products": dict(self.products)}
 
@@ -59,7 +59,7 @@ def settle_numerics(asked: str, device: torch.device, saved: Mapping[str, Any] |
 
     Args:
         asked: `train.precision`.
-        saved: `Numerics.setting` of the run that is continued; what it took is taken again where it is to be had.
+        saved: `Numerics.conditions` of the run that is continued; what it took is taken again where it is to be had.
     """
     chosen = share_object(_choose(asked, device, saved or {}))
     if not all(gather_objects(_can_take(chosen, asked, device))):

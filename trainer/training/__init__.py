@@ -5,6 +5,7 @@ Start with `loop.py`, which tells the whole story in the order it happens; every
     loop          train(Config) -> RunResult: inputs, folder, baseline, plan, steps, finish
     setup         read_inputs (everything that can be wrong is found here), build_run (what trains)
     plan          what a person sees before step 0: lint, trained parameters, phases, rates; config.toml, plan.json
+    fast_paths    what the steps compute with on a GPU: what was proven there before step 0, else the plain way
     schedule      the learning rate of every step: warm-up, hold, cosine decay
     step          Stepper: prepare a batch, train_step, settle its numbers, stop at NaN
     gradcache     one contrastive batch encoded in chunks, with the gradient of the whole
@@ -15,5 +16,5 @@ Start with `loop.py`, which tells the whole story in the order it happens; every
     finish        strength, judgement, export and its proof, the last files
     strength      how far to go from the untouched weights to the trained ones
     model_card    README.md of the exported model, and the table a run ends with
-    command       `trainer train`
+    command       `trainer train`; settings_command: `trainer settings`
 """

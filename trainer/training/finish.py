@@ -197,7 +197,7 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "precision": run.numerics.precision,
         "products": dict(run.numerics.products),
         "precision_reason": run.numerics.reason,
-        "choices": asdict(run.choices),
+        "fast_paths": asdict(run.fast_paths),
         "processes": ranks.world_size(),
         "threads": torch.get_num_threads(),
         "model": {

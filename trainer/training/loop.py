@@ -33,7 +33,7 @@ from trainer.system.signals import Signals
 from trainer.training.finish import finish
 from trainer.training.log import Clock, RunLog, Timer, open_log
 from trainer.training.plan import describe, lint_pairs, print_numerics, print_plan
-from trainer.training.resume import checkpoint, resumed_state, saved_setting
+from trainer.training.resume import checkpoint, resumed_state, saved_conditions
 from trainer.training.run_folder import choose_folder, claimed, has_begun
 from trainer.training.setup import Run, build_run, read_inputs
 from trainer.training.step import Stepper
@@ -68,7 +68,7 @@ def train(config: Config, name: str = "run", resume: bool = False, allow_inexact
     folder = choose_folder(config, name, resume)
     with Signals() as signals, ExitStack() as stack:
         # ---- Inputs: data, model, tokens, batches. What is wrong with them is said here, and nothing is written.
-        inputs = read_inputs(config, folder, saved_setting(folder) if resume else {})
+        inputs = read_inputs(config, folder, saved_conditions(folder) if resume else {})
 
         # ---- Folder: from here on no other process writes there.
         ranks.on_first_rank(lambda: stack.enter_context(claimed(folder, resume)))

@@ -42,7 +42,7 @@ def plan_record(run: Run) -> dict[str, Any]:
         "global_batch_size": run.sampler.global_size,
         "phases": [asdict(phase) for phase in run.sampler.phases],
         "schedule": {"first_hold_step": first_hold, "first_decay_step": first_decay},
-        "choices": asdict(run.choices),
+        "fast_paths": asdict(run.fast_paths),
         "trained": {name: list(parameter.shape) for name, parameter in run.parameters.items()},
         "learning_rates": run.rates,
     }

@@ -38,10 +38,10 @@ def checkpoint(run: Run, state: RunState, log: RunLog) -> None:
     ranks.on_first_rank(save)
 
 
-def saved_setting(folder: Path) -> dict[str, Any]:
-    """The setting of the run that a folder holds, as far as its newest checkpoint tells; {} where it does not."""
+def saved_conditions(folder: Path) -> dict[str, Any]:
+    """The conditions of the run that a folder holds, as far as its newest checkpoint tells; {} where it does not."""
     try:
-        return dict(saved_identity(newest_values(folder / CHECKPOINTS))["setting"])
+        return dict(saved_identity(newest_values(folder / CHECKPOINTS))["conditions"])
     except (LookupError, TypeError, ValueError):  # of another version: `resumed_state` says so
         return {}
 
@@ -50,7 +50,7 @@ def resumed_state(run: Run, allow_inexact: bool) -> RunState:
     """The state of the newest whole checkpoint, once it is known to be of this run; weights and optimizer as it had.
 
     Raises:
-        CheckpointError: none is whole, or it is of another run, or of another setting that is not allowed.
+        CheckpointError: none is whole, or it is of another run, or under other conditions that are not allowed.
     """
     # One rank looks, for it renames what is damaged.
     path = Path(ranks.on_first_rank(lambda: str(newest_checkpoint(run.folder / CHECKPOINTS))))
@@ -73,4 +73,4 @@ def resumed_state(run: Run, allow_inexact: bool) -> RunState:
 
 def run_identity(run: Run) -> Identity:
     """What must be equal for another run to be this one."""
-    return identity(to_tree(run.config), run.fingerprints, run.setting())
+    return identity(to_tree(run.config), run.fingerprints, run.conditions())

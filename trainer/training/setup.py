@@ -42,7 +42,7 @@ from trainer.system.console import console
 from trainer.system.gpu import require_code
 from trainer.system.numerics import Numerics, settle_numerics
 from trainer.system.transfer import to_device
-from trainer.training.choices import Choices, choose
+from trainer.training.fast_paths import FastPaths, choose_fast_paths
 from trainer.training.optimizer import build_optimizer
 from trainer.training.schedule import learning_rates
 
@@ -56,8 +56,8 @@ class Inputs:
     """As it was resolved, with `output.dir` the run's folder."""
     folder: Path
     accelerator: Accelerator
-    saved_setting: Mapping[str, Any]
-    """`Run.setting` of the run that is continued; {} for a new one."""
+    saved_conditions: Mapping[str, Any]
+    """`Run.conditions` of the run that is continued; {} for a new one."""
     numerics: Numerics
     """The precision and the products that it computes with."""
 
@@ -112,17 +112,17 @@ class Run(Inputs):
     """What trains, by name: the encoder's, and the objective's scale where that is learned."""
     optimizer: AcceleratedOptimizer
     """AdamW over exactly these, in accelerate's wrapper, which adds fp16 loss scaling."""
-    choices: Choices
+    fast_paths: FastPaths
     """How the steps are computed on this device."""
 
-    def setting(self) -> dict[str, Any]:
+    def conditions(self) -> dict[str, Any]:
         """What, apart from the config, decides a result's last bits."""
         return {
             "processes": ranks.world_size(),
             "device": self.device.type,
             "threads": torch.get_num_threads(),
-            **self.numerics.setting(),
-            **self.choices.setting(),
+            **self.numerics.conditions(),
+            **self.fast_paths.conditions(),
             **{name: version(name) for name in ("torch", "transformers", "peft", "numpy")},
         }
 
@@ -134,11 +134,11 @@ class Run(Inputs):
         return {name: parameter.detach() for name, parameter in encoder.trainable().items()}
 
 
-def read_inputs(config: Config, folder: Path, saved_setting: Mapping[str, Any]) -> Inputs:
+def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any]) -> Inputs:
     """Read data and model of a run, tokenise, plan the batches; refuse what is wrong with any of it. Writes nothing.
 
     Args:
-        saved_setting: `Run.setting` of the run that is continued; {} for a new one.
+        saved_conditions: `Run.conditions` of the run that is continued; {} for a new one.
 
     Raises:
         InputError: the config, a file or the model is not fit for the run.
@@ -147,7 +147,7 @@ def read_inputs(config: Config, folder: Path, saved_setting: Mapping[str, Any]) 
     accelerator = make_accelerator(config, folder)
     require_code(accelerator.device)
     console.quiet = not accelerator.is_main_process
-    numerics = settle_numerics(config.train.precision, accelerator.device, saved_setting)
+    numerics = settle_numerics(config.train.precision, accelerator.device, saved_conditions)
     set_seed(config.train.seed)
     hush_transformers()
 
@@ -188,7 +188,7 @@ def read_inputs(config: Config, folder: Path, saved_setting: Mapping[str, Any]) 
         config=replace(config, output=OutputConfig(dir=str(folder))),
         folder=folder,
         accelerator=accelerator,
-        saved_setting=saved_setting,
+        saved_conditions=saved_conditions,
         numerics=numerics,
         data=data,
         tokens=tokens,
@@ -219,29 +219,29 @@ def build_run(inputs: Inputs) -> Run:
     # The schedule and the sharing of batches stay ours, and so does the sum of gradients over ranks. DDP would do it
     # exactly, but averages what are parts of one sum, has to be kept quiet in every chunk but the last, and to search
     # each graph for the learned scale, whose gradient is complete before that chunk: more lines than the sum has.
-    choices = make_choices(inputs)
-    optimizer = inputs.accelerator.prepare_optimizer(build_optimizer(parameters, config.optim, choices.fused))
+    fast_paths = prove_fast_paths(inputs)
+    optimizer = inputs.accelerator.prepare_optimizer(build_optimizer(parameters, config.optim, fast_paths.fused))
     set_seed((config.train.seed + 1 + ranks.rank()) % 2**32)  # dropout differs between ranks
-    return Run(**vars(inputs), objective=objective, parameters=parameters, optimizer=optimizer, choices=choices)
+    return Run(**vars(inputs), objective=objective, parameters=parameters, optimizer=optimizer, fast_paths=fast_paths)
 
 
-def make_choices(inputs: Inputs) -> Choices:
+def prove_fast_paths(inputs: Inputs) -> FastPaths:
     """Choose how steps are computed, by proof on a GPU, and say so. Collective."""
-    wanted, choices = inputs.config.train.compile, Choices()
+    wanted, fast_paths = inputs.config.train.compile, FastPaths()
     if inputs.device.type == "cuda":
-        choices = choose(
+        fast_paths = choose_fast_paths(
             inputs.encoder,
             wanted,
             len(inputs.sampler),
             lambda: first_chunks(inputs),
             inputs.autocast,
-            inputs.saved_setting.get("train.compile"),
+            inputs.saved_conditions.get("train.compile"),
         )
     elif wanted == "on":
-        choices = Choices(notes=('train.compile = "on": layers are compiled on a GPU alone',))
-    for note in choices.notes:
+        fast_paths = FastPaths(notes=('train.compile = "on": layers are compiled on a GPU alone',))
+    for note in fast_paths.notes:
         console.print(note, markup=False)
-    return choices
+    return fast_paths
 
 
 def first_chunks(inputs: Inputs) -> list[TokenBatch]:

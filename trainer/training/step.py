@@ -53,7 +53,7 @@ class Stepper:
 
     def __init__(self, run: Run, lag: int | None = None) -> None:
         """Args: lag: how many updates may have numbers that nobody has read; by default 1 on a GPU, else 0."""
-        on_device = run.device.type == "cuda" and run.choices.fused  # where the update is passed over
+        on_device = run.device.type == "cuda" and run.fast_paths.fused  # where the update is passed over
         self.run = run
         self.lag = (1 if on_device else 0) if lag is None else lag
         self.pending: deque[Pending] = deque()
@@ -118,7 +118,7 @@ class Stepper:
         arrived = self.settle(self.lag)
 
         # ---- update
-        if run.accelerator.scaler is None and run.choices.fused:
+        if run.accelerator.scaler is None and run.fast_paths.fused:
             skip_next_update(run.optimizer.optimizer, when=~numbers.isfinite().all())
         run.optimizer.step()
         run.optimizer.zero_grad()

@@ -35,7 +35,7 @@ SAVED_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class Choices:
+class FastPaths:
     """How the steps of a run are computed. As built: the plain ways, with the fused update that every device has."""
 
     attention: str = "groups"  # or "kernel"
@@ -43,7 +43,7 @@ class Choices:
     fused: bool = True  # the update
     notes: tuple[str, ...] = ()  # a line for each way that was not taken, or that needs a reason
 
-    def setting(self) -> dict[str, Any]:
+    def conditions(self) -> dict[str, Any]:
         """What decides a result's last bits, for a checkpoint's identity."""
         return {"attention": self.attention, "train.compile": self.compiled, "fused update": self.fused}
 
@@ -58,17 +58,17 @@ def saved_seconds(steps: int, step_seconds: float) -> float:
     return steps * step_seconds * SAVED_SHARE
 
 
-def choose(
+def choose_fast_paths(
     encoder: Encoder,
     wanted: str,
     steps: int,
     first_batch: Callable[[], Sequence[TokenBatch]],
     autocast: Callable[[], AbstractContextManager[None]],
     earlier: bool | None = None,
-) -> Choices:
-    """Prove what a run is about to use on the encoder's GPU. Collective: all ranks make the same choices.
+) -> FastPaths:
+    """Prove what a run is about to use on the encoder's GPU. Collective: all ranks take the same.
 
-    The encoder's own choices are set to what was found, and torch's random state is as it was.
+    The encoder is set to what is taken, and torch's random state is as it was.
 
     Args:
         encoder: with everything that trains.
@@ -105,7 +105,7 @@ def choose(
     fault = _fault(lambda: update_fault(encoder.model.device))
     if fault:
         notes.append(f"The fused update is not used: {fault}; each gradient is read before the plain one")
-    return Choices(encoder.attention, encoder.compiled, fault is None, tuple(notes))
+    return FastPaths(encoder.attention, encoder.compiled, fault is None, tuple(notes))
 
 
 def _fault(check: Callable[[], str | None]) -> str | None:
