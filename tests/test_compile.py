@@ -57,7 +57,7 @@ SOUND = {"attention": None, "layers": (None, 3.0), "update": None, "triton": Tru
 
 @pytest.fixture
 def chosen(tiny_model, monkeypatch, tmp_path):
-    """Choose for a tiny encoder where the checks find what is given. (fast paths, encoder, whether layers were tried)."""
+    """Choose for a tiny encoder, the checks finding what is given. (fast paths, encoder, whether layers were tried)."""
 
     def run(wanted, steps=1000, step_seconds=1.0, earlier=None, family="mpnet", **found):
         found = SOUND | found

@@ -39,7 +39,8 @@ def identity(
     kept = {key: value for key, value in flat.items() if not key.startswith(FREE)}
     run = {key: value for key, value in kept.items() if key not in INEXACT}
     whole = {"train.batch_size of all processes": flat["train.batch_size"] * world_size()}
-    return {"run": {**run, **fingerprints, **whole}, "conditions": {**{key: kept[key] for key in INEXACT}, **conditions}}
+    inexact = {key: kept[key] for key in INEXACT}
+    return {"run": {**run, **fingerprints, **whole}, "conditions": {**inexact, **conditions}}
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
