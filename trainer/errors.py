@@ -47,3 +47,8 @@ class Stopped(TrainerError):
     """A signal ended the run after its state was saved (EX_TEMPFAIL of sysexits.h: try again later)."""
 
     exit_code = 75
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its type's name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

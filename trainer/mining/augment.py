@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from trainer.errors import InputError
+from trainer.errors import InputError, first_line
 from trainer.system.console import progress
 from trainer.text.canonical import canonical_form
 
@@ -102,8 +102,7 @@ def load_translator(name: str) -> Translator:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         loaded = AutoModelForSeq2SeqLM.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"--translators {name}: cannot load it as a seq2seq model: {reason}") from error
+        raise InputError(f"--translators {name}: cannot load it as a seq2seq model: {first_line(error)}") from error
     model: Any = loaded.eval().to(device)
 
     def translate(texts: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from trainer.errors import InputError
+from trainer.errors import InputError, first_line
 from trainer.model.encoder import Encoder, EncoderSpec
 from trainer.model.families import FAMILIES
 from trainer.model.fast_layers import make_lean
@@ -82,7 +82,7 @@ def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
         options = {"dtype": torch.float32, "use_safetensors": True} | (family.without_pooler if family else {})
         model, report = AutoModel.from_pretrained(folder, config=config, output_loading_info=True, **options)
     except LOADING_ERRORS as error:
-        raise InputError(f"model.name = {name}: cannot load the model: {_first_line(error)}") from error
+        raise InputError(f"model.name = {name}: cannot load the model: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise InputError(
             f"model.name = {name}: {len(missing)} weights are missing from the file, first {missing[0]}; use a "
@@ -95,7 +95,7 @@ def _load_tokenizer(folder: Path, name: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
     except LOADING_ERRORS as error:
-        raise InputError(f"model.name = {name}: cannot load the tokenizer: {_first_line(error)}") from error
+        raise InputError(f"model.name = {name}: cannot load the tokenizer: {first_line(error)}") from error
     # Where its files are missing, transformers may make one that knows its special tokens and no word.
     if len(tokenizer) <= len(tokenizer.all_special_ids) or not getattr(tokenizer, "is_fast", False):
         raise InputError(f"model.name = {name}: the folder has no fast tokenizer (tokenizer.json); add one")
@@ -248,7 +248,7 @@ def _read_json(path: Path, name: str) -> Any:
     except OSError as error:
         raise InputError(f"model.name = {name}: cannot read {path.name}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"model.name = {name}: {path.name} is no valid JSON: {_first_line(error)}") from error
+        raise InputError(f"model.name = {name}: {path.name} is no valid JSON: {first_line(error)}") from error
 
 
 def _optional_json(path: Path, name: str) -> dict[str, Any]:
@@ -256,7 +256,3 @@ def _optional_json(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"model.name = {name}: {path.name} is no JSON object")
     return value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -21,6 +21,7 @@ import torch
 from torch.nn import Parameter
 
 from trainer.config import OptimConfig
+from trainer.errors import first_line
 from trainer.model.encoder import Encoder
 from trainer.model.families import FAMILIES, to_autocast
 from trainer.model.packing import TokenBatch
@@ -115,8 +116,7 @@ def _fault(check: Callable[[], str | None]) -> str | None:
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise  # after these nothing else would run on the device either
     except Exception as error:  # of a compiler, anything
-        said = (str(error).strip().splitlines() or [""])[0]
-        fault = f"{type(error).__name__}: {said}"
+        fault = f"{type(error).__name__}: {first_line(error)}"
     return next((fault for fault in ranks.gather_objects(fault) if fault), None)
 
 
