@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import pickle
@@ -22,7 +23,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from trainer.config import LoraConfig
-from trainer.errors import InputError
+from trainer.errors import InputError, StorageError
+from trainer.mining.augment import load_translator
 from trainer.model import export
 from trainer.model.embedding import embed, tokenize_for
 from trainer.model.encoder import Encoder, weights_fingerprint
@@ -330,6 +332,39 @@ def test_a_hub_name_without_a_network(name: str) -> None:
     message = refusal(name)
     assert message.startswith(f"model.name = {name}: no such folder, and not to be had from the hub (")
     assert message.endswith("; check the name and the network, or name a local folder")
+
+
+def fail_downloads(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def download(*args: Any, **options: Any) -> str:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("Data processing error: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["space", "quota", "rust"],
+)
+def test_a_disk_that_a_download_fills_is_an_error_of_storage(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_downloads(monkeypatch, error)
+    with pytest.raises(StorageError, match=r"^model\.name = an/encoder: no space"):
+        load_encoder("an/encoder")
+    with pytest.raises(StorageError, match=r"^--translators a/translator: no space"):
+        load_translator("a/translator")
+
+
+def test_any_other_failure_of_a_download_is_none_of_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control; and what nobody foresaw is not called a missing model."""
+    fail_downloads(monkeypatch, ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
+    assert "not to be had from the hub (ConnectionResetError)" in refusal("an/encoder")
+    fail_downloads(monkeypatch, RuntimeError("unforeseen"))
+    with pytest.raises(RuntimeError, match=r"^unforeseen$"):
+        load_encoder("an/encoder")
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:

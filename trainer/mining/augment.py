@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 from trainer.errors import InputError, first_line
+from trainer.model.hub import download_model
 from trainer.system.console import progress
 from trainer.text.canonical import canonical_form
 
@@ -87,6 +88,7 @@ def load_translator(name: str) -> Translator:
 
     Raises:
         InputError: no such model, no safetensors, or not a seq2seq model.
+        StorageError: the disk is too full for what the hub has.
     """
     import torch
     from safetensors import SafetensorError
@@ -127,18 +129,9 @@ def load_translator(name: str) -> Translator:
 
 
 def _model_folder(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     folder = Path(name)
     if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=MODEL_FILES))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise InputError(
-                f"--translators {name}: no such folder, and not to be had from the hub ({type(error).__name__}); check "
-                "the name and the network, or name a local folder"
-            ) from error
+        folder = download_model(name, MODEL_FILES, f"--translators {name}")
     if not any(folder.glob("model*.safetensors")):
         raise InputError(f"--translators {name}: holds no model*.safetensors; save the model as safetensors")
     return folder

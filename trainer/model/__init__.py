@@ -3,6 +3,7 @@
 Start at `encoder`, and follow `Encoder.encode` down:
 
     loading      `load_encoder`: a folder or hub name to an `Encoder`
+    hub          a model's files by its hub name
     encoder      `Encoder`: texts or token batches to embeddings
     embedding    embeddings of whole data sets: cached, shared out over ranks
     export       the trained model as folders, proven by loading them

@@ -18,6 +18,7 @@ from trainer.errors import InputError, first_line
 from trainer.model.encoder import Encoder, EncoderSpec
 from trainer.model.families import FAMILIES
 from trainer.model.fast_layers import make_lean
+from trainer.model.hub import download_model
 from trainer.system.console import console
 from trainer.system.files import MANIFEST, find_damage
 
@@ -50,6 +51,7 @@ def load_encoder(name: str, *, max_length: int = 0, pooling: str = "auto") -> En
 
     Raises:
         InputError: no such model, a pickle, foreign code, missing weights, or modules that cannot be honoured.
+        StorageError: the disk is too full for what the hub has.
     """
     folder, root = _find_folder(name)
     spec = _read_spec(name, root, max_length, pooling)
@@ -108,7 +110,7 @@ def _find_folder(name: str) -> tuple[Path, Path]:
     if not root.is_dir():
         if root.exists() or root.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise InputError(f"model.name = {name}: no such folder; name a model folder or a hub model")
-        root = _download(name)
+        root = download_model(name, HUB_FILES, f"model.name = {name}")
     transformer = root
     for module in _modules(root, name):
         if _kind(module) == "Transformer":
@@ -116,19 +118,6 @@ def _find_folder(name: str) -> tuple[Path, Path]:
     if not (transformer / "config.json").is_file():
         raise InputError(f"model.name = {name}: no config.json in {transformer}; name a Hugging Face model folder")
     return transformer, root
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            f"model.name = {name}: no such folder, and not to be had from the hub ({type(error).__name__}); check the "
-            "name and the network, or name a local folder"
-        ) from error
 
 
 def _require_safetensors(folder: Path, name: str) -> None:

@@ -7,7 +7,7 @@ distributed   the few collective operations; the identity with one process
 transfer      batches to the device, numbers back, without waiting
 signals       SIGTERM and SIGINT end a run where nothing is lost
 process       settings of the whole process: threads, memory
-failures      what a library's RuntimeError means: a lost peer, exhausted memory
+failures      what a library's error means: a lost peer, exhausted memory, a full disk
 arguments     the command line's parser
 processor     what this processor multiplies, tried once, and the products that follow from it
 numerics      the precision and the products of a run: settled for all ranks, kept, taken again on resume

@@ -1,7 +1,8 @@
-"""What a RuntimeError from a library means: a lost peer, or memory that ran out."""
+"""What an error from a library means: a lost peer, memory that ran out, or a full disk."""
 
 from __future__ import annotations
 
+import errno
 import os
 
 
@@ -18,3 +19,9 @@ def is_out_of_memory(error: Exception) -> bool:
     from accelerate.utils.memory import should_reduce_batch_size
 
     return isinstance(error, MemoryError) or should_reduce_batch_size(error)
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether a file could not be written for want of space or quota. Libraries in Rust say so in the text alone."""
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in numbers or any(f"os error {number})" in str(error) for number in numbers)
