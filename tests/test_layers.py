@@ -1,4 +1,4 @@
-"""Imports inside `trainer` point down from floor to floor; no module or room takes a name that means something else."""
+"""Imports inside `trainer` point down from floor to floor; names mean one thing, and stand in one place."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import trainer
+from trainer.system import run_files
 
 PACKAGE = Path(trainer.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -123,6 +124,19 @@ def missing_in_map(room: str, modules: set[str]) -> set[str]:
 def test_the_docstring_of_a_room_is_its_map(room: str) -> None:
     assert not missing_in_map(room, {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"})
     assert missing_in_map(room, {"novelty"})
+
+
+def file_names(source: str) -> set[str]:
+    """The strings of a source that are the name of a file of a run."""
+    names = {value for name, value in vars(run_files).items() if name.isupper() and "." in value}
+    return names & {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
+
+
+def test_the_files_of_a_run_have_their_names_from_one_place() -> None:
+    owner = Path(run_files.__file__)
+    assert len(file_names(owner.read_text(encoding="utf-8"))) > 9
+    for path in set(FILES) - {owner}:
+        assert not file_names(path.read_text(encoding="utf-8")), path
 
 
 def test_no_name_shadows_the_standard_library_or_an_installed_package() -> None:

@@ -17,7 +17,8 @@ from trainer.evaluation.pair_metrics import (
     threshold_for_false_positive_rate,
     threshold_for_precision,
 )
-from trainer.evaluation.thresholds import FILE, fit_thresholds, parse_rule, store_thresholds, stored_thresholds
+from trainer.evaluation.thresholds import fit_thresholds, parse_rule, store_thresholds, stored_thresholds
+from trainer.system.run_files import THRESHOLDS
 
 
 def draw(n: int, levels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +92,7 @@ def test_each_dim_gets_its_own(table: PairTable, tmp_path: Path) -> None:
         fit_thresholds(-cosines, table, (64, 8), "precision=1", "weights")
 
     path = store_thresholds(tmp_path, fitted)
-    assert path == tmp_path / FILE
+    assert path == tmp_path / THRESHOLDS
     assert json.loads(path.read_text())["data_fingerprint"] == table.fingerprint()
     assert stored_thresholds(tmp_path, (64, 8), "weights") == fitted
     only = stored_thresholds(tmp_path, (8,), "weights")

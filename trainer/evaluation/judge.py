@@ -18,7 +18,6 @@ from trainer.evaluation.bootstrap import RESAMPLES
 from trainer.evaluation.pair_metrics import spearman_ceiling
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import (
-    FILE,
     Thresholds,
     fit_thresholds,
     parse_rule,
@@ -31,6 +30,7 @@ from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.loading import load_encoder
 from trainer.system.console import console
 from trainer.system.gpu import default_device
+from trainer.system.run_files import THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def judge(question: Question) -> Judgement:
     general = None
     if data.general is not None:
         general = data.general, {system: _embed(system, encoder, data.general) for system, encoder in encoders.items()}
-    kept_in = {system: Path(names[system]) / FILE for system in kept if kept[system]}
+    kept_in = {system: Path(names[system]) / THRESHOLDS for system in kept if kept[system]}
     named = replace(question, pairs=data.table.source, dev=data.dev.source if data.dev is not None else None)
     return conclude(named, data.table, rows, thresholds, general, kept_in)
 

@@ -13,8 +13,8 @@ from trainer.data.pairs import PairTable
 from trainer.errors import InputError
 from trainer.evaluation.pair_metrics import best_f1, threshold_for_false_positive_rate, threshold_for_precision
 from trainer.system.files import write_file
+from trainer.system.run_files import THRESHOLDS
 
-FILE = "thresholds.json"  # in the model's folder
 RULES = "f1, precision=P with P above 0 and up to 1, or false_positive_rate=R with R from 0 to below 1"
 
 
@@ -77,7 +77,7 @@ def thresholds_text(thresholds: Thresholds) -> str:
 
 def store_thresholds(folder: Path, thresholds: Thresholds) -> Path:
     """Write thresholds into a model's folder. Raises StorageError."""
-    path = folder / FILE
+    path = folder / THRESHOLDS
     write_file(path, thresholds_text(thresholds))
     return path
 
@@ -88,7 +88,7 @@ def stored_thresholds(folder: Path, dims: Sequence[int], weights_fingerprint: st
     Raises:
         InputError: the file is damaged, belongs to other weights, or lacks a dim.
     """
-    path, again = folder / FILE, "fit them again with --dev, or remove the file"
+    path, again = folder / THRESHOLDS, "fit them again with --dev, or remove the file"
     if not path.is_file():
         return None
     try:

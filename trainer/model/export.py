@@ -26,6 +26,7 @@ from trainer.model.embedding import embed, tokenize_for
 from trainer.model.encoder import Encoder
 from trainer.model.loading import load_encoder
 from trainer.system.files import DEBRIS, new_folder, sync, write_file, write_manifest
+from trainer.system.run_files import ADAPTER, MODEL
 
 # A sentence-transformers module list that every version of that library since 2.0 reads.
 _MODULES = (
@@ -65,11 +66,11 @@ def export(
     staging = folder / f".export{DEBRIS}"
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        save_model(encoder, staging / "model", card)
+        save_model(encoder, staging / MODEL, card)
         for name, text in (extra_files or {}).items():
-            write_file(staging / "model" / name, text)
+            write_file(staging / MODEL / name, text)
         if isinstance(encoder.backbone, peft.PeftModel):
-            save_adapter(encoder, staging / "adapter")
+            save_adapter(encoder, staging / ADAPTER)
         differences = check_exports(encoder, base, staging, probes, untouched)
         for path in staging.iterdir():
             final = folder / path.name
@@ -178,10 +179,10 @@ def check_exports(
         CheckpointError: a reloaded model is not the one in memory, or is the base and is not meant to be.
     """
     in_memory = _unit_embeddings(encoder, probes)
-    reloaded = {"model": load_encoder(str(folder / "model"))}
-    if (folder / "adapter").exists():
-        reloaded["adapter"] = copy.deepcopy(base).cpu()
-        reloaded["adapter"].backbone = peft.PeftModel.from_pretrained(reloaded["adapter"].model, folder / "adapter")
+    reloaded = {MODEL: load_encoder(str(folder / MODEL))}
+    if (folder / ADAPTER).exists():
+        reloaded[ADAPTER] = copy.deepcopy(base).cpu()
+        reloaded[ADAPTER].backbone = peft.PeftModel.from_pretrained(reloaded[ADAPTER].model, folder / ADAPTER)
     gaps = {name: _gap(twin, in_memory, probes) for name, twin in reloaded.items()}
     for name, gap in gaps.items():
         _require_equal(f"{folder / name}: what was reloaded", gap, "in memory")

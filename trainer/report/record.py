@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import InputError
+from trainer.system.run_files import CONFIG, LINT, LOG, METADATA, METRICS, PLAN, SCORES, STRENGTH
 
 # What is raised over JSON of another shape; StopIteration where there is no dim at all.
 FOREIGN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, StopIteration)
@@ -56,22 +57,22 @@ def known_files(folders: str) -> Iterator[None]:
 
 def read_run(folder: Path, metrics: dict[str, Any] | None = None) -> Record:
     """Read the files of a run. Raises InputError where it is no finished run, or a file is damaged."""
-    if not (folder / "config.toml").is_file():
+    if not (folder / CONFIG).is_file():
         raise InputError(f"{folder}: no run there; name the folder of a training run")
-    if metrics is None and not (folder / "metrics.json").is_file():
+    if metrics is None and not (folder / METRICS).is_file():
         raise InputError(f"{folder}: this run is not finished; continue it with --resume, then report")
     try:
-        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
         return Record(
             folder=folder,
-            metrics=metrics or _read_json(folder / "metrics.json"),
-            scores=_read_json(folder / "scores.json"),
-            plan=_read_json(folder / "plan.json"),
-            metadata=_read_json(folder / "training_metadata.json"),
-            config=tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")),
+            metrics=metrics or _read_json(folder / METRICS),
+            scores=_read_json(folder / SCORES),
+            plan=_read_json(folder / PLAN),
+            metadata=_read_json(folder / METADATA),
+            config=tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")),
             steps=[line for line in map(json.loads, lines) if "loss" in line],
-            strength=_read_if_there(folder / "strength.json"),
-            lint=_read_if_there(folder / "lint.json"),
+            strength=_read_if_there(folder / STRENGTH),
+            lint=_read_if_there(folder / LINT),
         )
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: not there; the run is of an older version or was cut") from error

@@ -22,9 +22,9 @@ from trainer.report.plots import (
 from trainer.report.record import Record, known_files, read_run
 from trainer.report.templates import Lead, Picture, Section, Table, page
 from trainer.system.files import write_file
+from trainer.system.run_files import LINT, REPORT
 from trainer.text.masking import mask_text
 
-REPORT = "report.html"
 TITLES = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "F1"}
 """The metrics of the table by dim, as its headings write them."""
 STYLES = {Verdict.BETTER.value: "better", Verdict.NOT_BETTER.value: "not"}
@@ -144,7 +144,7 @@ def _worst_table(worst: Sequence[Mapping[str, Any]]) -> Table:
 def _lint_section(record: Mapping[str, Any] | None) -> Section:
     """What lint.json holds; a run without a data check has none."""
     if record is None:
-        return Section("Lint", notes=["No lint.json in the run folder."])
+        return Section("Lint", notes=[f"No {LINT} in the run folder."])
     rows = []
     for finding in record["findings"]:
         examples = ("rows " + ", ".join(map(str, finding["rows"]))) if finding["rows"] else ""

@@ -11,6 +11,7 @@ STRENGTH = "strength.json"  # dev by strength of the update, and what was chosen
 SCORES = "scores.json"  # the cosine of every judged pair before and after
 METADATA = "training_metadata.json"  # versions, device, fingerprints, timings
 MODEL = "model"  # folder of the exported sentence-transformers model
+THRESHOLDS = "thresholds.json"  # in MODEL: what is called the same problem, by dim
 ADAPTER = "adapter"  # folder of the PEFT adapter alone, where LoRA was used
 REPORT = "report.html"
 METRICS = "metrics.json"  # baseline, final, verdict; written last, so a folder that has it holds a finished run

@@ -15,7 +15,6 @@ from trainer import __version__
 from trainer.checkpoint.content import RunState
 from trainer.evaluation.judge import Judgement, Question, conclude, judgement_record
 from trainer.evaluation.scoring import pair_cosines
-from trainer.evaluation.thresholds import FILE as THRESHOLDS
 from trainer.evaluation.thresholds import Thresholds, fit_thresholds, thresholds_text
 from trainer.model.embedding import embed, embed_cached
 from trainer.model.encoder import Encoder, weights_fingerprint
@@ -25,7 +24,7 @@ from trainer.report.run_page import write_report
 from trainer.system import distributed as ranks
 from trainer.system.console import console
 from trainer.system.files import json_ready, write_json
-from trainer.system.run_files import METADATA, METRICS, MODEL, REPORT, SCORES
+from trainer.system.run_files import METADATA, METRICS, MODEL, REPORT, SCORES, THRESHOLDS
 from trainer.system.signals import Signals
 from trainer.text.masking import mask_text
 from trainer.training.model_card import model_card, print_summary

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from trainer.config import Config
 from trainer.system.console import console
+from trainer.system.run_files import THRESHOLDS
 
 SHOWN = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "best F1"}
 MEANING = {
@@ -102,7 +103,7 @@ def model_card(config: Config, record: dict[str, Any], on: str, alpha: float) ->
             "|---:|---:|---:|---:|---:|---:|---|",
             *rows,
             "",
-            'Thresholds of "same problem", fitted on dev, are in `thresholds.json`.',
+            f'Thresholds of "same problem", fitted on dev, are in `{THRESHOLDS}`.',
             "",
             "```python",
             usage(Path("path/to/model"), min(record["final"], key=int)),
