@@ -54,10 +54,10 @@ def test_a_step_never_waits_for_the_device_and_compiles_nothing_after_the_first(
 
     steps = stepper("run", {"train.tokens_per_chunk": budget})
     for step in range(2):
-        steps.train_step(step, steps.prepare(step))
+        steps.train_step(step, steps.run.prepare(step))
     steps.settle()
     graphs = counters["stats"]["unique_graphs"]
-    batches = [steps.prepare(step) for step in range(2, 6)]
+    batches = [steps.run.prepare(step) for step in range(2, 6)]
     torch.cuda.set_sync_debug_mode("error")
     try:
         arrived = [steps.train_step(2 + i, batch) for i, batch in enumerate(batches)]  # an operator that waits raises
@@ -73,7 +73,7 @@ def test_compiled_layers_train_like_plain_ones(stepper):
     for compiled in ("on", "off"):
         steps = stepper(compiled, {"train.compile": compiled})
         with without_dropout(steps.run.encoder):  # the two draw other masks
-            found = [numbers for step in range(6) for numbers in steps.train_step(step, steps.prepare(step))]
+            found = [numbers for step in range(6) for numbers in steps.train_step(step, steps.run.prepare(step))]
         losses.append([numbers["loss"] for numbers in found + steps.settle()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -85,7 +85,7 @@ def test_chunks_replay_the_dropout_of_the_first_pass(stepper, compiled):
     The whole keeps one graph over all chunks, in the order in which they draw. Sums by atomics come in any order.
     """
     run = (steps := stepper("run", {"train.tokens_per_chunk": 300, "train.compile": compiled})).run
-    batch = steps.prepare(0)
+    batch = steps.run.prepare(0)
     assert len(batch.chunks) > 1
 
     def gradient():

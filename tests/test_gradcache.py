@@ -65,7 +65,7 @@ def gradients(model, batch, budget, seed=3):
     torch.manual_seed(seed)
     loss = backward_in_chunks(
         encode=lambda b: pool(packed_hidden_states(model, b), b, "mean"),
-        batches=[tokens.batch(own[where]) for where in positions],
+        chunks=[tokens.batch(own[where]) for where in positions],
         positions=[torch.from_numpy(where) for where in positions],
         loss_of=lambda rows: Objective(LOSS)(rows, layout),
         backward=torch.Tensor.backward,

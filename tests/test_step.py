@@ -65,7 +65,7 @@ class Watch(TorchDispatchMode):
 )
 def test_a_step_asks_nothing_of_the_device(make_stepper, changes):
     stepper = make_stepper("run", changes, lag=1)
-    batches = [stepper.prepare(step) for step in range(2)]
+    batches = [stepper.run.prepare(step) for step in range(2)]
     with Watch() as watch:
         for step, batch in enumerate(batches):
             # Reading the step before is the one thing that may wait; `Arriving` does it from the CPU's memory.
@@ -85,7 +85,7 @@ def test_numbers_that_lag_are_the_same_numbers(make_stepper):
     found = []
     for lag in (0, 1):
         stepper = make_stepper(f"lag{lag}", lag=lag)
-        arrived = [stepper.train_step(step, stepper.prepare(step)) for step in range(4)]
+        arrived = [stepper.train_step(step, stepper.run.prepare(step)) for step in range(4)]
         assert [len(numbers) for numbers in arrived] == ([1] * 4 if lag == 0 else [0, 1, 1, 1])
         weights = {name: parameter.detach().clone() for name, parameter in stepper.run.parameters.items()}
         numbers = [line for lines in [*arrived, stepper.settle()] for line in lines]
@@ -101,7 +101,7 @@ def test_numbers_that_lag_are_the_same_numbers(make_stepper):
 def test_nothing_is_updated_by_what_is_not_finite_or_after_it(make_stepper, lag, broken):
     stepper = make_stepper("run", lag=lag)
     run = stepper.run
-    stepper.train_step(0, stepper.prepare(0))
+    stepper.train_step(0, stepper.run.prepare(0))
     before = {name: parameter.detach().clone() for name, parameter in run.parameters.items()}
     moments = [value.clone() for state in run.optimizer.state.values() for value in state.values()]
     name, parameter = next((n, p) for n, p in run.parameters.items() if "lora_B" in n)
@@ -111,7 +111,7 @@ def test_nothing_is_updated_by_what_is_not_finite_or_after_it(make_stepper, lag,
         handle = parameter.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NumericError, match=rf"step 1, .*{broken} .*is (nan|inf).*rows"):
         for step in (1, 2, 3):
-            stepper.train_step(step, stepper.prepare(step))
+            stepper.train_step(step, stepper.run.prepare(step))
     handle.remove()
     for name, value in before.items():
         assert torch.equal(value, run.parameters[name]), name
@@ -128,5 +128,5 @@ def test_what_draws_in_a_step_draws_from_torch_alone(make_stepper):
 
     numpys, pythons, torchs = states()
     for step in range(2):
-        stepper.train_step(step, stepper.prepare(step))
+        stepper.train_step(step, stepper.run.prepare(step))
     assert states()[:2] == (numpys, pythons) and not torch.equal(states()[2], torchs)

@@ -41,7 +41,7 @@ from trainer.system.signals import Signals
 from trainer.training import finish, strength
 from trainer.training import loop as train
 from trainer.training.run_folder import choose_folder
-from trainer.training.setup import Inputs
+from trainer.training.setup import Inputs, Run
 from trainer.training.step import Stepper
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -482,11 +482,11 @@ def raise_interrupt(*_):
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_number_that_is_none_stops_the_run_before_the_update(run_small, monkeypatch, what, capfd):
-    real = Stepper.prepare
+    real = Run.prepare
 
     def poisoned(self, step):
         if step == 2:
-            parameter = next(iter(self.run.parameters.values()))
+            parameter = next(iter(self.parameters.values()))
             if what == "loss":
                 parameter.data.view(-1)[0] = float("nan")
                 parameter.data.mul_(float("nan"))
@@ -495,7 +495,7 @@ def test_a_number_that_is_none_stops_the_run_before_the_update(run_small, monkey
         return real(self, step)
 
     # Without the thread that works ahead, so that the poison strikes at step 2 exactly.
-    monkeypatch.setattr(Stepper, "prepare", poisoned)
+    monkeypatch.setattr(Run, "prepare", poisoned)
     code, folder = run_small("run")
     said = capfd.readouterr().err
     assert code == 3 and "phase 1" in said and "rows " in said and what in said

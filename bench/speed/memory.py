@@ -31,7 +31,8 @@ from bench.speed.throughput import Ours, write_pairs
 from bench.workload import SHAPES, write_model
 from trainer.system.console import console
 from trainer.system.process import tune_process
-from trainer.training.step import Prepared, Stepper
+from trainer.training.batch import Prepared
+from trainer.training.step import Stepper
 
 
 def build(options: argparse.Namespace, batch_size: int, tokens_per_chunk: int, folder: Path) -> Stepper:
@@ -43,10 +44,10 @@ def build(options: argparse.Namespace, batch_size: int, tokens_per_chunk: int, f
     return Ours(shape, model, pairs, folder, lora=not options.full).stepper
 
 
-def step(stepper: Stepper, batch: Prepared) -> float:
+def step(stepper: Stepper, prepared: Prepared) -> float:
     """Seconds of an update."""
     start = time.perf_counter()
-    stepper.train_step(0, batch)
+    stepper.train_step(0, prepared)
     stepper.settle()
     return time.perf_counter() - start
 
@@ -55,11 +56,11 @@ def peak(options: argparse.Namespace, batch_size: int, tokens_per_chunk: int, st
     """Extra bytes of some steps, in this process."""
     with tempfile.TemporaryDirectory() as scratch:
         stepper = build(options, batch_size, tokens_per_chunk, Path(scratch) / "run")
-        stepper.prepare(0)
+        stepper.run.prepare(0)
         cuda = stepper.run.device.type == "cuda"
         before = torch.cuda.memory_allocated() if cuda else resident("VmRSS")
         for number in range(steps):
-            step(stepper, stepper.prepare(number))
+            step(stepper, stepper.run.prepare(number))
         return (torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")) - before
 
 
@@ -69,8 +70,8 @@ def times(options: argparse.Namespace) -> dict[str, list[float]]:
         small = build(options, options.small, 0, Path(scratch) / "small")
         large = build(options, options.batch_size, options.tokens_per_chunk, Path(scratch) / "large")
         for number in range(3):
-            step(small, small.prepare(number))
-        batch, found, chunks = large.prepare(0), list[float](), itertools.count()
+            step(small, small.run.prepare(number))
+        batch, found, chunks = large.run.prepare(0), list[float](), itertools.count()
         between = 0.0
 
         def small_step(*_: Any) -> None:
@@ -78,7 +79,7 @@ def times(options: argparse.Namespace) -> dict[str, list[float]]:
             if next(chunks) % options.apart == 0:
                 start = time.perf_counter()
                 with torch.enable_grad():
-                    found.append(step(small, small.prepare(len(found))))
+                    found.append(step(small, small.run.prepare(len(found))))
                 between += time.perf_counter() - start
 
         large.run.encoder.register_forward_pre_hook(small_step)

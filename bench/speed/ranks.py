@@ -59,7 +59,7 @@ def gradient(options: argparse.Namespace, folder: Path) -> torch.Tensor:
 
     run.optimizer.step = step
     for number in (100, 101):  # past the first rates of the warm-up
-        stepper.train_step(number, stepper.prepare(number))
+        stepper.train_step(number, stepper.run.prepare(number))
     return taken[1]
 
 
@@ -70,7 +70,7 @@ def child(options: argparse.Namespace) -> None:
         stepper = build(options, Path(scratch))
         seconds = []
         for step in range(options.steps + 1):
-            batch = stepper.prepare(step)
+            batch = stepper.run.prepare(step)
             if distributed.world_size() > 1:
                 torch.distributed.barrier()
             start = time.perf_counter()

@@ -157,13 +157,13 @@ class Ours:
         samples = []
         device = self.run.device
         with self.in_precision(precision), ThreadPoolExecutor(1) as ahead:
-            upcoming = ahead.submit(self.stepper.prepare, self.step)
+            upcoming = ahead.submit(self.stepper.run.prepare, self.step)
             before = matmul_peak(precision, device)
             for _ in range(steps):
                 start = time.perf_counter()
                 batch = upcoming.result()
                 ready = time.perf_counter()
-                upcoming = ahead.submit(self.stepper.prepare, self.step + 1)
+                upcoming = ahead.submit(self.stepper.run.prepare, self.step + 1)
                 self.stepper.train_step(self.step, batch)
                 self.stepper.settle()
                 if device.type == "cuda":
@@ -205,7 +205,7 @@ class Ours:
         parts = {"encoder": (run.encoder, "forward"), "loss": (run.objective, "forward")}
         parts |= {"backward": (run.accelerator, "backward"), "optimizer": (run.optimizer, "step")}
         for _ in range(steps):
-            batch, spent = self.stepper.prepare(self.step), {}
+            batch, spent = self.stepper.run.prepare(self.step), {}
             with self.in_precision(precision), ExitStack() as stack:
                 for name, (owner, method) in parts.items():
                     stack.enter_context(timed(owner, method, name, spent))

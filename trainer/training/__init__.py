@@ -7,7 +7,8 @@ Start with `loop.py`, which tells the whole story in the order it happens; every
     plan          what a person sees before step 0: lint, trained parameters, phases, rates; config.toml, plan.json
     fast_paths    what the steps compute with on a GPU: what was proven there before step 0, else the plain way
     schedule      the learning rate of every step: warm-up, hold, cosine decay
-    step          Stepper: prepare a batch, train_step, settle its numbers, stop at NaN
+    batch         Prepared: a rank's part of a step's batch, laid out and cut into chunks
+    step          Stepper: train_step, settle its numbers, stop at NaN
     gradcache     one contrastive batch encoded in chunks, with the gradient of the whole
     optimizer     AdamW over exactly what trains; updates that change nothing
     log           log.jsonl and the tracker; the clocks of a run

@@ -1,9 +1,9 @@
-"""Batches larger than memory: embed in chunks, take the loss on the embeddings, replay the chunks with gradient.
+"""The gradient of a contrastive batch, which may be larger than memory: every step passes here, in chunks or in one.
 
-The contrastive loss needs all embeddings of a batch at once, the encoder does not. So (1) embed every chunk and forget
-its graph; (2) compute the loss and its gradient on the embeddings; (3) embed every chunk again, with the same dropout,
-keep its graph, and push the embeddings' gradient through it. Activations of one chunk are alive at a time, and the
-gradient is that of the whole batch (Gao et al. 2021, arXiv:2101.06983). One chunk takes the direct way.
+The contrastive loss needs all embeddings of a batch at once, the encoder does not. One chunk takes the direct way. Of
+several, (1) embed each and forget its graph; (2) compute the loss and its gradient on the embeddings; (3) embed each
+again, with the same dropout, keep its graph, and push the embeddings' gradient through it. Activations of one chunk are
+alive at a time, and the gradient is that of the whole batch (Gao et al. 2021, arXiv:2101.06983).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer.system.devices import random_state, set_random_state
 
 def backward_in_chunks(
     encode: Callable[[TokenBatch], Tensor],
-    batches: Sequence[TokenBatch],
+    chunks: Sequence[TokenBatch],
     positions: Sequence[Tensor],
     loss_of: Callable[[Tensor], Loss],
     backward: Callable[[Tensor], None],
@@ -30,36 +30,36 @@ def backward_in_chunks(
     """Accumulate the gradient of one contrastive batch that is encoded in chunks.
 
     Args:
-        encode: token batch -> embeddings [n, E].
-        batches: the chunks, on the encoder's device.
+        encode: a chunk -> its embeddings [n, E].
+        chunks: what the batch is cut into, on the encoder's device.
         positions: for each chunk [n], which rows of the whole [N, E] its embeddings are.
         loss_of: embeddings [N, E] -> loss.
         backward: runs backward from a scalar (with loss scaling where the precision needs it).
         autocast: context for the encoder's forward.
     """
-    if len(batches) == 1:
+    if len(chunks) == 1:
         with autocast():
-            rows = encode(batches[0])
+            rows = encode(chunks[0])
         loss = loss_of(rows[_inverse(positions)])
         backward(loss.total)
         return loss
 
     states, parts = [], []
-    for batch in batches:
-        states.append(_random_state(batch.input_ids.device))
+    for chunk in chunks:
+        states.append(_random_state(chunk.input_ids.device))
         # On a GPU with a graph that is thrown away: a layer compiled without gradient would draw other dropout.
-        with autocast(), torch.set_grad_enabled(batch.input_ids.device.type == "cuda"):
-            parts.append(encode(batch).detach())
+        with autocast(), torch.set_grad_enabled(chunk.input_ids.device.type == "cuda"):
+            parts.append(encode(chunk).detach())
     embeddings = torch.cat(parts)[_inverse(positions)].requires_grad_()
     loss = loss_of(embeddings)
     backward(loss.total)
     gradient = embeddings.grad
     assert gradient is not None  # every embedding of a batch takes part in its loss
     after = _random_state(embeddings.device)
-    for batch, state, where in zip(batches, states, positions, strict=True):
-        _set_random_state(state, batch.input_ids.device)
+    for chunk, state, where in zip(chunks, states, positions, strict=True):
+        _set_random_state(state, chunk.input_ids.device)
         with autocast():
-            rows = encode(batch)
+            rows = encode(chunk)
         rows.backward(gradient[where].to(rows.dtype))
     _set_random_state(after, embeddings.device)
     return loss

@@ -108,16 +108,16 @@ def train_steps(run: Run, state: RunState, log: RunLog, stop_requested: Callable
     console.print(f"Encoder on {run.device}: {run.encoder.path}", markup=False)
     clock, timer = Clock(state.seconds), Timer(config.checkpoint.minutes)
     with ThreadPoolExecutor(1) as ahead, progress("Training", len(sampler), state.step) as advance:
-        upcoming = ahead.submit(stepper.prepare, min(state.step, len(sampler) - 1))
+        upcoming = ahead.submit(run.prepare, min(state.step, len(sampler) - 1))
         while state.step < len(sampler) and not out_of_patience(config, state):
             # ---- The update. The clock runs; the next batch is laid out meanwhile.
             step = state.step
             clock.start_step()
-            batch = upcoming.result()
+            prepared = upcoming.result()
             clock.data_is_here()
             if step + 1 < len(sampler):
-                upcoming = ahead.submit(stepper.prepare, step + 1)
-            arrived = stepper.train_step(step, batch, stop_requested, timer.rings)
+                upcoming = ahead.submit(run.prepare, step + 1)
+            arrived = stepper.train_step(step, prepared, stop_requested, timer.rings)
 
             # ---- What follows it. Stop and save are read in the numbers, so that all ranks decide alike.
             stops = any(numbers["stop"] for numbers in arrived)

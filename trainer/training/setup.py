@@ -35,13 +35,13 @@ from trainer.model.embedding import tokenize_for
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.model.lora import add_lora, resolve_targets
-from trainer.model.packing import TokenBatch
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 from trainer.system.console import console
 from trainer.system.gpu import require_code
 from trainer.system.numerics import Numerics, settle_numerics
 from trainer.system.transfer import to_device
+from trainer.training.batch import Prepared, collate
 from trainer.training.fast_paths import FastPaths, choose_fast_paths
 from trainer.training.optimizer import build_optimizer
 from trainer.training.schedule import learning_rates
@@ -101,6 +101,14 @@ class Inputs:
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the encoder's forward, in the run's precision."""
         return self.numerics.autocast(self.device)
+
+    def prepare(self, step: int) -> Prepared:
+        """Lay out and collate this rank's part of the batch of a step, and send it to the device."""
+        layout = self.layouts.build([self.sampler.local(step, rank) for rank in range(ranks.world_size())])
+        in_groups = self.encoder.attention != "kernel"
+        prepared = collate(layout, self.tokens, self.config.train.tokens_per_chunk, in_groups)
+        moved: Prepared = to_device(prepared, self.device)
+        return moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +241,7 @@ def prove_fast_paths(inputs: Inputs) -> FastPaths:
             inputs.encoder,
             wanted,
             len(inputs.sampler),
-            lambda: first_chunks(inputs),
+            lambda: inputs.prepare(0).chunks,
             inputs.autocast,
             inputs.saved_conditions.get("train.compile"),
         )
@@ -242,15 +250,6 @@ def prove_fast_paths(inputs: Inputs) -> FastPaths:
     for note in fast_paths.notes:
         console.print(note, markup=False)
     return fast_paths
-
-
-def first_chunks(inputs: Inputs) -> list[TokenBatch]:
-    """The chunks of this rank in the first step, on the device."""
-    layout = inputs.layouts.build([inputs.sampler.local(0, rank) for rank in range(ranks.world_size())])
-    texts, tokens = layout.texts[ranks.rank()], inputs.tokens
-    chunks = [tokens.batch(texts[where]) for where in tokens.chunks(texts, inputs.config.train.tokens_per_chunk)]
-    moved: list[TokenBatch] = to_device(chunks, inputs.device)
-    return moved
 
 
 def load_base(config: Config, model_name: str) -> Encoder:

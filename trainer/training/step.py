@@ -1,6 +1,6 @@
-"""One step of training: lay out and collate a batch, encode, loss, backward, update, and read the numbers.
+"""One step of training: encode what was prepared, loss, backward, update, and read the numbers.
 
-    prepare (a step ahead, on a thread) -> train_step -> [next steps] -> settle
+    Run.prepare (a step ahead, on a thread) -> train_step -> [next steps] -> settle
 
 Everything that a step costs is here and in what it calls; evaluation and saving are the loop's.
 """
@@ -15,28 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from trainer.data.batch_layout import BatchLayout
 from trainer.errors import NumericError
-from trainer.model.packing import TokenBatch
 from trainer.system import distributed as ranks
 from trainer.system.devices import widest_float
-from trainer.system.transfer import Arriving, to_device
+from trainer.system.transfer import Arriving
+from trainer.training.batch import Prepared
 from trainer.training.gradcache import backward_in_chunks
 from trainer.training.optimizer import skip_next_update
 from trainer.training.setup import Run
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A step's input, made while the step before it runs."""
-
-    layout: BatchLayout
-    chunks: list[TokenBatch]
-    positions: list[Tensor]  # of each chunk's texts among the rank's
-    tokens: int  # that the rank encodes
-    waste: float  # share of its attention that is padding
 
 
 @dataclass(frozen=True)
@@ -58,26 +45,10 @@ class Stepper:
         self.lag = (1 if on_device else 0) if lag is None else lag
         self.pending: deque[Pending] = deque()
 
-    def prepare(self, step: int) -> Prepared:
-        """Lay out and collate the batch of a step, and send it to the device."""
-        run = self.run
-        layout = run.layouts.build([run.sampler.local(step, rank) for rank in range(ranks.world_size())])
-        texts = layout.texts[ranks.rank()]
-        positions = run.tokens.chunks(texts, run.config.train.tokens_per_chunk)
-        chunks = [run.tokens.batch(texts[where]) for where in positions]
-        prepared = Prepared(
-            layout,
-            chunks,
-            [torch.from_numpy(where) for where in positions],
-            tokens=sum(chunk.token_count for chunk in chunks),
-            waste=0.0 if run.encoder.attention == "kernel" else float(np.mean([chunk.waste for chunk in chunks])),
-        )
-        return to_device(prepared, run.device)
-
     def train_step(
         self,
         step: int,
-        batch: Prepared,
+        prepared: Prepared,
         stop: Callable[[], bool] = lambda: False,
         save: Callable[[], bool] = lambda: False,
     ) -> list[dict[str, Any]]:
@@ -100,9 +71,9 @@ class Stepper:
         # ---- loss and gradient, of this rank's part and then of the whole batch
         loss = backward_in_chunks(
             encode=run.encoder,
-            batches=batch.chunks,
-            positions=batch.positions,
-            loss_of=lambda embeddings: run.objective(embeddings, batch.layout),
+            chunks=prepared.chunks,
+            positions=prepared.positions,
+            loss_of=lambda embeddings: run.objective(embeddings, prepared.layout),
             backward=run.accelerator.backward,
             autocast=run.autocast,
         )
@@ -111,10 +82,10 @@ class Stepper:
         norm = run.accelerator.clip_grad_norm_(run.parameters.values(), limit)
 
         # ---- numbers: one tensor over all ranks, read when it has arrived
-        counters = [torch.full((1,), float(value), device=run.device) for value in (batch.tokens, stop(), save())]
+        counters = [torch.full((1,), float(value), device=run.device) for value in (prepared.tokens, stop(), save())]
         parts = torch.cat([loss.total.detach().view(1), *counters, loss.by_dim]).to(widest_float(run.device))
         numbers = torch.cat([ranks.sum_over_ranks(parts), norm.detach().to(parts.dtype).view(1)])
-        self.pending.append(Pending(step, batch.waste, Arriving(numbers)))
+        self.pending.append(Pending(step, prepared.waste, Arriving(numbers)))
         arrived = self.settle(self.lag)
 
         # ---- update
