@@ -64,7 +64,7 @@ def test_a_step_never_waits_for_the_device_and_compiles_nothing_after_the_first(
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert [len(numbers) for numbers in arrived] == [0, 1, 1, 1]
-    assert [numbers["step"] for numbers in steps.settle()] == [5]
+    assert [numbers.step for numbers in steps.settle()] == [5]
     assert graphs > 0 and counters["stats"]["unique_graphs"] == graphs
 
 
@@ -74,7 +74,7 @@ def test_compiled_layers_train_like_plain_ones(stepper):
         steps = stepper(compiled, {"train.compile": compiled})
         with without_dropout(steps.run.encoder):  # the two draw other masks
             found = [numbers for step in range(6) for numbers in steps.train_step(step, steps.run.prepare(step))]
-        losses.append([numbers["loss"] for numbers in found + steps.settle()])
+        losses.append([numbers.logged["loss"] for numbers in found + steps.settle()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 

@@ -36,7 +36,7 @@ from trainer.training.plan import describe, lint_pairs, print_numerics, print_pl
 from trainer.training.resume import checkpoint, resumed_state, saved_conditions
 from trainer.training.run_folder import choose_folder, claimed, has_begun
 from trainer.training.setup import Run, build_run, read_inputs
-from trainer.training.step import Stepper
+from trainer.training.step import StepNumbers, Stepper
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,12 @@ def train_steps(run: Run, state: RunState, log: RunLog, stop_requested: Callable
             arrived = stepper.train_step(step, prepared, stop_requested, timer.rings)
 
             # ---- What follows it. Stop and save are read in the numbers, so that all ranks decide alike.
-            stops = any(numbers["stop"] for numbers in arrived)
+            stops = any(numbers.stop for numbers in arrived)
             evaluates, saves = is_due(run, step)
-            saves |= stops or any(numbers["save"] for numbers in arrived)
+            saves |= stops or any(numbers.save for numbers in arrived)
             if evaluates or saves or step + 1 == len(sampler):
                 arrived += stepper.settle()
-                stops |= any(numbers["stop"] for numbers in arrived)
+                stops |= any(numbers.stop for numbers in arrived)
                 saves |= stops
             clock.end_step()
             state.step, state.seconds = step + 1, clock.seconds
@@ -160,12 +160,11 @@ def out_of_patience(config: Config, state: RunState) -> bool:
     return True
 
 
-def note_step(run: Run, numbers: dict[str, Any], clock: Clock, log: RunLog, advance: Callable[..., None]) -> None:
+def note_step(run: Run, numbers: StepNumbers, clock: Clock, log: RunLog, advance: Callable[..., None]) -> None:
     """Log the numbers of an update and move the progress bar on."""
-    step, phase = numbers["step"], run.sampler.phase_at(numbers["step"]).name
-    line = {"step": step, "phase": phase, "epoch": run.sampler.epochs[step], "lr": run.rates[step], **numbers}
-    del line["stop"], line["save"]
-    line |= {"tokens_per_s": numbers["tokens"] / clock.took, "waiting": clock.waiting}
+    step, phase = numbers.step, run.sampler.phase_at(numbers.step).name
+    line = {"step": step, "phase": phase, "epoch": run.sampler.epochs[step], "lr": run.rates[step], **numbers.logged}
+    line |= {"tokens_per_s": line["tokens"] / clock.took, "waiting": clock.waiting}
     if step % run.config.log.every == 0:
         log.write(line)
     advance(

@@ -35,6 +35,19 @@ class Pending:
     numbers: Arriving  # loss, tokens, stop, save, loss of each dim; gradient norm last
 
 
+@dataclass(frozen=True)
+class StepNumbers:
+    """What is known of an update once its numbers have arrived."""
+
+    step: int
+    logged: dict[str, Any]
+    """What log.jsonl says of it: loss, loss of each dim, gradient norm, tokens, ..."""
+    stop: bool
+    """Whether any rank was asked to stop."""
+    save: bool
+    """Whether any rank found a checkpoint due."""
+
+
 class Stepper:
     """Makes the updates of a run, in the order of its plan."""
 
@@ -51,8 +64,8 @@ class Stepper:
         prepared: Prepared,
         stop: Callable[[], bool] = lambda: False,
         save: Callable[[], bool] = lambda: False,
-    ) -> list[dict[str, Any]]:
-        """One update. Returns what there is to log of the updates whose numbers have arrived.
+    ) -> list[StepNumbers]:
+        """One update. Returns the numbers, of this update and those before it, that have arrived.
 
         On a GPU these lag one update behind, so that no step waits for the device. An update whose loss or gradient is
         not finite changes nothing, wherever its numbers are.
@@ -95,27 +108,23 @@ class Stepper:
         run.optimizer.zero_grad()
         return arrived
 
-    def settle(self, lag: int = 0) -> list[dict[str, Any]]:
+    def settle(self, lag: int = 0) -> list[StepNumbers]:
         """Read the numbers of all updates but the last `lag`, in order. Raises NumericError as `train_step` does."""
         arrived = []
         while len(self.pending) > lag:
             pending = self.pending.popleft()
             loss, tokens, stop, save, *by_dim, norm = pending.numbers.read()
             self.check_finite(pending.step, loss, norm)
-            arrived.append(
-                {
-                    "step": pending.step,
-                    "loss": loss,
-                    "loss_by_dim": dict(zip(map(str, self.run.config.loss.dims), by_dim, strict=True)),
-                    "grad_norm": norm,
-                    "skipped": not np.isfinite(norm),  # the fp16 loss scaler passes over an update that overflowed
-                    "tokens": int(tokens),
-                    "waste": pending.waste,
-                    "peak_memory": peak_memory(self.run.device),
-                    "stop": stop > 0,
-                    "save": save > 0,
-                }
-            )
+            logged = {
+                "loss": loss,
+                "loss_by_dim": dict(zip(map(str, self.run.config.loss.dims), by_dim, strict=True)),
+                "grad_norm": norm,
+                "skipped": not np.isfinite(norm),  # the fp16 loss scaler passes over an update that overflowed
+                "tokens": int(tokens),
+                "waste": pending.waste,
+                "peak_memory": peak_memory(self.run.device),
+            }
+            arrived.append(StepNumbers(pending.step, logged, stop=stop > 0, save=save > 0))
         return arrived
 
     def check_finite(self, step: int, loss: float, norm: float) -> None:
