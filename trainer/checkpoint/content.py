@@ -1,14 +1,15 @@
 """What a checkpoint holds: the state of a run between two updates, to and from named tensors and JSON.
 
-Every key stands in this module. Tensors:
+Every key stands in this module, but for those within "identity". Tensors:
 
     weight/NAME                   each parameter that trains
     optimizer/KEY/NAME            AdamW's step, exp_avg and exp_avg_sq of it; not before its first update
     random/RANK/torch, .../cuda   random states: what draws in training draws from torch alone
     best/NAME                     the weights of the best evaluation so far
 
-JSON: the fields of `RunState`; "parameters", their names in order; "scaler", fp16's loss scaling; "identity", what
-must be equal for a run to be the same (`identity`); "log", size and SHA-256 of log.jsonl at that moment.
+JSON: the fields of `RunState`; "parameters", their names in order; "scaler", fp16's loss scaling; "log", size and
+SHA-256 of log.jsonl at that moment; "identity", what must be equal for a run to be the same. Its keys come from
+`identity` and, for the conditions of a run, from training's `Run.conditions`, `numerics` and `fast_paths`.
 """
 
 from __future__ import annotations

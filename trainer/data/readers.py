@@ -254,4 +254,5 @@ FORMATS: dict[str, Callable[[str, str, Sequence[Field], Sequence[str]], RawTable
     ".csv": partial(_read_delimited, delimiter=","),
     ".tsv": partial(_read_delimited, delimiter="\t"),
 }
-"""Ending of a file's name -> what makes a table of its text. A format is added here."""
+"""Ending of a file's name -> what makes a table of its text. A text format is added here; a binary one, such as
+Parquet, would need a reader of bytes beside `read_text`."""

@@ -153,7 +153,8 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, float], float]]
     "separability_d": lambda scores, target, labels, threshold: separability(scores, labels)[1],
 }
 """Name -> metric of (scores, target, labels, threshold). A metric that is added here is measured, reported, and has its
-interval; where it is not to be maximised, leave it out of HIGHER_IS_BETTER."""
+interval, slowly: until `bootstrap` gets a fast form of it, it is computed on one resample after the other. Where it is
+not to be maximised, leave it out of HIGHER_IS_BETTER."""
 
 HIGHER_IS_BETTER = tuple(name for name in METRICS if name != "false_positive_rate")
 """What can pick the best model (`eval.metric`) and carry a verdict (`--metric`)."""

@@ -275,8 +275,6 @@ def overlap(seen: Part, held: Part) -> list[Finding]:
     by_template = touched(np.isin(held.template, seen.template) & ~text) & ~by_text
     pairs = np.isin(held.keys(held.template), seen.keys(seen.template)) & ~by_text
     other, total = name_of(seen.table.source), len(table)
-    severity = worst(SEEN_TEMPLATE_PAIRS.severity(pairs.mean()), SEEN_TEMPLATES.severity(by_template.mean()))
-    template_values = {"rows": int(by_template.sum()), "share": float(by_template.mean()), "pairs": int(pairs.sum())}
     findings = []
     for rows, name, what in (
         (by_text, "text overlap", f"hold one of {len(np.unique(held.form[text]))} texts"),
@@ -291,11 +289,11 @@ def overlap(seen: Part, held: Part) -> list[Finding]:
             "remove these rows from one of the files; split by ticket, not by pair",
         )
     return findings + held.finding(
-        severity,
+        worst(SEEN_TEMPLATE_PAIRS.severity(pairs.mean()), SEEN_TEMPLATES.severity(by_template.mean())),
         "template overlap",
         f"{share_of(int(by_template.sum()), total)} more rows hold a copy of a template in {other}; {int(pairs.sum())} "
         "are its pairs but for ids, names and numbers",
-        template_values | {"with": other},
+        {"rows": int(by_template.sum()), "share": float(by_template.mean()), "pairs": int(pairs.sum()), "with": other},
         pairs if pairs.any() else by_template,
         "split by template (trainer build-pairs does)",
     )

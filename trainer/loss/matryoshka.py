@@ -1,6 +1,6 @@
-"""Multiple-negatives ranking and a pairwise ranking term at every Matryoshka size, on unnormalised embeddings.
+"""Multiple-negatives ranking at every Matryoshka dim, on unnormalised embeddings.
 
-Shapes: Q queries, G candidates, P labelled pairs, E embedding width, M dims.
+Shapes: Q queries, G candidates, E embedding width, M dims.
 
 The dot product of the first d columns of two embeddings is part of the dot product of the first d' > d columns. So
 one E-wide product, taken block by block in ascending dims, passes through the dot products of every dim on its way:

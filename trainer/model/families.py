@@ -1,6 +1,7 @@
 """The encoder families that packing knows: where their layers and projections are.
 
-To add one, describe it in `FAMILIES`: training, the tiny model and the tests over families take it from there.
+To add one whose first layer takes what `model.embeddings` gives, describe it in `FAMILIES`: training, the tiny model
+and the tests over families take it from there. One with a projection in between, as ELECTRA-small, does not fit.
 """
 
 from __future__ import annotations
