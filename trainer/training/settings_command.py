@@ -73,6 +73,8 @@ def all_settings() -> list[Setting]:
     settings = []
     for section, cls in config.settings_of(config.Config).items():
         for name, kind in config.settings_of(cls).items():
+            if (cls.__name__, name) not in meanings:
+                raise LookupError(f"trainer/config.py: {cls.__name__}.{name} has no docstring; write one under it")
             default, meaning = toml_value(getattr(cls(), name)), meanings[cls.__name__, name]
             settings.append(Setting(f"{section}.{name}", default, kind_in_words(kind), meaning))
     return settings
