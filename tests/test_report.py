@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
+from trainer.config import Config, EvalConfig
 from trainer.data.incidents import generate_pairs
 from trainer.errors import InputError
 from trainer.evaluation.pair_metrics import roc_points
@@ -25,7 +26,9 @@ from trainer.report import plots as figures
 from trainer.report.comparison import write_comparison
 from trainer.report.record import read_run
 from trainer.report.run_page import write_report
+from trainer.system.console import console
 from trainer.training import finish
+from trainer.training.model_card import model_card, print_summary
 
 VOID = {"meta", "img", "br"}
 SECRET = "call jane.doe@example.com or +49 170 1234567 about srv-db01"
@@ -179,6 +182,28 @@ def test_undefined_figures_do_not_break_it(run: Path) -> None:
     text = write_report(run).read_text()
     assert "-" in Page(text).text["td"]  # what stands for no number
     assert not {"NaN", "nan", "None"} & set(re.findall(r"\w+", " ".join(Page(text).text["td"])))
+
+
+@pytest.mark.parametrize(("metric", "title"), [("average_precision", "average_precision"), ("spearman", "Spearman")])
+def test_the_metric_that_the_run_goes_by_is_shown_before_and_after(
+    metric: str, title: str, run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the report, in the model card and in the table that a run ends with; one of the usual ones only once."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    for part in ("dev", "test"):
+        metrics[part]["question"]["metric"] = metric
+    test = metrics["test"]
+    values = [f"{test[system]['16'][metric]:.4f}" for system in ("baseline", "final")]
+    page = Page(write_report(run, metrics).read_text())
+    assert page.text["th"].count(title) == 1
+    assert page.text["td"].count(" → ".join(values)) == 1
+    card = model_card(Config(eval=EvalConfig(metric=metric)), test, "test", 1.0)
+    assert card.count(f" {title} before | after |") == 1 and f"| {' | '.join(values)} |" in card
+    heading, rule, row = [line for line in card.splitlines() if line.startswith("|")][:3]
+    assert heading.count("|") == rule.count("|") == row.count("|")
+    monkeypatch.setattr(console, "width", 200)
+    print_summary({part: metrics[part] for part in ("dev", "test")}, 1, 1.0, run / "model")
+    assert " -> ".join(values) in capfd.readouterr().err
 
 
 def edit_metrics(run: Path, **changes: object) -> None:

@@ -26,7 +26,7 @@ from trainer.system.run_files import LINT, REPORT
 from trainer.text.masking import mask_text
 
 TITLES = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "F1"}
-"""The metrics of the table by dim, as its headings write them."""
+"""Metrics that the table by dim always has, as its headings write them; that of the verdict joins them."""
 STYLES = {Verdict.BETTER.value: "better", Verdict.NOT_BETTER.value: "not"}
 
 
@@ -97,12 +97,13 @@ def _pictures(run: Record) -> list[Picture]:
 def _main_table(run: Record) -> Table:
     judged = run.judged
     metric = judged["question"]["metric"]
+    titles = TITLES | ({"f1": "F1 (in-sample)"} if run.in_sample else {})
+    titles |= {metric: titles.get(metric, metric)}
     rows = []
     for dim in judged["final"]:
-        changes = [change(judged, dim, name) for name in TITLES]
+        changes = [change(judged, dim, name) for name in titles]
         interval = _interval(judged["intervals"]["difference"][dim][metric])
         rows.append([dim, judged["verdicts"][dim], *changes, interval])
-    titles = TITLES | ({"f1": "F1 (in-sample)"} if run.in_sample else {})
     headings = ["dims", "verdict", *titles.values(), f"{TITLES.get(metric, metric)} difference, 95 %"]
     return Table(headings, rows, numbers=range(len(headings)))
 

@@ -11,7 +11,6 @@ from trainer.config import Config
 from trainer.system.console import console
 from trainer.system.run_files import THRESHOLDS
 
-SHOWN = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "best F1"}
 MEANING = {
     "BETTER": "the 95 % interval of the difference to the untouched model lies above 0 at every dim",
     "NOT BETTER": "at some dim no part of the difference's 95 % interval lies above 0: keep using the untouched model",
@@ -44,12 +43,19 @@ def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: flo
     console.print(usage(model, min(record["final"], key=int)), markup=False)
 
 
+def shown_metrics(metric: str, on: str) -> dict[str, str]:
+    """The headings of what is shown of a held-out set, by metric: three that many ask for, and the run's own."""
+    f1 = "F1 at dev's threshold" if on == "test" else "best F1"
+    titles = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": f1}
+    return titles | {metric: titles.get(metric, metric)}
+
+
 def _print_changes(name: str, record: dict[str, Any]) -> None:
     metric = record["question"]["metric"]
     table = Table(title=f"{name.capitalize()} pairs: baseline -> final (difference)", title_justify="left")
     table.add_column("dim", justify="right")
-    shown = {**SHOWN, "f1": "F1 at dev's threshold" if name == "test" else SHOWN["f1"]}
-    for heading in (*shown.values(), f"95 % of {shown.get(metric, metric)}", "verdict"):
+    shown = shown_metrics(metric, name)
+    for heading in (*shown.values(), f"95 % of {shown[metric]}", "verdict"):
         table.add_column(heading, justify="right")
     for dim, after in record["final"].items():
         before = record["baseline"][dim]
@@ -77,7 +83,9 @@ def model_card(config: Config, record: dict[str, Any], on: str, alpha: float) ->
     Args:
         record: what was found on the held-out set `on`.
     """
-    columns, metric = ("spearman", "roc_auc"), config.eval.metric
+    metric = config.eval.metric
+    columns, titles = dict.fromkeys(("spearman", "roc_auc", metric)), shown_metrics(metric, on)
+    headings = " | ".join(f"{titles[key]} before | after" for key in columns)
     rows = []
     for dim, after in record["final"].items():
         cells = [f"{values[key]:.4f}" for key in columns for values in (record["baseline"][dim], after)]
@@ -99,8 +107,8 @@ def model_card(config: Config, record: dict[str, Any], on: str, alpha: float) ->
             f"Against the untouched model, by {metric} on {record['pairs']} held-out pairs ({on}): "
             f"**{record['verdict']}**.",
             "",
-            "| dim | Spearman before | after | ROC-AUC before | after | 95 % of the difference | verdict |",
-            "|---:|---:|---:|---:|---:|---:|---|",
+            f"| dim | {headings} | 95 % of the difference | verdict |",
+            f"|---:|{'---:|---:|' * len(columns)}---:|---|",
             *rows,
             "",
             f'Thresholds of "same problem", fitted on dev, are in `{THRESHOLDS}`.',
