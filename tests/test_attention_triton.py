@@ -179,8 +179,8 @@ config = MPNetConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_att
 model = MPNetModel(config, add_pooling_layer=False).train()
 fast_layers.make_lean(model)
 rng = np.random.default_rng(0)
-for step in range(5):
-    lengths = rng.integers(1, 80, 5)
+for step in range(3):
+    lengths = rng.integers(1, 40, 3 + step)
     batch = packing.pack(rng.integers(5, 60, lengths.sum()), lengths)
     packed_hidden_states(model, batch, compiled=True, attention="kernel").sum().backward()
     print("frames", counter.frame_count)
@@ -192,4 +192,4 @@ def test_a_layer_is_compiled_once_for_all_layers_and_lengths():
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     frames = [line for line in done.stdout.splitlines() if line.startswith("frames")]
-    assert len(frames) == 5 and len(set(frames[1:])) == 1, frames
+    assert len(frames) == 3 and len(set(frames[1:])) == 1, frames

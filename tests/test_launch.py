@@ -402,6 +402,10 @@ def checked(project: Project) -> Project:
     tests = "import pytest\n\n\ndef test_word() -> None:\n    assert 'a' + 'b' == 'ab'\n\n\n"
     tests = tests.replace("'", '"') + "@pytest.mark.numbers\ndef test_sum() -> None:\n    assert 1 + 1 == 2\n"
     (project.root / "tests/test_small.py").write_text(tests)
+    (project.root / "bench/reliability").mkdir(parents=True)
+    for package in ("bench", "bench/reliability"):
+        (project.root / package / "__init__.py").touch()
+    (project.root / "bench/reliability/chaos.py").write_text('print("the campaign ran")\n')
     return project
 
 
@@ -415,7 +419,7 @@ def test_ci_installs_and_ends_with_the_summary_of_pytest(checked: Project) -> No
     result = run_ci(checked.root, "-p", "no:cacheprovider", **checked.environment)
     assert result.returncode == 0, result.stdout + result.stderr
     assert checked.installs() == ["venv", ".[mine,report]", ".[mine,report,test]"]
-    assert "the example ran" in result.stdout
+    assert "the example ran" in result.stdout and "the campaign ran" in result.stdout
     assert result.stdout.count(" 1 passed, 1 deselected") == 4  # each pass of `numbers`: its own line, and the summary
     assert " 2 passed" in result.stdout.splitlines()[-1]
 
@@ -447,7 +451,7 @@ def commands_of_the_readme() -> list[str]:
 
 
 class Ci:
-    """.ci/run beside a launch.sh that notes how it is called and ends as it is told."""
+    """.ci/run beside a launch.sh and a Python that note how they are called and end as they are told."""
 
     LESSER = ("ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2", "TRAINER_ONEDNN=off")
 
@@ -462,7 +466,9 @@ class Ci:
         """`ends` is the body of the stand-in: shell that ends call number $call with some exit code."""
         note = f"{{ echo \"$0 $*\"; env; echo; }} >>'{self.calls_file}'\ncall=$(grep -c '^$' '{self.calls_file}')\n"
         summary = 'echo "== 7 passed in call $call =="\n'
-        add_script(self.root / "launch.sh", f"#!{BASH}\n{note}{summary}{ends}\n")
+        (self.root / ".venv/bin").mkdir(parents=True, exist_ok=True)
+        for name in ("launch.sh", ".venv/bin/python"):
+            add_script(self.root / name, f"#!{BASH}\n{note}{summary}{ends}\n")
         return run_ci(self.root, *arguments, **self.environment, **environment)
 
     def calls(self) -> list[tuple[str, dict[str, str]]]:
@@ -495,8 +501,9 @@ def test_ci_begins_with_the_commands_of_the_readme_and_sets_nothing(ci: Ci) -> N
     assert [command.strip() for command, _ in calls[:2]] == readme
     assert all(variables == ci.environment | for_pip for _, variables in calls[:3])
     lesser = [dict(pair.split("=") for pair in variables.split()) for variables in ci.LESSER]
-    assert [command for command, _ in calls[2:]] == ["./launch.sh check", *["./launch.sh test -m numbers"] * 2]
-    assert [variables for _, variables in calls[3:]] == [ci.environment | for_pip | added for added in lesser]
+    assert [command for command, _ in calls[2:5]] == ["./launch.sh check", *["./launch.sh test -m numbers"] * 2]
+    assert calls[5][0].startswith(".venv/bin/python -m bench.reliability.chaos --kills 25 ")
+    assert [variables for _, variables in calls[3:5]] == [ci.environment | for_pip | added for added in lesser]
 
 
 def test_a_command_that_needs_an_undeclared_variable_fails_ci(ci: Ci) -> None:
@@ -516,12 +523,13 @@ def test_a_command_that_needs_an_undeclared_variable_fails_ci(ci: Ci) -> None:
         (3, "./launch.sh check"),
         (4, f"numbers with {Ci.LESSER[0]}"),
         (5, f"numbers with {Ci.LESSER[1]}"),
+        (6, "bench.reliability.chaos"),
     ],
 )
 def test_each_step_can_fail_ci_and_the_tests_come_last(ci: Ci, call: int, step: str) -> None:
     result = ci.run(f'((call != {call})) || {{ echo "FAILED tests/test_x.py"; echo "1 failed"; exit 1; }}')
     assert result.returncode == 1
-    assert len(ci.calls()) == 5, "the other steps are run all the same"
+    assert len(ci.calls()) == 6, "the other steps are run all the same"
     lines = result.stdout.splitlines()
     summary = lines[lines.index("== Summary") :]
     assert f"FAILED with exit code 1: {step}" in summary
@@ -536,7 +544,7 @@ def test_ci_ends_where_no_test_can_run(ci: Ci) -> None:
 
 
 def test_arguments_of_ci_go_to_pytest(ci: Ci) -> None:
-    without_tests = "((call <= 3)) || exit 5"  # pytest's code where it found none
+    without_tests = "((call <= 3 || call == 6)) || exit 5"  # pytest's code where it found none
     assert ci.run(without_tests).returncode == 5, "a mark that no test bears is an error"
     ci.calls()
     assert ci.run(without_tests, "tests/test_a b.py", "-x").returncode == 0

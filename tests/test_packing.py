@@ -136,20 +136,23 @@ def test_no_sequence_sees_another(monkeypatch):
     assert (leaking - honest).abs().max() > 1e-6
 
 
+DRAWS = 300
+
+
 @pytest.mark.slow
 def test_dropout_has_the_distribution_of_the_padded_path():
     """Same mean and spread of the embeddings over many draws, hidden and attention dropout on."""
     model = build("bert", hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3).double().train()
-    ids, lengths = sequences([1, 2, 11, 12, 12, 30])
+    ids, lengths = sequences([1, 2, 11, 12])
     batch = pack(ids, lengths)
     torch.manual_seed(0)
     with torch.no_grad():
         draws = {
-            forward: torch.stack([pool(forward(model, batch), batch, "mean") for _ in range(600)])
+            forward: torch.stack([pool(forward(model, batch), batch, "mean") for _ in range(DRAWS)])
             for forward in (packed_hidden_states, padded_hidden_states)
         }
     mine, theirs = draws[packed_hidden_states], draws[padded_hidden_states]
-    standard_error = (mine.var(0) / 600 + theirs.var(0) / 600).sqrt()
+    standard_error = ((mine.var(0) + theirs.var(0)) / DRAWS).sqrt()
     z_scores = (mine.mean(0) - theirs.mean(0)) / standard_error
     assert z_scores.abs().max() < 5 and 0.7 < z_scores.square().mean() < 1.4
     assert 0.9 < (mine.std(0) / theirs.std(0)).mean() < 1.1

@@ -539,7 +539,7 @@ def test_two_runs_of_one_process_in_python_each_get_their_precision(tiny_model, 
         written = json.loads((result.folder / "metrics.json").read_text())
         assert written == json.loads(json.dumps(json_ready(result.metrics)))
         metadata[precision] = json.loads((result.folder / "training_metadata.json").read_text())["precision"]
-    assert metadata == {"bf16": "bf16", "fp32": "no"}
+    assert metadata == {"bf16": "bf16", "fp32": "fp32"}
     losses = [[line["loss"] for line in steps_of(tmp_path / precision)] for precision in metadata]
     assert losses[0] != losses[1]
 

@@ -106,10 +106,12 @@ def remove_debris(folder: Path) -> None:
 def only_writer(folder: Path) -> Iterator[None]:
     """Keep every other process off a folder; the lock ends with the process, however that ends.
 
+    A folder that was made for this and got nothing else is removed again.
+
     Raises:
         StorageError: another process has it, or the file system refused.
     """
-    path = folder / LOCK
+    path, is_new = folder / LOCK, not folder.exists()
     try:
         make_folder(folder)
         # The file stays when the lock is given up: a process that had opened one just removed would lock nothing.
@@ -119,7 +121,11 @@ def only_writer(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"{path}: cannot lock: {error.strerror or error}") from error
     with lock:
-        yield
+        try:
+            yield
+        finally:
+            if is_new and [entry.name for entry in folder.iterdir()] == [LOCK]:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_manifest(folder: Path) -> None:
