@@ -52,13 +52,20 @@ def kernel(batch, inputs, heads, dropout=0.0):
     )
 
 
-LENGTHS = [[1], [64], [65], [70, 1, 130, 64, 65], [3, 3, 2, 17, 90, 1]]
+MIXED = [3, 3, 2, 17, 90, 1]
+LONG = pytest.param([70, 1, 130, 64, 65], 1, 8, True, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
-@pytest.mark.parametrize(("heads", "width"), [(2, 8), (1, 32), (3, 24)])
-def test_values_and_gradients_are_those_of_the_groups(lengths, with_bias, heads, width):
+@pytest.mark.parametrize(
+    ("lengths", "heads", "width", "with_bias"),
+    [
+        *((lengths, 1, 24, bias) for lengths in ([1], [64], [65], MIXED) for bias in (True, False)),
+        (MIXED, 2, 32, True),
+        LONG,
+    ],
+    ids=str,
+)
+def test_values_and_gradients_are_those_of_the_groups(lengths, heads, width, with_bias):
     batch, inputs, upstream = problem(lengths, heads, width, seed=sum(lengths), with_bias=with_bias)
     mine, theirs = kernel(batch, inputs, heads), grouped(batch, inputs, heads)
     torch.testing.assert_close(mine, theirs, **CLOSE)
@@ -98,7 +105,7 @@ def tiles(request, monkeypatch):
 
 @pytest.mark.parametrize("lengths", [[65], [33, 1, 17]], ids=str)
 def test_any_tiles_give_the_same(lengths, tiles):
-    test_values_and_gradients_are_those_of_the_groups(lengths, True, 2, 24)
+    test_values_and_gradients_are_those_of_the_groups(lengths, 2, 24, True)
 
 
 def test_dropout_does_not_depend_on_the_tiles(tiles):
@@ -187,6 +194,7 @@ for step in range(3):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="the interpreter's process")
 def test_a_layer_is_compiled_once_for_all_layers_and_lengths():
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300)

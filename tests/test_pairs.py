@@ -742,7 +742,8 @@ def test_columns_of_every_kind_are_the_same_pairs(kind: Any, names: tuple[str, .
 
 
 def test_a_data_frame_is_read_as_it_is() -> None:
-    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    import pandas  # of the extra `test`, by way of datasets
+
     columns = columns_of(list, SINGULAR) | {"category1": ["x", None, float("nan")]}
     table = pairs_from_columns(pandas.DataFrame(columns))
     assert table.categories1 == ["x", "", ""] and table.label.tolist() == [True, False, True]
