@@ -56,6 +56,7 @@ MIXED = [3, 3, 2, 17, 90, 1]
 LONG = pytest.param([70, 1, 130, 64, 65], 1, 8, True, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lengths", "heads", "width", "with_bias"),
     [
@@ -103,15 +104,18 @@ def tiles(request, monkeypatch):
     monkeypatch.setattr(flash, "kernel_options", options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [[65], [33, 1, 17]], ids=str)
 def test_any_tiles_give_the_same(lengths, tiles):
     test_values_and_gradients_are_those_of_the_groups(lengths, 2, 24, True)
 
 
+@pytest.mark.slow
 def test_dropout_does_not_depend_on_the_tiles(tiles):
     check_gradients_under_dropout(40)
 
 
+@pytest.mark.slow
 def test_dropout_zeroes_its_share_and_scales_the_rest():
     _, before, after = dropped_weights(90, 2, 0.3, seed=1)
     kept = after != 0
@@ -128,6 +132,7 @@ def test_dropout_zeroes_its_share_and_scales_the_rest():
     assert not torch.equal(kept, other != 0)
 
 
+@pytest.mark.slow
 def test_gradients_under_dropout_are_those_of_the_same_mask():
     check_gradients_under_dropout(70)
 
@@ -153,6 +158,7 @@ def check_gradients_under_dropout(length, heads=2):
         torch.testing.assert_close(got, expected, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["mpnet", "bert", "distilbert"])
 def test_a_model_through_the_kernel_gives_the_same_embeddings_and_gradients(family, tiny_model):
     model = load_encoder(str(tiny_model(family))).model.to(**KIND)

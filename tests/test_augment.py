@@ -97,6 +97,7 @@ def seq2seq(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_seq2seq_model_translates_as_transformers_does_one_text_at_a_time(seq2seq: Path) -> None:
     translate = load_translator(str(seq2seq))
     given = ["the printer prints blank pages", "update", "blank pages since yesterday on the last floor"] * 7

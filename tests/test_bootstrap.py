@@ -79,6 +79,7 @@ def plain(scores: np.ndarray, target: np.ndarray, labels: np.ndarray, threshold:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("levels", [0, 2, 20])
 @pytest.mark.parametrize("across", [False, True])
@@ -256,6 +257,7 @@ def clustered(rng: np.random.Generator, clusters: int, size: int, within: float)
     }
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_and_those_of_rows_do_not() -> None:
     """Truth: the correlation by construction, Spearman's by 6/pi asin(rho/2), ROC-AUC from a very large sample."""
     rng = np.random.default_rng(2024)
@@ -297,6 +299,7 @@ def shared_texts(rng: np.random.Generator, tickets: int, popular: int) -> tuple[
     return data, first, tickets + second
 
 
+@pytest.mark.slow
 def test_where_one_component_holds_most_pairs_intervals_are_cautious() -> None:
     rng = np.random.default_rng(5)
     truth = scipy.stats.norm.cdf(1 / math.sqrt(2))
@@ -316,6 +319,7 @@ def test_where_one_component_holds_most_pairs_intervals_are_cautious() -> None:
     assert max(covered["rows"], covered["titles"]) < 180, covered
 
 
+@pytest.mark.slow
 def test_two_equally_good_models_are_rarely_told_apart() -> None:
     """Both see the truth through noise of the same strength: the paired difference covers 0 in 95 % of sets."""
     rng = np.random.default_rng(11)
@@ -333,6 +337,7 @@ def test_two_equally_good_models_are_rarely_told_apart() -> None:
     assert apart == 0  # two intervals side by side say far less than the paired one
 
 
+@pytest.mark.slow
 def test_five_dims_of_two_models_on_twenty_thousand_pairs_take_seconds() -> None:
     """A tenth of the resamples that 20 s are there for, in 20 s of processor time: only a blow-up fails."""
     data = draw(20_000, 15_000, 0, seed=0, binary=True)

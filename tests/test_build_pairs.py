@@ -105,6 +105,7 @@ def test_it_writes_pairs_that_the_trainer_reads_and_a_report_that_adds_up(ticket
     assert "train" in said and "same category" in said and "no known duplicates" in said
 
 
+@pytest.mark.slow
 def test_texts_in_the_report_are_masked_and_in_the_pairs_where_asked(tickets: Path, tmp_path: Path) -> None:
     build(tickets, tmp_path / "plain")
     build(tickets, tmp_path / "masked", "--mask", "--texts", "raw")
@@ -138,6 +139,7 @@ def test_what_is_there_is_not_overwritten(tickets: Path, tmp_path: Path, capfd) 
     assert output.read_text() == "mine" and "not overwritten" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_augmented_rows_are_marked_balanced_and_in_train_alone(tickets: Path, tmp_path: Path) -> None:
     plain = build(tickets, tmp_path / "plain")
     files = build(tickets, tmp_path / "more", "--augment", "deletion=0.5,edit=0.25")
@@ -158,12 +160,14 @@ def test_augmented_rows_are_marked_balanced_and_in_train_alone(tickets: Path, tm
     read_pairs(tmp_path / "more" / "train.json")
 
 
+@pytest.mark.slow
 def test_an_altered_text_that_is_another_tickets_is_left_out(tickets: Path, tmp_path: Path, monkeypatch) -> None:
     held_out = build(tickets, tmp_path / "plain")["dev"]["texts1"][0]
     monkeypatch.setattr(builder, "delete_span", lambda text, random: held_out.upper())
     assert "deletion" not in build(tickets, tmp_path / "more", "--augment", "deletion=0.5")["train"]["origins"]
 
 
+@pytest.mark.slow
 def test_round_trips_are_marked_and_only_of_the_language_that_is_read(
     tickets: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -205,6 +209,7 @@ def test_known_duplicates_come_first_and_are_marked(tmp_path: Path) -> None:
         assert labels[frozenset((rows[one]["number"], rows[two]["number"]))] == (1, "known")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("similarity", ["tfidf", "encoder", "both"])
 def test_an_encoder_mines_hard_negatives_and_measures(
     tickets: Path, tmp_path: Path, tiny_model, similarity: str
@@ -229,6 +234,7 @@ def test_an_encoder_mines_hard_negatives_and_measures(
     assert {name for name in rows if name.endswith("_cosines")} == {f"{name}_cosines" for name in measured}
 
 
+@pytest.mark.slow
 def test_a_short_band_is_told_with_numbers_and_an_empty_one_or_a_strict_run_is_refused(
     tickets: Path, tmp_path: Path, capfd
 ) -> None:
@@ -255,6 +261,7 @@ def test_negatives_above_positives_are_told(tickets: Path, tmp_path: Path, capfd
     assert "train, hard: negatives score as high as positives by tfidf" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -285,6 +292,7 @@ def test_bad_input_is_one_line(tickets: Path, tmp_path: Path, capfd, options: li
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_one_category_only_is_refused_unless_no_band_asks(tmp_path: Path, capfd) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps({**row, "assignment_group": "all"}) + "\n" for row in ticket_rows()))
@@ -301,6 +309,7 @@ def test_help_says_every_default_band(capsys) -> None:
     assert all(option in said for option in ("--tickets", "--strict", "0.3:0.5:any", "0.45:0.95:other"))
 
 
+@pytest.mark.slow
 def test_the_real_tickets_give_three_full_phases(shared_data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     assert cli(["build-pairs", "--tickets", str(shared_data / "tickets.csv"), "--output", str(output)]) == 0

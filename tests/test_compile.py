@@ -151,6 +151,7 @@ def test_memory_that_runs_out_is_not_taken_for_a_fault(chosen):
         chosen("on", layers=torch.OutOfMemoryError("full"))
 
 
+@pytest.mark.slow
 def test_a_broken_kernel_is_found_by_the_choice(tiny_model, monkeypatch):
     """End to end, in Triton's interpreter: a wrong sign of the scores."""
     attention_triton = pytest.importorskip("trainer.model.attention_triton", reason="needs the package triton")

@@ -484,6 +484,7 @@ def configs(draw: st.DrawFn) -> Config:
     return Config(**built)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(configs())
 @example(Config(data=dataclasses.replace(Config().data, train='a"b\\c\x7f\n\r\t#\u2028')))

@@ -188,6 +188,7 @@ def test_every_repeat_of_a_batch_is_looked_at():
         assert len(texts) == len(set(texts))
 
 
+@pytest.mark.slow
 def test_planning_is_fast_enough_for_many_rows():
     """Linear, not quadratic: a text that stands in half of all pairs is the worst case for the search ahead."""
     rows = [(0 if i % 2 else i, 100_000 + i, 1, 1) for i in range(20_000)]

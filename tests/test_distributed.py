@@ -132,6 +132,7 @@ def test_two_ranks_agree_with_one_process(alone, on_two):
         assert largest_difference(results[""][1], reference) < 1e-10
 
 
+@pytest.mark.slow
 def test_four_ranks_agree_with_one_process(alone):
     plan, reference = alone
     for results in on_ranks(4):

@@ -103,6 +103,7 @@ def packaged(tiny_model: Build, tmp_path: Path) -> Path:
 # ---- layouts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_plain_folder_is_mean_pooled_at_its_own_length(family: str, tiny_model: Build) -> None:
     encoder = load_encoder(str(tiny_model(family)))
@@ -140,6 +141,7 @@ def test_a_folder_in_the_older_layout(family: str, pooling: str, inner: str, tin
     assert_equals_peer(encoder, folder)
 
 
+@pytest.mark.slow
 def test_the_comparison_can_fail(tiny_model: Build, tmp_path: Path) -> None:
     folder = write_old_layout(tiny_model("bert"), tmp_path / "old", "cls")
     with pytest.raises(AssertionError):
@@ -263,6 +265,7 @@ def test_lower_case_is_done_before_a_tokenizer_that_does_not(tiny_model: Build, 
     assert np.abs(embeddings(lower, texts) - embeddings(cased, texts)).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own", "tokenizers", "asked", "expected"),
     [
@@ -678,6 +681,7 @@ def adapted(encoder: Encoder) -> set[str]:
     return layers[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "dora"), [(4, False), (8, True)])
 @pytest.mark.parametrize("targets", [("attention",), ("ffn",), ("ffn", "attention")], ids="+".join)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -736,6 +740,7 @@ def test_a_target_that_matches_nothing_is_refused_with_what_there_is(
     assert all(parameter.requires_grad for parameter in encoder.parameters())  # nothing was begun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"rslora": True}, {"dora": True}, {"rslora": True, "dora": True}], ids=str)
 @pytest.mark.parametrize("family", ["mpnet", "distilbert"])
 def test_exactly_the_adapters_train_and_fresh_ones_change_nothing(
@@ -788,6 +793,7 @@ def build_other(family: str, folder: Path, source: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["electra", "albert"])
 def test_an_unknown_family_takes_the_padded_path_and_says_so(family: str, tiny_model: Build, tmp_path: Path) -> None:
     folder = build_other(family, tmp_path / family, tiny_model("bert"))

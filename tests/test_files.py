@@ -237,6 +237,7 @@ def run_child(how: str, where: str, root: Path) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "where"), [("fsync", "file"), ("replace", "file"), ("fsync", "run"), ("rename", "run")]
 )
@@ -251,6 +252,7 @@ def test_plain_writing_would_not_pass_the_kill(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() != OLD
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["file", "run"])
 def test_a_file_that_finds_no_room_is_a_storage_error_and_leaves_nothing(where: str, tmp_path: Path) -> None:
     child = run_child("full", where, tmp_path)

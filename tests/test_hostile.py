@@ -558,6 +558,7 @@ def test_there_are_at_least_eighty() -> None:
     assert len(CASES) >= 80
 
 
+@pytest.mark.slow
 def test_the_good_input_is_good(place: Place) -> None:
     """The control: what the cases spoil trains, resumes and is judged as it is."""
     assert cli(place.train()) == 0

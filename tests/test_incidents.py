@@ -140,6 +140,7 @@ def test_hard_positives_swap_the_order_and_share_no_way_of_saying() -> None:
         assert said[0][1] != said[1][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("one", "other"), list(combinations(SPLITS, 2)))
 @pytest.mark.parametrize("seeds", [(0, 0), (1, 2)])
 def test_splits_share_words_but_no_text(one: str, other: str, seeds: tuple[int, int]) -> None:

@@ -172,12 +172,14 @@ def test_the_first_cause_counts(ranks: list[tuple[int, int]], code: int) -> None
     assert exit_code(failures) == code  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [0, 2, 3, 4, 5, 75])
 def test_one_process_hands_on_its_exit_code(installed: Project, code: int) -> None:
     result = installed.start("exit", str(code))
     assert (result.returncode, result.stderr) == (code, "trainer: rank 0 ends\n")
 
 
+@pytest.mark.slow
 def test_accelerate_flags_change_neither_code_nor_output(installed: Project) -> None:
     result = installed.start("--mixed_precision", "no", "--", "exit", "3")
     assert (result.returncode, result.stderr) == (3, "trainer: rank 0 ends\n")
@@ -198,6 +200,7 @@ def test_the_rank_that_fails_alone_gives_the_code(installed: Project) -> None:
     assert "rank 0 saved" in result.stdout  # it was told to end, and had the time to
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("flags", [(), pytest.param(TWO_RANKS, marks=pytest.mark.slow)])
 def test_a_signal_reaches_every_rank_and_each_may_save(
@@ -262,6 +265,7 @@ def test_the_first_start_installs_and_the_second_does_not(project: Project) -> N
     assert project.installs() == []
 
 
+@pytest.mark.slow
 def test_an_installation_follows_extras_and_constraints(project: Project) -> None:
     project.start("show", TRAINER_EXTRAS="real, report")
     assert project.installs() == ["venv", ".[mine,real,report]"]
@@ -305,6 +309,7 @@ def test_an_interrupted_installation_is_repaired(project: Project) -> None:
     assert not (project.venv / "half a package").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("flock") is None, reason="this platform has no flock")
 def test_of_two_first_starts_one_installs(project: Project) -> None:
     processes = [project.popen("show", PIP_SECONDS="1") for _ in range(2)]
@@ -314,6 +319,7 @@ def test_of_two_first_starts_one_installs(project: Project) -> None:
     assert project.installs() == ["venv", ".[mine,report]"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("says", "code", "told"),
     [
@@ -335,6 +341,7 @@ def test_a_failed_installation_says_why(project: Project, says: str, code: int, 
     assert project.start("show").returncode == 0, "the next start must try again"
 
 
+@pytest.mark.slow
 def test_what_is_installed_survives_a_network_that_is_down(project: Project) -> None:
     project.start("show")
     failed = project.start("show", TRAINER_EXTRAS="track", PIP_CODE="1", PIP_SAYS="connection broken")
@@ -436,6 +443,7 @@ def test_check_fails_on_each_kind_of_fault(checked: Project, source: str, named:
     assert named in result.stdout
 
 
+@pytest.mark.slow
 def test_pytest_runs_in_the_project_from_any_folder(checked: Project) -> None:
     result = checked.start("test", "tests/test_small.py", "-q", "-p", "no:cacheprovider")
     assert result.returncode == 0, result.stdout + result.stderr

@@ -81,6 +81,7 @@ def clean(train: Columns, dev: Columns) -> dict[str, Columns]:
     return {TRAIN: take(train, kept), DEV: take(dev, left)}
 
 
+@pytest.mark.slow
 def test_nothing_is_named_on_a_clean_control(control):
     assert len(control[TRAIN]["labels"]) > 1200 and len(control[DEV]["labels"]) > 400
     report = lint_tables(tables(control[TRAIN], control[DEV]))
@@ -154,6 +155,7 @@ def test_each_poison_is_named_in_the_whole_real_file_too(poison, real):
         assert rows[0] < rows[1]  # the real dev file does share texts with the real train file, only fewer
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_the_real_files(real):
     report = lint_tables(tables(real[TRAIN], real[DEV]))
     assert names(report) == {
@@ -197,12 +199,14 @@ def test_the_encoder_orders_the_real_phases_and_finds_the_last_at_chance(judged)
     assert by_model(*judged) == {"labels at chance": WARNING}
 
 
+@pytest.mark.slow
 def test_swapped_phases_are_serious_by_the_encoder(judged):
     columns, cosines = copied(judged[0]), judged[1]
     swap_phases(columns, {})
     assert by_model(columns, cosines) == {"labels at chance": WARNING, "phase easier than the one before": SERIOUS}
 
 
+@pytest.mark.slow
 def test_flipped_labels_are_named_by_the_encoder(judged):
     columns, cosines = copied(judged[0]), judged[1]
     flip_labels(columns, {})
@@ -273,6 +277,7 @@ def test_bad_input_is_one_line_and_exit_2(arguments, said, files, capfd):
     assert len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0]
 
 
+@pytest.mark.slow
 def test_with_a_model_lengths_and_difficulty_are_the_models(files, tiny_model, monkeypatch):
     monkeypatch.setattr(lint, "find_spec", lambda name: None)  # as without scikit-learn
     without = lint_files(files["train"])

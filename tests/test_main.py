@@ -124,6 +124,7 @@ def test_an_unknown_section_is_one_line_with_the_nearest(section, hint, capfd):
     assert said.err.count("\n") == 1 and not said.out
 
 
+@pytest.mark.slow
 def test_settings_and_help_do_not_wait_for_torch():
     script = "import sys; from trainer.main import cli; cli(['settings']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, stdout=subprocess.DEVNULL).returncode == 0
@@ -144,6 +145,7 @@ def test_the_default_config_is_there():
     assert default_config().is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["-m", "trainer"], [str(ROOT / "trainer" / "main.py")]])
 def test_it_starts_as_a_module_and_as_a_file_from_any_folder(command, tmp_path):
     done = subprocess.run(

@@ -53,6 +53,7 @@ def test_masking_twice_is_masking_once_and_words_without_digits_or_signs_stay(te
     assert mask_text(plain) == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["a", "1", "a.", "1 ", "a-", "a1", "@", "a@", "\\\\", ":", "1:", "a_1-", "+1 (", "<"])
 def test_no_text_takes_more_than_linear_time(piece: str) -> None:
     start = time.process_time()

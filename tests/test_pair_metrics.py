@@ -66,6 +66,7 @@ def slow_ranks(values: list[float]) -> list[float]:
     return [sum(other < value for other in values) + (values.count(value) + 1) / 2 for value in values]
 
 
+@pytest.mark.slow
 @over_dtypes
 @over_cases
 def test_correlations_are_the_definitions(case: tuple[int, int, float], dtype: Any) -> None:
@@ -200,6 +201,7 @@ def test_a_hair_of_variance_is_not_constant() -> None:
     assert pearson(scores, np.array([0, 1] * 3)) == pytest.approx(1.0, abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     scores=st.lists(st.integers(-50, 50), min_size=2, max_size=40),
@@ -271,6 +273,7 @@ def test_shortcut_scores_are_what_they_say() -> None:
     assert same_category(np.array([2, -1]), np.array([2, -1]), -1).tolist() == [1, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positives", [1, 3, 6, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4, 5))])
 def test_spearman_ceiling_by_brute_force(positives: int) -> None:
     for n in range(positives + 1, 7):
@@ -292,6 +295,7 @@ def slow_cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b) / norms if norms else 0.0
 
 
+@pytest.mark.slow
 @over_seeds
 @over_dtypes
 @pytest.mark.parametrize("dims", [(24, 16, 8, 3), (3, 8, 24), (16,), (1, 24, 1)], ids=str)

@@ -624,6 +624,7 @@ COSTLY: dict[str, tuple[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", COSTLY)
 def test_megabytes_of_the_worst_are_read_or_refused_in_linear_time(tmp_path: Path, case: str) -> None:
     name, build = COSTLY[case]
@@ -667,6 +668,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(columns=st.fixed_dictionaries({}, optional={f.plural: st.lists(json_values, max_size=3) for f in FIELDS}))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_values_in_the_columns_give_rows_or_a_refusal(tmp_path: Path, columns: dict[str, list[Any]]) -> None:

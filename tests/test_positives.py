@@ -99,6 +99,7 @@ def fits(band: Band, tickets: Tickets, pairs: Pairs) -> bool:
     return bool(((values >= band.low - 1e-6) & (values < band.high + 1e-6) & rule[band.category]).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_every_pair_lies_in_its_band_and_part_and_is_taken_once(seed: int) -> None:
     tickets = make_tickets(seed)
@@ -115,6 +116,7 @@ def test_every_pair_lies_in_its_band_and_part_and_is_taken_once(seed: int) -> No
     assert len(set(seen)) == len(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_no_chain_of_positives_contradicts_a_negative_or_leaves_a_part(seed: int) -> None:
     tickets = make_tickets(seed)
@@ -215,6 +217,7 @@ def test_copies_of_a_template_make_no_pair_and_stay_together() -> None:
         assert (template[pairs.first] != template[pairs.second]).all()
 
 
+@pytest.mark.slow
 def test_negatives_stay_within_a_language_and_away_from_friends() -> None:
     tickets = make_tickets(0)
     mined = mine(tickets)
@@ -266,6 +269,7 @@ def test_no_ticket_is_used_more_often_than_allowed() -> None:
             assert np.bincount(negatives.second).max() <= most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("margin", [0.0, 0.2])
 def test_an_encoder_picks_the_hardest_below_its_margin(margin: float) -> None:
     tickets = make_tickets(0)

@@ -116,6 +116,7 @@ def test_a_training_run_ends_with_a_report_that_is_whole_and_needs_no_network(fi
     assert "@media print" in text and "overflow-x: auto" in text and 'name="viewport"' in text
 
 
+@pytest.mark.slow
 def test_a_report_made_later_is_the_one_that_the_run_wrote(run: Path) -> None:
     """Written before metrics.json, so that nothing is missing once that is there."""
     texts = [(run / "report.html").read_text(), write_report(run).read_text()]
@@ -142,6 +143,7 @@ def test_without_masks_the_texts_would_show(finished: Path, monkeypatch: pytest.
     assert "jane.doe" in finish.shown(SECRET)
 
 
+@pytest.mark.slow
 def test_a_report_made_again_is_the_same(run: Path) -> None:
     before = (run / "report.html").read_bytes()
     assert cli(["report", str(run)]) == 0
@@ -184,6 +186,7 @@ def test_undefined_figures_do_not_break_it(run: Path) -> None:
     assert not {"NaN", "nan", "None"} & set(re.findall(r"\w+", " ".join(Page(text).text["td"])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metric", "title"), [("average_precision", "average_precision"), ("spearman", "Spearman")])
 def test_the_metric_that_the_run_goes_by_is_shown_before_and_after(
     metric: str, title: str, run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -219,6 +222,7 @@ def test_a_verdict_is_text_not_markup(run: Path) -> None:
     assert "<script" not in write_report(run).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

@@ -127,6 +127,7 @@ def killed(start: Any, folder: Path, steps: int = 5, **changes: Any) -> None:
 # ---- equality, and mutants that must break it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps",
     [pytest.param(5, marks=pytest.mark.numbers), *(pytest.param(step, marks=pytest.mark.slow) for step in (0, 3, 8))],
@@ -268,6 +269,7 @@ def test_every_random_state_comes_back():
 # ---- what may change, and what is refused
 
 
+@pytest.mark.slow
 def test_cadences_change_nothing(start, undisturbed, tmp_path):
     changes = {"checkpoint__every": 4, "checkpoint__minutes": 1e-9, "log__every": 1, "train__timeout": 99}
     killed(start, tmp_path / "run", 5, **changes)
@@ -275,6 +277,7 @@ def test_cadences_change_nothing(start, undisturbed, tmp_path):
     assert set(unlike(outcome(tmp_path / "run"), undisturbed)) <= {"kept"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -311,6 +314,7 @@ def swap_words(path: Path) -> None:
     path.write_text(json.dumps(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
@@ -355,6 +359,7 @@ def test_an_inexact_resume_is_allowed_where_asked_for_and_on_record(start, tmp_p
     assert metadata["inexact_resumes"] == records[0]["inexact_resume"]
 
 
+@pytest.mark.slow
 @pytest.mark.numbers
 def test_a_resumed_run_takes_its_products_again_or_is_refused_as_inexact(start, tmp_path, monkeypatch, capfd):
     """`auto` and the measurement are of the run's start, not of the day it is resumed."""
@@ -424,6 +429,7 @@ def test_random_states_that_no_generator_has_are_refused(start, tmp_path, capfd)
     assert "not a checkpoint of this version" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_where_all_checkpoints_are_bad_nothing_starts_again(start, tmp_path, capfd):
     killed(start, tmp_path / "run", 3)
     for folder in (tmp_path / "run" / "checkpoints").iterdir():
@@ -591,6 +597,7 @@ def test_any_bytes_as_manifest_are_damage(tmp_path, data):
     assert find_damage(folder, checkpoint.FILES)
 
 
+@pytest.mark.slow
 @given(st.lists(st.binary(max_size=20) | st.integers(0, 9).map(lambda step: b'{"step": %d}' % step), max_size=8))
 @example(
     [

@@ -46,6 +46,7 @@ def slow(rows: np.ndarray, relevant: csr_matrix, dim: int) -> dict[int, dict[str
     return measured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 1000, 2**22])
 @pytest.mark.parametrize(("size", "share"), [(2, 1.0), (40, 0.4), (200, 0.6), (120, 1.0)])
 def test_it_is_the_slow_version(size: int, share: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +110,7 @@ def test_what_does_not_fit_is_refused() -> None:
             retrieval(*wrong)
 
 
+@pytest.mark.slow
 def test_memory_stays_far_below_all_similarities() -> None:
     rows, relevant = draw(200, 8, 0.5, seed=3)
     many = np.random.default_rng(0).normal(size=(12_000, 8)).astype(np.float32)

@@ -71,6 +71,7 @@ def test_overlap_is_that_of_the_densities():
     assert own.overlap == pytest.approx(2 * norm.cdf(-0.75), abs=0.02)  # of two normals: Schmid and Schmidt 2006
 
 
+@pytest.mark.slow
 def test_the_error_of_a_roc_auc_is_that_of_simulated_sets():
     draw = np.random.default_rng(0)
     labels = np.arange(300) < 100
@@ -118,6 +119,7 @@ def test_a_phase_easier_than_the_one_before():
         assert all(finding.severity == SERIOUS for finding in found)
 
 
+@pytest.mark.slow
 def test_a_difference_that_luck_explains_is_no_finding():
     easier = named = 0
     for seed in range(200):
@@ -138,6 +140,7 @@ def test_training_pairs_easier_than_held_out_ones():
     assert easier_than(train, own, []) == [] and easier_than(train, [], own) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_flipped_labels_are_seen_at_the_ends(seed):
     part, scores = make((5.0, 2.0, 0.3), rows=2000, seed=seed)
@@ -150,6 +153,7 @@ def test_flipped_labels_are_seen_at_the_ends(seed):
     assert [finding.severity for finding in suspect_labels(flipped, TFIDF, scores)] == [WARNING]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [0.5, 1.3, 2.0, 2.5, 3.0])
 def test_hard_pairs_are_not_taken_for_wrong_labels(gap):
     for seed in range(5):

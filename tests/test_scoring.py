@@ -42,6 +42,7 @@ def test_evaluation_leaves_mode_and_random_state_alone(encoder, table):
     encoder.eval()
 
 
+@pytest.mark.slow
 def test_each_unique_text_is_encoded_once_and_in_its_place(encoder, table, monkeypatch):
     seen = []
     real = type(encoder).forward
@@ -190,6 +191,7 @@ def test_the_evaluate_command(model, tiny_model, files, tmp_path, capfd):
     assert f"Thresholds kept in {model}" in said and not (baseline / "thresholds.json").exists()
 
 
+@pytest.mark.slow
 def test_kept_thresholds_are_applied_frozen_and_in_sample_ones_are_named(model, tiny_model, files):
     def asked(**options):
         return judge(Question(str(model), str(files["test"]), dims=(64, 16), resamples=100, **options))
@@ -276,6 +278,7 @@ def test_damaged_or_foreign_thresholds_are_one_line(model, tiny_model, files, ca
     assert said.count("\n") == 1 and "thresholds.json" in said and "--dev" in said
 
 
+@pytest.mark.slow
 def test_models_of_different_widths_need_common_dims(tiny_model, tmp_path, files):
     from trainer.model.tiny import build_tiny_mpnet
 

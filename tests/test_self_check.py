@@ -71,6 +71,7 @@ def not_a_number(*inputs):
     return packed_attention(*inputs) * float("nan")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "words"),
     [

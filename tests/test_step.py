@@ -59,6 +59,7 @@ class Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{}, {"train.tokens_per_chunk": 150}, {"lora.enabled": "false", "loss.learn_scale": "true"}],
@@ -97,6 +98,7 @@ def test_numbers_that_lag_are_the_same_numbers(make_stepper):
         assert torch.equal(value, found[1][1][name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lag", [0, 1])
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 def test_nothing_is_updated_by_what_is_not_finite_or_after_it(make_stepper, lag, broken):

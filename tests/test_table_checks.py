@@ -123,6 +123,7 @@ POISONS = {
 }
 
 
+@pytest.mark.slow
 def test_nothing_is_named_on_a_clean_set():
     for seed in range(20):
         assert all_checks(make_rows(seed=seed)) == []

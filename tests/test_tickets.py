@@ -169,6 +169,7 @@ def test_a_cell_that_is_no_text_is_named(tmp_path: Path) -> None:
         load_tickets(path, COLUMNS, Filter())
 
 
+@pytest.mark.slow
 def test_the_real_tickets_add_up(shared_data: Path) -> None:
     tickets = load_tickets(shared_data / "tickets.csv", Columns(), Filter())
     assert tickets.facts["read"] == len(tickets) + len(tickets.dropped) == 7142

@@ -116,6 +116,7 @@ def test_a_batch_holds_the_texts_asked_for_in_that_order(lengths: list[int], dat
     assert batch.lengths.tolist() == sorted(table.lengths[texts].tolist(), reverse=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(LENGTHS, st.integers(1, 80), st.data())
 def test_runs_cover_every_position_once_within_the_budget_longest_first(
@@ -231,6 +232,7 @@ def test_a_damaged_cache_is_made_again(damage: Callable[[bytes], bytes], tokeniz
     assert path.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_any_byte_is_noticed_or_harmless(tokenizer: Any, cache: Path) -> None:
     table = tokenize_cached(TEXTS[:3], tokenizer, MAX_LENGTH)
     (path,) = cache.iterdir()

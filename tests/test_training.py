@@ -139,6 +139,7 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     assert not any(example in text for example in texts["texts1"] + texts["texts2"])
 
 
+@pytest.mark.slow
 @pytest.mark.numbers
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_bf16_trains_on_any_processor(run_small, lora, capfd):
@@ -313,6 +314,7 @@ def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_pa
     assert "on grey what was ruled out" in (strict[1] / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_an_adapter_that_is_not_applied_fails_the_run(run_small, monkeypatch, capfd):
     """Negative control of the reload proof: the export forgets the adapters."""
     honest = export.merged
@@ -329,6 +331,7 @@ def test_an_adapter_that_is_not_applied_fails_the_run(run_small, monkeypatch, ca
     assert not (folder / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_changes_nothing_fails(run_small, monkeypatch, capfd):
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
     code, _ = run_small("run", {"lora.enabled": "true"})
@@ -436,6 +439,7 @@ def test_tensorboard_gets_the_metrics(run_small):
     assert code == 0 and wanted <= set(accumulator.Tags()["scalars"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [MemoryError(), RuntimeError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
@@ -480,6 +484,7 @@ def raise_interrupt(*_):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_number_that_is_none_stops_the_run_before_the_update(run_small, monkeypatch, what, capfd):
     real = Run.prepare
@@ -520,6 +525,7 @@ def test_a_split_is_taken_where_no_dev_file_is_named(run_small):
     assert code == 0 and meta["rows"]["train"] + meta["rows"]["dev"] == 72 and 15 <= meta["rows"]["dev"] <= 28
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_process_in_python_each_get_their_precision(tiny_model, pair_files, tmp_path):
     """accelerate keeps one setting for a whole process."""
     metadata = {}
@@ -579,6 +585,7 @@ def test_an_encoder_merged_in_place_is_its_merged_copy_and_then_itself_again(tin
     np.testing.assert_array_equal(embed(encoder, tokens), before)
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_the_run(run_small, monkeypatch):
     real = Inputs.judge_on_dev
     values = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.0, -0.1])
@@ -641,6 +648,7 @@ def test_overlap_is_refused_or_recorded(run_small, pair_files):
     assert code == 0 and overlap > 50
 
 
+@pytest.mark.slow
 def test_runs_without_a_folder_are_numbered(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config(Path(__file__).parent.parent / "configs" / "quickstart.toml")
