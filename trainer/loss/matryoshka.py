@@ -109,10 +109,12 @@ def check_dims(dims: Sequence[int], width: int) -> None:
 
 
 def full_precision(embeddings: Tensor) -> Tensor:
+    """Embeddings as the losses take them: float64 stays, everything else becomes fp32."""
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 
 def weights_of(weights: Sequence[float] | None, count: int) -> Sequence[float]:
+    """A weight for each of so many dims: those given, or 1 each. Raises ValueError where they are not as many."""
     weights = [1.0] * count if weights is None else weights
     if len(weights) != count:
         raise ValueError(f"{len(weights)} weights for {count} dims")
