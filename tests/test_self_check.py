@@ -136,7 +136,7 @@ def other_mask_backward(*inputs):
     ],
 )
 def test_broken_dropout_is_named(short_encoder, monkeypatch, change, words):
-    encoder = short_encoder("bert")
+    encoder = short_encoder("bert", 12)
     encoder.model.config.attention_probs_dropout_prob = 0.3
     monkeypatch.setattr(attention_triton, "packed_attention", with_dropout_of(change))
     fault = attention_fault(encoder, torch.float32)
