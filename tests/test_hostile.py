@@ -541,7 +541,7 @@ def test_it_is_refused_by_name_and_nothing_is_left_or_run(
 
 @pytest.mark.slow
 def test_a_process_of_its_own_says_the_same(place: Place) -> None:
-    arguments, named, expected = CASES["model: code of its own"](place)
+    arguments, named, expected = CASES["tickets: cut gzip"](place)
     before = tree(place.root)
     ended = subprocess.run(
         [sys.executable, "-m", "trainer", *arguments],

@@ -256,7 +256,9 @@ def test_a_wrong_flag_is_one_line(installed: Project, flags: tuple[str, ...], na
 @pytest.mark.parametrize(("flags", "named"), [(("show",), "'show'"), (("--num_processes", "2"), "--cpu")])
 def test_flags_that_do_not_go_together_are_refused(flags: tuple[str, ...], named: str) -> None:
     with pytest.raises(InputError, match=named):
-        start_on_one_device(parse_flags(list(flags), ["show"]))
+        args = parse_flags(list(flags), ["show"])
+        args.use_cpu = False  # what accelerate finds in no config file
+        start_on_one_device(args)
 
 
 # --- installation -------------------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def test_what_is_wrong_with_the_real_files(real, real_report):
 def judged(real, real_encoder):
     """Columns of some real rows of each phase, and their cosines under the pretrained encoder."""
     phases = np.array(real[TRAIN]["phase_indicators"])
-    rows = np.concatenate([np.flatnonzero(phases == phase)[:count] for phase, count in ((1, 350), (2, 100), (3, 100))])
+    rows = np.concatenate([np.flatnonzero(phases == phase)[:count] for phase, count in ((1, 500), (2, 150), (3, 150))])
     columns = take(real[TRAIN], rows.tolist())
     table = pairs_from_columns(columns, TRAIN)
     encoder = load_encoder(str(real_encoder), max_length=32)  # enough to judge by, and quick
