@@ -50,7 +50,7 @@ def kernel(batch, inputs, heads, dropout=0.0):
 
 
 MIXED = [3, 3, 2, 17, 90, 1]
-LONG = pytest.param([70, 1, 130, 64, 65], 1, 8, True, marks=pytest.mark.slow)
+LONG = ([70, 1, 130, 64, 65], 1, 8, True)
 
 
 @pytest.mark.parametrize(
