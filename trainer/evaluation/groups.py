@@ -74,6 +74,14 @@ def groups_of_texts(first: np.ndarray, second: np.ndarray, positive: np.ndarray)
     return max(tried, key=lambda groups: groups.effective)
 
 
+def groups_of_queries(clusters: np.ndarray) -> Groups:
+    """The groups to draw for queries [Q] of known clusters: queries of one cluster look for each other."""
+    of_query = np.unique(clusters, return_inverse=True)[1].astype(np.int32)
+    sizes = np.bincount(of_query).astype(np.float64)
+    effective = float(sizes.sum() ** 2 / (sizes**2).sum())
+    return Groups("clusters of duplicates", of_query, of_query, of_query, len(sizes), effective)
+
+
 def resample_counts(count: int, resamples: int, seed: int, at_once: int) -> Iterator[Int]:
     """Yield [b, C] how often each group is drawn, `at_once` resamples at a time; the split changes no draw."""
     random = np.random.default_rng(seed)

@@ -28,6 +28,7 @@ from trainer.evaluation.search_metrics import DEPTH, NAMES, Float, Int, TieGroup
 from trainer.system.console import progress
 
 STRANDS = 16  # a tile is looked through as so many parts beside each other, of which the best is looked at first
+MANY = 16  # strands a query that are worth a look; with more, it pays to ask first which counts are hopeless
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,13 +236,18 @@ def _candidates(tile: torch.Tensor, counts: _Counts, slack: float, units: Float)
         tile = torch.nn.functional.pad(tile, (0, -tile.shape[1] % STRANDS), value=-torch.inf)
     strands = tile.view(len(tile), STRANDS, -1)
     best = strands.amax(dim=1)
-    if best.shape[1] >= DEPTH:  # each is a candidate of its own
+
+    def bound() -> torch.Tensor:  # rounded down
+        lowest = torch.from_numpy((counts.lowest() - slack) * units).to(tile.dtype)
+        return torch.nextafter(lowest, torch.tensor(-torch.inf, dtype=tile.dtype))[:, None]
+
+    rows, columns = (best >= bound()).nonzero().T
+    if best.shape[1] >= DEPTH and len(rows) > MANY * len(tile):
+        # Each strand's best is a candidate of its own: what DEPTH of them exceed needs no count.
         counts.give_up(best.topk(DEPTH, dim=1).values[:, -1].double().numpy() / units - slack)
-    lowest = (counts.lowest() - slack) * units
-    bound = torch.nextafter(torch.from_numpy(lowest).to(tile.dtype), torch.tensor(-torch.inf, dtype=tile.dtype))
-    rows, columns = (best >= bound[:, None]).nonzero().T
+        rows, columns = (best >= bound()).nonzero().T
     several = strands[rows, :, columns]
-    hit, strand = (several >= bound[rows, None]).nonzero().T
+    hit, strand = (several >= bound()[rows]).nonzero().T
     rows, columns = rows[hit], columns[hit]
     scores = several[hit, strand].double().numpy()
     return rows.numpy(), (strand * best.shape[1] + columns).numpy(), scores / units[rows.numpy()]

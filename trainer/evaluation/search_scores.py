@@ -20,7 +20,7 @@ from trainer.text.canonical import canonical_form
 
 # Cosines this near are equal: those of one text embedded in two batches differ by nearly as much.
 TIE = 1e-6
-QUERIES_AT_ONCE, CANDIDATES_AT_ONCE = 256, 4096  # a tile and its working copy fit a processor's last cache
+QUERIES_AT_ONCE, CANDIDATES_AT_ONCE = 1024, 2048  # a tile and its working copy fit a processor's last cache
 CELLS_AT_ONCE = 2**22  # scores, or numbers of embeddings, that are in memory at a time elsewhere
 UNIT_ROUNDOFF = 2.0**-24
 FUSION_CONSTANT = 60
@@ -67,14 +67,16 @@ class EmbeddingScores:
     def _tiles(self, block: Block) -> Iterator[Tile]:
         queries = _scaled(self.queries, self.query_lengths, block.start, block.stop)
         scale = torch.from_numpy((self.corpus_lengths[-1] / self.corpus_lengths).astype(np.float32))  # [M, U]
-        end = int(block.limits.max())
+        end, dot, tile = int(block.limits.max()), torch.empty(0, 0), torch.empty(0, 0)
         for low in range(0, end, CANDIDATES_AT_ONCE):
             high = min(low + CANDIDATES_AT_ONCE, end)
             candidates = _scaled(self.corpus, self.corpus_lengths, low, high)
-            dot = torch.zeros(len(queries), high - low)
+            if dot.shape[1] != high - low:
+                dot, tile = torch.empty(len(queries), high - low), torch.empty(len(queries), high - low)
+            dot.zero_()
             for ranking, (left, right) in enumerate(pairwise((0, *self.dims))):
                 torch.addmm(dot, queries[:, left:right], candidates[:, left:right].T, out=dot)
-                yield Tile(ranking, low, dot * scale[ranking, low:high])
+                yield Tile(ranking, low, torch.mul(dot, scale[ranking, low:high], out=tile))
 
     def _exact(self, block: Block, ranking: int, rows: Int, columns: Int) -> Float:
         """[P] cosines of pairs in float64: one by one, or where they are many of a few texts' pairs all of these."""
@@ -126,7 +128,7 @@ def _prefix_lengths(rows: np.ndarray, dims: Sequence[int]) -> Float:
 def _scaled(rows: np.ndarray, lengths: Float, low: int, high: int) -> torch.Tensor:
     """Some of the rows, of length 1 at the largest dim: whatever their own length was, products neither over- nor
     underflow."""
-    return torch.from_numpy(rows[low:high] * (1 / lengths[-1, low:high, None]).astype(np.float32))
+    return torch.from_numpy(rows[low:high]) * torch.from_numpy((1 / lengths[-1, low:high, None]).astype(np.float32))
 
 
 class BM25Scores:
