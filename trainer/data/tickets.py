@@ -6,16 +6,18 @@ Legend: R rows of the file, N tickets kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.field_names import TicketFinder, name_key
 from trainer.data.pairs import UNUSABLE
-from trainer.data.readers import Field, RawTable, brief, read_table
+from trainer.data.raw_table import RawTable, brief
+from trainer.data.readers import Reading, read_table, say_reading
 from trainer.data.split import connect
 from trainer.errors import InputError
 from trainer.system.console import progress, tracked
@@ -45,6 +47,9 @@ REASONS = {
 OPTIONAL_REASONS = ("mixed-language", "ids-only", "template")
 """Reasons that a user can turn off."""
 NUMBER, CLUSTER = "number", "cluster"
+OWN_NAMES = ("number", "shortdescription", "description", "assignmentgroup")  # of columns that go without saying
+# What an object in a cell says, by the first of these keys that it has: references, people, labels, rich text.
+SAYING = ("display_value", "displayValue", "value", "name", "displayName", "title", "text", "content", "login", "key")
 
 
 IntArray = NDArray[np.int64]
@@ -52,11 +57,11 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Columns:
-    """What the file calls its fields."""
+    """What the file calls its fields; where nothing is said, the usual names are looked for."""
 
-    number: str = "number"
-    texts: tuple[str, ...] = ("short_description", "description")
-    category: str = "assignment_group"
+    number: str = ""
+    texts: tuple[str, ...] = ()
+    category: str = ""
     duplicate_of: str | None = None  # the number of the ticket that this one duplicates
     cluster: str | None = None  # any name that tickets about one problem share
 
@@ -120,14 +125,14 @@ class Tickets:
         return len(self.texts)
 
 
-def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets:
-    """Read and clean the tickets of a CSV, TSV, JSON Lines or columnar JSON file.
+def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: Reading | None = None) -> Tickets:
+    """Read and clean the tickets of a file of any format that `trainer/data/README.md` lists.
 
     Raises:
         InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
     """
-    raw = _read(path, columns)
-    rows = len(raw.columns[columns.category])
+    raw, columns = _read(path, columns, reading)
+    rows = len(raw)
     numbers = [_cell(raw, columns.number, row).strip() for row in range(rows)]
     categories = _categories(raw, columns.category)
     links = [_links(raw, columns, row) for row in range(rows)]
@@ -159,6 +164,7 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets
             "dropped": dict(Counter(drop.reason for drop in dropped)),
             "languages": dict(Counter(languages[row] or "unknown" for row in kept).most_common()),
             "categories": len(names),
+            "columns": asdict(columns),
             "without_category": sum(not categories[row] for row in kept),
             "linked": sum(any(row) for row in links),
             "links_to_unknown_tickets": unknown,
@@ -166,37 +172,87 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets
     )
 
 
-def _read(path: str | Path, columns: Columns) -> RawTable:
+def _read(path: str | Path, columns: Columns, reading: Reading | None) -> tuple[RawTable, Columns]:
+    """The table, and what it calls its fields, "" where it has no number or category; its columns go by these names."""
     optional = [name for name in (columns.duplicate_of, columns.cluster) if name]
-    names = [columns.number, *columns.texts, columns.category, *optional]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    given = [name for name in (columns.number, *columns.texts, columns.category, *optional) if name]
+    if twice := [name for name, count in Counter(given).items() if count > 1]:
         raise InputError(f"column {twice[0]} is named for two purposes: give each column one")
-    return read_table(path, [Field(name, name) for name in names])
+    finder = TicketFinder(
+        columns.number, columns.texts, columns.category, columns.duplicate_of or "", columns.cluster or ""
+    )
+    raw = read_table(path, finder, reading)
+    names = raw.names
+    texts = sorted((field for field in names if field.startswith("text")), key=lambda field: int(field[4:]))
+    say_reading(raw, *_describe(names, texts, columns))
+    named = Columns(
+        number=names.get("number", ""),
+        texts=tuple(names[field] for field in texts),
+        category=names.get("category", ""),
+        duplicate_of=names.get("duplicate_of"),
+        cluster=names.get("cluster"),
+    )
+    return replace(
+        raw,
+        columns={names[field]: column for field, column in raw.columns.items()},
+        names={name: name for name in names.values()},
+    ), named
+
+
+def _describe(names: Mapping[str, str], texts: Sequence[str], columns: Columns) -> list[str]:
+    """In words, what no option names and goes by another name than our own, or is missing."""
+    notes = []
+    if not columns.texts and any(name_key(names[field]) not in OWN_NAMES for field in texts):
+        notes.append(f"texts {' + '.join(names[field] for field in texts)}")
+    for field, given, without in (
+        ("number", columns.number, "no number (rows are numbered)"),
+        ("category", columns.category, "no category"),
+    ):
+        if field not in names:
+            notes.append(without)
+        elif not given and name_key(names[field]) not in OWN_NAMES:
+            notes.append(f"{field} {names[field]}")
+    return notes
+
+
+def _cells(raw: RawTable, column: str, row: int) -> list[str]:
+    """The texts of a cell, stripped and not blank: several where the file has several columns of that name, or a list.
+
+    A missing value is none; of an object it is what it says (`SAYING`). Raises InputError for another object.
+    """
+    texts: list[str] = []
+    left = [raw.columns[column][row]] if column else []
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += reversed(value)
+        elif isinstance(value, dict) and (value.keys() & SAYING or not value):
+            left += [next((value[key] for key in SAYING if value.get(key) is not None), None)]
+        elif isinstance(value, str):
+            texts.append(UNUSABLE.sub(" ", value).strip())
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            texts.append(str(value))
+        elif value is not None:
+            raise raw.error(row, column, f"{brief(value)} is not a text: write a string")
+    return list(dict.fromkeys(filter(None, texts)))
 
 
 def _cell(raw: RawTable, column: str, row: int) -> str:
-    """A cell as text; a missing value is empty. Raises InputError for lists and objects."""
-    value = raw.columns[column][row]
-    if isinstance(value, str):
-        return UNUSABLE.sub(" ", value)
-    if value is None:
-        return ""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise raw.error(row, column, f"{brief(value)} is not a text: write a string")
+    """A cell as one text; that of a column without a name is empty."""
+    return ", ".join(_cells(raw, column, row))
 
 
 def _categories(raw: RawTable, column: str) -> list[str]:
     """[R] category of each row; those that differ in case or spacing only are spelled as the first of them."""
     spelled: dict[str, str] = {}
-    cells = [_cell(raw, column, row).strip() for row in range(len(raw.columns[column]))]
+    cells = [_cell(raw, column, row).strip() for row in range(len(raw))]
     return [spelled.setdefault(canonical_form(cell), cell) for cell in cells]
 
 
 def _links(raw: RawTable, columns: Columns, row: int) -> list[Link]:
     """What ties a row to others: rows about the same problem share a link."""
     named = ((NUMBER, columns.duplicate_of), (CLUSTER, columns.cluster))
-    return [Link(kind, cell) for kind, column in named if column and (cell := _cell(raw, column, row).strip())]
+    return [Link(kind, cell) for kind, column in named if column for cell in _cells(raw, column, row)]
 
 
 def _clusters(numbers: list[str], links: list[list[Link]]) -> tuple[IntArray, int]:
@@ -218,12 +274,12 @@ def _clusters(numbers: list[str], links: list[list[Link]]) -> tuple[IntArray, in
 
 def _texts(raw: RawTable, names: Sequence[str], quality: Filter) -> tuple[list[str], list[str]]:
     """[R] the columns joined: as they are, and cleaned and cut; both masked where that is asked for."""
-    rows = range(len(raw.columns[names[0]]))
+    rows = range(len(raw))
     hide = mask_text if quality.mask else str
     whole, cleaned, titles = [], [], []
     with progress("Cleaning", len(rows)) as advance:
         for row in rows:
-            cells = [_cell(raw, name, row).strip() for name in names]
+            cells = ["\n".join(_cells(raw, name, row)) for name in names]
             whole.append(hide(_join(cells)[0]))
             text, title = _join([hide(strip_mail(cell)) for cell in cells])
             cleaned.append(text)

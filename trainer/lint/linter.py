@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.pairs import PairTable, read_pairs
+from trainer.data.readers import Reading
 from trainer.errors import InputError
 from trainer.evaluation.scoring import pair_cosines as encoder_cosines
 from trainer.lint import score_checks as difficulty
@@ -68,6 +69,7 @@ def lint_files(
     *,
     label_scale: float = 1.0,
     positive_threshold: float | None = None,
+    reading: Reading | None = None,
 ) -> Report:
     """Look at a file of training pairs, and at held-out files beside it.
 
@@ -79,7 +81,8 @@ def lint_files(
         NumericError: an embedding is NaN or Inf.
     """
     tables = [
-        read_pairs(path, label_scale=label_scale, positive_threshold=positive_threshold) for path in (pairs, *held_out)
+        read_pairs(path, label_scale=label_scale, positive_threshold=positive_threshold, reading=reading)
+        for path in (pairs, *held_out)
     ]
     if not model:
         return lint_tables(tables)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,7 +19,7 @@ from trainer.mining.augment import Translator, delete_span, edit_text, load_tran
 from trainer.mining.negatives import HardSource, Search, take_negatives
 from trainer.mining.neighbours import Similarity
 from trainer.mining.positives import PARTS, mine_positives, take_positives
-from trainer.mining.settings import Settings
+from trainer.mining.settings import Settings, without_categories
 from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts
 from trainer.system.console import console
 from trainer.system.files import new_folder, write_file
@@ -43,7 +44,8 @@ def build_pairs(settings: Settings) -> Report:
     if settings.output.exists():
         raise StorageError(f"{settings.output}: exists already and is not overwritten; name another or remove it")
     translators = [load_translator(name) for name in settings.translators or ()]  # a wrong name should fail at once
-    tickets = load_tickets(settings.tickets, settings.columns, settings.quality)
+    tickets = load_tickets(settings.tickets, settings.columns, settings.quality, settings.reading)
+    settings = _without_categories(tickets, settings)
     _check_tickets(tickets, settings)
     console.print(f"{len(tickets)} of {tickets.facts['read']} tickets kept", markup=False)
     embeddings = _embed(settings.model, tickets.texts) if settings.model else None
@@ -81,6 +83,19 @@ def build_pairs(settings: Settings) -> Report:
     return report
 
 
+def _without_categories(tickets: Tickets, settings: Settings) -> Settings:
+    """The settings, with bands of any category for default bands that ask for one where tickets have no two of them."""
+    if len(tickets.categories) > 1 or not (phases := without_categories(settings.phases, settings.similarity)):
+        return settings
+    present = f"all tickets are of {tickets.categories[0]!r}" if tickets.categories else "the tickets have no category"
+    console.print(
+        f"{tickets.source}: {present}: same and other category in the default bands are read as any; "
+        "name the column with --category-column",
+        markup=False,
+    )
+    return replace(settings, phases=phases)
+
+
 def _check_tickets(tickets: Tickets, settings: Settings) -> None:
     read, largest = tickets.facts["read"], max(phase.size for phase in settings.phases)
     if read < largest:
@@ -95,7 +110,7 @@ def _check_tickets(tickets: Tickets, settings: Settings) -> None:
     if len(tickets.categories) < 2 and any(band.category != "any" for band in bands):
         present = f"only the category {tickets.categories[0]!r}" if tickets.categories else "no category"
         raise InputError(
-            f"{tickets.source}: column {settings.columns.category} holds {present}: "
+            f"{tickets.source}: column {tickets.facts['columns']['category'] or 'for categories'} holds {present}: "
             "name another with --category-column, or end every band in :any"
         )
 
