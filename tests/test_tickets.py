@@ -151,7 +151,7 @@ def test_json_numbers_and_nulls_are_read_and_control_characters_do_no_harm(tmp_p
         (Columns(category="team"), ("column team is missing", "assignment_group")),
         (Columns(texts=("description", "body")), ("column body is missing", "short_description")),
         (Columns(duplicate_of="parent"), ("column parent is missing",)),
-        (Columns(texts=("description", "number")), ("column number is named for two purposes",)),
+        (Columns(number="number", texts=("description", "number")), ("column number is named for two purposes",)),
     ],
 )
 def test_columns_that_are_not_there_are_named_beside_those_that_are(
@@ -162,10 +162,10 @@ def test_columns_that_are_not_there_are_named_beside_those_that_are(
     assert all(part in str(error.value) for part in told) and "\n" not in str(error.value)
 
 
-def test_a_cell_that_is_no_text_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    write(path, [("1", ["a"], "", "x")])
-    with pytest.raises(InputError, match=r"row 1, short_description: a list is not a text"):
+@pytest.mark.parametrize(("cell", "shown"), [(True, "true"), ({"id": 7}, "an object"), ([[{"id": 7}]], "an object")])
+def test_a_cell_that_says_nothing_is_named(tmp_path: Path, cell: Any, shown: str) -> None:
+    path = write(tmp_path / "t.jsonl", [("1", cell, "", "x")])
+    with pytest.raises(InputError, match=rf"row 1, short_description: {shown} is not a text"):
         load_tickets(path, COLUMNS, Filter())
 
 

@@ -9,7 +9,7 @@ import csv
 import io
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from trainer.data.raw_table import Finder, RawTable, gather, name_fields, place_of
@@ -38,9 +38,33 @@ def read_delimited(text: str, source: str, finder: Finder, separator: str, usual
     text, skipped = (text[said.end() :], 1) if said else (text, 0)
     separator = _named(separator, source) or (said and said.group(1)) or _choose(text, source, finder, usual)
     notes = () if separator == usual else (f"separator {SPOKEN.get(separator, separator)}",)
-    return read_rows(
-        records(text, source, separator, skipped), source, finder, notes, f"quote cells with {separator!r}"
-    )
+    fix = f"put cells that hold {separator!r} in double quotes"
+
+    def read(quoted: bool) -> RawTable:
+        said = notes if quoted else (*notes, "quotes as they are")
+        return read_rows(records(text, source, separator, skipped, quoted), source, finder, said, fix)
+
+    return _with_or_without_quotes(read, text.count("\n")) if separator == "\t" else read(True)
+
+
+def _with_or_without_quotes(read: Callable[[bool], RawTable], lines: int) -> RawTable:
+    """A table with tabs as it is where quotes enclose cells, or as it is where they mean nothing, if that alone fits.
+
+    Such tables are written both ways, and a lone quote would swallow rows up to the next one. A quoted cell of several
+    lines, on the other hand, has lines without the tabs of a row.
+    """
+    try:
+        table = read(True)
+    except InputError as error:
+        try:
+            return read(False)
+        except InputError:
+            raise error from None
+    try:
+        plain = read(False) if len(table) + 1 < lines else table
+    except InputError:
+        return table
+    return plain if len(plain) > len(table) else table
 
 
 def read_rows(rows: Rows, source: str, finder: Finder, notes: Sequence[str], fix: str) -> RawTable:
@@ -55,13 +79,14 @@ def read_rows(rows: Rows, source: str, finder: Finder, notes: Sequence[str], fix
     found = bare or finder.find(first, source)
     names = {field: field for field in found} if bare else name_fields(found, first)
     columns: dict[str, list[Any]] = {field: [] for field in found}
-    lines, ragged = array("q"), array("q")
+    lines = array("q")
+    ragged: list[tuple[int, int]] = []  # row, cells
 
     def add(line: int, cells: Sequence[Any]) -> None:
         if len(cells) > len(first) and not any(cells[len(first) :]):
             cells = cells[: len(first)]  # empty cells at the end, as spreadsheets write them
         if len(cells) != len(first):
-            ragged.append(len(lines))
+            ragged.append((len(lines), len(cells)))
             cells = [""] * len(first)
         for field, positions in found.items():
             columns[field].append(gather(cells, positions))
@@ -74,8 +99,9 @@ def read_rows(rows: Rows, source: str, finder: Finder, notes: Sequence[str], fix
     if not lines:
         raise InputError(f"{source}: has a header but no rows: add rows")
     if ragged:
-        place = place_of([row + 1 for row in ragged], lines[ragged[0]])
-        raise InputError(f"{source}: {place}: not as many cells as the first row, which has {len(first)}: {fix}")
+        row, count = ragged[0]
+        place, others = place_of([row + 1 for row, _ in ragged], lines[row]), ", ..." * (len(ragged) > 1)
+        raise InputError(f"{source}: {place}: {count}{others} cell(s) where the first row has {len(first)}: {fix}")
     return RawTable(source, columns, names, lines, notes=tuple(notes))
 
 
@@ -98,12 +124,16 @@ def _choose(text: str, source: str, finder: Finder, usual: str) -> str:
                 return separator
         except InputError:  # of this separator; the caller meets it again if it is chosen
             continue
-    return max(cells, key=lambda separator: cells[separator], default=usual)
+    most = max(cells, key=lambda separator: cells[separator], default=usual)
+    return most if cells.get(most, 0) > 1 else usual
 
 
-def records(text: str, source: str, separator: str, skipped: int = 0) -> Iterator[tuple[int, list[str]]]:
+def records(
+    text: str, source: str, separator: str, skipped: int = 0, quoted: bool = True
+) -> Iterator[tuple[int, list[str]]]:
     """The line it starts on and the cells of each record but blank lines, after `skipped` lines. Raises InputError."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)
     while True:
         line = reader.line_num + 1 + skipped
         try:

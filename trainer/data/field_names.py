@@ -152,6 +152,10 @@ class PairFinder:
             return {"text1": (0,), "text2": (1,), "label": (2,)}
         return {"label": (0,), "text1": (1,), "text2": (2,)} if parse_number(cells[0]) is not None else {}
 
+    def is_mapped(self, name: str) -> bool:
+        """Whether a column of this name is one that a person mapped."""
+        return name_key(name) in map(name_key, self.mapping.values())
+
     def describe(self, names: Mapping[str, str]) -> list[str]:
         """The columns of fields that do not go by our own names, as "text1=question1"."""
         return [

@@ -116,9 +116,8 @@ def read_pairs(
     """
     finder = PairFinder(reading.columns if reading else ())
     raw = read_table(path, finder, reading)
-    columns = ", ".join(finder.describe(raw.names))
-    unused = finder.columns and not set(finder.mapping.values()) & set(raw.names.values())
-    say_reading(raw, *filter(None, [columns, "none of data.columns is in it" if unused else ""]))
+    unused = reading and reading.columns and not any(map(finder.is_mapped, raw.names.values()))
+    say_reading(raw, finder.describe(raw.names), ["it has none of data.columns"] if unused else [])
     return _pair_table(raw, label_scale, positive_threshold)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,7 +97,13 @@ def read_table(path: str | Path, finder: Finder, reading: Reading | None = None)
     return replace(table, notes=(*said, *table.notes))
 
 
-def say_reading(raw: RawTable, *more: str) -> None:
-    """Say in one line how a file was read, where that is not the plain case."""
-    if notes := (*raw.notes, *more):
-        console.print(f"{raw.source}: read as {', '.join(notes)}", markup=False)
+def say_reading(raw: RawTable, columns: Sequence[str] = (), remarks: Sequence[str] = ()) -> None:
+    """Say in one line how a file was read, where that is not the plain case.
+
+    Args:
+        columns: which of its columns hold what, where another might be meant.
+        remarks: what it lacks, and what stands in.
+    """
+    notes = (*raw.notes, *columns)
+    if said := [*([f"read as {', '.join(notes)}"] if notes else []), *remarks]:
+        console.print(f"{raw.source}: {'; '.join(said)}", markup=False)

@@ -199,20 +199,20 @@ def _read(path: str | Path, columns: Columns, reading: Reading | None) -> tuple[
     ), named
 
 
-def _describe(names: Mapping[str, str], texts: Sequence[str], columns: Columns) -> list[str]:
-    """In words, what no option names and goes by another name than our own, or is missing."""
-    notes = []
+def _describe(names: Mapping[str, str], texts: Sequence[str], columns: Columns) -> tuple[list[str], list[str]]:
+    """In words, the columns that no option names and that are not called as ours are; and those that are missing."""
+    notes, missing = [], []
     if not columns.texts and any(name_key(names[field]) not in OWN_NAMES for field in texts):
         notes.append(f"texts {' + '.join(names[field] for field in texts)}")
-    for field, given, without in (
-        ("number", columns.number, "no number (rows are numbered)"),
-        ("category", columns.category, "no category"),
+    for field, given, instead in (
+        ("number", columns.number, ": rows are numbered"),
+        ("category", columns.category, ""),
     ):
         if field not in names:
-            notes.append(without)
+            missing.append(f"no {field} column{instead}")
         elif not given and name_key(names[field]) not in OWN_NAMES:
             notes.append(f"{field} {names[field]}")
-    return notes
+    return notes, missing
 
 
 def _cells(raw: RawTable, column: str, row: int) -> list[str]:
