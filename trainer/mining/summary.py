@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from trainer import __version__
+from trainer.data.readers import brief
 from trainer.data.tickets import REASONS, Tickets
 from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category
 from trainer.mining.neighbours import Similarity
@@ -69,11 +70,13 @@ class Report:
                             f"{above:.3f}): labels and bands disagree"
                         )
         facts = self.tickets.facts
-        if facts["links_to_unknown_tickets"]:
-            lines.append(f"{facts['links_to_unknown_tickets']} links name tickets that are not in the file")
-        if not facts["linked"]:
+        if unknown := facts["links_to_unknown_tickets"]:
+            example = brief(facts["unknown_link"])
+            lines.append(f"{unknown} of {facts['links']} links name tickets that are not in the file (such as {example})")
+        if not facts["known_duplicates"]:
+            links = f" ({facts['linked']} rows hold a link, none to another ticket kept)" if facts["linked"] else ""
             lines.append(
-                "no known duplicates: every label is a guess by similarity; judge models on pairs people labelled"
+                f"no known duplicates{links}: every label is a guess by similarity; judge models on pairs people labelled"
             )
         return lines
 
