@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,21 @@ def parse_phases(sizes: str, bands: Sequence[tuple[str | None, str | None]], sim
         if number:
             phases.append(Phase(place + 1, name, number, positives, negatives))
     return tuple(phases)
+
+
+def without_categories(phases: Sequence[Phase], similarity: str) -> tuple[Phase, ...]:
+    """Phases whose default bands are of any category; () where a band that a person gave asks for one, or none does."""
+    bands = [band for phase in phases for band in (phase.positives, phase.negatives) if band.category != "any"]
+    if not bands or {str(band) for band in bands} - {text for pair in BANDS[similarity] for text in pair}:
+        return ()
+    return tuple(
+        replace(
+            phase,
+            positives=replace(phase.positives, category="any"),
+            negatives=replace(phase.negatives, category="any"),
+        )
+        for phase in phases
+    )
 
 
 def parse_band(option: str, text: str) -> Band:

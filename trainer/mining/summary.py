@@ -35,6 +35,8 @@ class Report:
 
     settings: dict[str, Any]
     tickets: Tickets
+    left_out: str = ""
+    """What the settings ask for that these tickets have no data for, and was left out."""
     parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """Part -> phase name -> figures."""
     shortcuts: dict[str, float] = field(default_factory=dict)
@@ -60,7 +62,8 @@ class Report:
 
     def warnings(self) -> list[str]:
         """What a person should know before training on these pairs."""
-        lines = [line for part in self.parts for line in self.shortages(part)]
+        lines = [self.left_out] if self.left_out else []
+        lines += [line for part in self.parts for line in self.shortages(part)]
         for part, phases in self.parts.items():
             for name, figures in phases.items():
                 for measure, (above, below) in figures["mean_cosines"].items():
@@ -131,7 +134,7 @@ def _described(tickets: Tickets, pairs: Pairs, cosines: dict[str, FloatArray]) -
     uses = Counter([*pairs.first.tolist(), *pairs.second.tolist()])
     return {
         "origins": dict(Counter(pairs.origin)),
-        "same_category": float((same & known).mean()) if len(pairs) else None,
+        "same_category": float((same & known).mean()) if len(pairs) and tickets.categories else None,
         "tickets": len(uses),
         "most_used_ticket": max(uses.values(), default=0),
         "achieved": {name: _spread(values) for name, values in cosines.items()} if len(pairs) else {},
@@ -149,15 +152,15 @@ def _spread(values: FloatArray) -> dict[str, float]:
 
 
 def shortcuts(tickets: Tickets, measures: Similarity, chosen: Chosen) -> dict[str, float]:
-    """ROC-AUC on all phases together of "same category", of the cosines, and of a small difference in length."""
+    """ROC-AUC on all phases together of "same category" (where there are any), of a small difference in length, and of
+    the cosines."""
     both = [pairs.head(len(labelled[1])) for labelled in chosen.values() for pairs in labelled]
     labels = np.concatenate([np.full(len(pairs), place % 2 == 0) for place, pairs in enumerate(both)])
     first, second = (np.concatenate([getattr(pairs, end) for pairs in both]) for end in ("first", "second"))
     lengths, category = np.array([len(text) for text in tickets.texts]), tickets.category
-    scores = {
-        "same_category": same_category(category[first], category[second], -1),
-        "length": length_similarity(lengths[first], lengths[second]),
-    }
+    scores = {"length": length_similarity(lengths[first], lengths[second])}
+    if tickets.categories:
+        scores = {"same_category": same_category(category[first], category[second], -1)} | scores
     return {
         name: round(roc_auc(score, labels), 4) for name, score in (scores | measures.of_pairs(first, second)).items()
     }
