@@ -31,7 +31,9 @@ MOST_MISS = 0.5  # of the links; above, the two columns are not the same kind of
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
-_FORMULA = re.compile(r'=(?:hyperlink\("[^"]*"[,;] ?)?"([^"]*)"\)?', re.IGNORECASE)  # ="00123", =HYPERLINK("https://...","INC0001")
+_FORMULA = re.compile(
+    r'=(?:hyperlink\("[^"]*"[,;] ?)?"([^"]*)"\)?', re.IGNORECASE
+)  # ="00123", =HYPERLINK("https://...","INC0001")
 _FLOAT = re.compile(r"(?!\d{1,3}[.,]000$)(\d+)[.,]0{1,6}")  # but 35.000, which may be a German 35000
 _SHORT_FORM = re.compile(r"(\d)(?:[.,](\d*))?e\+(\d{1,3})", re.IGNORECASE)
 _GROUPED = re.compile(r"\d{1,3}(?:[.,' ]\d{3})+")  # 35,040
@@ -164,7 +166,10 @@ def link_rows(
     edges = [
         (row, len(numbers) + nodes.setdefault(link, len(nodes)))
         for row, (number, keys, name) in enumerate(zip(numbers, targets, names, strict=True))
-        for link in (*(Link(False, key) for key in (id_key(number), *keys) if key), *([Link(True, name)] if name else ()))
+        for link in (
+            *(Link(False, key) for key in (id_key(number), *keys) if key),
+            *([Link(True, name)] if name else ()),
+        )
     ]
     first, second = np.array(edges, dtype=np.int64).reshape(-1, 2).T
     unknown = [key for keys in targets for key in keys if key not in known.keys]

@@ -33,6 +33,7 @@ FIELDS = (
     Field("phase", "phase_indicators", required=False),
     Field("category1", "categories1", required=False),
     Field("category2", "categories2", required=False),
+    Field("origin", "origins", required=False),
 )
 HEADERLESS = ("text1", "text2", "label")  # as the STS benchmark's files
 
@@ -71,6 +72,8 @@ class PairTable:
     """[N] number of the row in the file, from 1, for messages; sub-tables keep it."""
     source: str
     """What to call the table in messages: the file's path."""
+    origins: list[str] | None = None
+    """[N] where each row of built pairs comes from (`origins.py`), "" where unknown; None without such a column."""
 
     def __len__(self) -> int:
         return len(self.text1)
@@ -91,6 +94,7 @@ class PairTable:
             categories2=None if self.categories2 is None else [self.categories2[row] for row in chosen],
             row=self.row[chosen],
             source=self.source,
+            origins=None if self.origins is None else [self.origins[row] for row in chosen],
         )
 
     def fingerprint(self) -> str:
@@ -181,6 +185,7 @@ def _pair_table(raw: RawTable, label_scale: float, positive_threshold: float | N
         categories2=_categories(raw, "category2"),
         row=np.arange(1, len(rows) + 1, dtype=np.int64),
         source=raw.source,
+        origins=_origins(raw),
     )
 
 
@@ -242,6 +247,12 @@ def _categories(raw: RawTable, field: str) -> list[str] | None:
             raise raw.error(row, field, f"{brief(cell)} is not a category: write a string")
         _check_characters(raw, row, field, cell)
     return cells
+
+
+def _origins(raw: RawTable) -> list[str] | None:
+    """[N] origins in one spelling; what is none of ours is for no one to judge."""
+    cells = raw.columns.get("origin")
+    return None if cells is None else [cell.strip().lower() if isinstance(cell, str) else "" for cell in cells]
 
 
 def _number_by_appearance(values: NDArray[Any]) -> tuple[NDArray[Any], IntArray]:

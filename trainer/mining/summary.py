@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from trainer import __version__
+from trainer.data.origins import KNOWN
 from trainer.data.readers import brief
 from trainer.data.tickets import REASONS, Tickets
 from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category
@@ -68,14 +69,18 @@ class Report:
             for name, figures in phases.items():
                 for measure, (above, below) in figures["mean_cosines"].items():
                     if below >= above:
+                        known = figures["positives"]["origins"].get(KNOWN, 0) >= 0.5 * figures["written_of_each"]
+                        why = "most of these positives are known duplicates" if known else "labels and bands disagree"
                         lines.append(
                             f"{part}, {name}: negatives score as high as positives by {measure} (mean {below:.3f} over "
-                            f"{above:.3f}): labels and bands disagree"
+                            f"{above:.3f}): {why}"
                         )
         facts = self.tickets.facts
         if unknown := facts["links_to_unknown_tickets"]:
             example = brief(facts["unknown_link"])
-            lines.append(f"{unknown} of {facts['links']} links name tickets that are not in the file (such as {example})")
+            lines.append(
+                f"{unknown} of {facts['links']} links name tickets that are not in the file (such as {example})"
+            )
         if not facts["known_duplicates"]:
             links = f" ({facts['linked']} rows hold a link, none to another ticket kept)" if facts["linked"] else ""
             lines.append(

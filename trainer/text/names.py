@@ -12,7 +12,9 @@ import re
 from trainer.text.cleaning import STOP_WORDS
 
 MOST_WORDS = 3  # of a name; five where all are capitalised
-_PARTICLES = frozenset("de del della di da do dos das du van von der den ter la le el al bin y e zu".split())  # within a name
+_PARTICLES = frozenset(
+    "de del della di da do dos das du van von der den ter la le el al bin y e zu".split()
+)  # within a name
 
 _WHOSE = (
     "first|last|full|given|family|middle|maiden|display|sur|fore|user|caller|employee|contact|manager|requester|"
@@ -61,7 +63,9 @@ _LABEL = re.compile(
     rf"(?:(?P<person>{_PERSON})|(?P<phone>{_PHONE})|(?P<address>{_ADDRESS})|(?P<mail>{_MAIL})){_SIGN}",
     re.IGNORECASE,
 )
-_WORD = re.compile(r"(?:[^\W\d_]{1,3}\.(?=[ \t])|[^\W\d_]\w{0,40}(?:[.'’-]\w{1,40}){0,4})(?![\w@/(]|[.'’-]\w|[ \t]{0,2}[:=：])")
+_WORD = re.compile(
+    r"(?:[^\W\d_]{1,3}\.(?=[ \t])|[^\W\d_]\w{0,40}(?:[.'’-]\w{1,40}){0,4})(?![\w@/(]|[.'’-]\w|[ \t]{0,2}[:=：])"
+)
 _GAP = re.compile(r"[ \t]?\\[ \t]?|(?P<comma>,)?[ \t]{1,3}")
 _LISTS = frozenset({"from", "to", "cc", "an", "von", "names", "users"})  # of which there may be several
 _NEXT = re.compile(r"[ \t]?;[ \t]{1,2}")
