@@ -132,8 +132,8 @@ def records(
     text: str, source: str, separator: str, skipped: int = 0, quoted: bool = True
 ) -> Iterator[tuple[int, list[str]]]:
     """The line it starts on and the cells of each record but blank lines, after `skipped` lines. Raises InputError."""
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=separator, quotechar='"' if quoted else None, strict=True)
     while True:
         line = reader.line_num + 1 + skipped
         try:

@@ -24,6 +24,7 @@ PAIR_NAMES = {
     "phase": ("phase", "phaseindicators"),
     "category1": ("category1", "categories1"),
     "category2": ("category2", "categories2"),
+    "origin": ("origin", "origins"),
 }
 USUAL_PAIR_NAMES = {
     "text1": ("sentence1", "question1", "anchor", "query", "premise", "texta", "sentencea", "questiona", "question"),

@@ -64,6 +64,8 @@ class PairTable:
     """[N] number of the row in the file, from 1, for messages; sub-tables keep it."""
     source: str
     """What to call the table in messages: the file's path."""
+    origins: list[str] | None = None
+    """[N] where each row of built pairs comes from (`origins.py`), "" where unknown; None without such a column."""
 
     def __len__(self) -> int:
         return len(self.text1)
@@ -84,6 +86,7 @@ class PairTable:
             categories2=None if self.categories2 is None else [self.categories2[row] for row in chosen],
             row=self.row[chosen],
             source=self.source,
+            origins=None if self.origins is None else [self.origins[row] for row in chosen],
         )
 
     def fingerprint(self) -> str:
@@ -222,6 +225,7 @@ def _pair_table(raw: RawTable, label_scale: float, positive_threshold: float | N
         categories2=categories[1],
         row=np.array(raw.rows or range(1, len(raw) + 1), dtype=np.int64),
         source=raw.source,
+        origins=_origins(raw),
     )
 
 
@@ -309,6 +313,12 @@ def graded_labels(table: PairTable) -> int:
     """How many labels lie strictly between the ends of their scale: where pairs are positive or negative, the
     difference between them is lost."""
     return int(((table.score > 0) & (table.score < 1)).sum())
+
+
+def _origins(raw: RawTable) -> list[str] | None:
+    """[N] origins in one spelling; what is none of ours is for no one to judge."""
+    cells = raw.columns.get("origin")
+    return None if cells is None else [cell.strip().lower() if isinstance(cell, str) else "" for cell in cells]
 
 
 def _number_by_appearance(values: NDArray[Any]) -> tuple[NDArray[Any], IntArray]:

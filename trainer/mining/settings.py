@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trainer.data.origins import ALTERED
 from trainer.data.readers import Reading
 from trainer.data.tickets import Columns, Filter
 from trainer.errors import InputError
@@ -14,7 +15,6 @@ from trainer.mining.positives import CATEGORY_RULES, Band, Phase
 
 PHASES = ("easy", "medium", "hard")
 SIMILARITIES = ("tfidf", "encoder", "both")
-AUGMENTATIONS = ("deletion", "edit", "translation")
 
 
 # By similarity, then phase: the bands of positives and of negatives. Those of an encoder fit all-MiniLM-L6-v2, whose
@@ -142,7 +142,7 @@ def parse_augment(text: str | None) -> tuple[tuple[str, float], ...]:
             chosen[kind] = float(share)
         except ValueError:
             chosen[kind] = -1
-        if kind not in AUGMENTATIONS or not 0 < chosen[kind] <= 1:
-            kinds = ", ".join(AUGMENTATIONS)
+        if kind not in ALTERED or not 0 < chosen[kind] <= 1:
+            kinds = ", ".join(ALTERED)
             raise InputError(f"--augment {part}: write KIND=SHARE, KIND one of {kinds}, SHARE above 0 and up to 1")
     return tuple(chosen.items())
