@@ -148,6 +148,13 @@ def test_a_separator_can_be_given(tmp_path: Path) -> None:
     assert "column text1 is missing" in refusal(path, Reading(separator="tab"))
 
 
+def test_names_of_columns_do_not_command_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, "a.jsonl", [{"text1": "a", "text2": "b", "is\x1b[2J\nduplicate" + "_" * 999: 1}])
+    assert len(read_pairs(path, reading=Reading(columns=("label=is[2Jduplicate",)))) == 1
+    heard = capfd.readouterr().err
+    assert heard[:-1].isprintable() and "label=is\\x1b[2J\\nduplicate" in heard and len(heard) < len(str(path)) + 500
+
+
 # ---- triplets and lists
 
 

@@ -23,6 +23,7 @@ from trainer.system.console import console
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".tab", ".txt", ".xlsx", ".parquet")
 LINES = (".jsonl", ".ndjson")
 TABS = (".tsv", ".tab")
+SAID_CHARACTERS = 400  # of how a file was read; names of columns may be of any length
 # How files begin that are not what their name says, and what to do about them.
 FOREIGN = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an old Excel workbook: save it as .xlsx or CSV"),
@@ -106,4 +107,6 @@ def say_reading(raw: RawTable, columns: Sequence[str] = (), remarks: Sequence[st
     """
     notes = (*raw.notes, *columns)
     if said := [*([f"read as {', '.join(notes)}"] if notes else []), *remarks]:
-        console.print(f"{raw.source}: {'; '.join(said)}", markup=False)
+        line = f"{raw.source}: {'; '.join(said)}"[: len(raw.source) + SAID_CHARACTERS]
+        # Names of columns come from the file: none may command the terminal.
+        console.print("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line), markup=False)
