@@ -84,7 +84,8 @@ class Report:
         if not facts["known_duplicates"]:
             links = f" ({facts['linked']} rows hold a link, none to another ticket kept)" if facts["linked"] else ""
             lines.append(
-                f"no known duplicates{links}: every label is a guess by similarity; judge models on pairs people labelled"
+                f"no known duplicates{links}: every label is a guess by similarity; judge models on pairs people "
+                "labelled"
             )
         return lines
 
