@@ -320,6 +320,7 @@ def built(count: int, origins: list[str]) -> Columns:
     return {**columns, "origins": origins}
 
 
+@pytest.mark.slow
 def test_what_the_rules_of_build_pairs_bring_about_is_expected(tmp_path, capfd):
     labelled = {name: values for name, values in built(240, ["tfidf"] * 240).items() if name != "origins"}
     pairs = write(tmp_path, "built.json", built(240, ["TFIDF "] * 200 + ["known"] * 20 + ["edit"] * 20))
