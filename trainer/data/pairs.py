@@ -33,8 +33,8 @@ FIELDS = (
     Field("phase", "phase_indicators", required=False),
     Field("category1", "categories1", required=False),
     Field("category2", "categories2", required=False),
-    Field("origin", "origins", required=False),
 )
+BESIDE = (Field("origin", "origins", required=False),)  # what build-pairs writes beside the pair format, and lint reads
 HEADERLESS = ("text1", "text2", "label")  # as the STS benchmark's files
 
 
@@ -118,7 +118,7 @@ def read_pairs(path: str | Path, *, label_scale: float = 1.0, positive_threshold
 
     Raises InputError, one line naming file, row (from 1, with the line where that differs), field and fix.
     """
-    return _pair_table(read_table(path, FIELDS, HEADERLESS), label_scale, positive_threshold)
+    return _pair_table(read_table(path, (*FIELDS, *BESIDE), HEADERLESS), label_scale, positive_threshold)
 
 
 def pairs_from_columns(
@@ -142,13 +142,14 @@ def pairs_from_columns(
 
     Raises InputError, one line naming source, row, field and fix.
     """
-    names = {field.plural: field.name if field.name in columns else field.plural for field in FIELDS}
+    fields = (*FIELDS, *BESIDE)
+    names = {field.plural: field.name if field.name in columns else field.plural for field in fields}
     given = {plural: _as_list(columns[name]) for plural, name in names.items() if name in columns}
     for name in ("categories1", "categories2"):
         if isinstance(given.get(name), list):
             given[name] = [None if cell != cell else cell for cell in given[name]]
-    raw = table_from_columns(given, source, FIELDS)
-    raw = replace(raw, names={field.name: names[field.plural] for field in FIELDS})
+    raw = table_from_columns(given, source, fields)
+    raw = replace(raw, names={field.name: names[field.plural] for field in fields})
     return _pair_table(raw, label_scale, positive_threshold)
 
 
