@@ -9,5 +9,7 @@ run_data.load_data -> RunData              the pairs of a run; locate_model: its
 curriculum.PhasedBatchSampler              which rows make up each batch of a run
 batch_layout.LayoutBuilder -> BatchLayout  queries, candidates, and who is masked for whom, for the loss
 tickets.load_tickets -> Tickets            raw tickets, cleaned, for `trainer build-pairs`
+identifiers.link_rows, clean_id            ticket numbers in one spelling, and the links between them
+origins.py                                 where the rows of built pairs come from
 incidents.generate_pairs                   pairs from a seeded grammar, to try things on
 """

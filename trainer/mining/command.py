@@ -107,8 +107,8 @@ def _add_mining_options(group: Any, add: Any) -> None:
 def _add_output_options(group: Any, add: Any) -> None:
     add(group, "--texts", "clean: without mail headers, greetings, signatures and repeated passages; raw: as they are, "
         "pairs still chosen by the clean ones", choices=("clean", "raw"), default="clean")  # fmt: skip
-    add(group, "--mask", "mask e-mail addresses, phone numbers, ids and hosts in the pairs too; in the report they are "
-        "always masked", action="store_true")  # fmt: skip
+    add(group, "--mask", "mask names behind a label (name: ...), e-mail addresses, phone numbers, ids and hosts in the "
+        "pairs too, as always in the report; no guarantee: a name within a sentence stays", action="store_true")  # fmt: skip
     add(group, "--augment", "add altered copies of a share of the train pairs; KIND is deletion, edit or translation, "
         "which is also their origin in the file", metavar="KIND=SHARE,...")  # fmt: skip
     add(

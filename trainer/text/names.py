@@ -12,8 +12,16 @@ import re
 from trainer.text.cleaning import STOP_WORDS
 
 MOST_WORDS = 3  # of a name; five where all are capitalised
-_PARTICLES = frozenset(
-    "de del della di da do dos das du van von der den ter la le el al bin y e zu".split()
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_PARTICLES = _words(
+    """
+    de del della di da do dos das du van von der den ter la le el al bin y e zu
+    """
 )  # within a name
 
 _WHOSE = (
@@ -21,8 +29,9 @@ _WHOSE = (
     "requestor|person|login|logon|account|supervisor|trainee|colleague|customer"
 )
 _PERSON = (
-    rf"(?:(?:{_WHOSE})(?:['’]?s)?[ _-]{{0,2}})?names?|users?|user ?ids?|(?:user|login|logon)[ _-]?(?:id|identification)|"
-    r"login|logon|callers?|contacts?(?: person)?|employees?|(?:line )?manager|supervisor|requesters?|requestors?|"
+    rf"(?:(?:{_WHOSE})(?:['’]?s)?[ _-]{{0,2}})?names?|users?|user ?ids?|"
+    r"(?:user|login|logon)[ _-]?(?:id|identification)|login|logon|callers?|contacts?(?: person)?|"
+    r"employees?|(?:line )?manager|supervisor|requesters?|requestors?|"
     r"(?:requested|reported|opened|created|submitted|raised|approved|called|logged|sent) (?:by|for)|requested for|"
     r"on behalf of|from|to|an|cc|von|reporter|assignee|assigned to|approver|attn|contact person|person|"
     r"(?:vor|nach|familien|benutzer|anwender|nutzer|mitarbeiter|kontakt)name|(?:benutzer|anwender|nutzer|mitarbeiter|"
@@ -79,32 +88,34 @@ _SPELLED_MAIL = re.compile(  # betty.miller, betty.miller (at) corp.com
 )
 _FILE = re.compile(r"\.(?:exe|dll|msg|pst|ost|docx?|xlsx?|pdf|com|net|org|html?|txt|zip)$", re.IGNORECASE)
 # What follows such labels in tickets and is no name.
-_NO_NAME = STOP_WORDS | frozenset(
-    "a an i no non yes n none unknown various multiple several many every each any some one two three other others new old "
-    "current former same different existing following below above here there he she they his her their its him them us "
-    "will would could should must may might did do had were being wants want wanted needs needed says said tried trying "
-    "getting got gets received receives cannot cant couldnt doesnt dont isnt wasnt unable able "
-    "access account accounts active activate added address admin administrator administrators again alert also asking "
-    "assist assistance authentication blocked browser call called calling cannot change changed check checked client "
-    "code company computer confirmed connect connected connection contact corrupt create created customer data database "
-    "default deleted denied department description details device disabled display does domain down download email "
-    "employee enable enabled engineering enter entry error errors expired explorer failed failing fails failure field "
-    "file files found full global group has help hours id inc incorrect information install installed internet invalid "
-    "is issue issues it item job keeps language laptop license list local location locked logged login logon lost machine "
-    "mail mailbox manager message microsoft missing mobile monitor name names network not notification null number office "
-    "only open opened order outlook page password passwords permission phone plant please printer problem problems "
-    "product profile program qa prod production received remote remove removed reports request requested required requires "
-    "reset resolution resolve resolved restart role rights running screen security select server service session setup "
-    "shared showing site skype software started still stopped subject summary support system systems team test ticket "
-    "time timeout tool transaction trying unavailable unlock unlocked update updated urgent use user username users using "
-    "valid version vpn wifi window windows wireless work worked working works wrong "
-    "fehler nicht gesperrt neu neuer fehlt ungültig falsch unbekannt anmeldung passwort kennwort rechner drucker erreur "
-    "bloqué inconnu invalide bloqueado inválido desconocido desconhecido bloccato sconosciuto "
-    "to from in on at by as so than then out up off over under within without via per "
-    "consider contacting kindly earlier till until since emp empid best regards guest dear ok okay thanks thank hello hi "
-    "see view read write run send let give take make set add sign log put keep tell show "
-    "temporary external internal public private sales finance hr it marketing purchasing quality operation operations "
-    "technical standard business global regional corporate consultant contractor intern trainee vendor supplier".split()
+_NO_NAME = STOP_WORDS | _words(
+    """
+    a an i no non yes n none unknown various multiple several many every each any some one two three other others
+    new old current former same different existing following below above here there he she they his her their its
+    him them us will would could should must may might did do had were being wants want wanted needs needed says
+    said tried trying getting got gets received receives cannot cant couldnt doesnt dont isnt wasnt unable able
+    access account accounts active activate added address admin administrator administrators again alert also asking
+    assist assistance authentication blocked browser call called calling change changed check checked client code
+    company computer confirmed connect connected connection contact corrupt create created customer data database
+    default deleted denied department description details device disabled display does domain down download email
+    employee enable enabled engineering enter entry error errors expired explorer failed failing fails failure field
+    file files found full global group has help hours id inc incorrect information install installed internet
+    invalid is issue issues it item job keeps language laptop license list local location locked logged login logon
+    lost machine mail mailbox manager message microsoft missing mobile monitor name names network not notification
+    null number office only open opened order outlook page password passwords permission phone plant please printer
+    problem problems product profile program qa prod production remote remove removed reports request requested
+    required requires reset resolution resolve resolved restart role rights running screen security select server
+    service session setup shared showing site skype software started still stopped subject summary support system
+    systems team test ticket time timeout tool transaction unavailable unlock unlocked update updated urgent use
+    user username users using valid version vpn wifi window windows wireless work worked working works wrong fehler
+    nicht gesperrt neu neuer fehlt ungültig falsch unbekannt anmeldung passwort kennwort rechner drucker erreur
+    bloqué inconnu invalide bloqueado inválido desconocido desconhecido bloccato sconosciuto to from in on at by as
+    so than then out up off over under within without via per consider contacting kindly earlier till until since
+    emp empid best regards guest dear ok okay thanks thank hello hi see view read write run send let give take make
+    set add sign log put keep tell show temporary external internal public private sales finance hr marketing
+    purchasing quality operation operations technical standard business regional corporate consultant contractor
+    intern trainee vendor supplier
+    """
 )
 
 
