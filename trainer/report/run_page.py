@@ -21,6 +21,7 @@ from trainer.report.plots import (
 )
 from trainer.report.record import Record, known_files, read_run
 from trainer.report.templates import Lead, Picture, Section, Table, page
+from trainer.system.console import clock_time
 from trainer.system.files import write_file
 from trainer.system.run_files import LINT, REPORT
 from trainer.text.masking import mask_text
@@ -173,7 +174,7 @@ def _environment_table(run: Record) -> Table:
         **({"general similarity, Spearman": _changes(forgotten)} if forgotten else {}),
         **({"strengths ruled out": _spans(run.strength)} if run.strength and run.strength.get("ruled_out") else {}),
         "trained values": f"{metadata['trained_count']:,} of {metadata['model']['parameters']:,}",
-        "steps": f"{metadata['steps']} in {metadata['seconds']:.0f} s",
+        "steps": f"{metadata['steps']} in {clock_time(metadata['seconds'])}",
         "device": f"{metadata['device']}, {metadata['encoder_path']}, precision {metadata['precision']}",
         "processes": metadata["processes"],
         "versions": metadata["versions"],
