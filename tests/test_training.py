@@ -234,7 +234,8 @@ def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, cap
     code, folder = run_small("run", changes)
     metrics = json.loads((folder / "metrics.json").read_text())
     strength = json.loads((folder / "strength.json").read_text())
-    assert code == 0 and [point["alpha"] for point in strength["curve"]] == [tenths / 10 for tenths in range(11)]
+    alphas = [point["alpha"] for point in strength["curve"]]
+    assert code == 0 and alphas == sorted(set(alphas)) and {0.0, 0.5, 1.0} <= set(alphas)
     for dim, before in metrics["baseline"].items():
         assert metrics["final"][dim]["spearman"] >= before["spearman"]
         values = {point["alpha"]: point["dev"][dim] for point in strength["curve"]}
@@ -300,7 +301,10 @@ def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_pa
         for name, limit in (("free", 0), ("strict", 1e-9))
     )
     found = [json.loads((folder / "strength.json").read_text()) for _, folder in (free, strict)]
-    assert [code for code, _ in (free, strict)] == [0, 0] and found[0]["curve"] == found[1]["curve"]
+    curves = [{point["alpha"]: point for point in strength["curve"]} for strength in found]
+    assert [code for code, _ in (free, strict)] == [0, 0]
+    assert len(common := curves[0].keys() & curves[1].keys()) >= 3
+    assert all(curves[0][alpha] == curves[1][alpha] for alpha in common)
     curve = {str(point["alpha"]): point for point in found[1]["curve"]}
     falls = {
         alpha
@@ -610,7 +614,7 @@ BAD = {
     "batch larger than a phase": ({"train.batch_size": "600"}, ["train.batch_size", "600"]),
     "batch of one": ({"train.batch_size": "1"}, ["train.batch_size"]),
     "unknown key": ({"optim.learning_rate": "1"}, ["optim.learning_rate", "lr"]),
-    "number in quotes": ({"optim.lr": '"1e-5"'}, ["optim.lr", "quotes"]),
+    "number in quotes": ({"optim.lr": '"1e-5"'}, ["optim.lr", "write 1e-05"]),
     "negative rate": ({"optim.lr": "-1.0"}, ["optim.lr"]),
     "warm-up and hold over 100 %": ({"optim.hold_ratio": "0.9"}, ["optim.hold_ratio", "100 %"]),
     "fp16 without a GPU": ({"train.precision": "fp16"}, ["train.precision"]),
@@ -640,12 +644,15 @@ def test_one_class_only_is_refused(run_small, pair_files, tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_overlap_is_refused_or_recorded(run_small, pair_files):
-    code, folder = run_small("run", {"data.dev": pair_files["train"]})
+def test_overlap_is_refused_or_recorded(run_small, pair_files, tmp_path):
+    train_pairs, dev_pairs = (json.loads(pair_files[part].read_text()) for part in ("train", "dev"))
+    path = tmp_path / "mixed.json"
+    path.write_text(json.dumps({key: train_pairs[key][:30] + dev_pairs[key] for key in dev_pairs}))
+    code, folder = run_small("run", {"data.dev": path})
     assert code == 2 and not folder.exists()
-    code, folder = run_small("run", {"data.dev": pair_files["train"], "data.allow_overlap": "true"})
+    code, folder = run_small("run", {"data.dev": path, "data.allow_overlap": "true"})
     overlap = json.loads((folder / "training_metadata.json").read_text())["overlapping_texts"]["dev"]
-    assert code == 0 and overlap > 50
+    assert code == 0 and overlap > 20
 
 
 @pytest.mark.slow

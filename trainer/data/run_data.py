@@ -20,7 +20,7 @@ from trainer.text.canonical import canonical_form
 INCIDENTS = "incidents"  # data.train: generated pairs
 TINY_MODEL = "tiny-mpnet"  # model.name: built on the spot
 STS_SCALE = 5.0  # scores of a forgetting set run from 0 to this
-NEARLY_ALL = 0.9  # of the pairs of a held-out part
+NEARLY_ALL = 0.9  # of the rows of a held-out part
 GENERATED_ROWS = {"train": 720, "dev": 240, "test": 240}
 
 
@@ -39,7 +39,7 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     """Read, split and check the pairs of a run.
 
     Raises:
-        InputError: a file is bad, a part has one class only, parts share texts that must not, or nearly all pairs.
+        InputError: a file is bad, a part has one class only, parts share texts that must not, or nearly all rows.
     """
     config.require_train()
     train = _read(config, config.train, "train", seed)
@@ -63,23 +63,24 @@ def load_data(config: DataConfig, seed: int) -> RunData:
 
 
 def require_other_pairs(key: str, held_out: PairTable, other_key: str, other: PairTable) -> None:
-    """Raise InputError where nearly all pairs of a held-out table stand in another one: it would judge nothing.
+    """Raise InputError where nearly all rows of a held-out table stand in another one: it would judge nothing.
 
     Whatever data.allow_overlap says, which is for single texts that recur.
     """
-    known = set(_canonical_pairs(other))
-    shared = sum(pair in known for pair in _canonical_pairs(held_out))
+    known = set(_canonical_rows(other))
+    shared = sum(row in known for row in _canonical_rows(held_out))
     if shared >= NEARLY_ALL * len(held_out):
         fix = f"name another file as {key}" + (", or leave it out to split a part off" if key == "data.dev" else "")
         raise InputError(
-            f"{key} = {held_out.source}: {shared} of its {len(held_out)} pairs are also in {other_key}: {fix}"
+            f"{key} = {held_out.source}: {shared} of its {len(held_out)} rows are also in {other_key}: {fix}"
         )
 
 
-def _canonical_pairs(table: PairTable) -> list[frozenset[str]]:
-    """[N] the canonical forms of each pair's texts, in either order."""
+def _canonical_rows(table: PairTable) -> list[tuple[frozenset[str], bool]]:
+    """[N] the canonical forms of each pair's texts, in either order, and its label."""
     forms = [canonical_form(text) for text in table.texts]
-    return [frozenset((forms[a], forms[b])) for a, b in zip(table.text1, table.text2, strict=True)]
+    pairs = zip(table.text1, table.text2, table.label.tolist(), strict=True)
+    return [(frozenset((forms[first], forms[second])), label) for first, second, label in pairs]
 
 
 def read_general(path: str) -> PairTable:
