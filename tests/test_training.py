@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,8 +29,11 @@ from trainer.config import (
 )
 from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
+from trainer.data.pairs import pairs_from_columns
+from trainer.data.run_data import require_other_pairs
 from trainer.errors import InputError
 from trainer.evaluation.judge import Question, judge, judgement_record
+from trainer.evaluation.scoring import PairSet
 from trainer.main import cli
 from trainer.model import export
 from trainer.model.embedding import embed, tokenize_for
@@ -653,6 +658,64 @@ def test_overlap_is_refused_or_recorded(run_small, pair_files, tmp_path):
     code, folder = run_small("run", {"data.dev": path, "data.allow_overlap": "true"})
     overlap = json.loads((folder / "training_metadata.json").read_text())["overlapping_texts"]["dev"]
     assert code == 0 and overlap > 20
+
+
+@pytest.mark.slow
+def test_without_a_config_a_model_and_pairs_take_the_built_in_settings(
+    tiny_model, pair_files, tmp_path, monkeypatch, capfd
+):
+    """Not the toy's: a rate of 2e-3 on all weights, dims that are not the model's, a folder of its name."""
+    monkeypatch.chdir(tmp_path)
+    sets = {"model.name": tiny_model("mpnet"), "data.train": pair_files["train"], "data.dev": pair_files["dev"]}
+    sets |= {"train.batch_size": 24, "curriculum.mode": "mixed", "curriculum.phases": "[4]", "curriculum.epochs": 1}
+    assert cli(["train", *(f"--set={key}={value}" for key, value in sets.items())]) == 0
+    config = load_config(tmp_path / "runs" / "train" / "config.toml")
+    assert config.optim.lr == 1e-3 and config.loss.dims == (64,) and config.lora.enabled
+    said = capfd.readouterr().err
+    assert "Ignored: curriculum.phases (" in said and "Settled by the model and the pairs: optim.lr = 0.001" in said
+    assert "Settings that differ from the defaults: model.name = " in said
+
+
+@pytest.mark.slow
+def test_a_held_out_file_that_is_the_training_file_is_refused_whatever_is_allowed(run_small, pair_files, capfd):
+    train_file, dev_file = pair_files["train"], pair_files["dev"]
+    for key, path in (("data.dev", train_file), ("data.test", train_file), ("data.test", dev_file)):
+        code, folder = run_small("run", {key: path, "data.allow_overlap": "true"})
+        said = capfd.readouterr().err
+        assert code == 2 and not folder.exists() and f"error: {key} = {path}: " in said and "of its" in said
+
+
+def test_rows_are_counted_in_either_order_of_texts_and_with_their_label(pair_files, tmp_path):
+    columns = json.loads(pair_files["train"].read_text())
+    turned = {**columns, "texts1": columns["texts2"], "texts2": [text.upper() for text in columns["texts1"]]}
+    flipped = {**columns, "labels": [1 - label for label in columns["labels"]]}
+    train_table = pairs_from_columns(columns, "train")
+    with pytest.raises(InputError, match=r"data\.dev = turned: 72 of its 72 rows are also in data\.train"):
+        require_other_pairs("data.dev", pairs_from_columns(turned, "turned"), "data.train", train_table)
+    require_other_pairs("data.dev", pairs_from_columns(flipped, "flipped"), "data.train", train_table)
+    dev = json.loads(pair_files["dev"].read_text())
+    for own, refused in ((2, True), (6, False)):  # rows of its own beside 36 of train: a tenth is the line
+        mixed = {key: columns[key][:36] + dev[key][:own] for key in columns}
+        table = pairs_from_columns(mixed, "mixed")
+        with pytest.raises(InputError) if refused else nullcontext():
+            require_other_pairs("data.test", table, "data.train", train_table)
+
+
+def test_a_large_forgetting_set_is_sampled_by_the_seed(tiny_model, monkeypatch, capfd):
+    columns = {"texts1": [f"vpn {i}" for i in range(30)], "texts2": [f"mail {i}" for i in range(30)]}
+    table = pairs_from_columns(columns | {"labels": [i / 30 for i in range(30)]}, "sts.csv")
+    encoder = load_encoder(str(tiny_model("mpnet")))
+    general = PairSet.build(table, encoder)
+
+    def sample(seed: int, most: int) -> PairSet:
+        monkeypatch.setattr(strength, "FORGETTING_ROWS", most)
+        config = Config(train=TrainConfig(seed=seed))
+        return strength.forgetting_sample(SimpleNamespace(general=general, config=config, encoder=encoder))
+
+    assert sample(0, 30) is general and "random pairs" not in capfd.readouterr().err
+    rows = [sample(seed, 10).table.row.tolist() for seed in (0, 0, 1)]
+    assert len(rows[0]) == 10 and rows[0] == rows[1] != rows[2]
+    assert "on 10 random pairs of the 30 of sts.csv" in capfd.readouterr().err
 
 
 @pytest.mark.slow

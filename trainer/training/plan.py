@@ -71,7 +71,7 @@ def print_graded_labels(pairs: PairTable) -> None:
     if graded.any():
         positives = int((graded & pairs.label).sum())
         console.print(
-            f"{graded.sum()} of {len(pairs)} labels lie between 0 and data.label_scale: {positives} of them are trained "
+            f"{graded.sum()} of {len(pairs)} labels lie between 0 and data.label_scale: {positives} train "
             f"as full positives, {graded.sum() - positives} as negatives; data.positive_threshold draws the line",
             markup=False,
         )
