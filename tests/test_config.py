@@ -32,8 +32,8 @@ from trainer.config import (
     setting_keys,
     settings_of,
 )
-from trainer.config_rules import RULES
 from trainer.config_file import dump_config, load_config, resolve_config, suggest, to_tree
+from trainer.config_rules import RULES
 from trainer.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -288,7 +288,10 @@ def test_a_section_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
         ('model.name="a\\u0000b"', "model.name holds a NUL: take it out"),
         ("loss.dims=[64.0]", "loss.dims must be a whole number, not 64.0"),
         ('loss.dims=["64"]', "loss.dims must be a whole number, not '64' (write 64)"),
-        ('lora.targets="ffn"', "lora.targets must be a list, not 'ffn' (write [\"ffn\"], on a command line between single quotes)"),
+        (
+            'lora.targets="ffn"',
+            "lora.targets must be a list, not 'ffn' (write [\"ffn\"], on a command line between single quotes)",
+        ),
         ("lora.targets=[1]", "lora.targets must be a string, not 1"),
         ("loss.weights=[true]", "loss.weights must be a number, not True"),
     ],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trainer.config import CurriculumConfig
 from trainer.data.batch_filling import Unit, spread_repeats
-from trainer.data.curriculum import PhasedBatchSampler, training_mode
+from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.errors import InputError
 

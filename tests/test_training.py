@@ -38,7 +38,7 @@ from trainer.main import cli
 from trainer.model import export
 from trainer.model.embedding import embed, tokenize_for
 from trainer.model.loading import load_encoder
-from trainer.model.lora import adapters_merged, add_lora
+from trainer.model.lora import adapters_merged, add_lora, resolve_targets
 from trainer.system.files import find_damage, json_ready
 from trainer.system.processor import multiplies_bf16
 from trainer.system.run_files import METRICS
@@ -489,6 +489,23 @@ def test_a_resume_with_another_setting_names_the_difference(run_small, monkeypat
     assert code == 0 and not (folder / "strength.json").exists()  # what comes after the last step may differ
 
 
+def test_lora_targets_that_are_not_known_name_the_endings_there_are(tiny_model):
+    model = load_encoder(str(tiny_model("mpnet"))).model
+    with pytest.raises(InputError, match=r"'q_proj' matches no linear layer; there are attention\.attn\.k, "):
+        resolve_targets(model, ("q_proj",))
+    model.config.model_type = "novel"
+    with pytest.raises(InputError, match=r"not known for novel; name endings .*: attention\.attn\.k, "):
+        resolve_targets(model, ("attention",))
+
+
+def test_a_finished_run_says_how_to_go_on_from_its_model(tmp_path):
+    (tmp_path / METRICS).write_text("{}")
+    with pytest.raises(InputError, match=f"start a new run with --set model.name={tmp_path / 'model'}"):
+        choose_folder(Config(output=OutputConfig(dir=tmp_path)), "x", True)
+    with pytest.raises(InputError, match="no run there, nothing to resume; .* leave out --resume"):
+        choose_folder(Config(output=OutputConfig(dir=tmp_path / "none")), "x", True)
+
+
 def raise_interrupt(*_):
     raise KeyboardInterrupt
 
@@ -623,7 +640,7 @@ BAD = {
     "negative rate": ({"optim.lr": "-1.0"}, ["optim.lr"]),
     "warm-up and hold over 100 %": ({"optim.hold_ratio": "0.9"}, ["optim.hold_ratio", "100 %"]),
     "fp16 without a GPU": ({"train.precision": "fp16"}, ["train.precision"]),
-    "target that matches nothing": ({"lora.enabled": "true", "lora.targets": '["q_proj"]'}, ["lora.targets", "q_proj"]),
+    "target that matches nothing": ({"lora.enabled": "true", "lora.targets": '["q_proj"]'}, ["lora.targets", "q_proj", "attn.q"]),
 }
 
 

@@ -1,11 +1,11 @@
 """One experiment, as frozen dataclasses that check themselves; `trainer.config_file` reads and writes them as TOML.
 
 Every key has one owner, a type and a meaning here (`trainer settings` prints them), and a rule in
-`trainer.config_rules` where not every value of its type will do. A section checks its values when it is built, a `Config` those
-that depend on each other across sections; a wrong type or a value out of range is an `InputError` that names the key,
-and the file where there is one. Checks that need the model or the data are made where those are read. The defaults are
-for a pretrained encoder and pairs of any kind: what depends on these is left open (0, empty, "auto") and settled by
-`trainer.training.settled`, once they are read.
+`trainer.config_rules` where not every value of its type will do. A section checks its values when it is built, a
+`Config` those that depend on each other across sections; a wrong type or a value out of range is an `InputError` that
+names the key, and the file where there is one. Checks that need the model or the data are made where those are read.
+The defaults are for a pretrained encoder and pairs of any kind: what depends on these is left open (0, empty, "auto")
+and settled by `trainer.training.settled`, once they are read.
 
     >>> config = Config(data=DataConfig(train="pairs.json"), train=TrainConfig(batch_size=32))
     >>> config.train.seed
@@ -232,8 +232,8 @@ class LogConfig(Section):
 @dataclass(frozen=True)
 class OutputConfig(Section):
     dir: str = ""
-    """Folder of the run; empty takes runs/NAME, or the first free runs/NAME-2, -3, ...: the config's name, without one the training
-    pairs'."""
+    """Folder of the run; empty takes runs/NAME, or the first free runs/NAME-2, -3, ...: NAME is the config's, without
+    one that of the training pairs."""
 
 
 @dataclass(frozen=True)

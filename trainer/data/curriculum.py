@@ -17,6 +17,7 @@ from trainer.data.batch_filling import Unit, make_units, sample_units, spread_re
 from trainer.data.pairs import PairTable
 from trainer.errors import InputError
 
+
 @dataclass(frozen=True)
 class PhasePlan:
     """One phase of the run, in figures."""

@@ -55,11 +55,12 @@ def render_run(run: Record) -> str:
     metrics, judged = run.metrics, run.judged
     on, verdict = metrics["verdict_on"], metrics["verdict"]
     selected = "" if on == "test" else " These pairs have also picked the model: expect a little less on others."
+    why = f" {run.strength['why']}" if run.strength and run.strength.get("why") else ""
     lead = Lead(
         STYLES.get(verdict, ""),
         verdict,
         f"against the untouched model, by {judged['question']['metric']} on {judged['pairs']:d} {on} pairs, over all "
-        f"dims. Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.{selected}",
+        f"dims. Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.{selected}{why}",
     )
     no_interval = [f"No interval of {name}: {reason}" for name, reason in judged["undefined"].items()]
     diagnostic = "Adversarial diagnostic: positives across categories against negatives within one"

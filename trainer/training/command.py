@@ -17,10 +17,13 @@ def train_parser() -> argparse.ArgumentParser:
         prog="trainer",
         description="Fine-tune a text-embedding encoder on labelled pairs, at every Matryoshka size.",
         epilog="Other commands, each with --help: trainer build-pairs, trainer lint, trainer evaluate, trainer report, "
-        "trainer settings (every SECTION.KEY). Without --config, model.name and data.train a small example is trained in under a minute.",
+        "trainer settings (every SECTION.KEY). Without --config, and with neither model.name nor "
+        "data.train set, a small example is trained in under a minute.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of the experiment (default: the built-in settings)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file of the experiment (default: the built-in settings)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting (may be repeated)"
     )

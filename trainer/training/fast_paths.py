@@ -140,8 +140,9 @@ def _whether_to_compile(
     seconds = eager_seconds(encoder, first_batch(), autocast)
     cost = read_compile_seconds()
     seconds, cost = ranks.share_object((seconds, cost))
+    saved = clock_time(saved_seconds(steps, seconds))
     return compiling_pays(steps, seconds, cost), (
-        f"over {steps} steps of {seconds:.2g} s in the encoder it saves about {clock_time(saved_seconds(steps, seconds))}, "
+        f"over {steps} steps of {seconds:.2g} s in the encoder it saves about {saved}, "
         f'and compiling takes about {clock_time(cost)} (train.compile = "auto")'
     )
 

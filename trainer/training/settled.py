@@ -103,7 +103,8 @@ EFFECTS = {
     ),
     "train.timeout": Effect(lambda run: run.processes > 1, "one process waits for no other"),
     "optim.floor_lr": Effect(
-        lambda run: run.config.optim.warmup_ratio + run.config.optim.hold_ratio < 1, "warm-up and hold are the whole run"
+        lambda run: run.config.optim.warmup_ratio + run.config.optim.hold_ratio < 1,
+        "warm-up and hold are the whole run",
     ),
     "eval.largest_strength": Effect(lambda run: run.config.eval.choose_strength, "eval.choose_strength = false"),
     "early_stopping.patience": Effect(
@@ -128,10 +129,12 @@ def ignored_settings(asked: Config, run: Conditions) -> list[str]:
 
 
 def print_settings(asked: Config, settled: Config, steps: int, processes: int, width: int) -> None:
-    """Say what differs from the defaults, what was left open and came to what, what has no effect, what is untrained."""
+    """Say which settings differ from the defaults, were left open, have no effect, and which dims are not trained."""
+
     def show(heading: str, settings: dict[str, str]) -> None:
         if settings:
-            console.print(f"{heading}: {', '.join(f'{key} = {value}' for key, value in settings.items())}", markup=False)
+            shown = ", ".join(f"{key} = {value}" for key, value in settings.items())
+            console.print(f"{heading}: {shown}", markup=False)
 
     show("Settings that differ from the defaults", changed_settings(asked))
     show("Settled by the model and the pairs", changed_settings(settled, asked))

@@ -289,5 +289,5 @@ def check_dims_fit(config: Config, encoder: Encoder) -> None:
     if max(config.loss.dims) > encoder.width:
         raise InputError(
             f"loss.dims = {list(config.loss.dims)}: {config.model.name} is {encoder.width} wide; "
-            f"use dims up to {encoder.width}"
+            f"use dims up to {encoder.width}, or leave them out for those that fit it"
         )

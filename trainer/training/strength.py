@@ -96,7 +96,11 @@ def choose_strength(run: Run, start: Mapping[str, Tensor], trained: Mapping[str,
     metric, largest = run.config.eval.metric, str(max(run.config.loss.dims))
     limit = run.config.eval.forgetting_limit
     general = forgetting_sample(run)
-    record = {"metric": metric, "forgetting_limit": limit, "fingerprint": fingerprint(run, start, trained, general)}
+    record: dict[str, Any] = {
+        "metric": metric,
+        "forgetting_limit": limit,
+        "fingerprint": fingerprint(run, start, trained, general),
+    }
     points = ranks.share_object(kept_points(run.folder / STRENGTH, record["fingerprint"]) if run.is_main else {})
     grid = strengths(run.config.eval.largest_strength)
     expected = min(len(grid), len(coarse_places(grid)) + FINE_POINTS)
