@@ -265,7 +265,7 @@ def test_a_section_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
         ('train.seed="1"', "train.seed must be a whole number, not '1' (write 1)"),
         ('lora.enabled="true"', "lora.enabled must be true or false, not 'true' (write true)"),
         ("lora.enabled=1", "lora.enabled must be true or false, not 1"),
-        ("train.seed=1.0", "train.seed must be a whole number, not 1.0"),
+        ("train.seed=1.0", "train.seed must be a whole number, not 1.0 (write 1)"),
         ("train.seed=true", "train.seed must be a whole number, not True"),
         ("optim.lr=true", "optim.lr must be a number, not True"),
         ("optim.lr=[1]", "optim.lr must be a number, not [1]"),
@@ -286,7 +286,7 @@ def test_a_section_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
         ('optim.lr="fast"', "optim.lr must be a number, not 'fast'"),
         ('optim.lr="nan"', "optim.lr must be a number, not 'nan'"),
         ('model.name="a\\u0000b"', "model.name holds a NUL: take it out"),
-        ("loss.dims=[64.0]", "loss.dims must be a whole number, not 64.0"),
+        ("loss.dims=[64.0]", "loss.dims must be a whole number, not 64.0 (write 64)"),
         ('loss.dims=["64"]', "loss.dims must be a whole number, not '64' (write 64)"),
         (
             'lora.targets="ffn"',

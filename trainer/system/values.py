@@ -35,7 +35,7 @@ def convert(value: Any, kind: Any, key: str) -> Any:
         except OverflowError:
             value = math.inf
     if type(value) is not kind:
-        meant = _meant(value, kind) if isinstance(value, str) else None
+        meant = _meant(value if isinstance(value, str) else repr(value), kind) if type(value) in (str, float) else None
         hint = "" if meant is None else f" (write {toml_value(meant)})"
         raise InputError(f"{key} must be {KINDS[kind]}, not {value!r}{hint}")
     if kind is str and "\0" in value:
