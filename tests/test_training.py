@@ -502,7 +502,7 @@ def test_a_finished_run_says_how_to_go_on_from_its_model(tmp_path):
     (tmp_path / METRICS).write_text("{}")
     with pytest.raises(InputError, match=f"start a new run with --set model.name={tmp_path / 'model'}"):
         choose_folder(Config(output=OutputConfig(dir=tmp_path)), "x", True)
-    with pytest.raises(InputError, match="no run there, nothing to resume; .* leave out --resume"):
+    with pytest.raises(InputError, match=r"no run there, nothing to resume; .* leave out --resume"):
         choose_folder(Config(output=OutputConfig(dir=tmp_path / "none")), "x", True)
 
 
@@ -640,7 +640,10 @@ BAD = {
     "negative rate": ({"optim.lr": "-1.0"}, ["optim.lr"]),
     "warm-up and hold over 100 %": ({"optim.hold_ratio": "0.9"}, ["optim.hold_ratio", "100 %"]),
     "fp16 without a GPU": ({"train.precision": "fp16"}, ["train.precision"]),
-    "target that matches nothing": ({"lora.enabled": "true", "lora.targets": '["q_proj"]'}, ["lora.targets", "q_proj", "attn.q"]),
+    "target that matches nothing": (
+        {"lora.enabled": "true", "lora.targets": '["q_proj"]'},
+        ["lora.targets", "q_proj", "attn.q"],
+    ),
 }
 
 
