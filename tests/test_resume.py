@@ -512,6 +512,16 @@ def test_strengths_that_were_measured_are_kept_while_all_they_depend_on_is_the_s
     monkeypatch.setattr(strength, "measured_point", counted)
     assert start(tmp_path / "run", "--resume", eval__choose_strength="true") == 0
     assert measured == [] and json.loads((tmp_path / "run" / "strength.json").read_text()) == before
+    # Killed in the midst of it: what was measured is not measured again, and the choice is the same.
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(
+            strength, "measured_point", lambda *given: counted(*given) if len(measured) < 3 else raise_killed()
+        )
+        start(tmp_path / "partial", eval__choose_strength="true")
+    assert start(tmp_path / "partial", "--resume", eval__choose_strength="true") == 0
+    assert len(measured) == len(set(measured)) == len(before["curve"])
+    assert json.loads((tmp_path / "partial" / "strength.json").read_text()) == before
+    measured.clear()
     # A forgetting set may come with the resume: then every point is of something else.
     sts = tmp_path / "sts.csv"
     sts.write_text("\n".join(f"vpn {i},mail {i * 7 % 30},{i * 13 % 51 / 10}" for i in range(30)) + "\n")
