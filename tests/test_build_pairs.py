@@ -284,6 +284,7 @@ def test_negatives_above_positives_are_told(tickets: Path, tmp_path: Path, capfd
         (["--model", "nobody/nothing"], ("nobody/nothing",)),
         (["--augment", "translation=1", "--translators", "nobody/there", "nobody/back"], ("nobody/there",)),
         (["--seed", "x"], ("--seed",)),
+        (["--languages", "EN,english"], ("--languages english", "en, de")),
     ],
 )
 def test_bad_input_is_one_line(tickets: Path, tmp_path: Path, capfd, options: list[str], told: tuple[str, ...]) -> None:

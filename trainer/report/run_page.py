@@ -70,7 +70,7 @@ def render_run(run: Record) -> str:
         Section(pictures=pictures),
         Section(f"All figures on {on}: before → after, 95 % of the difference", _all_table(judged), no_interval),
         Section(diagnostic, _diagnostic_table(judged)),
-        Section(f"The {len(worst)} pairs most wrong at the largest dim, texts masked (no guarantee)", _worst_table(worst)),
+        Section(f"The {len(worst)} pairs most wrong at the largest dim, masked (no guarantee)", _worst_table(worst)),
         _lint_section(run.lint),
         Section("Data and environment", _environment_table(run)),
     ]
