@@ -6,20 +6,18 @@ Legend: R rows of the file, N tickets kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.field_names import TicketFinder, name_key
 from trainer.data.identifiers import clean_id, id_key, is_rounded, link_rows
-from trainer.data.pairs import UNUSABLE
 from trainer.data.raw_table import RawTable, brief
-from trainer.data.readers import Reading, read_table, say_reading
-from trainer.errors import InputError
+from trainer.data.readers import Reading
+from trainer.data.ticket_table import Columns, read_ticket_table, text_of_cell, texts_of_cell
 from trainer.system.console import progress, tracked
 from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import (
@@ -46,35 +44,9 @@ REASONS = {
 }
 OPTIONAL_REASONS = ("mixed-language", "ids-only", "template")
 """Reasons that a user can turn off."""
-OWN_NAMES = ("number", "shortdescription", "description", "assignmentgroup")  # of columns that go without saying
-# What an object in a cell says, by the first of these keys that it has: references, people, labels, rich text.
-SAYING = (
-    "display_value",
-    "displayValue",
-    "value",
-    "name",
-    "displayName",
-    "title",
-    "text",
-    "content",
-    "login",
-    "key",
-    "nodes",
-)
 
 
 IntArray = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What the file calls its fields; where nothing is said, the usual names are looked for."""
-
-    number: str = ""
-    texts: tuple[str, ...] = ()
-    category: str = ""
-    duplicate_of: str | None = None  # the number of the ticket that this one duplicates
-    cluster: str | None = None  # any name that tickets about one problem share
 
 
 @dataclass(frozen=True)
@@ -134,7 +106,7 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
     Raises:
         InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
     """
-    raw, columns = _read(path, columns, reading)
+    raw, columns = read_ticket_table(path, columns, reading)
     rows = len(raw)
     numbers = [clean_id(cell) for cell in _ids(raw, columns.number) or []]
     categories = _categories(raw, columns.category)
@@ -176,81 +148,11 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
     )
 
 
-def _read(path: str | Path, columns: Columns, reading: Reading | None) -> tuple[RawTable, Columns]:
-    """The table, and what it calls its fields, "" where it has no number or category; its columns go by these names."""
-    optional = [name for name in (columns.duplicate_of, columns.cluster) if name]
-    given = [name for name in (columns.number, *columns.texts, columns.category, *optional) if name]
-    if twice := [name for name, count in Counter(given).items() if count > 1]:
-        raise InputError(f"column {twice[0]} is named for two purposes: give each column one")
-    finder = TicketFinder(
-        columns.number, columns.texts, columns.category, columns.duplicate_of or "", columns.cluster or ""
-    )
-    raw = read_table(path, finder, reading)
-    names = raw.names
-    texts = sorted((field for field in names if field.startswith("text")), key=lambda field: int(field[4:]))
-    say_reading(raw, *_describe(names, texts, columns))
-    named = Columns(
-        number=names.get("number", ""),
-        texts=tuple(names[field] for field in texts),
-        category=names.get("category", ""),
-        duplicate_of=names.get("duplicate_of"),
-        cluster=names.get("cluster"),
-    )
-    return replace(
-        raw,
-        columns={names[field]: column for field, column in raw.columns.items()},
-        names={name: name for name in names.values()},
-    ), named
-
-
-def _describe(names: Mapping[str, str], texts: Sequence[str], columns: Columns) -> tuple[list[str], list[str]]:
-    """In words, the columns that no option names and that are not called as ours are; and those that are missing."""
-    notes, missing = [], []
-    if not columns.texts and any(name_key(names[field]) not in OWN_NAMES for field in texts):
-        notes.append(f"texts {' + '.join(names[field] for field in texts)}")
-    for field, given, instead in (
-        ("number", columns.number, ": rows are numbered"),
-        ("category", columns.category, ""),
-    ):
-        if field not in names:
-            missing.append(f"no {field} column{instead}")
-        elif not given and name_key(names[field]) not in OWN_NAMES:
-            notes.append(f"{field} {names[field]}")
-    return notes, missing
-
-
-def _cells(raw: RawTable, column: str, row: int) -> list[str]:
-    """The texts of a cell, stripped and not blank: several where the file has several columns of that name, or a list.
-
-    A missing value is none; of an object it is what it says (`SAYING`). Raises InputError for another object.
-    """
-    texts: list[str] = []
-    left = [raw.columns[column][row]] if column else []
-    while left:
-        value = left.pop()
-        if isinstance(value, list):
-            left += reversed(value)
-        elif isinstance(value, dict) and (value.keys() & SAYING or not value):
-            left += [next((value[key] for key in SAYING if value.get(key) is not None), None)]
-        elif isinstance(value, str):
-            texts.append(UNUSABLE.sub(" ", value).strip())
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            texts.append(str(value))
-        elif value is not None:
-            raise raw.error(row, column, f"{brief(value)} is not a text: write a string")
-    return list(dict.fromkeys(filter(None, texts)))
-
-
-def _cell(raw: RawTable, column: str, row: int) -> str:
-    """A cell as one text; that of a column without a name is empty."""
-    return ", ".join(_cells(raw, column, row))
-
-
 def _categories(raw: RawTable, column: str) -> list[str]:
     """[R] category of each row; those that differ in case or spacing only, or as 3 and 3.0 do, are spelled as the first
     of them."""
     spelled: dict[str, str] = {}
-    cells = [clean_id(_cell(raw, column, row)) for row in range(len(raw))]
+    cells = [clean_id(text_of_cell(raw, column, row)) for row in range(len(raw))]
     return [spelled.setdefault(canonical_form(cell), cell) for cell in cells]
 
 
@@ -258,7 +160,7 @@ def _ids(raw: RawTable, column: str | None) -> list[str] | None:
     """[R] cells of a column of ids; None where no column is named. Raises InputError for one that lost digits."""
     if column is None:
         return None
-    cells = [_cell(raw, column, row) for row in range(len(raw))]
+    cells = [text_of_cell(raw, column, row) for row in range(len(raw))]
     for row, cell in enumerate(cells):
         if is_rounded(cell):
             raise raw.error(row, column, f"{brief(cell)} has lost digits in a spreadsheet: export the column as text")
@@ -272,7 +174,7 @@ def _texts(raw: RawTable, names: Sequence[str], quality: Filter) -> tuple[list[s
     whole, cleaned, titles = [], [], []
     with progress("Cleaning", len(rows)) as advance:
         for row in rows:
-            cells = ["\n".join(_cells(raw, name, row)) for name in names]
+            cells = ["\n".join(texts_of_cell(raw, name, row)) for name in names]
             whole.append(hide(_join(cells)[0]))
             text, title = _join([hide(strip_mail(cell)) for cell in cells])
             cleaned.append(text)
