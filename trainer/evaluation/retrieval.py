@@ -3,7 +3,9 @@
 Every text with a text labelled positive for it is a query, those are relevant to it, and all texts but itself are its
 candidates, by the cosine of the embeddings cut to each Matryoshka dim. Measures as in Manning, Raghavan and Schuetze
 2008, "Introduction to Information Retrieval", chapter 8; nDCG with the discount 1 / log2(1 + rank) of Jarvelin and
-Kekalainen 2002.
+Kekalainen 2002. Where candidates tie, a measure is its mean over all their orders, in closed form (McSherry and Najork
+2008, "Computing information retrieval performance measures efficiently in the presence of tied scores"), so that
+neither the order of the file nor a model that cannot tell texts apart gains by it.
 
 Legend: U texts, E embedding width, M dims, Q queries.
 """
@@ -12,14 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 CUTOFF = 10
-RECALL_AT = (1, 5, 10)
-NAMES = (*(f"recall@{k}" for k in RECALL_AT), f"mrr@{CUTOFF}", f"ndcg@{CUTOFF}")
+PLACES = (1, 5, 10)
+NAMES = (
+    *(f"success@{k}" for k in PLACES),
+    *(f"recall@{k}" for k in PLACES),
+    f"mrr@{CUTOFF}",
+    f"ndcg@{CUTOFF}",
+)
+DISCOUNTED = np.append(0.0, np.cumsum(1 / np.log2(1 + np.arange(1, CUTOFF + 1))))  # gain of the first so many places
 SIMILARITIES_AT_ONCE = 2**22  # [q, U] that are in memory at a time
 
 
@@ -37,9 +46,8 @@ def retrieval(
         dims: any of 1 .. E, in any order.
 
     Returns:
-        The queries, [Q] rows of `embeddings`, and [M, Q] values by name. recall@k is the share of all that is relevant
-        found among the first k. A candidate that ties with a relevant one counts as before it: embeddings that cannot
-        tell texts apart find nothing.
+        The queries, [Q] rows of `embeddings`, and [M, Q] values by name. success@k is whether anything relevant is
+        among the first k, recall@k the share of all that is relevant found there, mrr@k one over the first one's rank.
 
     Raises ValueError where the shapes do not fit or a dim is outside 1 .. E.
     """
@@ -76,7 +84,7 @@ def _prefix_norms(embeddings: np.ndarray, widths: Sequence[int]) -> NDArray[np.f
 
 
 def _measure(similar: np.ndarray, block: NDArray[np.int64], links: csr_matrix) -> Float:
-    """[5, q] the measures of a block of queries, from similarities [q, U], which are spent."""
+    """[8, q] the measures of a block of queries, from similarities [q, U], which are spent."""
     rows, columns = links[block].nonzero()
     scores = similar[rows, columns]
     count = np.bincount(rows, minlength=len(block))
@@ -85,14 +93,33 @@ def _measure(similar: np.ndarray, block: NDArray[np.int64], links: csr_matrix) -
     best_first = np.lexsort((-scores, rows))
     rows, scores = rows[best_first], scores[best_first]
     place = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)  # among the query's relevant ones, from 0
-    hits = np.zeros((len(RECALL_AT), len(block)))
-    gain, reciprocal = np.zeros(len(block)), np.zeros(len(block))
-    for k in range(min(CUTOFF, int(count.max()))):  # the k-th best cannot be found before place k
-        query, score = rows[place == k], scores[place == k]
-        rank = k + 1 + np.count_nonzero(similar[query] >= score[:, None], axis=1)
-        hits[:, query] += rank <= np.array(RECALL_AT)[:, None]
-        gain[query] += (rank <= CUTOFF) / np.log2(1 + rank)
+    first = np.flatnonzero(np.append(True, (np.diff(rows) != 0) | (np.diff(scores) != 0)))  # of those with equal scores
+    equal = np.diff(np.append(first, len(rows)))  # how many of them
+    success, reciprocal = np.zeros((len(PLACES), len(block))), np.zeros(len(block))
+    hits, gain = np.zeros((len(PLACES), len(block))), np.zeros(len(block))
+    for k in range(min(CUTOFF, int(count.max()))):  # what comes after k relevant ones cannot be found before place k
+        here = place[first] == k
+        at, relevant = first[here], equal[here]
+        query, score = rows[at], scores[at][:, None]
+        others = similar[query]
+        above, tied = k + np.count_nonzero(others > score, axis=1), relevant + np.count_nonzero(others == score, axis=1)
+        hits[:, query] += relevant * np.clip(np.array(PLACES)[:, None] - above, 0, tied) / tied
+        gain[query] += (
+            relevant / tied * (DISCOUNTED[np.minimum(above + tied, CUTOFF)] - DISCOUNTED[np.minimum(above, CUTOFF)])
+        )
         if k == 0:
-            reciprocal[query] = (rank <= CUTOFF) / rank
-    ideal = np.cumsum(1 / np.log2(1 + np.arange(1, CUTOFF + 1)))[np.minimum(count, CUTOFF) - 1]
-    return np.stack([*(hits / count), reciprocal, gain / ideal])
+            success[:, query], reciprocal[query] = _first_found(above, tied, relevant)
+    return np.stack([*success, *(hits / count), reciprocal, gain / DISCOUNTED[np.minimum(count, CUTOFF)]])
+
+
+def _first_found(above: NDArray[Any], tied: NDArray[Any], relevant: NDArray[Any]) -> tuple[Float, Float]:
+    """Expected success [places, q] and reciprocal rank [q] where `relevant` of `tied` follow `above` others [q]."""
+    success, reciprocal = np.zeros((len(PLACES), len(above))), np.zeros(len(above))
+    none_yet = np.ones(len(above))  # chance that the first so many of the tied ones hold nothing relevant
+    for place in range(CUTOFF):
+        none_here = none_yet * np.maximum(tied - relevant - place, 0) / np.maximum(tied - place, 1)
+        rank, chance = above + place + 1, none_yet - none_here
+        success += chance * (rank <= np.array(PLACES)[:, None])
+        reciprocal += chance * (rank <= CUTOFF) / rank
+        none_yet = none_here
+    return success, reciprocal

@@ -26,6 +26,10 @@ from trainer.text.tfidf import pair_cosines, tfidf_matrix
 
 MODEL = "model"  # what scores by the untouched encoder are called
 NO_TFIDF = "TF-IDF was not looked at: scikit-learn is not installed; install matryoshka-trainer[mine]"
+POSITIVES_ALONE = (
+    "positives alone. As training pairs they learn from the other texts of a batch, held out they are judged by search; "
+    "checks that compare the labels say nothing"
+)
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ def lint_tables(
     )
     parts = parts_of(tables)
     report = Report({table.source: len(table) for table in tables})
+    report.notes += [f"{table.source}: {POSITIVES_ALONE}" for table in tables if table.label.all()]
     for part, lengths in zip(parts, tokens.lengths, strict=True):
         for check in (checks.contradictions, checks.broken_chains, checks.repeats, checks.dominance):
             report.findings += check(part)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from trainer.config import Config
+from trainer.evaluation.metric_choice import TITLES, headline
 from trainer.system.console import console
 from trainer.system.run_files import THRESHOLDS
 
@@ -16,6 +17,13 @@ MEANING = {
     "NOT BETTER": "at some dim no part of the difference's 95 % interval lies above 0: keep using the untouched model",
     "UNCLEAR": "at some dim the difference's 95 % interval holds 0: these pairs cannot tell a gain from luck",
 }
+
+
+NO_THRESHOLDS = (
+    'There are no thresholds of "same problem": dev held positives alone. `trainer evaluate --dev` fits them on pairs of '
+    "both labels."
+)
+NO_INTERVAL = "at some dim no interval of the difference could be computed: these pairs are too few to tell"
 
 
 def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: float, model: Path) -> None:
@@ -32,29 +40,30 @@ def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: flo
             f"General similarity at {dim} dims, Spearman: {before:.4f} -> {after:.4f} ({after - before:+.4f})"
         )
     name, record = list(records.items())[-1]
+    meaning = NO_INTERVAL if record["question"]["metric"] in record["undefined"] else MEANING[record["verdict"]]
     console.print(
-        f"{record['verdict']} on {name}: {MEANING[record['verdict']]} (best at step {best_step}, strength "
-        f"{alpha:.1f}).",
-        markup=False,
+        f"{record['verdict']} on {name}: {meaning} (best at step {best_step}, strength {alpha:.1f}).", markup=False
     )
+    if "threshold" not in next(iter(records["dev"]["final"].values())):
+        console.print(f"No {THRESHOLDS}: dev holds positives alone; trainer evaluate --dev fits and keeps them")
     if name == "dev":
         console.print("Dev has also picked the model, so expect a little less on other pairs; data.test would tell.")
     console.print(f"Model: {model}\n", markup=False)
     console.print(usage(model, min(record["final"], key=int)), markup=False)
 
 
-def shown_metrics(metric: str, on: str) -> dict[str, str]:
-    """The headings of what is shown of a held-out set, by metric: three that many ask for, and the run's own."""
-    f1 = "F1 at dev's threshold" if on == "test" else "best F1"
-    titles = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": f1}
-    return titles | {metric: titles.get(metric, metric)}
+def shown_metrics(record: dict[str, Any]) -> dict[str, str]:
+    """The headings of what is shown of a held-out set, by metric: those that many ask for, and the run's own."""
+    names = headline(next(iter(record["final"].values())), record["question"]["metric"])
+    f1 = "F1 at dev's threshold" if record["question"]["dev"] else "best F1"
+    return {name: f1 if name == "f1" else TITLES.get(name, name) for name in names}
 
 
 def _print_changes(name: str, record: dict[str, Any]) -> None:
     metric = record["question"]["metric"]
     table = Table(title=f"{name.capitalize()} pairs: baseline -> final (difference)", title_justify="left")
     table.add_column("dim", justify="right")
-    shown = shown_metrics(metric, name)
+    shown = shown_metrics(record)
     for heading in (*shown.values(), f"95 % of {shown[metric]}", "verdict"):
         table.add_column(heading, justify="right")
     for dim, after in record["final"].items():
@@ -63,9 +72,8 @@ def _print_changes(name: str, record: dict[str, Any]) -> None:
         low, high = record["intervals"]["difference"][dim][metric]
         table.add_row(dim, *cells, f"{low:+.3f} to {high:+.3f}", record["verdicts"][dim])
     console.print(table)
-    for undefined, reason in record["undefined"].items():
-        if undefined == metric:
-            console.print(f"No interval of {metric} on {name}: {reason}", markup=False)
+    if reason := record["undefined"].get(metric):
+        console.print(f"No interval of {metric} on {name}: {reason}", markup=False)
 
 
 def usage(model: Path, dim: str) -> str:
@@ -77,14 +85,15 @@ def usage(model: Path, dim: str) -> str:
     )
 
 
-def model_card(config: Config, record: dict[str, Any], on: str, alpha: float) -> str:
+def model_card(config: Config, record: dict[str, Any], on: str, alpha: float, has_thresholds: bool) -> str:
     """README.md of the exported model: what it is, how it did, how to use it. It quotes no training text.
 
     Args:
         record: what was found on the held-out set `on`.
+        has_thresholds: whether THRESHOLDS lies beside it.
     """
-    metric = config.eval.metric
-    columns, titles = dict.fromkeys(("spearman", "roc_auc", metric)), shown_metrics(metric, on)
+    metric, titles = record["question"]["metric"], shown_metrics(record)
+    columns = [name for name in titles if name != "f1" or metric == "f1"]
     headings = " | ".join(f"{titles[key]} before | after" for key in columns)
     rows = []
     for dim, after in record["final"].items():
@@ -111,7 +120,7 @@ def model_card(config: Config, record: dict[str, Any], on: str, alpha: float) ->
             f"|---:|{'---:|---:|' * len(columns)}---:|---|",
             *rows,
             "",
-            f'Thresholds of "same problem", fitted on dev, are in `{THRESHOLDS}`.',
+            f'Thresholds of "same problem", fitted on dev, are in `{THRESHOLDS}`.' if has_thresholds else NO_THRESHOLDS,
             "",
             "```python",
             usage(Path("path/to/model"), min(record["final"], key=int)),

@@ -27,8 +27,9 @@ from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.run_data import RunData, load_data, locate_model
+from trainer.data.split import has_both_labels
 from trainer.errors import InputError
-from trainer.evaluation.pair_metrics import require_metric
+from trainer.evaluation.metric_choice import AUTO, NO_NEGATIVES, SEARCH_METRICS, choose_metric, require_metric
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
 from trainer.loss.objective import Objective
 from trainer.model.embedding import tokenize_for
@@ -95,7 +96,7 @@ class Inputs:
         return bool(self.accelerator.is_main_process)
 
     def judge_on_dev(self) -> Metrics:
-        """All pair metrics on dev, in the run's precision, thresholds fitted on dev itself. Collective."""
+        """All metrics that dev can tell, in the run's precision, thresholds fitted on dev itself. Collective."""
         return evaluate(self.encoder, self.dev, self.config.loss.dims, self.autocast)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -151,7 +152,7 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
     Raises:
         InputError: the config, a file or the model is not fit for the run.
     """
-    require_metric(config.eval.metric)
+    require_metric(config.eval.metric, f'eval.metric = "{config.eval.metric}"')
     accelerator = make_accelerator(config, folder)
     require_code(accelerator.device)
     console.quiet = not accelerator.is_main_process
@@ -161,6 +162,7 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
 
     # ---- data and model
     data = load_data(config.data, config.train.seed)
+    config = settle_metric(config, data)
     with accelerator.local_main_process_first():
         model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
         encoder = load_base(config, model_name)
@@ -181,9 +183,11 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
     def pair_set(table: PairTable | None) -> PairSet | None:
         return PairSet.build(table, encoder) if table is not None else None
 
+    searched = config.eval.metric in SEARCH_METRICS
+
     with accelerator.local_main_process_first():  # the others find it in the cache
         tokens = tokenize_for(encoder, data.train.texts)
-        dev, test, general = PairSet.build(data.dev, encoder), pair_set(data.test), pair_set(data.general)
+        dev, test, general = PairSet.build(data.dev, encoder, searched), pair_set(data.test), pair_set(data.general)
 
     fingerprints = {
         "train_data": data.train.fingerprint(),
@@ -212,6 +216,24 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
         ),
         fingerprints=fingerprints,
     )
+
+
+def settle_metric(config: Config, data: RunData) -> Config:
+    """The config with the metric that the held-out pairs are judged by, where it leaves that open; says what is special.
+
+    Raises:
+        InputError: the metric asked for needs negatives that a held-out part does not have.
+    """
+    held_out, asked = [table for table in (data.dev, data.test) if table is not None], config.eval.metric
+    metric = choose_metric(asked, held_out, f'eval.metric = "{asked}"')
+    for table in held_out:
+        if not has_both_labels(table):
+            console.print(f"{table.source}: {NO_NEGATIVES}", markup=False)
+    if asked == AUTO and metric in SEARCH_METRICS:
+        console.print(f'eval.metric: "{metric}" picks the best model and carries the verdict', markup=False)
+    if config.loss.pair_weight and not (data.train.label == 0).any():
+        console.print(f"loss.pair_weight = {config.loss.pair_weight:g}: without effect, as there are no negatives")
+    return replace(config, eval=replace(config.eval, metric=metric))
 
 
 def build_run(inputs: Inputs) -> Run:
