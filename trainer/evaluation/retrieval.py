@@ -104,9 +104,8 @@ def _measure(similar: np.ndarray, block: NDArray[np.int64], links: csr_matrix) -
         others = similar[query]
         above, tied = k + np.count_nonzero(others > score, axis=1), relevant + np.count_nonzero(others == score, axis=1)
         hits[:, query] += relevant * np.clip(np.array(PLACES)[:, None] - above, 0, tied) / tied
-        gain[query] += (
-            relevant / tied * (DISCOUNTED[np.minimum(above + tied, CUTOFF)] - DISCOUNTED[np.minimum(above, CUTOFF)])
-        )
+        discounts = DISCOUNTED[np.minimum(above + tied, CUTOFF)] - DISCOUNTED[np.minimum(above, CUTOFF)]
+        gain[query] += relevant / tied * discounts
         if k == 0:
             success[:, query], reciprocal[query] = _first_found(above, tied, relevant)
     return np.stack([*success, *(hits / count), reciprocal, gain / DISCOUNTED[np.minimum(count, CUTOFF)]])

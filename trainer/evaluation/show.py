@@ -20,8 +20,9 @@ def print_judgement(judgement: Judgement) -> None:
     question, assessment = judgement.question, judgement.assessment
     groups = assessment.groups
     console.print(
-        f"{judgement.pairs} pairs, {assessment.queries} queries among {assessment.texts} texts; 95 % intervals from {question.resamples} resamples "
-        f"(seed {question.seed}) of {groups['count']} {groups['kind']}, worth {groups['effective']:.0f} of equal size",
+        f"{judgement.pairs} pairs, {assessment.queries} queries among {assessment.texts} texts; 95 % intervals from "
+        f"{question.resamples} resamples (seed {question.seed}) of {groups['count']} {groups['kind']}, worth "
+        f"{groups['effective']:.0f} of equal size",
         markup=False,
     )
     if not assessment.diagnostic:
@@ -40,8 +41,8 @@ def print_judgement(judgement: Judgement) -> None:
         _print_metrics(title, differences, assessment.intervals["difference"], verdicts)
     for sentence in no_intervals(assessment.undefined, list(next(iter(assessment.metrics["model"].values())))):
         console.print(sentence, markup=False)
-    if sentence := insufficient(assessment.diagnostic, question.fewest):
-        console.print(sentence, markup=False)
+    if silent := insufficient(assessment.diagnostic, question.fewest):
+        console.print(silent, markup=False)
     else:
         _print_diagnostic(judgement)
     if judgement.forgetting:

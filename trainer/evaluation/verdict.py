@@ -1,7 +1,7 @@
 """Figures that nobody is fooled by: intervals, retrieval, a paired verdict and the adversarial diagnostic.
 
-Works on embeddings of a table's texts, of one system ("model") or of two side by side ("baseline"). Pairs of both labels
-are judged by labels, at frozen thresholds, and by search; positives alone by search.
+Works on embeddings of a table's texts, of one system ("model") or of two side by side ("baseline"). Pairs of both
+labels are judged by labels, at frozen thresholds, and by search; positives alone by search.
 Legend: K systems, M dims, N pairs, U canonical texts, E embedding width, B resamples, Q queries.
 """
 
@@ -152,11 +152,12 @@ def no_intervals(undefined: Mapping[str, str], metrics: Sequence[str]) -> list[s
     for name, reason in undefined.items():
         by_reason.setdefault(reason, []).append(name)
     everything = set(metrics) - {"threshold"}
-    return [
-        f"{'No intervals, so no verdict can be sure' if set(names) == everything else 'No interval of ' + ', '.join(names)}"
-        f": {reason}."
-        for reason, names in by_reason.items()
-    ]
+
+    def what(names: Sequence[str]) -> str:
+        everywhere = set(names) == everything
+        return "No intervals, so no verdict can be sure" if everywhere else f"No interval of {', '.join(names)}"
+
+    return [f"{what(names)}: {reason}." for reason, names in by_reason.items()]
 
 
 def insufficient(diagnostic: Mapping[str, Mapping[str, Any]], fewest: int) -> str | None:

@@ -27,8 +27,8 @@ from trainer.text.tfidf import pair_cosines, tfidf_matrix
 MODEL = "model"  # what scores by the untouched encoder are called
 NO_TFIDF = "TF-IDF was not looked at: scikit-learn is not installed; install matryoshka-trainer[mine]"
 POSITIVES_ALONE = (
-    "positives alone. As training pairs they learn from the other texts of a batch, held out they are judged by search; "
-    "checks that compare the labels say nothing"
+    "positives alone; in training the other texts of a batch are their negatives, held out they are judged by search, "
+    "and checks that compare labels say nothing of them"
 )
 
 

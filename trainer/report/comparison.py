@@ -45,13 +45,10 @@ def render_comparison(runs: Sequence[Record]) -> str:
 
 
 def common_metric(runs: Sequence[Record]) -> str:
-    """A metric that all runs were judged by, or that all have: runs on positives alone have those of search alone."""
+    """The first metric that some run was judged by and all have: of positives alone there are those of search alone."""
+    measured = [values for run in runs for values in run.judged["final"].values()]
     wanted = [run.judged["question"]["metric"] for run in runs]
-    return next(
-        name
-        for name in (*wanted, BY_SEARCH)
-        if all(name in values for run in runs for values in run.judged["final"].values())
-    )
+    return next(name for name in (*wanted, BY_SEARCH) if all(name in values for values in measured))
 
 
 def _runs_table(names: Mapping[str, Record], metric: str) -> Table:

@@ -57,7 +57,8 @@ def render_run(run: Record) -> str:
         STYLES.get(verdict, ""),
         verdict,
         f"against the untouched model, by {judged['question']['metric']} on {judged['pairs']:d} {on} pairs, over all "
-        f"dims.{_why_unsure(judged)} Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.{selected}",
+        f"dims.{_why_unsure(judged)} Strength of the update {metrics['strength']:.1f}, best at step "
+        f"{metrics['best_step']}.{selected}",
     )
     notes = no_intervals(judged["undefined"], list(next(iter(judged["final"].values()))))
     diagnostic = "Adversarial diagnostic: positives across categories against negatives within one"

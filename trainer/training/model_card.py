@@ -20,8 +20,8 @@ MEANING = {
 
 
 NO_THRESHOLDS = (
-    'There are no thresholds of "same problem": dev held positives alone. `trainer evaluate --dev` fits them on pairs of '
-    "both labels."
+    'There are no thresholds of "same problem": dev held positives alone. `trainer evaluate --dev` fits them on pairs '
+    "of both labels."
 )
 NO_INTERVAL = "at some dim no interval of the difference could be computed: these pairs are too few to tell"
 

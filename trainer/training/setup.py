@@ -219,7 +219,7 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
 
 
 def settle_metric(config: Config, data: RunData) -> Config:
-    """The config with the metric that the held-out pairs are judged by, where it leaves that open; says what is special.
+    """The config with a metric that the held-out pairs can tell, where it leaves that open; says what is special.
 
     Raises:
         InputError: the metric asked for needs negatives that a held-out part does not have.
