@@ -224,7 +224,7 @@ def test_tables_are_judged_as_their_files_are(model, files):
 def test_a_metric_that_is_none_ends_a_training_run_before_any_work(tmp_path, capfd):
     assert cli(["--set", "eval.metric=accuracy", "--output-dir", str(tmp_path / "run")]) == 2
     said = capfd.readouterr().err
-    assert said.count("\n") == 1 and 'eval.metric = "accuracy": use one of spearman, ' in said
+    assert said.count("\n") == 1 and 'eval.metric = "accuracy": use one of auto, spearman, ' in said
     assert not (tmp_path / "run" / "plan.json").exists()
 
 
