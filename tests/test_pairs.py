@@ -20,8 +20,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from oracles import EDITS, Edits, edited
 
+from trainer.config import DataConfig
 from trainer.data import text_files
 from trainer.data.pairs import FIELDS, PairTable, pairs_from_columns, positives_of, read_pairs
+from trainer.data.run_data import load_data
 from trainer.data.split import (
     MOST_LEFT_OUT,
     Split,
@@ -32,6 +34,7 @@ from trainer.data.split import (
     require_positives,
 )
 from trainer.errors import InputError
+from trainer.system.console import console
 from trainer.text.canonical import canonical_form
 
 GOOD: dict[str, list[Any]] = {
@@ -469,6 +472,26 @@ def test_a_split_that_cannot_be_is_refused_with_the_reason(columns: dict[str, li
     with pytest.raises(InputError, match=words) as caught:
         hold_out(pairs_from_columns(columns, "here.csv"), 0.3, 0)
     assert_one_line(caught.value, "here.csv", "data.dev")
+
+
+def test_a_run_says_what_its_split_leaves_out(tmp_path: Path) -> None:
+    table = pairs_from_columns(chain(100), "chain")
+    path = tmp_path / "chain.json"
+    path.write_text(json.dumps(chain(100)))
+    with console.capture() as captured:
+        data = load_data(DataConfig(train=str(path), dev_fraction=0.2), 0)
+    dev, lost = len(data.dev), data.left_out
+    assert 15 <= dev <= 25 and 1 <= lost <= 2 and len(data.train) + dev + lost == len(table)
+    said = "".join(captured.get().splitlines())
+    assert said == f"{path}: held out {dev} of 100 rows as dev; {lost} rows that connect both sides are left out"
+    ones = tmp_path / "ones.json"
+    ones.write_text(json.dumps(chain(100) | {"labels": [1] * 100}))
+    data = load_data(DataConfig(train=str(ones), dev_fraction=0.2), 0)
+    assert data.train.label.all() and data.dev.label.all() and data.overlap == {"dev": 0}
+    path.write_text(json.dumps(chain(100) | {"labels": [0] * 100}))
+    for config in (DataConfig(train=str(path)), DataConfig(train=str(ones), dev=str(path))):
+        with pytest.raises(InputError, match=r"chain\.json: label: all 100 rows are negative: add positive pairs"):
+            load_data(config, 0)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])

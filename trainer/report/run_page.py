@@ -180,7 +180,7 @@ def _environment_table(run: Record) -> Table:
         "texts shared between the parts": metadata["overlapping_texts"],
         "judged pairs, drawn as": f"{judged['pairs']}; {judged['groups']['count']} {judged['groups']['kind']}",
         "queries": f"{judged['queries']} among {judged['texts']} texts",
-        "highest Spearman reachable": _number(judged["spearman_ceiling"]),
+        **({"highest Spearman reachable": _number(judged["spearman_ceiling"])} if run.by_labels else {}),
         "thresholds": judged["thresholds_from"]["model"] if run.by_labels else "none: these pairs have no negatives",
         **({"general similarity, Spearman": _changes(forgotten)} if forgotten else {}),
         **({"strengths ruled out": _spans(run.strength)} if run.strength and run.strength.get("ruled_out") else {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,16 @@ def _print_changes(name: str, record: dict[str, Any]) -> None:
     for dim, after in record["final"].items():
         before = record["baseline"][dim]
         cells = (f"{before[key]:.4f} -> {after[key]:.4f} ({after[key] - before[key]:+.4f})" for key in shown)
-        low, high = record["intervals"]["difference"][dim][metric]
-        table.add_row(dim, *cells, f"{low:+.3f} to {high:+.3f}", record["verdicts"][dim])
+        table.add_row(dim, *cells, _ends(record["intervals"]["difference"][dim][metric]), record["verdicts"][dim])
     console.print(table)
     if reason := record["undefined"].get(metric):
         console.print(f"No interval of {metric} on {name}: {reason}", markup=False)
+
+
+def _ends(interval: list[float]) -> str:
+    """An interval in words, "none" where it is undefined."""
+    low, high = interval
+    return "none" if math.isnan(low) else f"{low:+.3f} to {high:+.3f}"
 
 
 def usage(model: Path, dim: str) -> str:
@@ -98,8 +104,8 @@ def model_card(config: Config, record: dict[str, Any], on: str, alpha: float, ha
     rows = []
     for dim, after in record["final"].items():
         cells = [f"{values[key]:.4f}" for key in columns for values in (record["baseline"][dim], after)]
-        low, high = record["intervals"]["difference"][dim][metric]
-        rows.append(f"| {dim} | {' | '.join(cells)} | {low:+.3f} to {high:+.3f} | {record['verdicts'][dim]} |")
+        ends = _ends(record["intervals"]["difference"][dim][metric])
+        rows.append(f"| {dim} | {' | '.join(cells)} | {ends} | {record['verdicts'][dim]} |")
     dims = ", ".join(map(str, config.loss.dims))
     how = f"LoRA (rank {config.lora.rank})" if config.lora.enabled else "full fine-tuning"
     return "\n".join(
