@@ -113,6 +113,17 @@ def test_ties_beyond_the_cutoff_are_chance() -> None:
     assert found["mrr@10"][0, 0] == pytest.approx(sum((nothing[k - 1] - nothing[k]) / k for k in range(1, 11)))
 
 
+@pytest.mark.parametrize(("size", "width"), [(37, 100), (301, 384), (1003, 768)])
+def test_rounding_breaks_no_tie(size: int, width: int) -> None:
+    """Copies of one embedding, and of nearly one: products in float32 differ by where in the matrix they stand."""
+    rng = np.random.default_rng(size)
+    rows = np.repeat(rng.normal(size=(1, width)), size, axis=0) * rng.uniform(0.5, 2, size=(size, 1))
+    rows *= 1 + 1e-7 * rng.normal(size=rows.shape)
+    links = csr_matrix((np.ones(30), (np.arange(30), np.arange(30) ^ 1)), shape=(size, size))
+    _, found = retrieval(rows.astype(np.float32), links, (width, width // 3))
+    assert found["success@10"] == pytest.approx(np.full((2, 30), 10 / (size - 1)))
+
+
 def test_a_collapsed_model_finds_by_chance_and_a_perfect_one_everything() -> None:
     _, relevant = draw(60, 4, 0.5, seed=1)
     for same in (np.ones((60, 4), dtype=np.float32), np.zeros((60, 4), dtype=np.float32)):

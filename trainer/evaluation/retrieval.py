@@ -29,6 +29,8 @@ NAMES = (
     f"ndcg@{CUTOFF}",
 )
 DISCOUNTED = np.append(0.0, np.cumsum(1 / np.log2(1 + np.arange(1, CUTOFF + 1))))  # gain of the first so many places
+# Cosines this near are called equal: products in float32 moved those of one and the same embedding by up to 1.4e-6.
+TIE = 2e-6
 SIMILARITIES_AT_ONCE = 2**22  # [q, U] that are in memory at a time
 
 
@@ -67,14 +69,14 @@ def retrieval(
         dot = np.zeros((len(block), size), dtype=np.float32)
         for k, (low, high) in enumerate(pairwise([0, *widths])):
             dot += embeddings[block, low:high] @ embeddings[:, low:high].T  # prefixes nest: each column is used once
-            measured = _measure(dot / norms[k], block, links)
+            measured = _measure(dot / norms[k] / norms[k, block, None], block, links)
             for m in (m for m, dim in enumerate(dims) if dim == high):
                 values[:, m, start : start + step] = measured
     return queries, dict(zip(NAMES, values, strict=True))
 
 
 def _prefix_norms(embeddings: np.ndarray, widths: Sequence[int]) -> NDArray[np.float32]:
-    """[M, U] lengths of all prefixes, infinite where 0. A query's own length would not change an order."""
+    """[M, U] lengths of all prefixes, infinite where 0."""
     squares = [
         np.einsum("ue,ue->u", embeddings[:, low:high], embeddings[:, low:high], dtype=np.float64)
         for low, high in pairwise([0, *widths])
@@ -84,7 +86,7 @@ def _prefix_norms(embeddings: np.ndarray, widths: Sequence[int]) -> NDArray[np.f
 
 
 def _measure(similar: np.ndarray, block: NDArray[np.int64], links: csr_matrix) -> Float:
-    """[8, q] the measures of a block of queries, from similarities [q, U], which are spent."""
+    """[8, q] the measures of a block of queries, from cosines [q, U], which are spent."""
     rows, columns = links[block].nonzero()
     scores = similar[rows, columns]
     count = np.bincount(rows, minlength=len(block))
@@ -93,16 +95,19 @@ def _measure(similar: np.ndarray, block: NDArray[np.int64], links: csr_matrix) -
     best_first = np.lexsort((-scores, rows))
     rows, scores = rows[best_first], scores[best_first]
     place = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)  # among the query's relevant ones, from 0
-    first = np.flatnonzero(np.append(True, (np.diff(rows) != 0) | (np.diff(scores) != 0)))  # of those with equal scores
+    first = np.flatnonzero(
+        np.append(True, (np.diff(rows) != 0) | (np.diff(scores) < -TIE))
+    )  # of those with equal scores
     equal = np.diff(np.append(first, len(rows)))  # how many of them
     success, reciprocal = np.zeros((len(PLACES), len(block))), np.zeros(len(block))
     hits, gain = np.zeros((len(PLACES), len(block))), np.zeros(len(block))
     for k in range(min(CUTOFF, int(count.max()))):  # what comes after k relevant ones cannot be found before place k
         here = place[first] == k
         at, relevant = first[here], equal[here]
-        query, score = rows[at], scores[at][:, None]
+        query, highest, lowest = rows[at], scores[at][:, None], scores[at + relevant - 1][:, None]
         others = similar[query]
-        above, tied = k + np.count_nonzero(others > score, axis=1), relevant + np.count_nonzero(others == score, axis=1)
+        before = np.count_nonzero(others > highest + TIE, axis=1)
+        above, tied = k + before, relevant + np.count_nonzero(others >= lowest - TIE, axis=1) - before
         hits[:, query] += relevant * np.clip(np.array(PLACES)[:, None] - above, 0, tied) / tied
         discounts = DISCOUNTED[np.minimum(above + tied, CUTOFF)] - DISCOUNTED[np.minimum(above, CUTOFF)]
         gain[query] += relevant / tied * discounts
