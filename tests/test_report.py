@@ -315,15 +315,19 @@ def test_a_verdict_is_text_not_markup(run: Path) -> None:
     ],
 )
 def test_what_is_no_finished_run_is_one_line_exit_2(
-    run: Path, damage: Callable[[Path], None], words: list[str], capfd: pytest.CaptureFixture[str]
+    run: Path,
+    damage: Callable[[Path], None],
+    words: list[str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **options: file.write("<svg/>"))  # quick
     damage(run)
     assert cli(["report", str(run)]) == 2
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and all(word in said for word in words), said
 
 
-@pytest.mark.slow
 def test_several_runs_are_compared(finished: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "both.html"
     assert cli(["report", str(finished), str(run), "--output", str(out)]) == 0

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
+import socket
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
 
 from trainer.config import (
@@ -34,6 +36,7 @@ from trainer.model import export
 from trainer.model.embedding import embed, tokenize_for
 from trainer.model.loading import load_encoder
 from trainer.model.lora import adapters_merged, add_lora
+from trainer.report.run_page import write_report
 from trainer.system.files import find_damage, json_ready
 from trainer.system.processor import multiplies_bf16
 from trainer.system.run_files import METRICS
@@ -44,7 +47,7 @@ from trainer.training.run_folder import choose_folder
 from trainer.training.setup import Inputs, Run
 from trainer.training.step import Stepper
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
+pytestmark = pytest.mark.usefixtures("blank_report")
 
 SMALL = {
     "train.batch_size": "8",
@@ -54,7 +57,9 @@ SMALL = {
     "loss.dims": "[64, 16]",
     "loss.pair_weight": "0.5",
     "lora.enabled": "false",
+    "eval.choose_strength": "false",
 }
+CHOOSING = {"eval.choose_strength": "true"}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +101,7 @@ def steps_of(folder: Path) -> list[dict]:
 @pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     changes = {"lora.enabled": str(lora).lower(), "lora.rank": 4, "optim.lr": 5e-3, "data.test": pair_files["test"]}
-    code, folder = run_small("run", changes)
+    code, folder = run_small("run", changes | CHOOSING)
     assert code == 0
     expected = {"config.toml", "plan.json", "log.jsonl", "metrics.json", "training_metadata.json", "model"}
     expected |= {"lint.json"}
@@ -144,7 +149,8 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_bf16_trains_on_any_processor(run_small, lora, capfd):
     """On one without AVX-512, LoRA ended in the first step, and full fine-tuning took 36 times as long."""
-    code, folder = run_small("run", {"train.precision": "bf16", "lora.enabled": str(lora).lower(), "lora.rank": 4})
+    changes = {"lora.enabled": str(lora).lower(), "lora.rank": 4, "curriculum.mode": "mixed"}
+    code, folder = run_small("run", {"train.precision": "bf16", **changes})
     assert code == 0
     said = capfd.readouterr().err
     assert "Precision: bf16, as train.precision says" in said
@@ -152,7 +158,7 @@ def test_bf16_trains_on_any_processor(run_small, lora, capfd):
     metadata = json.loads((folder / "training_metadata.json").read_text())
     assert metadata["precision"] == "bf16" and set(metadata["products"]) == {"fp32", "bf16"}
     losses = [line["loss"] for line in steps_of(folder)]
-    code, folder = run_small("fp32", {"train.precision": "fp32", "lora.enabled": str(lora).lower(), "lora.rank": 4})
+    code, folder = run_small("fp32", changes)
     assert code == 0 and losses == pytest.approx([line["loss"] for line in steps_of(folder)], rel=0.03)
 
 
@@ -223,14 +229,13 @@ def harmful(pair_files, tmp_path):
     columns = json.loads(pair_files["dev"].read_text())
     path = tmp_path / "poisoned.json"
     path.write_text(json.dumps({**columns, "labels": [1 - label for label in columns["labels"]]}))
-    settings = {"optim.lr": "5e-3", "curriculum.mode": "mixed", "curriculum.epochs": "8", "loss.pair_weight": "2.0"}
-    return {**settings, "data.train": path, "data.allow_overlap": "true"}
+    settings = {"optim.lr": "5e-3", "curriculum.mode": "mixed", "curriculum.epochs": "4", "loss.pair_weight": "2.0"}
+    return {**settings, **CHOOSING, "data.train": path, "data.allow_overlap": "true"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
-def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, capfd):
-    changes = {**harmful, **lora}
+def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, capfd):
+    changes = {**harmful, "lora.enabled": "true"}
     code, folder = run_small("run", changes)
     metrics = json.loads((folder / "metrics.json").read_text())
     strength = json.loads((folder / "strength.json").read_text())
@@ -254,7 +259,7 @@ def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, cap
 @pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
 def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, monkeypatch, lora):
     monkeypatch.setattr(strength, "best_strength", lambda *_: 0.0)
-    code, folder = run_small("run", lora)
+    code, folder = run_small("run", lora | CHOOSING)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert code == 0 and metrics["final"] == metrics["baseline"] and metrics["verdict"] != "BETTER"
     base = load_file(tiny_model("mpnet") / "model.safetensors")
@@ -263,7 +268,7 @@ def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, mo
 
 @pytest.mark.slow
 def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_model, monkeypatch):
-    changes = {"lora.enabled": "true", "optim.lr": 5e-3}
+    changes = {"lora.enabled": "true", "optim.lr": 5e-3, **CHOOSING}
     monkeypatch.setattr(strength, "best_strength", lambda *_: 0.5)
     _, half = run_small("half", changes)
     _, whole = run_small("whole", changes, "--full-strength")
@@ -279,7 +284,7 @@ def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_
 def test_forgetting_is_measured_along_the_curve(run_small, tmp_path):
     path = tmp_path / "sts.csv"
     path.write_text("\n".join(f"a vpn {i},no mail {i * 7 % 60},{i * 13 % 51 / 10}" for i in range(60)) + "\n")
-    code, folder = run_small("run", {"data.forgetting": path})
+    code, folder = run_small("run", {"data.forgetting": path, **CHOOSING})
     strength = json.loads((folder / "strength.json").read_text())
     metrics = json.loads((folder / "metrics.json").read_text())
     found = metrics["dev"]["forgetting"]
@@ -296,7 +301,7 @@ def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_pa
     texts = [f"{number} {word}" for number in range(20) for word in ("vpn", "mail", "screen")]
     path.write_text("\n".join(f"a {text},no {text[::-1]},{i * 13 % 51 / 10}" for i, text in enumerate(texts)) + "\n")
     free, strict = (
-        run_small(name, {"data.forgetting": path, "eval.forgetting_limit": limit})
+        run_small(name, {"data.forgetting": path, "eval.forgetting_limit": limit, **CHOOSING})
         for name, limit in (("free", 0), ("strict", 1e-9))
     )
     found = [json.loads((folder / "strength.json").read_text()) for _, folder in (free, strict)]
@@ -311,7 +316,7 @@ def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_pa
     assert any("forgets more than 1e-09" in reason for reason in found[1]["ruled_out"].values())
     assert not any("forgets" in reason for reason in found[0]["ruled_out"].values())
     assert "eval.forgetting_limit" in capfd.readouterr().err
-    assert "on grey what was ruled out" in (strict[1] / "report.html").read_text()
+    assert "on grey what was ruled out" in write_report(strict[1]).read_text()
 
 
 @pytest.mark.slow
@@ -378,8 +383,8 @@ def test_a_signal_that_is_not_ignored_is_seen(run_small, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"lora.enabled": "true", "train.tokens_per_chunk": 200}])
-def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, changes):
+def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch):
+    changes = {"lora.enabled": "true", "train.tokens_per_chunk": 200, **CHOOSING}
     _, whole = run_small("whole", changes)
     real = Stepper.train_step
 
@@ -666,16 +671,38 @@ def test_runs_without_a_folder_are_numbered(tiny_model, tmp_path, monkeypatch):
     assert choose_folder(config, "quick", True) == Path("runs/quick")
 
 
+def on_ranks(count: int, arguments: list[str]) -> list[int]:
+    """Exit codes of `count` forked ranks of a run: new processes would import for longer than they work."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    children = []
+    for rank in range(count):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                group = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+                os.environ.update(group, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, ACCELERATE_USE_CPU="true")
+                PartialState._reset_state()  # of the runs before, in the parent
+                code = cli(arguments)
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files, tmp_path, capfd):
-    """Two through the launcher, one in this process, dropout off: the same plan, the same losses, the same model."""
+    """Dropout off: the same plan, the same losses, the same model."""
     model = tmp_path / "model"
     shutil.copytree(tiny_model("mpnet"), model)
     config = json.loads((model / "config.json").read_text())
     zero = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (model / "config.json").write_text(json.dumps({**config, **zero}))
     settings = {**SMALL, "model.name": model, "data.train": pair_files["train"], "data.dev": pair_files["dev"]}
-    settings |= {"loss.symmetric": "true", "curriculum.replay": 0.2}
+    settings |= {"loss.symmetric": "true", "curriculum.replay": 0.2, **CHOOSING}
     empty = tmp_path / "empty.toml"
     empty.write_text("")
     one, two = tmp_path / "one", tmp_path / "two"
@@ -685,16 +712,10 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files,
         return [f"--config={empty}", f"--output-dir={folder}", *sets]
 
     capfd.readouterr()
-    assert cli(arguments(one, 8)) == 0
-    launched = subprocess.run(
-        [sys.executable, "-m", "trainer.launcher", "--num_processes", "2", "--cpu", "--", *arguments(two, 4)],
-        cwd=Path(__file__).parent.parent,
-        check=True,
-        timeout=600,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    said = [capfd.readouterr().err, launched.stderr]
+    said = []
+    for folder, batch_size, processes in ((one, 8, 1), (two, 4, 2)):
+        assert on_ranks(processes, arguments(folder, batch_size)) == [0] * processes
+        said.append(capfd.readouterr().err)
     plans = [json.loads((folder / "plan.json").read_text()) for folder in (one, two)]
     assert plans[0] == plans[1]
     # Lint speaks once, and finds what it finds alone.
