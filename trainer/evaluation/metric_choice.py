@@ -13,6 +13,7 @@ from trainer.data.split import has_both_labels
 from trainer.errors import InputError
 from trainer.evaluation.pair_metrics import HIGHER_IS_BETTER
 from trainer.evaluation.retrieval import NAMES as SEARCH_METRICS
+from trainer.system.console import console
 
 AUTO = "auto"
 BY_LABELS, BY_SEARCH = "spearman", "mrr@10"  # what AUTO takes
@@ -48,6 +49,20 @@ def choose_metric(name: str, tables: Sequence[PairTable], asked: str) -> str:
             f"negative pairs there, or use {AUTO} or one of {', '.join(SEARCH_METRICS)}"
         )
     return name
+
+
+def settle_metric(asked: str, held_out: Sequence[PairTable]) -> str:
+    """What the setting eval.metric comes to for the held-out tables of a run; says what is special about them.
+
+    Raises InputError as `choose_metric` does.
+    """
+    metric = choose_metric(asked, held_out, f'eval.metric = "{asked}"')
+    for table in held_out:
+        if not has_both_labels(table):
+            console.print(f"{table.source}: {NO_NEGATIVES}", markup=False)
+    if asked == AUTO and metric in SEARCH_METRICS:
+        console.print(f'eval.metric: "{metric}" picks the best model and carries the verdict', markup=False)
+    return metric
 
 
 def headline(available: Collection[str], metric: str) -> list[str]:

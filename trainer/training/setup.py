@@ -27,9 +27,8 @@ from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.run_data import RunData, load_data, locate_model
-from trainer.data.split import has_both_labels
 from trainer.errors import InputError
-from trainer.evaluation.metric_choice import AUTO, NO_NEGATIVES, SEARCH_METRICS, choose_metric, require_metric
+from trainer.evaluation.metric_choice import SEARCH_METRICS, require_metric, settle_metric
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
 from trainer.loss.objective import Objective
 from trainer.model.embedding import tokenize_for
@@ -162,7 +161,10 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
 
     # ---- data and model
     data = load_data(config.data, config.train.seed)
-    config = settle_metric(config, data)
+    held_out = [table for table in (data.dev, data.test) if table is not None]
+    config = replace(config, eval=replace(config.eval, metric=settle_metric(config.eval.metric, held_out)))
+    if config.loss.pair_weight and data.train.label.all():
+        console.print(f"loss.pair_weight = {config.loss.pair_weight:g}: without effect, as there are no negatives")
     with accelerator.local_main_process_first():
         model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
         encoder = load_base(config, model_name)
@@ -216,24 +218,6 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
         ),
         fingerprints=fingerprints,
     )
-
-
-def settle_metric(config: Config, data: RunData) -> Config:
-    """The config with a metric that the held-out pairs can tell, where it leaves that open; says what is special.
-
-    Raises:
-        InputError: the metric asked for needs negatives that a held-out part does not have.
-    """
-    held_out, asked = [table for table in (data.dev, data.test) if table is not None], config.eval.metric
-    metric = choose_metric(asked, held_out, f'eval.metric = "{asked}"')
-    for table in held_out:
-        if not has_both_labels(table):
-            console.print(f"{table.source}: {NO_NEGATIVES}", markup=False)
-    if asked == AUTO and metric in SEARCH_METRICS:
-        console.print(f'eval.metric: "{metric}" picks the best model and carries the verdict', markup=False)
-    if config.loss.pair_weight and not (data.train.label == 0).any():
-        console.print(f"loss.pair_weight = {config.loss.pair_weight:g}: without effect, as there are no negatives")
-    return replace(config, eval=replace(config.eval, metric=metric))
 
 
 def build_run(inputs: Inputs) -> Run:
