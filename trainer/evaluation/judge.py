@@ -25,8 +25,8 @@ from trainer.evaluation.thresholds import (
     stored_thresholds,
 )
 from trainer.evaluation.verdict import FEWEST, JUDGED_BY, Assessment, Verdict, assess, forgetting, overall_verdict
-from trainer.model.embedding import embed, embed_cached, tokenize_for
-from trainer.model.encoder import Encoder, weights_fingerprint
+from trainer.model.embedding import embed, embed_cached, tokenize_sides
+from trainer.model.encoder import Encoder, embedding_conditions
 from trainer.model.loading import load_encoder
 from trainer.system.console import console
 from trainer.system.gpu import default_device
@@ -122,7 +122,7 @@ def judge(question: Question) -> Judgement:
         if data.dev is not None:
             on, on_rows = data.dev, _embed(system, encoder, data.dev)
         thresholds[system] = kept[system] or fit_thresholds(
-            pair_cosines(on_rows, on, dims), on, dims, question.rule, weights_fingerprint(encoder)
+            pair_cosines(on_rows, on, dims), on, dims, question.rule, embedding_conditions(encoder)
         )
     general = None
     if data.general is not None:
@@ -143,7 +143,7 @@ def conclude(
     """Judge systems by their embeddings; `trainer evaluate` and the end of a training run both do it here.
 
     Args:
-        rows: [T, E] embeddings of the table's texts by system: "model", and "baseline" where there is one.
+        rows: embeddings of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline" where there is one.
         thresholds: by system; their dims are those that are judged.
         general: a forgetting set, and the embeddings of its texts by both systems.
         kept_in: files that thresholds were read from, by system.
@@ -220,12 +220,12 @@ def _fit_dims(dims: tuple[int, ...], encoders: Iterable[Encoder]) -> tuple[int, 
 
 def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thresholds | None:
     """Thresholds kept beside a model, where none are to be fitted on dev."""
-    return None if question.dev else stored_thresholds(Path(encoder.spec.name), dims, weights_fingerprint(encoder))
+    return None if question.dev else stored_thresholds(Path(encoder.spec.name), dims, embedding_conditions(encoder))
 
 
 def _embed(system: str, encoder: Encoder, table: PairTable) -> np.ndarray:
-    """Embeddings [T, E] of a table's texts. A baseline comes again and again, a model in training does not."""
-    tokens = tokenize_for(encoder, table.texts)
+    """Embeddings of a table's texts, as `scoring.sides` takes them. A baseline comes again and again, a model in training does not."""
+    tokens = tokenize_sides(encoder, table.texts)
     return (embed_cached if system == "baseline" else embed)(encoder, tokens, description=f"Embedding ({system})")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from trainer.data.pairs import PairTable
 from trainer.errors import NumericError
 from trainer.evaluation.pair_metrics import pair_metrics, prefix_cosines
-from trainer.model.embedding import embed, tokenize_for
+from trainer.model.embedding import embed, tokenize_sides
 from trainer.model.encoder import Encoder
 from trainer.model.tokens import TokenTable
 
@@ -29,11 +29,26 @@ class PairSet:
     @classmethod
     def build(cls, table: PairTable, encoder: Encoder) -> PairSet:
         """Tokenise the unique texts of a table for an encoder."""
-        return cls(table, tokenize_for(encoder, table.texts))
+        return cls(table, tokenize_sides(encoder, table.texts))
+
+
+def sides(embeddings: np.ndarray, table: PairTable) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [T, E] of a table's texts as first and as second texts of a pair.
+
+    Args:
+        embeddings: [T, E] where the model treats both sides alike; [2 * T, E] where each has a prompt of its own, all
+            texts as first ones before all as second ones (`tokenize_sides`).
+    """
+    count = len(table.texts)
+    assert len(embeddings) in (count, 2 * count)
+    return embeddings[:count], embeddings[-count:]
 
 
 def pair_cosines(embeddings: np.ndarray, table: PairTable, dims: tuple[int, ...]) -> np.ndarray:
     """Cosine similarities [M, N] of a table's pairs at every dim.
+
+    Args:
+        embeddings: [T, E] or [2 * T, E], as `sides` takes them.
 
     Raises:
         NumericError: an embedding is NaN or Inf.
@@ -42,7 +57,8 @@ def pair_cosines(embeddings: np.ndarray, table: PairTable, dims: tuple[int, ...]
     if broken.any():
         text = int(np.flatnonzero(broken)[0])
         raise NumericError(f"{table.source}: {broken.sum()} embeddings are not finite, first that of text {text}")
-    return prefix_cosines(embeddings[table.text1], embeddings[table.text2], dims)
+    first, second = sides(embeddings, table)
+    return prefix_cosines(first[table.text1], second[table.text2], dims)
 
 
 def evaluate(

@@ -20,7 +20,7 @@ from trainer.evaluation.groups import Groups, groups_of_texts
 from trainer.evaluation.pair_metrics import HIGHER_IS_BETTER, classify_at, pearson, roc_auc, spearman
 from trainer.evaluation.retrieval import NAMES as RETRIEVAL
 from trainer.evaluation.retrieval import retrieval
-from trainer.evaluation.scoring import Metrics, metrics_at, pair_cosines
+from trainer.evaluation.scoring import Metrics, metrics_at, pair_cosines, sides
 
 JUDGED_BY = (*HIGHER_IS_BETTER, *RETRIEVAL)
 """Metrics that can carry the verdict."""
@@ -81,7 +81,7 @@ def assess(
     """Judge systems on a table's pairs.
 
     Args:
-        embeddings: [T, E] of the table's texts, by system: "model", and "baseline" where there is one.
+        embeddings: of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline" where there is one.
         thresholds: by system, dim -> threshold; the same dims for all.
         metric: one of JUDGED_BY, which carries the verdict.
         fewest: pairs of either kind that the diagnostic needs.
@@ -132,7 +132,10 @@ def _retrieve(
     """Queries [Q] as canonical texts, and retrieval values [K * M, Q] by name. Copies of a text count as one."""
     first = np.unique(table.canonical, return_index=True)[1]
     relevant = positives_of(table)
-    measured = [retrieval(rows[first], relevant, dims) for rows in embeddings.values()]
+    measured = []
+    for rows in embeddings.values():
+        queries, documents = sides(rows, table)
+        measured.append(retrieval(queries[first], relevant, dims, documents[first]))
     return measured[0][0], {name: np.concatenate([values[name] for _, values in measured]) for name in RETRIEVAL}
 
 

@@ -17,8 +17,9 @@ from trainer.evaluation.judge import Judgement, Question, conclude, judgement_re
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import Thresholds, fit_thresholds, thresholds_text
 from trainer.model.embedding import embed, embed_cached
-from trainer.model.encoder import Encoder, weights_fingerprint
-from trainer.model.export import check_trained, choose_probes, export, merged
+from trainer.model.encoder import Encoder, embedding_conditions
+from trainer.model.export import export
+from trainer.model.proof import check_trained, choose_probes, merged
 from trainer.report.plots import INSTALL
 from trainer.report.run_page import write_report
 from trainer.system import distributed as ranks
@@ -74,7 +75,8 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     # ---- Export, read back from disk and compared.
     card = model_card(run.config, records[judged_on], judged_on, alpha)
     kept_beside = {THRESHOLDS: thresholds_text(thresholds["model"])}
-    differences = export(run.encoder, untouched, run.folder, card, probes, kept_beside, untouched=alpha == 0)
+    options: dict[str, Any] = {"untouched": alpha == 0, "dims": run.config.loss.dims}
+    differences = export(run.encoder, untouched, run.folder, card, probes, kept_beside, **options)
 
     # ---- The last files. With metrics.json the run is finished, so no signal may come between it and the exit code.
     write_json(run.folder / SCORES, score_record(run, judged_on, embeddings[judged_on], thresholds))
@@ -113,7 +115,7 @@ def judge_run(
             dev,
             config.loss.dims,
             RULE,
-            weights_fingerprint(encoder),
+            embedding_conditions(encoder),
         )
         for system, encoder in systems.items()
     }
@@ -203,6 +205,8 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
             "name": spec.name,
             "pooling": spec.pooling,
             "max_length": spec.max_length,
+            "query_prompt": spec.query_prompt,
+            "document_prompt": spec.document_prompt,
             "width": run.encoder.width,
             "parameters": sum(parameter.numel() for parameter in run.encoder.parameters()),
         },
@@ -212,7 +216,7 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "fingerprints": run.fingerprints,
         "rows": {"train": len(run.data.train), "dev": len(run.data.dev)},
         "overlapping_texts": run.data.overlap,
-        "texts_at_max_length": int((run.tokens.lengths == spec.max_length).sum()),
+        "texts_at_max_length": int((run.tokens.longest(len(run.data.train.texts)) == spec.max_length).sum()),
         "scale": float(torch.as_tensor(run.objective.scale).detach()),
         "steps": state.step,
         "seconds": round(state.seconds, 3),
