@@ -143,7 +143,8 @@ def conclude(
     """Judge systems by their embeddings; `trainer evaluate` and the end of a training run both do it here.
 
     Args:
-        rows: embeddings of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline" where there is one.
+        rows: embeddings of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline"
+            where there is one.
         thresholds: by system; their dims are those that are judged.
         general: a forgetting set, and the embeddings of its texts by both systems.
         kept_in: files that thresholds were read from, by system.
@@ -224,7 +225,10 @@ def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thre
 
 
 def _embed(system: str, encoder: Encoder, table: PairTable) -> np.ndarray:
-    """Embeddings of a table's texts, as `scoring.sides` takes them. A baseline comes again and again, a model in training does not."""
+    """Embeddings of a table's texts, as `scoring.sides` takes them.
+
+    A baseline comes again and again, a model in training does not.
+    """
     tokens = tokenize_sides(encoder, table.texts)
     return (embed_cached if system == "baseline" else embed)(encoder, tokens, description=f"Embedding ({system})")
 

@@ -46,7 +46,13 @@ def retrieval(
     """
     size, width = embeddings.shape
     candidates = embeddings if candidates is None else candidates
-    if candidates.shape != embeddings.shape or relevant.shape != (size, size) or not dims or min(dims) < 1 or max(dims) > width:
+    if (
+        candidates.shape != embeddings.shape
+        or relevant.shape != (size, size)
+        or not dims
+        or min(dims) < 1
+        or max(dims) > width
+    ):
         raise ValueError(f"embeddings {embeddings.shape}, relevance {relevant.shape} and dims {list(dims)} do not fit")
     pairs = relevant.tocoo()
     away = (pairs.row != pairs.col) & pairs.data.astype(bool)

@@ -11,13 +11,13 @@ import numpy as np
 
 from trainer.data.pairs import PairTable
 from trainer.errors import InputError
-from trainer.model.encoder import EmbeddingConditions
 from trainer.evaluation.pair_metrics import best_f1, threshold_for_false_positive_rate, threshold_for_precision
+from trainer.model.encoder import EmbeddingConditions
 from trainer.system.files import write_file
 from trainer.system.run_files import THRESHOLDS
 
 SIMILARITY = "cosine"
-"""What is compared with a threshold: the dot product of embeddings that were cut to the dim, then brought to length 1."""
+"""What is compared with a threshold: of embeddings cut to the dim, so the dot product once they have length 1."""
 RULES = "f1, precision=P with P above 0 and up to 1, or false_positive_rate=R with R from 0 to below 1"
 
 

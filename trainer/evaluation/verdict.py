@@ -81,7 +81,8 @@ def assess(
     """Judge systems on a table's pairs.
 
     Args:
-        embeddings: of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline" where there is one.
+        embeddings: of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline"
+            where there is one.
         thresholds: by system, dim -> threshold; the same dims for all.
         metric: one of JUDGED_BY, which carries the verdict.
         fewest: pairs of either kind that the diagnostic needs.

@@ -21,8 +21,10 @@ AUTO = ("auto",)
 SIDES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """The names under which folders keep the prompt of a side, the first of them before the others."""
 # Settings of a folder's Transformer module that change embeddings and that the trainer does not know how to apply.
-UNKNOWN_TO_US = ("query_length", "document_length", "query_expansion", "processing_kwargs", "config_args")
-UNKNOWN_TO_US += ("config_kwargs",)
+UNKNOWN_TO_US = (
+    *("query_length", "document_length", "query_expansion"),
+    *("processing_kwargs", "config_args", "config_kwargs"),
+)
 
 
 def find_folder(name: str) -> tuple[Path, Path]:

@@ -90,7 +90,7 @@ def load_encoder(
     make_lean(backbone)
     tokenizer = _load_tokenizer(folder, name)
     notes = []
-    if substitute := make_padding_safe(tokenizer, backbone.get_input_embeddings().num_embeddings, name):
+    if substitute := make_padding_safe(tokenizer, backbone, name):
         notes.append(f"model.name = {name}: its tokenizer has no padding token; {substitute} serves as one")
     if backbone.config.model_type not in FAMILIES:
         notes.append(f"{backbone.config.model_type} is none of {', '.join(FAMILIES)}: training on the padded path")
@@ -106,8 +106,11 @@ def _complete(spec: EncoderSpec, backbone: PreTrainedModel, tokenizer: Any, max_
 
 
 def _load_adapted(folder: Path, root: Path, name: str, max_length: int, **options: Any) -> Encoder:
-    """The base of an adapter with the adapter merged into it; what the adapter's folder does not say, the base's does."""
-    base = load_encoder(base_of_adapter(folder, name), max_length=max_length, announce=False, **options)
+    """An adapter's base with the adapter merged into it; what the adapter's folder does not say, the base's does."""
+    try:
+        base = load_encoder(base_of_adapter(folder, name), max_length=max_length, announce=False, **options)
+    except InputError as error:
+        raise InputError(f"model.name = {name}: holds an adapter whose base cannot be used: {error}") from error
     try:
         adapted = peft.PeftModel.from_pretrained(base.model, folder)
         backbone = adapted.merge_and_unload()
@@ -119,7 +122,7 @@ def _load_adapted(folder: Path, root: Path, name: str, max_length: int, **option
         spec = replace(read_spec(name, root, max_length, **options), folder=base.spec.folder, adapter=True)
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = _load_tokenizer(folder, name)
-        make_padding_safe(tokenizer, backbone.get_input_embeddings().num_embeddings, name)
+        make_padding_safe(tokenizer, backbone, name)
     return _complete(spec, backbone, tokenizer, max_length)
 
 
@@ -132,14 +135,15 @@ def hush_transformers() -> None:
 def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(folder)
-        factory, kind = AutoModel, MODEL_MAPPING.get(type(config), None)
-        encoder_kind = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
+        factory: Any = AutoModel
+        kind: Any = MODEL_MAPPING.get(type(config), None)
+        encoder_kind: Any = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
         if encoder_kind is not None and encoder_kind is not kind and encoder_kind.__name__.endswith("EncoderModel"):
             factory, kind = AutoModelForTextEncoding, encoder_kind
         elif config.is_encoder_decoder:
             raise InputError(
-                f"model.name = {name}: {config.model_type} is an encoder-decoder model that is not known by its encoder "
-                "alone; use an encoder, or one of the T5 kind"
+                f"model.name = {name}: {config.model_type} is an encoder-decoder model, of which only the T5 kind is "
+                "known by its encoder; use that, or an encoder"
             )
         options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
         if kind is not None and "add_pooling_layer" in inspect.signature(kind).parameters:
@@ -172,16 +176,13 @@ def _lower_case(backend: Any) -> None:
     """Put lower-casing before all else that a tokenizer does to a text, unless it is there."""
     steps = [backend.normalizer] if backend.normalizer is not None else []
     if steps and isinstance(steps[0], Normalizers):
-        steps = list(steps[0])
+        steps = [steps[0][i] for i in range(len(steps[0]))]
     if not any(isinstance(step, Lowercase) for step in steps):
         backend.normalizer = Normalizers([Lowercase(), *steps])
 
 
-def make_padding_safe(tokenizer: Any, embeddings: int, name: str) -> str:
+def make_padding_safe(tokenizer: Any, backbone: Any, name: str) -> str:
     """Pad on the right, where absolute positions stay what they were, and with a token that the model has.
-
-    Args:
-        embeddings: rows of the model's embedding table.
 
     Returns:
         The special token that pads now because there was none for it; "" where there was one.
@@ -189,7 +190,7 @@ def make_padding_safe(tokenizer: Any, embeddings: int, name: str) -> str:
     Raises:
         InputError: no special token could serve.
     """
-    tokenizer.padding_side = "right"
+    tokenizer.padding_side, embeddings = "right", backbone.get_input_embeddings().num_embeddings
     if tokenizer.pad_token is not None and tokenizer.pad_token_id < embeddings:
         return ""
     for kind in PADDINGS:

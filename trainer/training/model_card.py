@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: flo
     if name == "dev":
         console.print("Dev has also picked the model, so expect a little less on other pairs; data.test would tell.")
     console.print(f"Model: {model}\n", markup=False)
-    console.print(usage(model, min(record["final"], key=int)), markup=False)
+    console.print(usage(model, record), markup=False)
 
 
 def shown_metrics(metric: str, on: str) -> dict[str, str]:
@@ -68,12 +69,32 @@ def _print_changes(name: str, record: dict[str, Any]) -> None:
             console.print(f"No interval of {metric} on {name}: {reason}", markup=False)
 
 
-def usage(model: Path, dim: str) -> str:
-    """Three lines of code that use the exported model."""
+def usage(model: Path, record: dict[str, Any]) -> str:
+    """Five lines of code that use the exported model as its thresholds were fitted: prompts, length 1 after the cut."""
+    fitted = record["thresholds"]["model"]["model"]
+    first, second = ("_query", "_document") if fitted["query_prompt"] or fitted["document_prompt"] else ("", "")
     return (
         "from sentence_transformers import SentenceTransformer\n"
-        f'model = SentenceTransformer("{model}", truncate_dim={dim})\n'
-        'print(model.similarity(model.encode(["vpn is down"]), model.encode(["cannot connect from home"])))'
+        f'model = SentenceTransformer("{model}", truncate_dim={min(record["final"], key=int)})\n'
+        f'first = model.encode{first}(["vpn is down"], normalize_embeddings=True)\n'
+        f'second = model.encode{second}(["cannot connect from home"], normalize_embeddings=True)\n'
+        "print(model.similarity(first, second))  # cosines"
+    )
+
+
+def thresholds_in_words(record: dict[str, Any]) -> str:
+    """What a person must know to use the thresholds that are kept beside the model."""
+    kept = record["thresholds"]["model"]
+    fitted = kept["model"]
+    values = ", ".join(f"{value:.4f} at {dim} dims" for dim, value in kept["values"].items())
+    prompts = "no prompts"
+    if fitted["query_prompt"] or fitted["document_prompt"]:
+        shown = " and ".join(json.dumps(fitted[f"{side}_prompt"], ensure_ascii=False) for side in ("query", "document"))
+        prompts = f"the prompts {shown} before first and second texts (`encode_query`, `encode_document`)"
+    return (
+        f'Thresholds of "same problem" are cosines ({values}), fitted on dev, where {kept["positive_share"]:.0%} of the '
+        f"pairs are positive, at {fitted['max_length']} tokens, with {prompts}; they are in `{THRESHOLDS}`. Embeddings "
+        "cut to a dim are not of length 1: without `normalize_embeddings=True` a dot product is no cosine."
     )
 
 
@@ -111,10 +132,10 @@ def model_card(config: Config, record: dict[str, Any], on: str, alpha: float) ->
             f"|---:|{'---:|---:|' * len(columns)}---:|---|",
             *rows,
             "",
-            f'Thresholds of "same problem", fitted on dev, are in `{THRESHOLDS}`.',
+            thresholds_in_words(record),
             "",
             "```python",
-            usage(Path("path/to/model"), min(record["final"], key=int)),
+            usage(Path("path/to/model"), record),
             "```",
             "",
         ]
