@@ -117,6 +117,8 @@ def stored_thresholds(folder: Path, dims: Sequence[int], model: EmbeddingConditi
         raise InputError(f"{path}: cannot be read as thresholds; {again}") from error
     if stored.model.weights_fingerprint != model.weights_fingerprint:
         raise InputError(f"{path}: fitted for other weights than those beside it; {again}")
+    if stored.similarity != SIMILARITY:
+        raise InputError(f"{path}: for the similarity {stored.similarity!r}, not {SIMILARITY}; {again}")
     for name in (field.name for field in fields(model)):
         fitted, now = getattr(stored.model, name), getattr(model, name)
         if fitted != now:

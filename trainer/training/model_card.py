@@ -92,9 +92,9 @@ def thresholds_in_words(record: dict[str, Any]) -> str:
         shown = " and ".join(json.dumps(fitted[f"{side}_prompt"], ensure_ascii=False) for side in ("query", "document"))
         prompts = f"the prompts {shown} before first and second texts (`encode_query`, `encode_document`)"
     return (
-        f'Thresholds of "same problem" are cosines ({values}), fitted on dev, where {kept["positive_share"]:.0%} of the '
-        f"pairs are positive, at {fitted['max_length']} tokens, with {prompts}; they are in `{THRESHOLDS}`. Embeddings "
-        "cut to a dim are not of length 1: without `normalize_embeddings=True` a dot product is no cosine."
+        f'Thresholds of "same problem" are cosines ({values}), fitted on dev, where {kept["positive_share"]:.0%} of '
+        f"the pairs are positive, at {fitted['max_length']} tokens, with {prompts}; they are in `{THRESHOLDS}`. "
+        "Embeddings cut to a dim are not of length 1: without `normalize_embeddings=True` a dot product is no cosine."
     )
 
 
