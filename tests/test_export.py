@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from trainer.config import LoraConfig, ModelConfig, SettingError
+from trainer.config import LoraConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.pairs import PairTable, pairs_from_columns, positives_of
 from trainer.errors import CheckpointError, InputError
@@ -431,11 +431,10 @@ def test_the_prompts_that_a_folder_names(
     assert (none.side_prompts, none.prompt, none.prompts) == (("",), "", ())
 
 
-@pytest.mark.parametrize("prompts", [(), ("a", "b", "c"), ("auto", "b")])
-def test_prompts_are_one_or_two(prompts: tuple[str, ...]) -> None:
-    assert ModelConfig(prompts=("query: ", "passage: ")).prompts == ("query: ", "passage: ")
-    with pytest.raises(SettingError, match=r"model\.prompts = .*: use \[\"auto\"\], one prompt, or two"):
-        ModelConfig(prompts=prompts)
+def test_a_prompt_that_is_no_text_is_refused(prompted: Path) -> None:
+    (prompted / "config_sentence_transformers.json").write_text('{"prompts": {"query": "\\ud800"}}')
+    with pytest.raises(InputError, match="a prompt holds half a surrogate pair"):
+        load_encoder(str(prompted))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trainer.errors import InputError, first_line
-from trainer.model.encoder import EncoderSpec
+from trainer.model.encoder import SURROGATES, EncoderSpec
 from trainer.model.hub import download_model
 from trainer.system.files import MANIFEST, find_damage
 
@@ -160,6 +160,8 @@ def _read_prompts(
         raise InputError(f"model.name = {name}: prompts in config_sentence_transformers.json are no named texts")
     if default is not None and default not in list(prompts):
         raise InputError(f"model.name = {name}: default_prompt_name {default!r} is none of its prompts")
+    if any(SURROGATES.search(prompt or "") for prompt in prompts.values()):
+        raise InputError(f"model.name = {name}: a prompt holds half a surrogate pair, which is no text; take it out")
     fallback = (prompts[default] or "") if default else ""
     query, document = (
         next((prompts[key] for key in keys if prompts.get(key) is not None), fallback) for keys in SIDES.values()
