@@ -202,12 +202,12 @@ def test_the_metric_that_the_run_goes_by_is_shown_before_and_after(
     page = Page(write_report(run, metrics).read_text())
     assert page.text["th"].count(title) == 1
     assert page.text["td"].count(" → ".join(values)) == 1
-    card = model_card(Config(), test, "test", 1.0, has_thresholds=True)
+    card = model_card(Config(), test, "test", 1.0, has_thresholds=True, sided=False)
     assert card.count(f" {title} before | after |") == 1 and f"| {' | '.join(values)} |" in card
     heading, rule, row = [line for line in card.splitlines() if line.startswith("|")][:3]
     assert heading.count("|") == rule.count("|") == row.count("|")
     monkeypatch.setattr(console, "width", 200)
-    print_summary({part: metrics[part] for part in ("dev", "test")}, 1, 1.0, run / "model")
+    print_summary({part: metrics[part] for part in ("dev", "test")}, 1, 1.0, run / "model", sided=False)
     assert " -> ".join(values) in capfd.readouterr().err
 
 

@@ -67,6 +67,9 @@ class ModelConfig(Section):
     """Longest sequence in tokens, special tokens included; 0 takes the model's own."""
     pooling: str = "auto"
     """"mean", "cls", or "auto": what the model folder says, mean where it says nothing."""
+    prompts: tuple[str, ...] = ("auto",)
+    """What stands before every text: ["auto"] what the model folder says, one prompt for both texts of a pair, or two,
+    the query's (text1) and the document's (text2); [""] is none."""
 
 
 @dataclass(frozen=True)
@@ -317,6 +320,10 @@ RULES = {
     "model.name": Rule(bool, "name a model folder or a hub model"),
     "model.max_length": Rule(lambda value: value == 0 or value >= 3, "use 3 or more, or 0 for the model's own"),
     "model.pooling": _one_of("auto", "mean", "cls"),
+    "model.prompts": Rule(
+        lambda value: len(value) in (1, 2) and (len(value) == 1 or "auto" not in value),
+        'use ["auto"], one prompt, or two: the query\'s and the document\'s, as in ["query: ", "passage: "]',
+    ),
     "lora.rank": _POSITIVE,
     "lora.alpha": _POSITIVE,
     "lora.dropout": _SHARE,

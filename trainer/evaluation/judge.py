@@ -26,8 +26,8 @@ from trainer.evaluation.thresholds import (
     stored_thresholds,
 )
 from trainer.evaluation.verdict import FEWEST, Assessment, Verdict, assess, forgetting, overall_verdict
-from trainer.model.embedding import embed, embed_cached, tokenize_for
-from trainer.model.encoder import Encoder, weights_fingerprint
+from trainer.model.embedding import embed, embed_cached, tokenize_sides
+from trainer.model.encoder import Encoder, embedding_conditions
 from trainer.model.loading import load_encoder
 from trainer.system.console import console
 from trainer.system.gpu import default_device
@@ -130,7 +130,7 @@ def judge(question: Question) -> Judgement:
         for system, encoder in encoders.items():
             on_rows = rows[system] if fit_on is data.table else _embed(system, encoder, fit_on)
             thresholds[system] = kept[system] or fit_thresholds(
-                pair_cosines(on_rows, fit_on, dims), fit_on, dims, question.rule, weights_fingerprint(encoder)
+                pair_cosines(on_rows, fit_on, dims), fit_on, dims, question.rule, embedding_conditions(encoder)
             )
     general = None
     if data.general is not None:
@@ -153,7 +153,8 @@ def conclude(
 
     Args:
         question: with the dims and the metric that are judged by; its pairs are called what they were read from.
-        rows: [T, E] embeddings of the table's texts by system: "model", and "baseline" where there is one.
+        rows: embeddings of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline"
+            where there is one.
         thresholds: by system, at these dims; none are needed where all pairs are positive.
         general: a forgetting set, and the embeddings of its texts by both systems.
         kept_in: files that thresholds were read from, by system.
@@ -234,12 +235,15 @@ def _fit_dims(dims: tuple[int, ...], encoders: Iterable[Encoder]) -> tuple[int, 
 
 def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thresholds | None:
     """Thresholds kept beside a model, where none are to be fitted on dev."""
-    return None if question.dev else stored_thresholds(Path(encoder.spec.name), dims, weights_fingerprint(encoder))
+    return None if question.dev else stored_thresholds(Path(encoder.spec.name), dims, embedding_conditions(encoder))
 
 
 def _embed(system: str, encoder: Encoder, table: PairTable) -> np.ndarray:
-    """Embeddings [T, E] of a table's texts. A baseline comes again and again, a model in training does not."""
-    tokens = tokenize_for(encoder, table.texts)
+    """Embeddings of a table's texts, as `scoring.sides` takes them.
+
+    A baseline comes again and again, a model in training does not.
+    """
+    tokens = tokenize_sides(encoder, table.texts)
     return (embed_cached if system == "baseline" else embed)(encoder, tokens, description=f"Embedding ({system})")
 
 

@@ -38,7 +38,7 @@ Float = NDArray[np.float64]
 
 
 def retrieval(
-    embeddings: np.ndarray, relevant: csr_matrix, dims: Sequence[int]
+    embeddings: np.ndarray, relevant: csr_matrix, dims: Sequence[int], candidates: np.ndarray | None = None
 ) -> tuple[NDArray[np.int64], dict[str, Float]]:
     """Measure every query at every dim.
 
@@ -46,6 +46,7 @@ def retrieval(
         embeddings: [U, E], finite, of any length; an all-zero prefix has cosine 0 with everything.
         relevant: [U, U] True where a text (column) is relevant to a query (row). The diagonal does not count.
         dims: any of 1 .. E, in any order.
+        candidates: [U, E] the same texts as what is found, where they are embedded otherwise than as queries.
 
     Returns:
         The queries, [Q] rows of `embeddings`, and [M, Q] values by name. success@k is whether anything relevant is
@@ -54,7 +55,14 @@ def retrieval(
     Raises ValueError where the shapes do not fit or a dim is outside 1 .. E.
     """
     size, width = embeddings.shape
-    if relevant.shape != (size, size) or not dims or min(dims) < 1 or max(dims) > width:
+    candidates = embeddings if candidates is None else candidates
+    if (
+        candidates.shape != embeddings.shape
+        or relevant.shape != (size, size)
+        or not dims
+        or min(dims) < 1
+        or max(dims) > width
+    ):
         raise ValueError(f"embeddings {embeddings.shape}, relevance {relevant.shape} and dims {list(dims)} do not fit")
     pairs = relevant.tocoo()
     away = (pairs.row != pairs.col) & pairs.data.astype(bool)
@@ -63,13 +71,13 @@ def retrieval(
     values = np.empty((len(NAMES), len(dims), len(queries)))
     step = max(1, SIMILARITIES_AT_ONCE // size)
     widths = sorted(set(dims))
-    norms = _prefix_norms(embeddings, widths)
+    norms, query_norms = (_prefix_norms(rows, widths) for rows in (candidates, embeddings))
     for start in range(0, len(queries), step):
         block = queries[start : start + step]
         dot = np.zeros((len(block), size), dtype=np.float32)
         for k, (low, high) in enumerate(pairwise([0, *widths])):
-            dot += embeddings[block, low:high] @ embeddings[:, low:high].T  # prefixes nest: each column is used once
-            measured = _measure(dot / norms[k] / norms[k, block, None], block, links)
+            dot += embeddings[block, low:high] @ candidates[:, low:high].T  # prefixes nest: each column is used once
+            measured = _measure(dot / norms[k] / query_norms[k, block, None], block, links)
             for m in (m for m, dim in enumerate(dims) if dim == high):
                 values[:, m, start : start + step] = measured
     return queries, dict(zip(NAMES, values, strict=True))

@@ -14,7 +14,7 @@ from trainer.data.split import has_both_labels
 from trainer.errors import NumericError
 from trainer.evaluation.pair_metrics import pair_metrics, prefix_cosines
 from trainer.evaluation.retrieval import retrieval
-from trainer.model.embedding import embed, tokenize_for
+from trainer.model.embedding import embed, tokenize_sides
 from trainer.model.encoder import Encoder
 from trainer.model.tokens import TokenTable
 
@@ -36,24 +36,40 @@ class PairSet:
     @classmethod
     def build(cls, table: PairTable, encoder: Encoder, searched: bool = False) -> PairSet:
         """Tokenise the unique texts of a table for an encoder."""
-        return cls(table, tokenize_for(encoder, table.texts), searched or not has_both_labels(table))
+        return cls(table, tokenize_sides(encoder, table.texts), searched or not has_both_labels(table))
+
+
+def sides(embeddings: np.ndarray, table: PairTable) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [T, E] of a table's texts as first and as second texts of a pair.
+
+    Args:
+        embeddings: [T, E] where the model treats both sides alike; [2 * T, E] where each has a prompt of its own, all
+            texts as first ones before all as second ones (`tokenize_sides`).
+    """
+    count = len(table.texts)
+    assert len(embeddings) in (count, 2 * count)
+    return embeddings[:count], embeddings[-count:]
 
 
 def pair_cosines(embeddings: np.ndarray, table: PairTable, dims: tuple[int, ...]) -> np.ndarray:
     """Cosine similarities [M, N] of a table's pairs at every dim.
 
+    Args:
+        embeddings: [T, E] or [2 * T, E], as `sides` takes them.
+
     Raises:
         NumericError: an embedding is NaN or Inf.
     """
     require_finite(embeddings, table)
-    return prefix_cosines(embeddings[table.text1], embeddings[table.text2], dims)
+    first, second = sides(embeddings, table)
+    return prefix_cosines(first[table.text1], second[table.text2], dims)
 
 
 def search(table: PairTable, embeddings: np.ndarray, dims: tuple[int, ...]) -> tuple[NDArray[np.int64], SearchValues]:
     """Let each text that has a known partner look for its partners among all texts; copies of a text count as one.
 
     Args:
-        embeddings: [T, E] of the table's texts.
+        embeddings: of the table's texts, as `sides` takes them: queries are first texts, what is found second ones.
 
     Returns:
         The queries [Q] as canonical texts, and [M, Q] values by the names of `retrieval.NAMES`.
@@ -63,7 +79,8 @@ def search(table: PairTable, embeddings: np.ndarray, dims: tuple[int, ...]) -> t
     """
     require_finite(embeddings, table)
     representatives = np.unique(table.canonical, return_index=True)[1]
-    return retrieval(embeddings[representatives], positives_of(table), dims)
+    queries, documents = (rows[representatives] for rows in sides(embeddings, table))
+    return retrieval(queries, positives_of(table), dims, documents)
 
 
 def require_finite(embeddings: np.ndarray, table: PairTable) -> None:

@@ -83,7 +83,8 @@ def assess(
     """Judge systems on a table's pairs.
 
     Args:
-        embeddings: [T, E] of the table's texts, by system: "model", and "baseline" where there is one.
+        embeddings: of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline"
+            where there is one.
         thresholds: by system, dim -> threshold; not read where all pairs are positive.
         metric: one of JUDGED_BY that the table can tell (see `metric_choice`), which carries the verdict.
         fewest: pairs of either kind that the diagnostic needs.

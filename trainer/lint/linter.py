@@ -18,7 +18,7 @@ from trainer.lint import score_checks as difficulty
 from trainer.lint import table_checks as checks
 from trainer.lint.findings import SERIOUS, Finding, Part, parts_of
 from trainer.lint.score_checks import TFIDF, Figures, Scores
-from trainer.model.embedding import embed_cached, tokenize_for
+from trainer.model.embedding import embed_cached, tokenize_sides
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.system.files import json_ready
 from trainer.system.gpu import default_device
@@ -90,13 +90,13 @@ def lint_files(
     hush_transformers()
     device = default_device()
     encoder = load_encoder(model).to(device)
-    tokens = [tokenize_for(encoder, table.texts) for table in tables]
+    tokens = [tokenize_sides(encoder, table.texts) for table in tables]
     cosines = [
         encoder_cosines(embed_cached(encoder, token_table), table, (encoder.width,))[0]
         for token_table, table in zip(tokens, tables, strict=True)
     ]
-    lengths = Tokens([token_table.lengths for token_table in tokens], encoder.spec.max_length)
-    return lint_tables(tables, lengths, cosines)
+    lengths = [token_table.longest(len(table.texts)) for token_table, table in zip(tokens, tables, strict=True)]
+    return lint_tables(tables, Tokens(lengths, encoder.spec.max_length), cosines)
 
 
 def lint_tables(

@@ -19,8 +19,9 @@ from trainer.evaluation.judge import Judgement, Question, conclude, judgement_re
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import Thresholds, fit_thresholds, thresholds_text
 from trainer.model.embedding import embed, embed_cached
-from trainer.model.encoder import Encoder, weights_fingerprint
-from trainer.model.export import check_trained, choose_probes, export, merged
+from trainer.model.encoder import EmbeddingConditions, Encoder, embedding_conditions
+from trainer.model.export import export
+from trainer.model.proof import check_trained, choose_probes, merged
 from trainer.report.plots import INSTALL
 from trainer.report.run_page import write_report
 from trainer.system import distributed as ranks
@@ -74,9 +75,12 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
 
     # ---- Export, read back from disk and compared.
     fitted = judgements["dev"].thresholds.get("model")  # not by positives alone
-    card = model_card(run.config, records[judged_on], judged_on, alpha, has_thresholds=fitted is not None)
+    spec = run.encoder.spec
+    sided = bool(spec.query_prompt or spec.document_prompt)
+    card = model_card(run.config, records[judged_on], judged_on, alpha, has_thresholds=fitted is not None, sided=sided)
     kept_beside = {THRESHOLDS: thresholds_text(fitted)} if fitted is not None else {}
-    differences = export(run.encoder, untouched, run.folder, card, probes, kept_beside, untouched=alpha == 0)
+    options: dict[str, Any] = {"untouched": alpha == 0, "dims": run.config.loss.dims}
+    differences = export(run.encoder, untouched, run.folder, card, probes, kept_beside, **options)
 
     # ---- The last files. With metrics.json the run is finished, so no signal may come between it and the exit code.
     write_json(
@@ -88,7 +92,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
         write_report(run.folder, json_ready(metrics))
     signals.ignore()
     write_json(run.folder / METRICS, metrics)
-    print_summary(records, state.best.step, alpha, run.folder / MODEL)
+    print_summary(records, state.best.step, alpha, run.folder / MODEL, sided)
     console.print(f"Report: {run.folder / REPORT}" if drawn else INSTALL, markup=False)
     return metrics
 
@@ -114,14 +118,14 @@ def judge_run(
     Thresholds are fitted on dev; where it holds positives alone, on a test set of both labels itself, else not at all.
     """
     config, dev = run.config, run.data.dev
-    fingerprints = {system: weights_fingerprint(encoder) for system, encoder in systems.items()}
+    conditions = {system: embedding_conditions(encoder) for system, encoder in systems.items()}
     thresholds: dict[str, Thresholds] = {}
     general = (run.data.general, embeddings["general"]) if run.data.general is not None else None
     judgements = {}
     for name, table in (("dev", dev), ("test", run.data.test)):
         if table is not None:
             if not thresholds and has_both_labels(table):
-                thresholds = fit_for(table, embeddings[name], config.loss.dims, fingerprints)
+                thresholds = fit_for(table, embeddings[name], config.loss.dims, conditions)
             question = Question(
                 model=MODEL,  # within the folder of the run, wherever that is
                 pairs=table.source,
@@ -140,12 +144,15 @@ def judge_run(
 
 
 def fit_for(
-    table: PairTable, embeddings: dict[str, np.ndarray], dims: tuple[int, ...], fingerprints: dict[str, str]
+    table: PairTable,
+    embeddings: dict[str, np.ndarray],
+    dims: tuple[int, ...],
+    conditions: dict[str, EmbeddingConditions],
 ) -> dict[str, Thresholds]:
-    """Thresholds by system, fitted on a table's pairs; `fingerprints` are of the systems' weights."""
+    """Thresholds by system, fitted on a table's pairs; `conditions` are what the systems' embeddings depend on."""
     return {
-        system: fit_thresholds(pair_cosines(embeddings[system], table, dims), table, dims, RULE, fingerprint)
-        for system, fingerprint in fingerprints.items()
+        system: fit_thresholds(pair_cosines(embeddings[system], table, dims), table, dims, RULE, of_model)
+        for system, of_model in conditions.items()
     }
 
 
@@ -217,6 +224,8 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
             "name": spec.name,
             "pooling": spec.pooling,
             "max_length": spec.max_length,
+            "query_prompt": spec.query_prompt,
+            "document_prompt": spec.document_prompt,
             "width": run.encoder.width,
             "parameters": sum(parameter.numel() for parameter in run.encoder.parameters()),
         },
@@ -226,7 +235,7 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "fingerprints": run.fingerprints,
         "rows": {"train": len(run.data.train), "dev": len(run.data.dev), "left out": run.data.left_out},
         "overlapping_texts": run.data.overlap,
-        "texts_at_max_length": int((run.tokens.lengths == spec.max_length).sum()),
+        "texts_at_max_length": int((run.tokens.longest(len(run.data.train.texts)) == spec.max_length).sum()),
         "scale": float(torch.as_tensor(run.objective.scale).detach()),
         "steps": state.step,
         "seconds": round(state.seconds, 3),

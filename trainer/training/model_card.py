@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ NO_THRESHOLDS = (
 NO_INTERVAL = "at some dim no interval of the difference could be computed: these pairs are too few to tell"
 
 
-def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: float, model: Path) -> None:
+def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: float, model: Path, sided: bool) -> None:
     """The end of a run: before, after and verdict at every dim of each held-out set, and how to use the model.
 
     Args:
@@ -50,7 +51,7 @@ def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: flo
     if name == "dev":
         console.print("Dev has also picked the model, so expect a little less on other pairs; data.test would tell.")
     console.print(f"Model: {model}\n", markup=False)
-    console.print(usage(model, min(record["final"], key=int)), markup=False)
+    console.print(usage(model, min(record["final"], key=int), sided), markup=False)
 
 
 def shown_metrics(record: dict[str, Any]) -> dict[str, str]:
@@ -82,21 +83,45 @@ def _ends(interval: list[float]) -> str:
     return "none" if math.isnan(low) else f"{low:+.3f} to {high:+.3f}"
 
 
-def usage(model: Path, dim: str) -> str:
-    """Three lines of code that use the exported model."""
+def usage(model: Path, dim: str, sided: bool) -> str:
+    """Five lines of code that use the exported model as it was judged: prompts, length 1 after the cut.
+
+    Args:
+        sided: whether the two texts of a pair have prompts of their own.
+    """
+    first, second = ("_query", "_document") if sided else ("", "")
     return (
         "from sentence_transformers import SentenceTransformer\n"
         f'model = SentenceTransformer("{model}", truncate_dim={dim})\n'
-        'print(model.similarity(model.encode(["vpn is down"]), model.encode(["cannot connect from home"])))'
+        f'first = model.encode{first}(["vpn is down"], normalize_embeddings=True)\n'
+        f'second = model.encode{second}(["cannot connect from home"], normalize_embeddings=True)\n'
+        "print(model.similarity(first, second))  # cosines"
     )
 
 
-def model_card(config: Config, record: dict[str, Any], on: str, alpha: float, has_thresholds: bool) -> str:
+def thresholds_in_words(record: dict[str, Any]) -> str:
+    """What a person must know to use the thresholds that are kept beside the model."""
+    kept = record["thresholds"]["model"]
+    fitted = kept["model"]
+    values = ", ".join(f"{value:.4f} at {dim} dims" for dim, value in kept["values"].items())
+    prompts = "no prompts"
+    if fitted["query_prompt"] or fitted["document_prompt"]:
+        shown = " and ".join(json.dumps(fitted[f"{side}_prompt"], ensure_ascii=False) for side in ("query", "document"))
+        prompts = f"the prompts {shown} before first and second texts (`encode_query`, `encode_document`)"
+    return (
+        f'Thresholds of "same problem" are cosines ({values}), fitted on dev, where {kept["positive_share"]:.0%} of '
+        f"the pairs are positive, at {fitted['max_length']} tokens, with {prompts}; they are in `{THRESHOLDS}`. "
+        "Embeddings cut to a dim are not of length 1: without `normalize_embeddings=True` a dot product is no cosine."
+    )
+
+
+def model_card(config: Config, record: dict[str, Any], on: str, alpha: float, has_thresholds: bool, sided: bool) -> str:
     """README.md of the exported model: what it is, how it did, how to use it. It quotes no training text.
 
     Args:
         record: what was found on the held-out set `on`.
         has_thresholds: whether THRESHOLDS lies beside it.
+        sided: whether the two texts of a pair have prompts of their own.
     """
     metric, titles = record["question"]["metric"], shown_metrics(record)
     columns = [name for name in titles if name != "f1" or metric == "f1"]
@@ -126,10 +151,10 @@ def model_card(config: Config, record: dict[str, Any], on: str, alpha: float, ha
             f"|---:|{'---:|---:|' * len(columns)}---:|---|",
             *rows,
             "",
-            f'Thresholds of "same problem", fitted on dev, are in `{THRESHOLDS}`.' if has_thresholds else NO_THRESHOLDS,
+            thresholds_in_words(record) if has_thresholds else NO_THRESHOLDS,
             "",
             "```python",
-            usage(Path("path/to/model"), min(record["final"], key=int)),
+            usage(Path("path/to/model"), min(record["final"], key=int), sided),
             "```",
             "",
         ]

@@ -31,10 +31,11 @@ from trainer.errors import InputError
 from trainer.evaluation.metric_choice import SEARCH_METRICS, require_metric, settle_metric
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
 from trainer.loss.objective import Objective
-from trainer.model.embedding import tokenize_for
+from trainer.model.embedding import tokenize_sides
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.model.lora import add_lora, resolve_targets
+from trainer.model.proof import check_padding
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 from trainer.system.console import console
@@ -64,7 +65,7 @@ class Inputs:
     # Data
     data: RunData
     tokens: TokenTable
-    """Of the training texts."""
+    """Of the training texts, on either side (`tokenize_sides`)."""
     dev: PairSet
     test: PairSet | None
     general: PairSet | None
@@ -167,10 +168,12 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
         console.print(f"loss.pair_weight = {config.loss.pair_weight:g}: without effect, as there are no negatives")
     with accelerator.local_main_process_first():
         model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
-        encoder = load_base(config, model_name)
+        encoder = load_base(config, model_name, announce=True)
     check_dims_fit(config, encoder)
     if config.lora.enabled:
+        require_own_weights(encoder)
         resolve_targets(encoder.model, config.lora.targets)  # complains before any work is done
+    check_padding(encoder, data.dev.texts)
 
     # ---- plan
     sampler = PhasedBatchSampler(
@@ -188,7 +191,7 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
     searched = config.eval.metric in SEARCH_METRICS
 
     with accelerator.local_main_process_first():  # the others find it in the cache
-        tokens = tokenize_for(encoder, data.train.texts)
+        tokens = tokenize_sides(encoder, data.train.texts)
         dev, test, general = PairSet.build(data.dev, encoder, searched), pair_set(data.test), pair_set(data.general)
 
     fingerprints = {
@@ -214,7 +217,11 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
         sampler=sampler,
         rates=learning_rates(config.optim, len(sampler)),
         layouts=LayoutBuilder(
-            data.train, positives_of(data.train), rank=ranks.rank(), all_pairs=config.loss.pair_weight > 0
+            data.train,
+            positives_of(data.train),
+            rank=ranks.rank(),
+            all_pairs=config.loss.pair_weight > 0,
+            two_prompts=len(encoder.spec.side_prompts) > 1,
         ),
         fingerprints=fingerprints,
     )
@@ -258,9 +265,12 @@ def prove_fast_paths(inputs: Inputs) -> FastPaths:
     return fast_paths
 
 
-def load_base(config: Config, model_name: str) -> Encoder:
-    """The untouched encoder, from disk, on the CPU."""
-    return load_encoder(model_name, max_length=config.model.max_length, pooling=config.model.pooling)
+def load_base(config: Config, model_name: str, announce: bool = False) -> Encoder:
+    """The untouched encoder, from disk, on the CPU; `announce` what a person should know of it."""
+    model = config.model
+    return load_encoder(
+        model_name, max_length=model.max_length, pooling=model.pooling, prompts=model.prompts, announce=announce
+    )
 
 
 def make_accelerator(config: Config, folder: Path) -> Accelerator:
@@ -282,6 +292,15 @@ def make_accelerator(config: Config, folder: Path) -> Accelerator:
     if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate takes it, and leaves out the loss scaling
         raise InputError('train.precision = fp16: needs a GPU; use "fp32", or "bf16" where the CPU has it')
     return accelerator
+
+
+def require_own_weights(encoder: Encoder) -> None:
+    """Raise InputError where an adapter would be trained on top of another one: no library loads such a chain."""
+    if encoder.spec.adapter:
+        raise InputError(
+            f"model.name = {encoder.spec.name}: holds an adapter, on which no other can be trained; name the merged "
+            "model (a run's model/), or set lora.enabled to false"
+        )
 
 
 def check_dims_fit(config: Config, encoder: Encoder) -> None:
