@@ -129,7 +129,7 @@ def judge_run(
             question = Question(
                 model=MODEL,  # within the folder of the run, wherever that is
                 pairs=table.source,
-                dev=dev.source if name == "test" else None,
+                dev=dev.source if name == "test" and has_both_labels(dev) else None,  # what thresholds are fitted on
                 baseline=config.model.name,
                 dims=config.loss.dims,
                 label_scale=config.data.label_scale,
