@@ -22,7 +22,7 @@ from oracles import EDITS, Edits, edited
 
 from trainer.config import DataConfig
 from trainer.data import text_files
-from trainer.data.pairs import FIELDS, PairTable, pairs_from_columns, positives_of, read_pairs
+from trainer.data.pairs import PairTable, pairs_from_columns, positives_of, read_pairs
 from trainer.data.run_data import load_data
 from trainer.data.split import (
     MOST_LEFT_OUT,
@@ -37,6 +37,15 @@ from trainer.errors import InputError
 from trainer.system.console import console
 from trainer.text.canonical import canonical_form
 
+# A field's name as a column of columns -> in rows.
+FIELDS = {
+    "texts1": "text1",
+    "texts2": "text2",
+    "labels": "label",
+    "phase_indicators": "phase",
+    "categories1": "category1",
+    "categories2": "category2",
+}
 GOOD: dict[str, list[Any]] = {
     "texts1": ["printer is jammed", "vpn drops", "mail bounces"],
     "texts2": ["paper stuck in printer", "screen is black", "cannot send mail"],
@@ -51,9 +60,8 @@ GOOD: dict[str, list[Any]] = {
 
 
 def as_records(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    names = {field.plural: field.name for field in FIELDS}
     rows = zip(*columns.values(), strict=True)
-    return [dict(zip((names[column] for column in columns), row, strict=True)) for row in rows]
+    return [dict(zip((FIELDS[column] for column in columns), row, strict=True)) for row in rows]
 
 
 def delimited(records: list[dict[str, Any]], delimiter: str) -> str:
@@ -110,9 +118,7 @@ def columns_of_pairs(draw: st.DrawFn) -> dict[str, list[Any]]:
     )
     rows = draw(st.lists(row, min_size=1, max_size=12))
     kept = len(FIELDS) if draw(st.booleans()) else 3
-    return {
-        field.plural: list(cells) for field, cells in list(zip(FIELDS, zip(*rows, strict=True), strict=True))[:kept]
-    }
+    return {name: list(cells) for name, cells in list(zip(FIELDS, zip(*rows, strict=True), strict=True))[:kept]}
 
 
 @given(columns=columns_of_pairs(), bom=st.booleans())
@@ -547,7 +553,7 @@ def refused(path: Path, *parts: str) -> None:
 
 # Cells that no file may hold: column, value, words of the message. First those only JSON can spell.
 BAD_VALUES: list[tuple[str, Any, str]] = [
-    ("texts1", None, "null is not a text"),
+    ("texts1", None, "is missing: write a string"),
     ("texts2", 7, "7 is not a text"),
     ("texts1", True, "true is not a text"),
     ("texts1", ["a"], "a list is not a text"),
@@ -555,13 +561,11 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
     ("texts1", "bad \ud800 half", "half a surrogate pair (\\ud800) at character 5"),
     ("categories2", "\udfff", "half a surrogate pair (\\udfff)"),
     ("categories1", 3, "3 is not a category"),
-    ("labels", None, "null is not a number"),
-    ("labels", "1", "'1' is not a number"),
+    ("labels", None, "is missing: write 0, 1 or a score"),
     ("labels", [1], "a list is not a number"),
     ("labels", 10**30, "a huge integer is not between 0 and 1"),
     ("phase_indicators", None, "null is not a phase"),
     ("phase_indicators", True, "true is not a phase"),
-    ("phase_indicators", "1", "'1' is not a phase"),
     ("phase_indicators", 10**30, "a huge integer is not a phase"),
 ]
 BAD_CELLS: list[tuple[str, Any, str]] = [
@@ -598,7 +602,7 @@ def test_a_bad_cell_is_named_by_row_field_and_fault(
         path.write_text("\n".join(map(json.dumps, as_records(columns))))
     else:
         path.write_bytes(WRITERS[suffix](columns).encode())
-    field = column if suffix == ".json" else next(field.name for field in FIELDS if field.plural == column)
+    field = column if suffix == ".json" else FIELDS[column]
     row = "row 3 (line 4)" if suffix in (".csv", ".tsv") else "row 3"
     refused(path, f"{row}, {field}: ", words)
     with pytest.raises(InputError, match=r"^here: row 3, "):
@@ -618,18 +622,23 @@ BAD_FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "columns without rows": ("a.json", '{"texts1":[],"texts2":[],"labels":[]}', ["no rows"]),
     "unknown format": ("a.parquet", "x", ["'.parquet'", ".jsonl"]),
     "no suffix": ("pairs", "x", ["unknown format", ".json"]),
-    "gz alone": ("pairs.gz", "x", ["unknown format"]),
+    "gz alone": ("pairs.gz", gzip.compress(b"x"), ["unknown format"]),
     "bad JSON": ("a.json", '{"texts1": ["a"],\n "texts2": [}', ["line 2, column 13", "mend"]),
-    "records in .json": ("a.json", ROW * 2, ["line 2, column 1", ".jsonl"]),
+    "a record and more": ("a.json", ROW + "oops", ["line 2, column 1"]),
     "bad JSON line": ("a.jsonl", ROW + "\n" + '{"text1": oops}', ["line 3, column 11"]),
     "raw NUL in JSON": ("a.json", SMALL.replace("b", "\0"), ["line 1, column 28"]),
-    "list on top": ("a.json", "[1]", ["top level is a list", "texts1"]),
+    "list on top": ("a.json", "[1]", ["row 1 is 1", "an object"]),
+    "list of nothing": ("a.json", "[]", ["holds no records"]),
     "number on top": ("a.json", "NaN", ["top level is nan"]),
     "line not an object": ("a.jsonl", ROW + "[1]", ["row 2 is a list"]),
     "ragged": ("a.json", '{"texts1":["a","b"],"texts2":["c","d"],"labels":[1]}', ["texts1 2", "texts2 2", "labels 1"]),
     "ragged phases": ("a.json", SMALL[:-1] + ',"phase_indicators":[]}', ["labels 1", "phase_indicators 0"]),
     "column not a list": ("a.json", '{"texts1":"a","texts2":["b"],"labels":[1]}', ["texts1 is 'a'", "list"]),
-    "missing column": ("a.json", '{"texts1":["a"],"text2":["b"],"labels":[1]}', ["texts2 is missing", "'text2'"]),
+    "missing column": (
+        "a.json",
+        '{"texts1":["a"],"texst2":["b"],"labels":[1]}',
+        ["text2 is missing", "nearest: 'texst2'"],
+    ),
     "missing CSV column": ("a.csv", "text1,text2,lable\na,b,1\n", ["column label is missing", "'lable'"]),
     "two unnamed columns": ("a.csv", "a,1\n", ["column text1 is missing", "'a', '1'"]),
     "missing key": ("a.jsonl", ROW + "\n" + '{"text1":"a","label":1}', ["row 2 (line 3), text2: is missing"]),
@@ -644,17 +653,29 @@ BAD_FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "huge integer cell": ("a.csv", HEAD + "a,b,1," + "9" * 5000 + "\n", ["row 1 (line 2), phase: '9999"]),
     "NaN in a bare CSV": ("a.csv", "a,b,1\nc,d,nan\n", ["row 2, label: nan"]),
     "short row": ("a.csv", HEAD + 'a,"b\n\nb",1,1\nc,d,1\n', ["row 2 (line 5)", "3 cell(s)", "4"]),
-    "long row": ("a.tsv", "a\tb\t1\na\tb\tc\t1\n", ["row 2 has 4 cell(s)", "'\\t'"]),
-    "unclosed quote": ("a.csv", HEAD + 'a,b,1,1\n\nc,"d,1,1\ne,f,1,1\n', ["row 2 (line 4)", "never closed"]),
-    "text after a quote": ("a.csv", HEAD + 'a,"b"c,1,1\n', ["row 1 (line 2)", "double each quote"]),
-    "text after a quote, tabs": ("a.tsv", 'a\t"b"c\t1\n', ["the header (line 1)", "text follows a closing quote"]),
-    "unclosed quote in the header": ("a.csv", '"text1,text2\n', ["the header (line 1)", "never closed"]),
-    "Latin-1": ("a.csv", HEAD.encode() + "für,b,1,1\n".encode("latin-1"), ["byte 25 (line 2)", "UTF-8"]),
-    "encoded surrogate": ("a.csv", HEAD.encode() + b"\xed\xa0\x80,b,1,1\n", ["byte 24 (line 2)"]),
-    "UTF-16": ("a.json", SMALL.encode("utf-16"), ["is UTF-16"]),
-    "UTF-16 big end first": ("a.csv", b"\xfe\xff" + HEAD.encode("utf-16-be"), ["is UTF-16"]),
-    "UTF-16 unmarked": ("a.csv", HEAD.encode("utf-16-le"), ["is UTF-16"]),
-    "zeros": ("a.json", bytes(1000), ["is UTF-16"]),
+    "long row": ("a.tsv", "a\tb\t1\na\tb\tc\t1\n", ["row 2: 4 cell(s) where the first row has 3", "'\\t'"]),
+    "unclosed quote": ("a.csv", HEAD + 'a,b,1,1\n\nc,"d,1,1\ne,f,1,1\n', ["line 4 is broken", "never closed"]),
+    "text after a quote": ("a.csv", HEAD + 'a,"b"c,1,1\n', ["line 2 is broken", "double each quote"]),
+    "text after a quote, tabs": ("a.tsv", 'a\t"b"c\t1\nb\t1\n', ["line 1 is broken", "text follows a closing quote"]),
+    "unclosed quote in the header": ("a.csv", '"text1,text2\n', ["line 1 is broken", "never closed"]),
+    "Cyrillic in a byte a letter": (
+        "a.csv",
+        HEAD.encode() + ("нет связи," * 20).encode("cp1251"),
+        ["byte 24 (line 2)", "western", "--encoding"],
+    ),
+    "UTF-8 that was damaged": (
+        "a.csv",
+        (HEAD + "für die Tür,b,1,1\n").encode() + b"\xfc\n",
+        ["byte 44 (line 3)", "not UTF-8"],
+    ),
+    "half of UTF-16": ("a.csv", HEAD.encode("utf-16")[:-1], ["is not utf-16 at byte"]),
+    "zeros": ("a.json", bytes(1000), ["line 1, column 1"]),
+    "a web page": ("a.csv", "<!DOCTYPE html><table>", ["is a web page", "CSV"]),
+    "old Excel": ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", ["old Excel", ".xlsx"]),
+    "zip": ("a.xlsx", b"PK\x03\x04" + bytes(30), ["zip archive", "unpack"]),
+    "no workbook": ("a.xlsx", b"PK\x03\x04 xl/workbook.xml", ["cannot be read as XLSX"]),
+    "text for a workbook": ("a.xlsx", HEAD, ["unknown format '.xlsx'"]),
+    "Parquet of nothing": ("a.parquet", b"PAR1", ["cannot be read as Parquet"]),
     "deep nesting": ("a.json", "[" * 10**6, ["nested too deeply"]),
     "deep nesting in a line": ("a.jsonl", ROW + '{"a":' * 10**6, ["nested too deeply", "line 2"]),
     "deep nesting in a cell": ("a.json", SMALL.replace('"a"', "[" * 500 + "]" * 500), ["row 1, texts1: a list"]),
@@ -697,11 +718,11 @@ def test_a_gzip_bomb_is_refused_at_the_bound_and_a_file_within_it_is_read(
 ) -> None:
     columns = GOOD | {"texts1": ["x" * 300_000, "b", "c"]}
     path = write(tmp_path, ".csv.gz", columns)
-    assert path.stat().st_size * text_files.GZIP_MAX_RATIO < 300_000
+    assert path.stat().st_size * text_files.EXPANSION_MAX_RATIO < 300_000
     assert len(read_pairs(path)) == 3  # small enough to be allowed any ratio
-    monkeypatch.setattr(text_files, "GZIP_ALWAYS_BYTES", 1000)
+    monkeypatch.setattr(text_files, "EXPANSION_ALWAYS_BYTES", 1000)
     refused(path, "expands to more than", "uncompressed")
-    monkeypatch.setattr(text_files, "GZIP_MAX_RATIO", 1000)
+    monkeypatch.setattr(text_files, "EXPANSION_MAX_RATIO", 1000)
     assert len(read_pairs(path)) == 3
 
 
@@ -772,7 +793,7 @@ json_values = st.recursive(
 
 
 @pytest.mark.slow
-@given(columns=st.fixed_dictionaries({}, optional={f.plural: st.lists(json_values, max_size=3) for f in FIELDS}))
+@given(columns=st.fixed_dictionaries({}, optional={name: st.lists(json_values, max_size=3) for name in FIELDS}))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_values_in_the_columns_give_rows_or_a_refusal(tmp_path: Path, columns: dict[str, list[Any]]) -> None:
     path = tmp_path / "values.json"
@@ -801,7 +822,9 @@ def test_real_graded_pairs_without_header(shared_data: Path) -> None:
     assert len(table) == 1500
     assert table.score.min() >= 0
     assert table.score.max() == 1
-    with pytest.raises(InputError, match=r"row 1, label: 5\.0 is not between 0 and 1: .*data\.label_scale"):
+    with pytest.raises(
+        InputError, match=r"rows 1, 2, 3, .* more, label: 5\.0 is not between 0 and 1: .*data\.label_scale"
+    ):
         read_pairs(shared_data / "stsb-en-dev.csv")
 
 
@@ -837,7 +860,7 @@ class Series:
         return self.values.tolist()
 
 
-SINGULAR = ("text1", "text2", "label", "phase", "category1", "category2")
+SINGULAR = tuple(FIELDS.values())
 
 
 def columns_of(kind: Any, names: tuple[str, ...]) -> dict[str, Any]:
@@ -845,7 +868,7 @@ def columns_of(kind: Any, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: kind(values) for name, values in zip(names, columns, strict=True)}
 
 
-@pytest.mark.parametrize("names", [tuple(field.plural for field in FIELDS), SINGULAR], ids=["plural", "singular"])
+@pytest.mark.parametrize("names", [tuple(FIELDS), SINGULAR], ids=["plural", "singular"])
 @pytest.mark.parametrize("kind", [list, tuple, np.array, Series, lambda values: [*np.array(values)]])
 def test_columns_of_every_kind_are_the_same_pairs(kind: Any, names: tuple[str, ...]) -> None:
     expected = pairs_from_columns(columns_of(list, SINGULAR))
@@ -866,9 +889,9 @@ def test_a_data_frame_is_read_as_it_is() -> None:
     ("change", "words"),
     [
         ({"label": [1, 7, 0]}, ["frame: row 2, label: 7 is not between 0 and 1"]),
-        ({"text2": ["d", None, "f"]}, ["frame: row 2, text2: null is not a text"]),
-        ({"text1": np.array([1, 2, 3])}, ["frame: row 1, text1: 1 is not a text"]),
-        ({"phase": [1.0, 1.0, float("nan")]}, ["row 1, phase: 1.0 is not a phase"]),
+        ({"text2": ["d", None, "f"]}, ["frame: row 2, text2: is missing"]),
+        ({"text1": np.array([1, 2, 3])}, ["frame: rows 1, 2, 3, text1: 1 is not a text"]),
+        ({"phase": [1.0, 1.0, float("nan")]}, ["rows 1, 2, 3, phase: 1.0 is not a phase"]),
         ({"label": [1, 0]}, ["differ in length"]),
         ({"label": "110"}, ["'110'", "make it a list"]),
     ],

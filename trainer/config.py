@@ -109,6 +109,14 @@ class DataConfig(Section):
     """Labels at or above it, on the file's own scale, are positives; 0 means half of label_scale."""
     allow_overlap: bool = False
     """Accept texts that stand in train and in dev or test."""
+    columns: tuple[str, ...] = ()
+    """What the pair files call their fields, as in ["text1=Title", "label=same"]; empty goes by the usual names, and
+    so does a file that has none of these columns. Fields: text1, text2, label, phase, category1, category2; or anchor,
+    positive and negative. Numbers of columns, from 1, where a file has no header."""
+    encoding: str = ""
+    """Of the pair files, as in "cp1252"; empty is told by the bytes."""
+    separator: str = ""
+    """Between the cells of delimited pair files: a character, or "tab"; empty is told by the first row."""
 
     def check_together(self) -> None:
         if self.positive_threshold > self.label_scale:

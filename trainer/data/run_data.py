@@ -11,6 +11,7 @@ from pathlib import Path
 from trainer.config import DataConfig
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
+from trainer.data.readers import Reading
 from trainer.data.split import check_overlap, hold_out, require_positives
 from trainer.errors import StorageError
 from trainer.model.tiny import build_tiny_mpnet
@@ -70,7 +71,9 @@ def read_general(path: str) -> PairTable:
 def _read(config: DataConfig, path: str, part: str, seed: int) -> PairTable:
     if path == INCIDENTS:
         return pairs_from_columns(generate_pairs(GENERATED_ROWS[part], seed, part), f"{INCIDENTS} ({part})")
-    return read_pairs(path, label_scale=config.label_scale, positive_threshold=config.positive_threshold or None)
+    reading = Reading(config.encoding, config.separator, config.columns)
+    threshold = config.positive_threshold or None
+    return read_pairs(path, label_scale=config.label_scale, positive_threshold=threshold, reading=reading)
 
 
 def locate_model(name: str, texts: Sequence[str], seed: int) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csgraph, csr_matrix
 
 from trainer.data.pairs import IntArray, PairTable, canonical_count
-from trainer.data.readers import brief
+from trainer.data.raw_table import brief
 from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trainer.data.readers import add_reading_options, reading_from
 from trainer.system.arguments import Parser, parse_dims
+
+NOT_ASKED = ("json", "dims", "encoding", "separator", "columns")  # options that `Question` has no field for
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
@@ -50,6 +53,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fewest", type=int, default=20, help="pairs of either kind that the diagnostic needs (default 20)"
     )
+    add_reading_options(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
     return parser
 
@@ -59,8 +63,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from trainer.evaluation.judge import Question, judge, judgement_record, keep_thresholds
     from trainer.evaluation.show import print_judgement
 
-    asked = {key: value for key, value in vars(options).items() if key not in ("json", "dims")}
-    judgement = judge(Question(**asked, dims=parse_dims(options.dims)))
+    asked = {key: value for key, value in vars(options).items() if key not in NOT_ASKED}
+    judgement = judge(Question(**asked, dims=parse_dims(options.dims), reading=reading_from(options)))
     print_judgement(judgement)
     if options.json:
         from trainer.system.files import write_json

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.pairs import PairTable, read_pairs
+from trainer.data.readers import Reading
 from trainer.data.run_data import read_general
 from trainer.data.split import check_overlap, has_both_labels, require_positives
 from trainer.errors import InputError
@@ -55,6 +56,8 @@ class Question:
     metric: str = AUTO
     """What the verdict goes by, one of `metric_choice.JUDGED_BY`; AUTO takes Spearman, and for positives alone MRR. In
     a judgement, what it was."""
+    reading: Reading | None = None
+    """How to read the files of pairs, where they do not tell it themselves."""
     forgetting: str | None = None
     """STS file of general similarity, judged before (baseline) and after (model)."""
     resamples: int = RESAMPLES
@@ -201,7 +204,12 @@ def _read(question: Question) -> _Data:
         if isinstance(pairs, PairTable):
             table = pairs
         else:
-            table = read_pairs(pairs, label_scale=question.label_scale, positive_threshold=question.positive_threshold)
+            table = read_pairs(
+                pairs,
+                label_scale=question.label_scale,
+                positive_threshold=question.positive_threshold,
+                reading=question.reading,
+            )
         require_positives(table)
         return table
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from trainer.data.readers import brief
+from trainer.data.raw_table import brief
 from trainer.data.split import connect
 from trainer.lint.findings import WARNING, Finding, Limit, Part, name_of, share_of, worst
 from trainer.text.cleaning import count_words, strip_mail
