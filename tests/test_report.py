@@ -363,10 +363,11 @@ def test_training_succeeds_without_matplotlib(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(finish, "find_spec", lambda name: None)
-    pairs = tmp_path / "pairs.json"
+    pairs, dev = tmp_path / "pairs.json", tmp_path / "dev.json"
     pairs.write_text(json.dumps(generate_pairs(24, 0, "train")))
+    dev.write_text(json.dumps(generate_pairs(24, 0, "dev")))
     (tmp_path / "x.toml").write_text(
-        f'[model]\nname = "{tiny_model("mpnet")}"\n[data]\ntrain = "{pairs}"\ndev = "{pairs}"\nallow_overlap = true\n'
+        f'[model]\nname = "{tiny_model("mpnet")}"\n[data]\ntrain = "{pairs}"\ndev = "{dev}"\n'
         '[curriculum]\nmode = "mixed"\nepochs = 1\n[train]\nbatch_size = 8\n[optim]\nlr = 1e-3\n[loss]\ndims = [64]\n'
     )
     assert cli(["--config", str(tmp_path / "x.toml"), "--output-dir", str(tmp_path / "run")]) == 0

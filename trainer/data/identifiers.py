@@ -25,7 +25,28 @@ from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 
 # What programs write for "there is none". "0" and "-1" are none only where no ticket has that number.
-MISSING = frozenset(["nan", "none", "null", "nil", "n/a", "<na>", "nat", "#n/a", "undefined", "-", "--", "–", "—", "(none)", "(empty)", "(blank)", "[]", "{}"])
+MISSING = frozenset(
+    [
+        "nan",
+        "none",
+        "null",
+        "nil",
+        "n/a",
+        "<na>",
+        "nat",
+        "#n/a",
+        "undefined",
+        "-",
+        "--",
+        "–",
+        "—",
+        "(none)",
+        "(empty)",
+        "(blank)",
+        "[]",
+        "{}",
+    ]
+)
 NO_TICKET = ("0", "-1")
 MOST_MISS = 0.5  # of the links; above, the two columns are not the same kind of id
 

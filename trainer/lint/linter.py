@@ -130,7 +130,7 @@ def lint_tables(
         report.findings += checks.balance(part) + checks.telling_categories(part)
     for seen, held in combinations(parts, 2):
         report.findings += checks.overlap(seen, held)
-    words = _add_scores(report, parts, cosines) or [None] * len(tables)
+    words: Sequence[Scores | None] = _add_scores(report, parts, cosines) or [None] * len(tables)
     tables_of = {table.source: (table, scores) for table, scores in zip(tables, words, strict=True)}
     findings = [as_expected(finding, *tables_of[finding.source]) for finding in report.findings]
     report.findings = sorted(findings, key=lambda finding: (SERIOUS, WARNING, EXPECTED).index(finding.severity))
