@@ -302,6 +302,27 @@ def test_one_category_only_is_refused_unless_no_band_asks(tmp_path: Path, capfd)
     assert cli(["build-pairs", *arguments, *bands]) == 0
 
 
+def test_without_categories_the_default_bands_do_without(tmp_path: Path, capfd) -> None:
+    rows = [{key: row[key] for key in ("number", "description")} for row in ticket_rows()]
+    path = tmp_path / "t.csv"
+    path.write_bytes("".join(f"{row['number']}|{row['description']}|für\n" for row in rows).encode("cp1252"))
+    path.write_bytes(b"Ref|Was|Extra\n" + path.read_bytes())
+    given = ["--tickets", str(path), "--output", str(tmp_path / "out"), "--sizes", "40", "--text-columns", "Was"]
+    given += ["--number-column", "ref", "--encoding", "latin-1", "--separator", "|", "--max-group", "10"]
+    assert cli(["build-pairs", *given]) == 0
+    said = capfd.readouterr().err
+    assert f"{path}: read as latin-1, separator |; no category column" in said
+    assert "the tickets have no category: what the bands ask of categories is left out" in said
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["parts"]["train"]["easy"]["positives"]["band"] == "0.6:0.95:any"
+    numbers = {row["number"] for row in rows}
+    assert set(json.loads((tmp_path / "out" / "train.json").read_text())["numbers1"]) < numbers
+    given[3] = str(tmp_path / "other")
+    assert "no category: name another with --category-column" in refused(
+        capfd, *given, "--hard-positives", "0.3:0.6:same"
+    )
+
+
 def test_help_says_every_default_band(capsys) -> None:
     with pytest.raises(SystemExit):
         cli(["build-pairs", "--help"])

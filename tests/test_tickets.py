@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import datetime
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import openpyxl
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from trainer.data.tickets import REASONS, Columns, Filter, Tickets, load_tickets
 from trainer.errors import InputError
@@ -151,7 +156,7 @@ def test_json_numbers_and_nulls_are_read_and_control_characters_do_no_harm(tmp_p
         (Columns(category="team"), ("column team is missing", "assignment_group")),
         (Columns(texts=("description", "body")), ("column body is missing", "short_description")),
         (Columns(duplicate_of="parent"), ("column parent is missing",)),
-        (Columns(texts=("description", "number")), ("column number is named for two purposes",)),
+        (Columns(number="number", texts=("description", "number")), ("column number is named for two purposes",)),
     ],
 )
 def test_columns_that_are_not_there_are_named_beside_those_that_are(
@@ -162,11 +167,272 @@ def test_columns_that_are_not_there_are_named_beside_those_that_are(
     assert all(part in str(error.value) for part in told) and "\n" not in str(error.value)
 
 
-def test_a_cell_that_is_no_text_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    write(path, [("1", ["a"], "", "x")])
-    with pytest.raises(InputError, match=r"row 1, short_description: a list is not a text"):
+@pytest.mark.parametrize(("cell", "shown"), [(True, "true"), ({"id": 7}, "an object"), ([[{"id": 7}]], "an object")])
+def test_a_cell_that_says_nothing_is_named(tmp_path: Path, cell: Any, shown: str) -> None:
+    path = write(tmp_path / "t.jsonl", [("1", cell, "", "x")])
+    with pytest.raises(InputError, match=rf"row 1, short_description: {shown} is not a text"):
         load_tickets(path, COLUMNS, Filter())
+
+
+# ---- exports of service desks
+
+
+TITLES = ["mail is gone since noon", "printer on floor two is jammed", "vpn drops every hour", "no sound at all today"]
+BODIES = [f"{title} and I need help" for title in TITLES]
+
+
+def csv_of(rows: list[list[str]], separator: str = ",") -> str:
+    out = io.StringIO()
+    csv.writer(out, delimiter=separator).writerows(rows)
+    return out.getvalue()
+
+
+def rows_of(*columns: Any) -> list[list[Any]]:
+    """Rows of the four tickets: a column is a constant, or a function of the ticket's place and texts."""
+    return [
+        [column(place, title, body) if callable(column) else column for column in columns]
+        for place, (title, body) in enumerate(zip(TITLES, BODIES, strict=True))
+    ]
+
+
+def number(place: int, title: str, body: str) -> str:
+    return f"{7 + place}"
+
+
+def title(place: int, title: str, body: str) -> str:
+    return title
+
+
+def body(place: int, title: str, body: str) -> str:
+    return body
+
+
+def team(place: int, title: str, body: str) -> str:
+    return "net" if place % 2 else "desk"
+
+
+def of_first(place: int, title: str, body: str) -> str:
+    """The number of the first ticket, for the second."""
+    return "7" if place == 1 else ""
+
+
+def objects(names: list[str], *columns: Any) -> list[dict[str, Any]]:
+    return [dict(zip(names, row, strict=True)) for row in rows_of(*columns)]
+
+
+# What writes it -> name, content, options, what is said of how it was read.
+DESKS: dict[str, tuple[str, Any, Columns, str]] = {
+    "ServiceNow, REST": (
+        "a.json",
+        {"result": objects(
+            ["number", "short_description", "description", "assignment_group", "problem_id"],
+            number, title, body, lambda *it: {"link": "https://x/1", "value": team(*it)},
+            lambda *it: {"link": "https://x/7", "display_value": of_first(*it), "value": "sys"} if it[0] == 1 else "",
+        )},
+        Columns(duplicate_of="problem_id"),
+        'the list "result"',
+    ),
+    "ServiceNow, Excel's CSV": (
+        "a.csv",
+        "sep=;\r\n" + csv_of([["Number", "Short description", "Description", "Assignment group", "Duplicate of"],
+                              *rows_of(number, title, body, team, of_first)], ";"),
+        Columns(duplicate_of="duplicate_of"),
+        "separator ;",
+    ),
+    "Jira, CSV": (
+        "a.csv",
+        csv_of([["Summary", "Issue key", "Issue id", "Description", "Component/s", "Component/s",
+                 "Outward issue link (Duplicate)", "Outward issue link (Duplicate)"],
+                *rows_of(title, number, "9", body, team, "", "", of_first)]),
+        Columns(duplicate_of="Outward issue link (Duplicate)"),
+        "texts Summary + Description, number Issue key, category Component/s",
+    ),
+    "Jira, REST": (
+        "a.json",
+        {"startAt": 0, "names": {}, "issues": objects(
+            ["id", "key", "fields"], "9", number,
+            lambda *it: {
+                "summary": it[1],
+                "description": {"type": "doc", "content": [
+                    {"type": "paragraph", "content": [{"type": "text", "text": it[2]}]}]},
+                "components": [{"name": team(*it)}],
+                "duplicates": [{"key": of_first(*it)}] if it[0] == 1 else [],
+            },
+        )},
+        Columns(texts=("fields.summary", "fields.description"), category="fields.components",
+                duplicate_of="fields.duplicates"),
+        'the list "issues", number key',
+    ),
+    "GitHub": (
+        "a.json",
+        objects(["number", "title", "body", "labels", "duplicate"], lambda *it: 7 + it[0], title, body,
+                lambda *it: [{"name": team(*it)}], lambda *it: 7 if it[0] == 1 else None),
+        Columns(duplicate_of="duplicate"),
+        "texts title + body, category labels",
+    ),
+    "GitLab": (
+        "a.json",
+        objects(["id", "iid", "title", "description", "labels", "author", "moved_to_id"], lambda *it: 900 + it[0],
+                lambda *it: 7 + it[0], title, body, lambda *it: [team(*it)], {"username": "jo"}, of_first),
+        Columns(duplicate_of="moved_to_id"),
+        "texts title + description, number iid, category labels",
+    ),
+    "Zendesk, CSV": (
+        "a.csv",
+        csv_of([["Id", "Subject", "Description", "Group", "Problem id"],
+                *rows_of(number, title, body, team, of_first)]),
+        Columns(duplicate_of="problem_id"),
+        "texts Subject + Description, number Id, category Group",
+    ),
+    "Zendesk, REST": (
+        "a.json",
+        {"tickets": objects(["id", "subject", "description", "group_id", "tags", "problem_id"],
+                            lambda *it: 7 + it[0], title, body, lambda *it: it[0] % 2, ["a", "b"], of_first),
+         "users": [{"id": 1, "name": "jo"}], "count": 4},
+        Columns(duplicate_of="problem_id"),
+        'the list "tickets", texts subject + description, number id, category group_id',
+    ),
+    "Freshdesk, CSV": (
+        "a.csv",
+        ("Ticket ID,Subject,Description Text,Group,Agent,Parent\n" + csv_of(
+            rows_of(number, title, body, team, "José", of_first))).encode("cp1252"),
+        Columns(duplicate_of="Parent"),
+        "cp1252, texts Subject + Description Text, number Ticket ID, category Group",
+    ),
+    "Redmine": (
+        "a.csv",
+        "\ufeff" + csv_of([["#", "Project", "Tracker", "Subject", "Description", "Parent task"],
+                           *rows_of(number, "p", team, title, body, of_first)]),
+        Columns(duplicate_of="Parent task"),
+        "texts Subject + Description, number #, category Tracker",
+    ),
+    "Bugzilla": (
+        "a.csv",
+        csv_of([["Bug ID", "Product", "Component", "Assignee", "Status", "Summary", "dup_of"],
+                *rows_of(number, "p", team, "jo", "NEW", body, of_first)]),
+        Columns(duplicate_of="dup_of"),
+        "texts Summary, number Bug ID, category Component",
+    ),
+    "OTRS, tabs and UTF-16": (
+        "a.csv",
+        csv_of([["Ticket#", "Title", "Queue", "Article", "Linked"],
+                *rows_of(number, title, team, body, of_first)], "\t").encode("utf-16"),
+        Columns(number="Ticket#", texts=("Title", "Article"), duplicate_of="Linked"),
+        "utf-16, separator tab, category Queue",
+    ),
+    "pandas, of Jira's columns": (
+        "a.csv",
+        csv_of([["", "Issue key", "Summary", "Description", "Component", "Link", "Link.1"],
+                *rows_of("0", number, title, body, team, "", of_first)]),
+        Columns(duplicate_of="Link"),
+        "number Issue key",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("desk", DESKS)
+def test_exports_go_in(tmp_path: Path, capfd: pytest.CaptureFixture[str], desk: str) -> None:
+    name, content, columns, said = DESKS[desk]
+    path = tmp_path / name
+    text = json.dumps(content) if isinstance(content, dict | list) else content
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    tickets = load_tickets(path, columns, Filter())
+    assert tickets.numbers == ["7", "8", "9", "10"]
+    assert tickets.texts == BODIES
+    assert len(tickets.categories) == 2 and tickets.category[0] == tickets.category[2] != tickets.category[1]
+    one, two, *others = tickets.duplicate.tolist()
+    assert one == two and len({one, *others}) == 3
+    heard = capfd.readouterr().err.splitlines()[0]
+    assert heard.startswith(f"{path}: read as ") and said in heard
+
+
+def test_a_workbook_of_tickets_goes_in(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    header = ["Number", "Short description", "Description", "Assignment group", "Opened"]
+    for row in [header, *rows_of(lambda *it: 7 + it[0], title, body, team, datetime.datetime(2024, 1, 2))]:
+        book.worksheets[0].append(row)
+    book.save(tmp_path / "a.xlsx")
+    tickets = load_tickets(tmp_path / "a.xlsx", Columns(), Filter())
+    assert (
+        tickets.numbers == ["7", "8", "9", "10"] and tickets.texts == BODIES and tickets.categories == ["desk", "net"]
+    )
+
+
+def test_a_table_of_parquet_goes_in(tmp_path: Path) -> None:
+    names = ["id", "subject", "description", "tags"]
+    rows = objects(names, lambda *it: 7 + it[0], title, body, lambda *it: [team(*it), "all"])
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    tickets = load_tickets(tmp_path / "a.parquet", Columns(), Filter())
+    assert tickets.numbers == ["7", "8", "9", "10"] and tickets.categories == ["desk, all", "net, all"]
+
+
+def test_texts_of_repeated_columns_are_joined_and_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    comments = [
+        ["Summary", "Comment", "Comment"],
+        ["mail is gone", "since noon", "since noon"],
+        ["no sound", "", "none"],
+    ]
+    path.write_text(csv_of([*comments, ["vpn drops here", "every hour", "and at night"]]))
+    tickets = load_tickets(path, Columns(texts=("Summary", "Comment")), Filter())
+    assert tickets.texts == [
+        "mail is gone\nsince noon", "no sound\nnone", "vpn drops here\nevery hour\nand at night"
+    ]  # fmt: skip
+
+
+def test_numbers_and_categories_may_be_missing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(csv_of([["Subject"], *rows_of(body)]))
+    tickets = load_tickets(path, Columns(), Filter())
+    assert tickets.numbers == ["row 1", "row 2", "row 3", "row 4"] and tickets.categories == []
+    said = f"{path}: read as texts Subject; no number column: rows are numbered; no category column"
+    assert capfd.readouterr().err.splitlines()[0] == said
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (
+            Columns(number="Numer"),
+            "column Numer is missing (found: 'Number', 'Title', 'Text', 'Titel'; nearest: 'Number'): "
+            "name one of these with --number-column",
+        ),
+        (Columns(texts=("Title", "Body")), "one of these with --text-columns"),
+        (Columns(category="Group"), "one of these with --category-column"),
+        (Columns(duplicate_of="Dup"), "one of these with --duplicate-column"),
+        (Columns(cluster="Problem"), "one of these with --cluster-column"),
+    ],
+)  # fmt: skip
+def test_a_missing_column_names_its_option_and_the_nearest(tmp_path: Path, columns: Columns, told: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("Number,Title,Text,Titel\n1,a,b,c\n")
+    with pytest.raises(InputError) as error:
+        load_tickets(path, columns, Filter())
+    assert told in str(error.value)
+
+
+def test_a_file_without_texts_is_told_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for content, told in (
+        ("Nr,Betreff,Beschreibung\n1,a,b\n", "name yours with --text-columns"),
+        ("sentence1,sentence2,label\na,b,1\n", "holds pairs, not tickets"),
+    ):
+        path.write_text(content)
+        with pytest.raises(InputError) as error:
+            load_tickets(path, Columns(), Filter())
+        assert told in str(error.value)
+
+
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "exports"
+
+
+def test_the_sample_exports_go_in() -> None:
+    if not CASES.is_dir():
+        pytest.skip("the folder of samples ../shared/cases is not here")
+    for path in CASES.iterdir():
+        tickets = load_tickets(path, Columns(), Filter())
+        assert tickets.facts["read"] == (120 if "pandas" in path.name else 40)
+        assert len(tickets) >= 0.7 * tickets.facts["read"] and len(tickets.categories) > 2, path.name
 
 
 @pytest.mark.slow

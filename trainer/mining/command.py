@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from trainer.data.readers import add_reading_options, reading_from
 from trainer.data.tickets import OPTIONAL_REASONS, Columns, Filter
 from trainer.errors import InputError
 from trainer.mining.settings import BANDS, PHASES, SIMILARITIES, Settings, parse_augment, parse_phases
@@ -23,21 +24,35 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options; those with a default say it."""
 
     def add(group: Any, name: str, text: str, **rest: Any) -> None:
-        default = " (default: %(default)s)" if rest.get("default") not in (None, ()) else ""
+        default = " (default: %(default)s)" if rest.get("default") not in (None, "", ()) else ""
         group.add_argument(name, help=text + default, **rest)
 
     files = parser.add_argument_group("files")
-    add(files, "--tickets", "raw tickets: .csv, .tsv, .jsonl or .json, each also .gz", required=True, metavar="FILE")
+    add(
+        files,
+        "--tickets",
+        "raw tickets: CSV, TSV, JSON, JSON Lines, XLSX or Parquet, also gzipped",
+        required=True,
+        metavar="FILE",
+    )
     text = "new folder for train.json, dev.json, test.json, report.json and dropped.csv; or new file for train, the "
     add(files, "--output", text + "others beside it", required=True, type=Path, metavar="DIR|FILE.json")
     columns = parser.add_argument_group("columns")
-    add(columns, "--number-column", "the ticket's number", default="number", metavar="NAME")
-    texts = "short_description,description"
-    add(columns, "--text-columns", "what it says, title first", default=texts, metavar="NAME,...")
-    add(columns, "--category-column", "who or what it belongs to", default="assignment_group", metavar="NAME")
+    add(
+        columns,
+        "--number-column",
+        "the ticket's number (default: number, or another usual name)",
+        default="",
+        metavar="NAME",
+    )
+    text = "what it says, title first (default: short_description,description, or other usual names)"
+    add(columns, "--text-columns", text, default="", metavar="NAME,...")
+    text = "who or what it belongs to (default: assignment_group, or another usual name)"
+    add(columns, "--category-column", text, default="", metavar="NAME")
     add(columns, "--duplicate-column", "the number of the ticket that this one duplicates", metavar="NAME")
     text = "a name that tickets about one problem share; tickets of two names are never a positive"
     add(columns, "--cluster-column", text, metavar="NAME")
+    add_reading_options(parser.add_argument_group("what files do not tell by themselves"), columns=False)
     _add_filter_options(parser.add_argument_group("which tickets"), add)
     _add_mining_options(parser.add_argument_group("which pairs"), add)
     _add_output_options(parser.add_argument_group("what is written"), add)
@@ -124,6 +139,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
             duplicate_of=options.duplicate_column,
             cluster=options.cluster_column,
         ),
+        reading=reading_from(options),
         quality=Filter(
             min_words=options.min_words,
             max_words=options.max_words,
