@@ -87,6 +87,7 @@ LAYOUTS: dict[str, tuple[str, Any, str]] = {
     "records far inside": ("a.json", {"ok": True, "data": {"page": {"rows": RECORDS}}}, 'the list "data.page.rows"'),
     "records beside others": ("a.json", {"users": [{"id": 1}], "pairs": RECORDS}, 'the list "pairs"'),
     "columns beside lists of objects": ("a.json", COLUMNS | {"meta": [{"by": "jo"}, {"by": "al"}]}, ""),
+    "records by the names of rows": ("a.json", {"r1": RECORDS[0], "r2": RECORDS[1]}, ""),
     "columns as pandas writes them": ("a.json", {k: dict(enumerate(v)) for k, v in COLUMNS.items()}, ""),
     "texts that are numbers": ("a.jsonl", [row | {"label": str(row["label"])} for row in RECORDS], ""),
     "triplets": ("a.jsonl", [TRIPLET], "text1=anchor, negative=negative, positive=positive"),
@@ -240,6 +241,7 @@ REFUSED: dict[str, tuple[str, Any, list[str]]] = {
     "two lists": ("a.json", {"a": RECORDS, "b": RECORDS}, ["several lists ('a', 'b'), and several of them have"]),
     "no list that fits": ("a.json", {"a": [{"x": 1}], "b": [{"y": 1}]}, ["none of them has the columns"]),
     "an empty list": ("a.json", {"records": []}, ["column text1 is missing (found: 'records')"]),
+    "lines of cells": ("a.jsonl", '["a", "b", 1]\n["c", "d", 0]\n', ["row 1 is a list: make it an object"]),
     "rows of cells": ("a.json", [["text1", "text2", "label"], ["a", "b", 1]], ["row 1 is a list: make it an object"]),
     "ragged rows": (
         "a.csv",

@@ -126,6 +126,103 @@ def test_links_are_followed_through_dropped_and_unknown_tickets(tmp_path: Path) 
     assert tickets.facts["links_to_unknown_tickets"] == 2 and tickets.facts["linked"] == 5
 
 
+def linked(folder: Path, numbers: list[str], links: list[Any], column: str = "duplicate_of") -> Tickets:
+    """Tickets of different texts with these numbers and links; JSON, so that a link may be a number or null."""
+    words = ["red lamp blinks", "green door squeaks", "blue chair wobbles", "old clock stopped", "new phone rings"]
+    path = folder / "t.jsonl"
+    rows = zip(numbers, links, words, strict=False)
+    path.write_text(
+        "".join(
+            json.dumps({**dict.fromkeys(NAMES), "number": number, "short_description": text, column: link}) + "\n"
+            for number, link, text in rows
+        ),
+        "utf-8",
+    )
+    return load_tickets(path, COLUMNS, Filter())
+
+
+@pytest.mark.parametrize(
+    ("numbers", "link"),
+    [
+        (["35040", "35041", "35042"], 35040.0),  # as a data frame with missing values writes integers
+        (["35040.0", "35041.0", "35042.0"], "35040"),
+        (["35040", "35041", "35042"], "35040,0"),  # where the decimal sign is a comma
+        (["35040", "35041", "35042"], "35,040"),
+        (["INC0001", "INC0002", "INC0003"], " inc0001\u00a0"),
+        (["INC0001", "INC0002", "INC0003"], "'INC0001"),
+        (["'00123", "'00124", "'00125"], '="00123"'),
+        (["00123", "00124", "00125"], "123"),  # a column that was read as numbers
+        (["OPS-1", "OPS-2", "OPS-3"], "OPS\u20111"),
+        (["12", "13", "14"], "#12"),
+        (["12345678901234567", "13", "14"], "1.2345678901234567E+16"),
+        (["5003000000D8cuI", "5003000000D8cui", "x"], "5003000000D8cuI"),  # two ids, though they differ in case alone
+    ],
+)
+def test_a_link_finds_its_ticket_in_whatever_spelling(tmp_path: Path, numbers: list[str], link: Any) -> None:
+    tickets = linked(tmp_path, numbers, [None, None, link])
+    zero, one, two = tickets.duplicate.tolist()
+    assert zero == two != one
+    assert tickets.facts["links_to_unknown_tickets"] == 0 and tickets.facts["known_duplicates"] == 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "link", "together"),
+    [
+        (["OPS-1", "OPS-2", "OPS-3", "OPS-4"], "OPS-1, OPS-2", [0, 1, 3]),
+        (["OPS-1", "OPS-2", "OPS-3", "OPS-4"], "ops-1;\nOPS-3", [0, 2, 3]),
+        (["OPS-1", "OPS-2", "OPS-3", "OPS-4"], "OPS-1 OPS-2", [0, 1, 3]),
+        (["OPS-1", "OPS-2", "OPS-3", "OPS-4"], "['OPS-1', 'OPS-2']", [0, 1, 3]),
+        (["123", "456", "123456", "9"], "123,456", [2, 3]),  # one number that stands there, not two
+        (["123", "456", "7", "9"], "123,456", [0, 1, 3]),
+    ],
+)
+def test_a_cell_may_name_several_tickets(tmp_path: Path, numbers: list[str], link: str, together: list[int]) -> None:
+    duplicate = linked(tmp_path, numbers, [None, None, None, link]).duplicate.tolist()
+    assert [row for row, cluster in enumerate(duplicate) if cluster == duplicate[3]] == together
+
+
+@pytest.mark.parametrize("nothing", ["nan", "None", "<NA>", "N/A", "-", "0", 0, "", None, float("nan")])
+def test_what_says_that_there_is_no_link_ties_nothing(tmp_path: Path, nothing: Any) -> None:
+    tickets = linked(tmp_path, ["a", "b", "c"], [nothing] * 3)
+    assert len(set(tickets.duplicate.tolist())) == 3 and tickets.facts["linked"] == 0
+
+
+def test_zeros_in_front_are_part_of_a_number(tmp_path: Path) -> None:
+    tickets = linked(tmp_path, ["INC0001", "INC1", "7", "007"], ["INC1", None, "007", None])
+    zero, one, two, three = tickets.duplicate.tolist()
+    assert zero == one != two == three and not tickets.dropped
+    tickets = linked(tmp_path, ["INC0001", "INC1", "7", "007"], [None, None, None, "7"])
+    assert len(set(tickets.duplicate.tolist())) == 3 and tickets.facts["known_duplicates"] == 2
+
+
+def test_clusters_categories_and_repeated_numbers_are_compared_in_one_spelling(tmp_path: Path) -> None:
+    tickets = linked(tmp_path, ["1", "2", "3", "4", "5"], ["PRB01", "prb01 ", 35.0, "35", "nan"], "cluster")
+    one, two, three, four, five = tickets.duplicate.tolist()
+    assert one == two != three == four != five and tickets.named.tolist() == [True] * 4 + [False]
+    tickets = linked(tmp_path, ["1", "2", "3"], ["3", 3.0, "nan"], "assignment_group")
+    assert tickets.categories == ["3"] and tickets.category.tolist() == [0, 0, -1]
+    tickets = linked(tmp_path, ["INC1", "inc1", "5.0", "5"], [None] * 4)
+    assert [drop.reason for drop in tickets.dropped] == ["repeated-number"] * 2 and tickets.numbers == ["INC1", "5"]
+
+
+def test_most_links_that_miss_are_an_error_that_shows_both_sides_and_some_are_counted(tmp_path: Path) -> None:
+    numbers = ["INC1", "INC2", "INC3", "INC4", "INC5"]
+    for links in (["x77", "x78", "INC1"], ["x77", "x77", "INC1"]):  # the second tie, but look like no number here
+        with pytest.raises(InputError) as error:
+            linked(tmp_path, numbers, [None, *links, None])
+        message = str(error.value)
+        assert "2 of 3 links" in message and "'x77'" in message and "'INC1'" in message and "--number-column" in message
+    some = linked(tmp_path, numbers, [None, "INC77", "INC1", "INC1", None])
+    assert some.facts["links_to_unknown_tickets"] == 1 and some.facts["unknown_link"] == "INC77"
+    shared = linked(tmp_path, numbers, [None, "INC77", "INC77", None, None])  # both are duplicates of one elsewhere
+    assert shared.duplicate[1] == shared.duplicate[2] and shared.facts["links_to_unknown_tickets"] == 2
+
+
+def test_a_number_that_lost_its_digits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"row 2, number: '1.23457E\+11' has lost digits in a spreadsheet"):
+        linked(tmp_path, ["123456789012", "1.23457E+11"], [None, None])
+
+
 def test_a_ticket_without_number_or_category_is_kept_and_categories_differ_in_more_than_case(tmp_path: Path) -> None:
     rows = [("", "mail is gone", "", "Net"), ("", "no sound at all", "", "net "), ("7", "screen stays black", "", "")]
     tickets = load(tmp_path, rows)

@@ -24,7 +24,7 @@ PAIR_NAMES = {
     "phase": ("phase", "phaseindicators"),
     "category1": ("category1", "categories1"),
     "category2": ("category2", "categories2"),
-    "origin": ("origin", "origins"),
+    "origin": ("origin", "origins"),  # which build-pairs writes, and lint reads
 }
 USUAL_PAIR_NAMES = {
     "text1": ("sentence1", "question1", "anchor", "query", "premise", "texta", "sentencea", "questiona", "question"),
@@ -40,19 +40,22 @@ SHOWN = 4  # of several candidates
 POSITIVE = re.compile(r"pos(itives?)?")
 NEGATIVE = re.compile(r"(hard)?neg(atives?)?\d*")
 MAPPED_TO = {"anchor": "text1", "query": "text1", "positive": "positive", "negative": "negative"}
-MAPPED_TO |= {name: name for name in PAIR_NAMES}
+MAPPED_TO |= {name: name for name in PAIR_NAMES if name != "origin"}
 
 # In order of preference: the first that a file has is taken.
 USUAL_TICKET_NAMES = {
     "number": (
         "number", "issuekey", "key", "ticketnumber", "ticketid", "incidentnumber", "incidentid", "caseid", "bugid",
-        "issueid", "iid", "id", "#",
+        "issueid", "requestid", "iid", "id", "#",
     ),
     "text1": ("shortdescription", "summary", "subject", "title", "shortdesc", "issuesummary"),
-    "text2": ("description", "body", "longdescription", "details", "content", "message", "text", "descriptiontext"),
+    "text2": (
+        "description", "body", "longdescription", "detaileddescription", "details", "content", "message", "text",
+        "descriptiontext", "notes",
+    ),
     "category": (
-        "assignmentgroup", "group", "groupname", "components", "component", "category", "team", "queue", "department",
-        "tracker", "product", "groupid", "labels", "tags", "project",
+        "assignmentgroup", "assignedgroup", "supportgroup", "group", "groupname", "components", "component",
+        "category", "team", "queue", "department", "tracker", "product", "groupid", "labels", "tags", "project",
     ),
 }  # fmt: skip
 

@@ -25,28 +25,8 @@ from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 
 # What programs write for "there is none". "0" and "-1" are none only where no ticket has that number.
-MISSING = frozenset(
-    [
-        "nan",
-        "none",
-        "null",
-        "nil",
-        "n/a",
-        "<na>",
-        "nat",
-        "#n/a",
-        "undefined",
-        "-",
-        "--",
-        "–",
-        "—",
-        "(none)",
-        "(empty)",
-        "(blank)",
-        "[]",
-        "{}",
-    ]
-)
+_NONE = "nan none null nil n/a <na> nat #n/a undefined - -- – — (none) (empty) (blank) [] {}"
+MISSING = frozenset(_NONE.split())
 NO_TICKET = ("0", "-1")
 MOST_MISS = 0.5  # of the links; above, the two columns are not the same kind of id
 
@@ -81,7 +61,7 @@ class Links:
     named: NDArray[np.bool_]
     """[R] whether the file names the row's cluster."""
     facts: dict[str, int]
-    """Counts for the report: rows that hold a link, links to a ticket, those of them that name no ticket of the file."""
+    """Counts for the report: rows that hold a link, links to a ticket, and how many of these name none of the file."""
     example: str
     """A link that names no ticket of the file; empty where all do."""
 
@@ -119,7 +99,7 @@ def clean_id(cell: str) -> str:
 
 
 def id_key(text: str) -> str:
-    """What two spellings of a clean id share: it is case folded, but where letters of both cases stand between digits."""
+    """What two spellings of a clean id share: case does not count, but where it may tell two ids apart."""
     return text if _CASE_TELLS.fullmatch(text) else canonical_form(text)
 
 
@@ -221,7 +201,7 @@ def _check(source: str, numbers: Sequence[str], unknown: Sequence[str], total: i
     if len(missed) > MOST_MISS * total:
         number = next((f"the ticket number {brief(number)}" for number in numbers if number), "no ticket number at all")
         raise InputError(
-            f"{source}: {len(unknown)} of {total} links name tickets that are not in the file, such as {brief(missed[0])} beside "
-            f"{number}: name the column that holds what the links hold (--number-column), add "
-            "the tickets that they name, or give names that tickets share as --cluster-column"
+            f"{source}: {len(unknown)} of {total} links name tickets that are not in the file, such as "
+            f"{brief(missed[0])} beside {number}: name the column that holds what the links hold (--number-column), "
+            "add the tickets that they name, or give names that tickets share as --cluster-column"
         )

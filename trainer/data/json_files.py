@@ -33,6 +33,8 @@ def read_json(text: str, source: str, finder: Finder, lines: bool) -> RawTable:
     if not isinstance(value, dict):
         raise InputError(f"{source}: the top level is {brief(value)}: make it a list of objects, or an object of lists")
     lists = {} if _is_columns(value, source, finder) else dict(_lists_of_objects(value))
+    if not lists and _is_rows_by_name(value) and not _is_columns(value, source, finder):
+        return table_of_records(list(value.values()), source, finder, None)
     if not lists:
         return table_of_columns(value, source, finder)
     name = _choose(lists, source, finder)
@@ -81,6 +83,10 @@ def table_of_columns(value: Mapping[str, Any], source: str, finder: Finder) -> R
         for field, positions in found.items()
     }
     return RawTable(source, columns, name_fields(found, names))
+
+
+def _is_rows_by_name(value: Record) -> bool:
+    return bool(value) and all(isinstance(record, dict) for record in value.values())
 
 
 def _is_columns(value: Record, source: str, finder: Finder) -> bool:
@@ -180,13 +186,13 @@ def _records_of_lines(text: str, source: str) -> Iterator[tuple[int, Record]]:
 
 
 def has_lines(text: str) -> bool:
-    """Whether the first line that is not blank is a whole JSON object, and more follows."""
+    """Whether the first line that is not blank is a whole JSON object or list, and more follows."""
     start = len(text) - len(text.lstrip())
     end = text.find("\n", start)
-    if end < 0 or not text[start:end].rstrip().endswith("}") or text[end:].isspace():
+    if end < 0 or not text[start:end].rstrip().endswith(("}", "]")) or text[end:].isspace():
         return False
     try:
-        return isinstance(_decoder().decode(text[start:end]), dict)
+        return isinstance(_decoder().decode(text[start:end]), dict | list)
     except (ValueError, RecursionError, _DuplicateKey):
         return False
 

@@ -91,7 +91,7 @@ def read_table(path: str | Path, finder: Finder, reading: Reading | None = None)
         raise InputError(f"{source}: unknown format {brief(ending)}: use {known}, or one of these with .gz")
     if is_json:
         whole = text.lstrip()[:1] == "[" or text.lstrip().split("\n", 1)[0].strip() == "{"
-        table = read_json(text, source, finder, lines=not whole and (ending in LINES or has_lines(text)))
+        table = read_json(text, source, finder, lines=has_lines(text) or (ending in LINES and not whole))
     else:
         table = read_delimited(text, source, finder, reading.separator, "\t" if ending in TABS else ",")
     said = (encoding,) if encoding != "utf-8" or any(note.startswith("separator") for note in table.notes) else ()

@@ -48,7 +48,19 @@ OPTIONAL_REASONS = ("mixed-language", "ids-only", "template")
 """Reasons that a user can turn off."""
 OWN_NAMES = ("number", "shortdescription", "description", "assignmentgroup")  # of columns that go without saying
 # What an object in a cell says, by the first of these keys that it has: references, people, labels, rich text.
-SAYING = ("display_value", "displayValue", "value", "name", "displayName", "title", "text", "content", "login", "key")
+SAYING = (
+    "display_value",
+    "displayValue",
+    "value",
+    "name",
+    "displayName",
+    "title",
+    "text",
+    "content",
+    "login",
+    "key",
+    "nodes",
+)
 
 
 IntArray = NDArray[np.int64]

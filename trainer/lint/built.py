@@ -40,7 +40,7 @@ def _reason(finding: Finding, table: PairTable, words: Scores | None) -> str:
         rows = table.phase == int(finding.values["phase"]) if finding.values["phase"] != ALL else built | True
         known, hard = _from(origins, (KNOWN,)), _from(origins, (BY_MODEL,))
         if finding.values["by"] == TFIDF and known[rows & table.label].mean() >= MOST:
-            return "nothing to mend: most positives are known duplicates (origins), and those that share few words are hard"
+            return "nothing to mend: most positives are known duplicates (origins), however few words they share"
         if finding.values["by"] != TFIDF and hard[rows & ~table.label].mean() >= MOST:
             return "nothing to mend: an encoder chose these negatives (origins) because it takes them for positives"
     if built.all() and finding.name == "templated duplicates":

@@ -11,6 +11,7 @@ from trainer.data.tickets import OPTIONAL_REASONS, Columns, Filter
 from trainer.errors import InputError
 from trainer.mining.settings import BANDS, PHASES, SIMILARITIES, Settings, parse_augment, parse_phases
 from trainer.system.arguments import Parser
+from trainer.text.cleaning import LANGUAGES
 
 DESCRIPTION = """Make labelled pairs in three phases, easy to hard, out of raw tickets. A positive is a pair of tickets
 as similar as its phase's band says, inside a group that no negative touches and that stands in one of train, dev and
@@ -107,8 +108,9 @@ def _add_mining_options(group: Any, add: Any) -> None:
 def _add_output_options(group: Any, add: Any) -> None:
     add(group, "--texts", "clean: without mail headers, greetings, signatures and repeated passages; raw: as they are, "
         "pairs still chosen by the clean ones", choices=("clean", "raw"), default="clean")  # fmt: skip
-    add(group, "--mask", "mask e-mail addresses, phone numbers, ids and hosts in the pairs too; in the report they are "
-        "always masked", action="store_true")  # fmt: skip
+    text = "mask names behind a label (name: ...), e-mail addresses, phone numbers, ids and hosts in the pairs too, as "
+    text += "always in the report; no guarantee: a name within a sentence stays"
+    add(group, "--mask", text, action="store_true")
     add(group, "--augment", "add altered copies of a share of the train pairs; KIND is deletion, edit or translation, "
         "which is also their origin in the file", metavar="KIND=SHARE,...")  # fmt: skip
     add(
@@ -143,7 +145,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         quality=Filter(
             min_words=options.min_words,
             max_words=options.max_words,
-            languages=_names(options.languages or ""),
+            languages=_languages(options.languages or ""),
             per_template=options.per_template,
             keep=tuple(options.keep),
             mask=options.mask,
@@ -165,6 +167,14 @@ def settings_from(options: argparse.Namespace) -> Settings:
     )
     settings.check()
     return settings
+
+
+def _languages(text: str) -> tuple[str, ...]:
+    """Languages in our spelling. Raises InputError for one that no ticket can be of."""
+    names = tuple(name.lower() for name in _names(text))
+    if unknown := [name for name in names if name not in LANGUAGES]:
+        raise InputError(f"--languages {unknown[0]}: is none that is told apart: name some of {', '.join(LANGUAGES)}")
+    return names
 
 
 def _names(text: str) -> tuple[str, ...]:

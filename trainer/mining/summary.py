@@ -82,9 +82,10 @@ class Report:
                 f"{unknown} of {facts['links']} links name tickets that are not in the file (such as {example})"
             )
         if not facts["known_duplicates"]:
-            links = f" ({facts['linked']} rows hold a link, none to another ticket kept)" if facts["linked"] else ""
+            links = f" (rows with a link: {facts['linked']}; they tie no two tickets kept)" if facts["linked"] else ""
             lines.append(
-                f"no known duplicates{links}: every label is a guess by similarity; judge models on pairs people labelled"
+                f"no known duplicates{links}: every label is a guess by similarity; judge models on pairs people "
+                "labelled"
             )
         return lines
 

@@ -72,7 +72,7 @@ def render_run(run: Record) -> str:
         Section(pictures=pictures),
         Section(f"All figures on {on}: before → after, 95 % of the difference", _all_table(judged), notes),
         Section(diagnostic, notes=[silent]) if silent else Section(diagnostic, _diagnostic_table(judged)),
-        Section(f"The {shown} at the largest dim, texts masked", _worst_table(worst)),
+        Section(f"The {shown} at the largest dim, masked (no guarantee)", _worst_table(worst)),
         _lint_section(run.lint),
         Section("Data and environment", _environment_table(run)),
     ]

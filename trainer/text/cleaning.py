@@ -97,6 +97,7 @@ _SCRIPTS: dict[str, re.Pattern[str]] = {
     "thai": re.compile("[\u0e00-\u0e7f]"),
 }
 _LATIN = re.compile("[a-z\u00df-\u024f]", re.IGNORECASE)
+LANGUAGES = (*_STOP_WORDS, *_SCRIPTS)
 MIXED = "mixed"
 
 

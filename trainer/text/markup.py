@@ -13,175 +13,41 @@ from html.parser import HTMLParser
 
 PASSES = 5  # of unescaping and stripping; each undoes one escaping
 
-_BLOCKS = frozenset(
-    [
-        "address",
-        "article",
-        "aside",
-        "blockquote",
-        "body",
-        "br",
-        "caption",
-        "center",
-        "dd",
-        "details",
-        "dialog",
-        "div",
-        "dl",
-        "dt",
-        "fieldset",
-        "figcaption",
-        "figure",
-        "footer",
-        "form",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "head",
-        "header",
-        "hr",
-        "html",
-        "legend",
-        "li",
-        "main",
-        "menu",
-        "nav",
-        "ol",
-        "option",
-        "p",
-        "pre",
-        "section",
-        "select",
-        "summary",
-        "table",
-        "tbody",
-        "textarea",
-        "tfoot",
-        "thead",
-        "title",
-        "tr",
-        "ul",
-    ]
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_BLOCKS = _words(
+    """
+    address article aside blockquote body br caption center dd details dialog div dl dt fieldset figcaption figure
+    footer form h1 h2 h3 h4 h5 h6 head header hr html legend li main menu nav ol option p pre section select summary
+    table tbody textarea tfoot thead title tr ul
+    """
 )
 _CELLS = frozenset({"td", "th"})
 # Tags, and words as good as any in a sentence ("at <time> on <address>"): those are tags where they have an attribute
 # or stand beside their closing tag.
-_WORDS = frozenset(
-    [
-        "abbr",
-        "address",
-        "area",
-        "article",
-        "aside",
-        "audio",
-        "button",
-        "canvas",
-        "center",
-        "cite",
-        "code",
-        "command",
-        "data",
-        "details",
-        "dialog",
-        "dir",
-        "figure",
-        "footer",
-        "form",
-        "frame",
-        "header",
-        "image",
-        "input",
-        "label",
-        "legend",
-        "link",
-        "main",
-        "map",
-        "mark",
-        "menu",
-        "meter",
-        "nav",
-        "object",
-        "option",
-        "output",
-        "param",
-        "picture",
-        "progress",
-        "section",
-        "select",
-        "slot",
-        "source",
-        "summary",
-        "template",
-        "time",
-        "title",
-        "track",
-        "var",
-        "video",
-    ]
+_WORDS = _words(
+    """
+    abbr address area article aside audio button canvas center cite code command data details dialog dir figure
+    footer form frame header image input label legend link main map mark menu meter nav object option output param
+    picture progress section select slot source summary template time title track var video
+    """
 )
 _TAGS = (
     _BLOCKS
     | _CELLS
     | _WORDS
-    | frozenset(
-        [
-            "a",
-            "acronym",
-            "applet",
-            "b",
-            "base",
-            "basefont",
-            "bdi",
-            "bdo",
-            "big",
-            "blink",
-            "col",
-            "colgroup",
-            "dfn",
-            "em",
-            "embed",
-            "font",
-            "frameset",
-            "i",
-            "iframe",
-            "img",
-            "ins",
-            "del",
-            "kbd",
-            "marquee",
-            "meta",
-            "nobr",
-            "noframes",
-            "noscript",
-            "optgroup",
-            "q",
-            "rp",
-            "rt",
-            "ruby",
-            "s",
-            "samp",
-            "script",
-            "small",
-            "span",
-            "strike",
-            "strong",
-            "style",
-            "sub",
-            "sup",
-            "svg",
-            "tt",
-            "u",
-            "wbr",
-            "xml",
-        ]
+    | _words(
+        """
+    a acronym applet b base basefont bdi bdo big blink col colgroup dfn em embed font frameset i iframe img ins del
+    kbd marquee meta nobr noframes noscript optgroup q rp rt ruby s samp script small span strike strong style sub
+    sup svg tt u wbr xml
+    """
     )
 )
-_PREFIXES = frozenset(
-    ["o", "w", "v", "x", "m", "st1", "wp", "mso"]
-)  # of Office's own tags: <o:p>, <w:WordDocument>, <st1:place>
+_PREFIXES = _words("o w v x m st1 wp mso")  # of Office's own tags: <o:p>, <w:WordDocument>, <st1:place>
 
 # A tag: its name; then an attribute with a value (behind some without), or nothing more.
 _FLAGS = "nowrap|noshade|compact|disabled|checked|selected|hidden|readonly|multiple|async|defer|controls"
@@ -303,6 +169,7 @@ _DATA = re.compile(
     r"|(?<![\w+/=])[A-Za-z0-9+/]{200,}={0,2}"
 )
 _URL = r"(?:https?:|ftp:|mailto:|file:|www\.|[./#])"
+_TITLE = r"(?: \"[^\"\n]{0,200}\")?"
 _DATE = r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{1,2}[-/. ]\w{3,9}[-/. ]\d{2,4})"
 _STAMP = rf"{_DATE}[ T,]{{1,3}}\d{{1,2}}:\d{{2}}(?::\d{{2}})?(?: ?[ap]\.?m\.?)?"
 _NOTES = (
@@ -325,11 +192,8 @@ _SIGNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (rf"\[([^\[\]|\n]{{1,300}})\|{_URL}[^\]\s]{{0,2000}}\]", r"\1"),
         (r"\[~accountid:[^\]\s]{1,100}\]", " "),
         # Markdown.
-        (
-            rf"!\[[^\[\]\n]{{0,300}}\]\((?: |(?:{_URL}|[^()\s]{{1,200}}\.)[^()\s]{{0,2000}}(?: \"[^\"\n]{{0,200}}\")?)\)",
-            " ",
-        ),
-        (rf"\[([^\[\]\n]{{1,300}})\]\({_URL}[^()\s]{{0,2000}}(?: \"[^\"\n]{{0,200}}\")?\)", r"\1"),
+        (rf"!\[[^\[\]\n]{{0,300}}\]\((?: |(?:{_URL}|[^()\s]{{1,200}}\.)[^()\s]{{0,2000}}{_TITLE})\)", " "),
+        (rf"\[([^\[\]\n]{{1,300}})\]\({_URL}[^()\s]{{0,2000}}{_TITLE}\)", r"\1"),
         (r"^[ \t]*(?:```|~~~)[\w+-]{0,20}[ \t]*$", ""),
         (r"(?<![\w`])`([^`\n]{1,300})`(?![\w`])", r"\1"),
         (r"(?<![\w*])\*\*(?=\w)([^*\n]{1,300})(?<=[\w.,:!?)])\*\*(?![\w*])", r"\1"),
