@@ -63,8 +63,12 @@ def real_encoder() -> Path:
 
 @pytest.fixture(scope="module")
 def blank_pictures() -> Iterator[None]:
-    """Reports with empty pictures: drawing them takes two thirds of a tiny run. test_report.py draws them."""
+    """Runs with a cheap end: drawing pictures and reading exports with sentence-transformers take most of a tiny run.
+
+    test_report.py draws pictures, test_export.py reads every kind of export with that library.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.model.proof.find_spec", lambda name: None)
         patch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **options: file.write("<svg/>"))
         yield
 
