@@ -19,6 +19,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # triton reads it once, when it is imported, which other modules may do first
 
 from trainer.model.tiny import build_tiny_mpnet
+from trainer.system.run_files import REPORT
 
 torch.set_num_threads(1)
 if os.environ.get("TRAINER_ONEDNN") == "off":
@@ -62,14 +63,14 @@ def real_encoder() -> Path:
 
 
 @pytest.fixture(scope="module")
-def blank_pictures() -> Iterator[None]:
-    """Runs with a cheap end: drawing pictures and reading exports with sentence-transformers take most of a tiny run.
+def blank_report() -> Iterator[None]:
+    """Runs with a cheap end: the report and reading exports with sentence-transformers take most of a tiny run.
 
-    test_report.py draws pictures, test_export.py reads every kind of export with that library.
+    test_report.py draws reports, test_export.py reads every kind of export with that library.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.model.proof.find_spec", lambda name: None)
-        patch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **options: file.write("<svg/>"))
+        patch.setattr("trainer.training.finish.write_report", lambda folder, metrics: (folder / REPORT).write_text(""))
         yield
 
 

@@ -94,7 +94,7 @@ def test_a_short_run_does_not_pay_for_compiling(chosen):
     found, encoder, tried = chosen("auto", steps=179, step_seconds=0.05)
     assert not found.compiled and not tried and encoder.attention == "kernel"
     (note,) = found.notes
-    assert "179 steps of 0.05 s" in note and "saves about 2 s" in note and "takes about 60 s" in note
+    assert "179 steps of 0.05 s" in note and "saves about 0:00:02" in note and "takes about 0:01:00" in note
 
 
 def test_a_long_run_compiles_and_the_next_one_knows_the_cost(chosen):
@@ -202,7 +202,7 @@ compile_as_it_is = torch.compile
 torch.compile = lambda fn, **options: compile_as_it_is(fn, backend=counter, **options)
 torch.manual_seed(0)
 model = MPNetModel(MPNetConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-    intermediate_size=32, max_position_embeddings=50, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2),
+    intermediate_size=32, max_position_embeddings=20, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2),
     add_pooling_layer=False).double().train()
 encode = lambda batch: pool(packed_hidden_states(model, batch, compiled=True), batch, "mean")
 class Loss:
@@ -218,8 +218,8 @@ def gradients(cut, seed, batches, places):
         rows = torch.cat([encode(batch) for batch in batches])
         Loss(rows[torch.cat(places).argsort()]).total.backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
-for step in range(3):
-    lengths = rng.integers(2, 40, 6)
+for step in range(2):
+    lengths = rng.integers(2, 12, 6)
     batches = [pack(rng.integers(5, 60, part.sum()), part) for part in np.split(lengths, [2, 5])]
     places = list(torch.from_numpy(rng.permutation(6)).split([2, 3, 1]))
     whole, cut = (gradients(cut, step, batches, places) for cut in (False, True))
@@ -236,5 +236,5 @@ def test_compiled_layers_replay_their_dropout_and_are_compiled_once():
     done = subprocess.run([sys.executable, "-c", REPLAYED], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    assert lines[::2] == ["replayed True True"] * 3
+    assert lines[::2] == ["replayed True True"] * 2
     assert len(set(lines[1::2])) == 1, lines

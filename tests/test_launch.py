@@ -18,7 +18,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainer.launcher import exit_code, split_flags
+from trainer.errors import InputError
+from trainer.launcher import exit_code, parse_flags, split_flags, start_on_one_device
 
 ROOT = Path(__file__).parents[1]
 BASH = shutil.which("bash") or "/bin/bash"
@@ -242,8 +243,6 @@ def test_an_accelerate_config_file_is_respected(installed: Project, tmp_path: Pa
     ("flags", "named"),
     [
         (("--num_proceses", "2"), "--num_proceses"),
-        (("show",), "'show'"),
-        (("--num_processes", "2"), "--cpu"),
         (("--config_file", "/missing.yaml"), "/missing.yaml"),
     ],
 )
@@ -252,6 +251,14 @@ def test_a_wrong_flag_is_one_line(installed: Project, flags: tuple[str, ...], na
     assert (result.returncode, result.stdout) == (2, "")
     assert named in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("flags", "named"), [(("show",), "'show'"), (("--num_processes", "2"), "--cpu")])
+def test_flags_that_do_not_go_together_are_refused(flags: tuple[str, ...], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        args = parse_flags(list(flags), ["show"])
+        args.use_cpu = False  # what accelerate finds in no config file
+        start_on_one_device(args)
 
 
 # --- installation -------------------------------------------------------------------------------------------------

@@ -242,15 +242,19 @@ def test_a_verdict_is_text_not_markup(run: Path) -> None:
     ],
 )
 def test_what_is_no_finished_run_is_one_line_exit_2(
-    run: Path, damage: Callable[[Path], None], words: list[str], capfd: pytest.CaptureFixture[str]
+    run: Path,
+    damage: Callable[[Path], None],
+    words: list[str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **options: file.write("<svg/>"))  # quick
     damage(run)
     assert cli(["report", str(run)]) == 2
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and all(word in said for word in words), said
 
 
-@pytest.mark.slow
 def test_several_runs_are_compared(finished: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "both.html"
     assert cli(["report", str(finished), str(run), "--output", str(out)]) == 0
@@ -286,10 +290,11 @@ def test_training_succeeds_without_matplotlib(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(finish, "find_spec", lambda name: None)
-    pairs = tmp_path / "pairs.json"
+    pairs, dev = tmp_path / "pairs.json", tmp_path / "dev.json"
     pairs.write_text(json.dumps(generate_pairs(24, 0, "train")))
+    dev.write_text(json.dumps(generate_pairs(24, 0, "dev")))
     (tmp_path / "x.toml").write_text(
-        f'[model]\nname = "{tiny_model("mpnet")}"\n[data]\ntrain = "{pairs}"\ndev = "{pairs}"\nallow_overlap = true\n'
+        f'[model]\nname = "{tiny_model("mpnet")}"\n[data]\ntrain = "{pairs}"\ndev = "{dev}"\n'
         '[curriculum]\nmode = "mixed"\nepochs = 1\n[train]\nbatch_size = 8\n[optim]\nlr = 1e-3\n[loss]\ndims = [64]\n'
     )
     assert cli(["--config", str(tmp_path / "x.toml"), "--output-dir", str(tmp_path / "run")]) == 0

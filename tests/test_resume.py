@@ -40,8 +40,8 @@ from trainer.system import distributed, processor
 from trainer.system import files as storage
 from trainer.system.files import find_damage, only_writer, remove_debris, remove_folder, write_manifest
 from trainer.system.signals import Signals
+from trainer.training import finish, loop, resume, run_folder, strength
 from trainer.training import log as logbook
-from trainer.training import loop, resume, run_folder
 from trainer.training.log import Timer
 from trainer.training.step import Stepper
 
@@ -54,13 +54,14 @@ SETTINGS = {
     "loss.dims": [64, 16],
     "lora.enabled": "false",
     "eval.every": 2,
+    "eval.choose_strength": "false",
     "checkpoint.every": 1,
     "early_stopping.patience": 5,  # more than there are evaluations
 }
 
 
 @pytest.fixture(scope="module")
-def start(tiny_model, blank_pictures, tmp_path_factory):
+def start(tiny_model, blank_report, tmp_path_factory):
     """start(folder, *options, **changes) -> exit code of a run of 9 steps."""
     root = tmp_path_factory.mktemp("data")
     for part, rows in (("train", 72), ("dev", 36)):
@@ -200,16 +201,25 @@ MUTANTS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MUTANTS)
-def test_a_mutant_of_the_resume_is_seen(name, start, undisturbed, tmp_path, monkeypatch):
-    folder = tmp_path / "run"
-    # Behind the checkpoint of step 5, whose log then has a line too many, as after a kill between update and save.
+@pytest.fixture(scope="module")
+def killed_before_saving(start, tmp_path_factory):
+    """A run killed between update and save: behind the checkpoint of step 5, its log has a line too many."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
     killed(start, folder, 5)
     lines = (folder / "log.jsonl").read_text().splitlines()
     last = next(line for line in map(json.loads, reversed(lines)) if "loss" in line)
     with (folder / "log.jsonl").open("a") as log:
         log.write(json.dumps({**last, "step": 5}) + "\n")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*MUTANTS, None])
+def test_a_mutant_of_the_resume_is_seen(name, start, killed_before_saving, undisturbed, tmp_path, monkeypatch):
+    folder = shutil.copytree(killed_before_saving, tmp_path / "run")
+    if name is None:  # the control
+        assert start(folder, "--resume") == 0 and unlike(outcome(folder), undisturbed) == []
+        return
     MUTANTS[name](monkeypatch)
     code = start(folder, "--resume")  # where it breaks down instead, nothing of ours has noticed
     assert code == CheckpointError.exit_code or (code == 0 and outcome(folder) != undisturbed)
@@ -451,6 +461,74 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_at_step_0(start, und
     assert start(tmp_path / "run", "--resume") == 0
     assert "starting at step 0" in capfd.readouterr().err
     assert unlike(outcome(tmp_path / "run"), undisturbed) == []
+
+
+def cut_short(start, folder: Path) -> dict[str, Any]:
+    """A run that died when the strength was chosen and nothing exported; returns its strength.json."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finish, "export", raise_killed)
+        with pytest.raises(Killed):
+            start(folder, eval__choose_strength="true")
+    assert not (folder / "metrics.json").exists()
+    for name in ("scores.json", "training_metadata.json", "report.html"):
+        (folder / name).write_text("of an earlier try")
+    (folder / "adapter").mkdir()
+    return json.loads((folder / "strength.json").read_text())
+
+
+def raise_killed(*_, **__):
+    raise Killed
+
+
+def stale(folder: Path) -> set[str]:
+    """What an earlier try left in a finished run."""
+    left = {path.name for path in folder.iterdir() if path.is_file() and path.read_bytes() == b"of an earlier try"}
+    return left | {name for name in ("adapter", "strength.json") if (folder / name).exists()}
+
+
+@pytest.mark.slow
+def test_what_an_earlier_end_left_does_not_outlive_it(start, tmp_path, monkeypatch):
+    cut_short(start, tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "mutant")
+    assert start(tmp_path / "run", "--resume", "--full-strength") == 0
+    assert stale(tmp_path / "run") == set()
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["strength"] == 1.0
+    # Negative control: where nothing is cleared, they stay.
+    monkeypatch.setattr(finish, "clear_results", lambda *_, **__: None)
+    assert start(tmp_path / "mutant", "--resume", "--full-strength") == 0
+    assert stale(tmp_path / "mutant") == {"adapter", "strength.json"}
+
+
+@pytest.mark.slow
+def test_strengths_that_were_measured_are_kept_while_all_they_depend_on_is_the_same(start, tmp_path, monkeypatch):
+    before = cut_short(start, tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "other data")
+    real, measured = strength.measured_point, []
+
+    def counted(run, general, alpha):
+        measured.append(alpha)
+        return real(run, general, alpha)
+
+    monkeypatch.setattr(strength, "measured_point", counted)
+    assert start(tmp_path / "run", "--resume", eval__choose_strength="true") == 0
+    assert measured == [] and json.loads((tmp_path / "run" / "strength.json").read_text()) == before
+    # Killed in the midst of it: what was measured is not measured again, and the choice is the same.
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(
+            strength, "measured_point", lambda *given: counted(*given) if len(measured) < 3 else raise_killed()
+        )
+        start(tmp_path / "partial", eval__choose_strength="true")
+    assert start(tmp_path / "partial", "--resume", eval__choose_strength="true") == 0
+    assert len(measured) == len(set(measured)) == len(before["curve"])
+    assert json.loads((tmp_path / "partial" / "strength.json").read_text()) == before
+    measured.clear()
+    # A forgetting set may come with the resume: then every point is of something else.
+    sts = tmp_path / "sts.csv"
+    sts.write_text("\n".join(f"vpn {i},mail {i * 7 % 30},{i * 13 % 51 / 10}" for i in range(30)) + "\n")
+    assert start(tmp_path / "other data", "--resume", data__forgetting=sts, eval__choose_strength="true") == 0
+    again = json.loads((tmp_path / "other data" / "strength.json").read_text())
+    assert len(measured) == len(again["curve"]) and "forgetting" in again["curve"][0]
+    assert again["fingerprint"] != before["fingerprint"]
 
 
 @pytest.mark.slow

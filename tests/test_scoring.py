@@ -295,14 +295,9 @@ def test_models_of_different_widths_need_common_dims(tiny_model, tmp_path, files
 
 @pytest.mark.slow
 def test_the_real_encoder_has_its_known_figures(real_encoder, shared_data):
-    """Published or independently computed values: any slip in pooling, tokenising or metrics moves them."""
+    """Values that others computed: any slip in pooling, tokenising or metrics moves them."""
     model = load_encoder(str(real_encoder))
     sts = read_pairs(shared_data / "stsb-en-dev.csv", label_scale=5.0)
     metrics = evaluate(model, PairSet.build(sts, model), (384, 64))
     assert metrics["384"]["spearman"] == pytest.approx(0.8672, abs=1e-4)
     assert metrics["64"]["spearman"] == pytest.approx(0.8385, abs=1e-4)
-    bugs = read_pairs(shared_data / "bugs/pairs_dev.json")
-    model = load_encoder(str(real_encoder), max_length=64)
-    metrics = evaluate(model, PairSet.build(bugs.take(np.arange(300)), model), (384, 64))
-    assert metrics["384"]["spearman"] == pytest.approx(0.6046, abs=1e-4)
-    assert metrics["64"]["roc_auc"] == pytest.approx(0.8218, abs=1e-4)

@@ -26,11 +26,23 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 @pytest.fixture
 def short_encoder(tiny_model):
-    """Family -> an encoder of sequences of up to 20 tokens: Triton's interpreter takes its time."""
+    """Family -> an encoder of sequences of up to 20 tokens."""
 
     def load(family, max_length=20):
         encoder = load_encoder(str(tiny_model(family))).to(DEVICE)
         encoder.spec = replace(encoder.spec, max_length=max_length)
+        return encoder
+
+    return load
+
+
+@pytest.fixture
+def short_attention(short_encoder):
+    """The same as if it had one head, as Triton's interpreter takes its time for each."""
+
+    def load(family, max_length=20, heads=1):
+        encoder = short_encoder(family, max_length)
+        encoder.model.config.num_attention_heads = heads
         return encoder
 
     return load
@@ -41,8 +53,8 @@ def short_encoder(tiny_model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "dtype"), [("mpnet", torch.float32), ("bert", torch.float16)])
-def test_the_kernel_passes_and_the_random_state_is_as_it_was(short_encoder, family, dtype):
-    encoder = short_encoder(family)
+def test_the_kernel_passes_and_the_random_state_is_as_it_was(short_attention, family, dtype):
+    encoder = short_attention(family, heads=4)
     torch.manual_seed(11)
     before = torch.get_rng_state()
     assert attention_fault(encoder, dtype) is None
@@ -50,8 +62,8 @@ def test_the_kernel_passes_and_the_random_state_is_as_it_was(short_encoder, fami
 
 
 @pytest.mark.slow
-def test_the_kernel_passes_over_several_blocks(short_encoder):
-    assert attention_fault(short_encoder("bert", 70), torch.float32) is None
+def test_the_kernel_passes_over_several_blocks(short_attention):
+    assert attention_fault(short_attention("bert", 70), torch.float32) is None
 
 
 def wrong_sign(query, *others):
@@ -81,8 +93,8 @@ def not_a_number(*inputs):
         (not_a_number, "values off by nan"),
     ],
 )
-def test_a_broken_kernel_is_named(short_encoder, monkeypatch, broken, words):
-    encoder = short_encoder("mpnet", 12)
+def test_a_broken_kernel_is_named(short_attention, monkeypatch, broken, words):
+    encoder = short_attention("mpnet", 12)
     encoder.model.config.attention_probs_dropout_prob = 0.0
     monkeypatch.setattr(attention_triton, "packed_attention", broken)
     fault = attention_fault(encoder, torch.float32)
@@ -135,8 +147,8 @@ def other_mask_backward(*inputs):
         (other_mask_backward, "under dropout the gradient of"),
     ],
 )
-def test_broken_dropout_is_named(short_encoder, monkeypatch, change, words):
-    encoder = short_encoder("bert")
+def test_broken_dropout_is_named(short_attention, monkeypatch, change, words):
+    encoder = short_attention("bert", heads=2)
     encoder.model.config.attention_probs_dropout_prob = 0.3
     monkeypatch.setattr(attention_triton, "packed_attention", with_dropout_of(change))
     fault = attention_fault(encoder, torch.float32)

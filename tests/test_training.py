@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
+import socket
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
 
 from trainer.config import (
@@ -27,13 +31,17 @@ from trainer.config import (
 )
 from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
+from trainer.data.pairs import pairs_from_columns
+from trainer.data.run_data import require_other_pairs
 from trainer.errors import InputError
 from trainer.evaluation.judge import Question, judge, judgement_record
+from trainer.evaluation.scoring import PairSet
 from trainer.main import cli
 from trainer.model import export
 from trainer.model.embedding import embed, tokenize_for
 from trainer.model.loading import load_encoder
-from trainer.model.lora import adapters_merged, add_lora
+from trainer.model.lora import adapters_merged, add_lora, resolve_targets
+from trainer.report.run_page import write_report
 from trainer.system.files import find_damage, json_ready
 from trainer.system.processor import multiplies_bf16
 from trainer.system.run_files import METRICS
@@ -44,7 +52,7 @@ from trainer.training.run_folder import choose_folder
 from trainer.training.setup import Inputs, Run
 from trainer.training.step import Stepper
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
+pytestmark = pytest.mark.usefixtures("blank_report")
 
 SMALL = {
     "train.batch_size": "8",
@@ -54,7 +62,9 @@ SMALL = {
     "loss.dims": "[64, 16]",
     "loss.pair_weight": "0.5",
     "lora.enabled": "false",
+    "eval.choose_strength": "false",
 }
+CHOOSING = {"eval.choose_strength": "true"}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +106,7 @@ def steps_of(folder: Path) -> list[dict]:
 @pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     changes = {"lora.enabled": str(lora).lower(), "lora.rank": 4, "optim.lr": 5e-3, "data.test": pair_files["test"]}
-    code, folder = run_small("run", changes)
+    code, folder = run_small("run", changes | CHOOSING)
     assert code == 0
     expected = {"config.toml", "plan.json", "log.jsonl", "metrics.json", "training_metadata.json", "model"}
     expected |= {"lint.json"}
@@ -144,7 +154,8 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_bf16_trains_on_any_processor(run_small, lora, capfd):
     """On one without AVX-512, LoRA ended in the first step, and full fine-tuning took 36 times as long."""
-    code, folder = run_small("run", {"train.precision": "bf16", "lora.enabled": str(lora).lower(), "lora.rank": 4})
+    changes = {"lora.enabled": str(lora).lower(), "lora.rank": 4, "curriculum.mode": "mixed"}
+    code, folder = run_small("run", {"train.precision": "bf16", **changes})
     assert code == 0
     said = capfd.readouterr().err
     assert "Precision: bf16, as train.precision says" in said
@@ -152,7 +163,7 @@ def test_bf16_trains_on_any_processor(run_small, lora, capfd):
     metadata = json.loads((folder / "training_metadata.json").read_text())
     assert metadata["precision"] == "bf16" and set(metadata["products"]) == {"fp32", "bf16"}
     losses = [line["loss"] for line in steps_of(folder)]
-    code, folder = run_small("fp32", {"train.precision": "fp32", "lora.enabled": str(lora).lower(), "lora.rank": 4})
+    code, folder = run_small("fp32", changes)
     assert code == 0 and losses == pytest.approx([line["loss"] for line in steps_of(folder)], rel=0.03)
 
 
@@ -223,18 +234,18 @@ def harmful(pair_files, tmp_path):
     columns = json.loads(pair_files["dev"].read_text())
     path = tmp_path / "poisoned.json"
     path.write_text(json.dumps({**columns, "labels": [1 - label for label in columns["labels"]]}))
-    settings = {"optim.lr": "5e-3", "curriculum.mode": "mixed", "curriculum.epochs": "8", "loss.pair_weight": "2.0"}
-    return {**settings, "data.train": path, "data.allow_overlap": "true"}
+    settings = {"optim.lr": "5e-3", "curriculum.mode": "mixed", "curriculum.epochs": "4", "loss.pair_weight": "2.0"}
+    return {**settings, **CHOOSING, "data.train": path, "data.allow_overlap": "true"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
-def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, capfd):
-    changes = {**harmful, **lora}
+def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, capfd):
+    changes = {**harmful, "lora.enabled": "true"}
     code, folder = run_small("run", changes)
     metrics = json.loads((folder / "metrics.json").read_text())
     strength = json.loads((folder / "strength.json").read_text())
-    assert code == 0 and [point["alpha"] for point in strength["curve"]] == [tenths / 10 for tenths in range(11)]
+    alphas = [point["alpha"] for point in strength["curve"]]
+    assert code == 0 and alphas == sorted(set(alphas)) and {0.0, 0.5, 1.0} <= set(alphas)
     for dim, before in metrics["baseline"].items():
         assert metrics["final"][dim]["spearman"] >= before["spearman"]
         values = {point["alpha"]: point["dev"][dim] for point in strength["curve"]}
@@ -254,7 +265,7 @@ def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, lora, cap
 @pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
 def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, monkeypatch, lora):
     monkeypatch.setattr(strength, "best_strength", lambda *_: 0.0)
-    code, folder = run_small("run", lora)
+    code, folder = run_small("run", lora | CHOOSING)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert code == 0 and metrics["final"] == metrics["baseline"] and metrics["verdict"] != "BETTER"
     base = load_file(tiny_model("mpnet") / "model.safetensors")
@@ -263,7 +274,7 @@ def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, mo
 
 @pytest.mark.slow
 def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_model, monkeypatch):
-    changes = {"lora.enabled": "true", "optim.lr": 5e-3}
+    changes = {"lora.enabled": "true", "optim.lr": 5e-3, **CHOOSING}
     monkeypatch.setattr(strength, "best_strength", lambda *_: 0.5)
     _, half = run_small("half", changes)
     _, whole = run_small("whole", changes, "--full-strength")
@@ -279,7 +290,7 @@ def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_
 def test_forgetting_is_measured_along_the_curve(run_small, tmp_path):
     path = tmp_path / "sts.csv"
     path.write_text("\n".join(f"a vpn {i},no mail {i * 7 % 60},{i * 13 % 51 / 10}" for i in range(60)) + "\n")
-    code, folder = run_small("run", {"data.forgetting": path})
+    code, folder = run_small("run", {"data.forgetting": path, **CHOOSING})
     strength = json.loads((folder / "strength.json").read_text())
     metrics = json.loads((folder / "metrics.json").read_text())
     found = metrics["dev"]["forgetting"]
@@ -296,11 +307,14 @@ def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_pa
     texts = [f"{number} {word}" for number in range(20) for word in ("vpn", "mail", "screen")]
     path.write_text("\n".join(f"a {text},no {text[::-1]},{i * 13 % 51 / 10}" for i, text in enumerate(texts)) + "\n")
     free, strict = (
-        run_small(name, {"data.forgetting": path, "eval.forgetting_limit": limit})
+        run_small(name, {"data.forgetting": path, "eval.forgetting_limit": limit, **CHOOSING})
         for name, limit in (("free", 0), ("strict", 1e-9))
     )
     found = [json.loads((folder / "strength.json").read_text()) for _, folder in (free, strict)]
-    assert [code for code, _ in (free, strict)] == [0, 0] and found[0]["curve"] == found[1]["curve"]
+    curves = [{point["alpha"]: point for point in strength["curve"]} for strength in found]
+    assert [code for code, _ in (free, strict)] == [0, 0]
+    assert len(common := curves[0].keys() & curves[1].keys()) >= 3
+    assert all(curves[0][alpha] == curves[1][alpha] for alpha in common)
     curve = {str(point["alpha"]): point for point in found[1]["curve"]}
     falls = {
         alpha
@@ -311,7 +325,7 @@ def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_pa
     assert any("forgets more than 1e-09" in reason for reason in found[1]["ruled_out"].values())
     assert not any("forgets" in reason for reason in found[0]["ruled_out"].values())
     assert "eval.forgetting_limit" in capfd.readouterr().err
-    assert "on grey what was ruled out" in (strict[1] / "report.html").read_text()
+    assert "on grey what was ruled out" in write_report(strict[1]).read_text()
 
 
 @pytest.mark.slow
@@ -378,8 +392,8 @@ def test_a_signal_that_is_not_ignored_is_seen(run_small, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"lora.enabled": "true", "train.tokens_per_chunk": 200}])
-def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch, changes):
+def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch):
+    changes = {"lora.enabled": "true", "train.tokens_per_chunk": 200, **CHOOSING}
     _, whole = run_small("whole", changes)
     real = Stepper.train_step
 
@@ -478,6 +492,23 @@ def test_a_resume_with_another_setting_names_the_difference(run_small, monkeypat
     monkeypatch.undo()
     code, folder = run_small("run", {"log.every": "7"}, "--resume", "--full-strength")
     assert code == 0 and not (folder / "strength.json").exists()  # what comes after the last step may differ
+
+
+def test_lora_targets_that_are_not_known_name_the_endings_there_are(tiny_model):
+    model = load_encoder(str(tiny_model("mpnet"))).model
+    with pytest.raises(InputError, match=r"'q_proj' matches no linear layer; there are attention\.attn\.k, "):
+        resolve_targets(model, ("q_proj",))
+    model.config.model_type = "novel"
+    with pytest.raises(InputError, match=r"not known for novel; name endings .*: attention\.attn\.k, "):
+        resolve_targets(model, ("attention",))
+
+
+def test_a_finished_run_says_how_to_go_on_from_its_model(tmp_path):
+    (tmp_path / METRICS).write_text("{}")
+    with pytest.raises(InputError, match=f"start a new run with --set model.name={tmp_path / 'model'}"):
+        choose_folder(Config(output=OutputConfig(dir=tmp_path)), "x", True)
+    with pytest.raises(InputError, match=r"no run there, nothing to resume; .* leave out --resume"):
+        choose_folder(Config(output=OutputConfig(dir=tmp_path / "none")), "x", True)
 
 
 def raise_interrupt(*_):
@@ -610,11 +641,14 @@ BAD = {
     "batch larger than a phase": ({"train.batch_size": "600"}, ["train.batch_size", "600"]),
     "batch of one": ({"train.batch_size": "1"}, ["train.batch_size"]),
     "unknown key": ({"optim.learning_rate": "1"}, ["optim.learning_rate", "lr"]),
-    "number in quotes": ({"optim.lr": '"1e-5"'}, ["optim.lr", "quotes"]),
+    "number in quotes": ({"optim.lr": '"1e-5"'}, ["optim.lr", "write 1e-05"]),
     "negative rate": ({"optim.lr": "-1.0"}, ["optim.lr"]),
     "warm-up and hold over 100 %": ({"optim.hold_ratio": "0.9"}, ["optim.hold_ratio", "100 %"]),
     "fp16 without a GPU": ({"train.precision": "fp16"}, ["train.precision"]),
-    "target that matches nothing": ({"lora.enabled": "true", "lora.targets": '["q_proj"]'}, ["lora.targets", "q_proj"]),
+    "target that matches nothing": (
+        {"lora.enabled": "true", "lora.targets": '["q_proj"]'},
+        ["lora.targets", "q_proj", "attn.q"],
+    ),
 }
 
 
@@ -640,12 +674,73 @@ def test_one_class_only_is_refused(run_small, pair_files, tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_overlap_is_refused_or_recorded(run_small, pair_files):
-    code, folder = run_small("run", {"data.dev": pair_files["train"]})
+def test_overlap_is_refused_or_recorded(run_small, pair_files, tmp_path):
+    train_pairs, dev_pairs = (json.loads(pair_files[part].read_text()) for part in ("train", "dev"))
+    path = tmp_path / "mixed.json"
+    path.write_text(json.dumps({key: train_pairs[key][:30] + dev_pairs[key] for key in dev_pairs}))
+    code, folder = run_small("run", {"data.dev": path})
     assert code == 2 and not folder.exists()
-    code, folder = run_small("run", {"data.dev": pair_files["train"], "data.allow_overlap": "true"})
+    code, folder = run_small("run", {"data.dev": path, "data.allow_overlap": "true"})
     overlap = json.loads((folder / "training_metadata.json").read_text())["overlapping_texts"]["dev"]
-    assert code == 0 and overlap > 50
+    assert code == 0 and overlap > 20
+
+
+@pytest.mark.slow
+def test_without_a_config_a_model_and_pairs_take_the_built_in_settings(
+    tiny_model, pair_files, tmp_path, monkeypatch, capfd
+):
+    """Not the toy's: a rate of 2e-3 on all weights, dims that are not the model's, a folder of its name."""
+    monkeypatch.chdir(tmp_path)
+    sets = {"model.name": tiny_model("mpnet"), "data.train": pair_files["train"], "data.dev": pair_files["dev"]}
+    sets |= {"train.batch_size": 24, "curriculum.mode": "mixed", "curriculum.phases": "[4]", "curriculum.epochs": 1}
+    assert cli(["train", *(f"--set={key}={value}" for key, value in sets.items())]) == 0
+    config = load_config(tmp_path / "runs" / "train" / "config.toml")
+    assert config.optim.lr == 1e-3 and config.loss.dims == (64,) and config.lora.enabled
+    said = capfd.readouterr().err
+    assert "Ignored: curriculum.phases (" in said and "Settled by the model and the pairs: optim.lr = 0.001" in said
+    assert "Settings that differ from the defaults: model.name = " in said
+
+
+@pytest.mark.slow
+def test_a_held_out_file_that_is_the_training_file_is_refused_whatever_is_allowed(run_small, pair_files, capfd):
+    train_file, dev_file = pair_files["train"], pair_files["dev"]
+    for key, path in (("data.dev", train_file), ("data.test", train_file), ("data.test", dev_file)):
+        code, folder = run_small("run", {key: path, "data.allow_overlap": "true"})
+        said = capfd.readouterr().err
+        assert code == 2 and not folder.exists() and f"error: {key} = {path}: " in said and "of its" in said
+
+
+def test_rows_are_counted_in_either_order_of_texts_and_with_their_label(pair_files, tmp_path):
+    columns = json.loads(pair_files["train"].read_text())
+    turned = {**columns, "texts1": columns["texts2"], "texts2": [text.upper() for text in columns["texts1"]]}
+    flipped = {**columns, "labels": [1 - label for label in columns["labels"]]}
+    train_table = pairs_from_columns(columns, "train")
+    with pytest.raises(InputError, match=r"data\.dev = turned: 72 of its 72 rows are also in data\.train"):
+        require_other_pairs("data.dev", pairs_from_columns(turned, "turned"), "data.train", train_table)
+    require_other_pairs("data.dev", pairs_from_columns(flipped, "flipped"), "data.train", train_table)
+    dev = json.loads(pair_files["dev"].read_text())
+    for own, refused in ((2, True), (6, False)):  # rows of its own beside 36 of train: a tenth is the line
+        mixed = {key: columns[key][:36] + dev[key][:own] for key in columns}
+        table = pairs_from_columns(mixed, "mixed")
+        with pytest.raises(InputError) if refused else nullcontext():
+            require_other_pairs("data.test", table, "data.train", train_table)
+
+
+def test_a_large_forgetting_set_is_sampled_by_the_seed(tiny_model, monkeypatch, capfd):
+    columns = {"texts1": [f"vpn {i}" for i in range(30)], "texts2": [f"mail {i}" for i in range(30)]}
+    table = pairs_from_columns(columns | {"labels": [i / 30 for i in range(30)]}, "sts.csv")
+    encoder = load_encoder(str(tiny_model("mpnet")))
+    general = PairSet.build(table, encoder)
+
+    def sample(seed: int, most: int) -> PairSet:
+        monkeypatch.setattr(strength, "FORGETTING_ROWS", most)
+        config = Config(train=TrainConfig(seed=seed))
+        return strength.forgetting_sample(SimpleNamespace(general=general, config=config, encoder=encoder))
+
+    assert sample(0, 30) is general and "random pairs" not in capfd.readouterr().err
+    rows = [sample(seed, 10).table.row.tolist() for seed in (0, 0, 1)]
+    assert len(rows[0]) == 10 and rows[0] == rows[1] != rows[2]
+    assert "on 10 random pairs of the 30 of sts.csv" in capfd.readouterr().err
 
 
 @pytest.mark.slow
@@ -658,16 +753,38 @@ def test_runs_without_a_folder_are_numbered(tiny_model, tmp_path, monkeypatch):
     assert choose_folder(config, "quick", True) == Path("runs/quick")
 
 
+def on_ranks(count: int, arguments: list[str]) -> list[int]:
+    """Exit codes of `count` forked ranks of a run: new processes would import for longer than they work."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    children = []
+    for rank in range(count):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                group = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+                os.environ.update(group, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, ACCELERATE_USE_CPU="true")
+                PartialState._reset_state()  # of the runs before, in the parent
+                code = cli(arguments)
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files, tmp_path, capfd):
-    """Two through the launcher, one in this process, dropout off: the same plan, the same losses, the same model."""
+    """Dropout off: the same plan, the same losses, the same model."""
     model = tmp_path / "model"
     shutil.copytree(tiny_model("mpnet"), model)
     config = json.loads((model / "config.json").read_text())
     zero = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (model / "config.json").write_text(json.dumps({**config, **zero}))
     settings = {**SMALL, "model.name": model, "data.train": pair_files["train"], "data.dev": pair_files["dev"]}
-    settings |= {"loss.symmetric": "true", "curriculum.replay": 0.2}
+    settings |= {"loss.symmetric": "true", "curriculum.replay": 0.2, **CHOOSING}
     empty = tmp_path / "empty.toml"
     empty.write_text("")
     one, two = tmp_path / "one", tmp_path / "two"
@@ -677,16 +794,10 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files,
         return [f"--config={empty}", f"--output-dir={folder}", *sets]
 
     capfd.readouterr()
-    assert cli(arguments(one, 8)) == 0
-    launched = subprocess.run(
-        [sys.executable, "-m", "trainer.launcher", "--num_processes", "2", "--cpu", "--", *arguments(two, 4)],
-        cwd=Path(__file__).parent.parent,
-        check=True,
-        timeout=600,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    said = [capfd.readouterr().err, launched.stderr]
+    said = []
+    for folder, batch_size, processes in ((one, 8, 1), (two, 4, 2)):
+        assert on_ranks(processes, arguments(folder, batch_size)) == [0] * processes
+        said.append(capfd.readouterr().err)
     plans = [json.loads((folder / "plan.json").read_text()) for folder in (one, two)]
     assert plans[0] == plans[1]
     # Lint speaks once, and finds what it finds alone.

@@ -1,36 +1,28 @@
 """One experiment, as frozen dataclasses that check themselves; `trainer.config_file` reads and writes them as TOML.
 
-Every key has one owner, a type and a meaning here (`trainer settings` prints them). A section checks its values when
-it is built, a `Config` those that depend on each other across sections; a wrong type or a value out of range is an
-`InputError` that names the key, and the file where there is one. Checks that need the model or the data are made where
-those are read.
+Every key has one owner, a type and a meaning here (`trainer settings` prints them), and a rule in
+`trainer.config_rules` where not every value of its type will do. A section checks its values when it is built, a
+`Config` those that depend on each other across sections; a wrong type or a value out of range is an `InputError` that
+names the key, and the file where there is one. Checks that need the model or the data are made where those are read.
+The defaults are for a pretrained encoder and pairs of any kind: what depends on these is left open (0, empty, "auto")
+and settled by `trainer.training.settled`, once they are read.
 
     >>> config = Config(data=DataConfig(train="pairs.json"), train=TrainConfig(batch_size=32))
-    >>> config.optim.lr
-    5e-06
+    >>> config.train.seed
+    0
     >>> TrainConfig(batch_size=1)
     Traceback (most recent call last):
-    trainer.config.SettingError: train.batch_size = 1: use 2 or more: one pair has nothing to be told apart from
+    trainer.config_rules.SettingError: train.batch_size = 1: use 2 or more: one pair has nothing to be told apart from
 """
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from trainer.errors import InputError
-from trainer.system.values import convert, toml_value
-
-
-class SettingError(InputError):
-    """A setting that is unknown or wrong: `keys` are those that the message is about, the one to blame first."""
-
-    def __init__(self, message: str, *keys: str) -> None:
-        super().__init__(message)
-        self.keys = keys
+from trainer.config_rules import SettingError, checked
 
 
 class Section:
@@ -46,13 +38,7 @@ class Section:
         section: Any = type(self)
         for name, kind in settings_of(section).items():
             key = f"{section_name(section)}.{name}"
-            try:
-                value = convert(getattr(self, name), kind, key)
-            except InputError as error:
-                raise SettingError(str(error), key) from None
-            object.__setattr__(self, name, value)  # the dataclass is frozen
-            if key in RULES and not RULES[key].holds(value):
-                raise SettingError(f"{key} = {toml_value(value)}: {RULES[key].fix}", key)
+            object.__setattr__(self, name, checked(getattr(self, name), kind, key))  # the dataclass is frozen
         self.check_together()
 
     def check_together(self) -> None:
@@ -103,11 +89,11 @@ class DataConfig(Section):
     dev_fraction: float = 0.1
     """Share of the training pairs that becomes dev where data.dev is empty."""
     label_scale: float = 1.0
-    """Labels run from 0 to this (5.0 for STS-style scores)."""
+    """Labels of train, dev and test run from 0 to this (5.0 for STS-style scores)."""
     positive_threshold: float = 0.0
     """Labels at or above it, on the file's own scale, are positives; 0 means half of label_scale."""
     allow_overlap: bool = False
-    """Accept texts that stand in train and in dev or test."""
+    """Accept texts that stand in train and in dev or test; pairs that nearly all do stay an error."""
 
     def check_together(self) -> None:
         if self.positive_threshold > self.label_scale:
@@ -126,14 +112,16 @@ class DataConfig(Section):
 
 @dataclass(frozen=True)
 class CurriculumConfig(Section):
-    mode: str = "phased"
-    """"phased" trains the phases in order; "mixed" trains them all at once."""
+    mode: str = "auto"
+    """"phased" trains the phases in order; "mixed" trains them all at once; "auto": mixed where all pairs are of one
+    phase and `phases` is not set, else phased."""
     phases: tuple[int, ...] = (1, 2, 3)
-    """All phases of the training pairs, in the order to train them; each must have pairs."""
+    """All phases of the training pairs, in the order to train them; each must have pairs. For phased training."""
     epochs: int = 4
     """Passes over each phase."""
     replay: float = 0.0
-    """Rows of earlier phases added to every epoch of a later one, as a share of that phase's rows."""
+    """Rows of earlier phases added to every epoch of a later one, as a share of that phase's rows. For phased
+    training."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +151,10 @@ class TrainConfig(Section):
 
 @dataclass(frozen=True)
 class OptimConfig(Section):
-    lr: float = 5e-6
-    """Peak learning rate, reached at the end of the warm-up."""
-    floor_lr: float = 1e-7
+    lr: float = 0.0
+    """Peak learning rate, reached at the end of the warm-up; 0 takes what was measured to do: 1e-3 with LoRA, 1e-4 for
+    all weights."""
+    floor_lr: float = 1e-6
     """Learning rate that the cosine decay ends at."""
     weight_decay: float = 0.01
     """AdamW's decoupled decay of the weights that train."""
@@ -180,15 +169,16 @@ class OptimConfig(Section):
         if (ratios := self.warmup_ratio + self.hold_ratio) > 1:
             message = f"optim.warmup_ratio + optim.hold_ratio = {ratios:.0%}: at most 100 %"
             raise SettingError(message, "optim.warmup_ratio", "optim.hold_ratio")
-        if self.floor_lr > self.lr:
+        if 0 < self.lr < self.floor_lr:
             message = f"optim.floor_lr = {self.floor_lr:g} is above optim.lr = {self.lr:g}: lower it"
             raise SettingError(message, "optim.floor_lr", "optim.lr")
 
 
 @dataclass(frozen=True)
 class LossConfig(Section):
-    dims: tuple[int, ...] = (768, 512, 256, 128, 64)
-    """Matryoshka sizes to train: the loss is taken on the first so many values of each embedding."""
+    dims: tuple[int, ...] = ()
+    """Matryoshka sizes to train: the loss is taken on the first so many values of each embedding; empty takes the
+    model's width and what is below it of 512, 256, 128 and 64."""
     weights: tuple[float, ...] = ()
     """One a dim; empty weighs every dim 1."""
     scale: float = 20.0
@@ -201,7 +191,7 @@ class LossConfig(Section):
     """Weight of the pairwise ranking term over all labelled pairs of the batch."""
 
     def check_together(self) -> None:
-        if self.weights and len(self.weights) != len(self.dims):
+        if self.weights and self.dims and len(self.weights) != len(self.dims):
             message = f"loss.weights has {len(self.weights)} values for {len(self.dims)} loss.dims: one a dim"
             raise SettingError(message, "loss.weights", "loss.dims")
 
@@ -245,7 +235,8 @@ class LogConfig(Section):
 @dataclass(frozen=True)
 class OutputConfig(Section):
     dir: str = ""
-    """Folder of the run; empty takes runs/NAME, or the first free runs/NAME-2, -3, ... of the config's name."""
+    """Folder of the run; empty takes runs/NAME, or the first free runs/NAME-2, -3, ...: NAME is the config's, without
+    one that of the training pairs."""
 
 
 @dataclass(frozen=True)
@@ -296,66 +287,3 @@ def section_name(section: type) -> str:
 def setting_keys() -> list[str]:
     """All settings as section.name, in order."""
     return [f"{section}.{name}" for section, kind in settings_of(Config).items() for name in settings_of(kind)]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a value must satisfy beyond its type, and what to do where it does not."""
-
-    holds: Callable[[Any], bool]
-    fix: str
-
-
-def _one_of(*choices: str) -> Rule:
-    return Rule(lambda value: value in choices, "use one of " + ", ".join(f'"{choice}"' for choice in choices))
-
-
-_NOT_NEGATIVE = Rule(lambda value: value >= 0, "use 0 or more")
-_POSITIVE = Rule(lambda value: value > 0, "use a value above 0")
-_SHARE = Rule(lambda value: 0 <= value < 1, "use a share from 0 up to, not including, 1")
-
-RULES = {
-    "model.name": Rule(bool, "name a model folder or a hub model"),
-    "model.max_length": Rule(lambda value: value == 0 or value >= 3, "use 3 or more, or 0 for the model's own"),
-    "model.pooling": _one_of("auto", "mean", "cls"),
-    "model.prompts": Rule(
-        lambda value: len(value) in (1, 2) and (len(value) == 1 or "auto" not in value),
-        'use ["auto"], one prompt, or two: the query\'s and the document\'s, as in ["query: ", "passage: "]',
-    ),
-    "lora.rank": _POSITIVE,
-    "lora.alpha": _POSITIVE,
-    "lora.dropout": _SHARE,
-    "lora.targets": Rule(bool, 'name at least one, as in ["attention"]'),
-    "data.dev_fraction": Rule(lambda value: 0 < value < 1, "use a share between 0 and 1"),
-    "data.label_scale": _POSITIVE,
-    "data.positive_threshold": _NOT_NEGATIVE,
-    "curriculum.mode": _one_of("phased", "mixed"),
-    "curriculum.phases": Rule(lambda value: value and len(set(value)) == len(value), "list each phase once"),
-    "curriculum.epochs": _POSITIVE,
-    "curriculum.replay": Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
-    "train.batch_size": Rule(lambda value: value >= 2, "use 2 or more: one pair has nothing to be told apart from"),
-    "train.precision": _one_of("auto", "fp32", "bf16", "fp16"),
-    "train.tokens_per_chunk": _NOT_NEGATIVE,
-    "train.compile": _one_of("auto", "on", "off"),
-    "train.timeout": Rule(lambda value: 1 <= value <= 10**7, "use seconds from 1 to 10000000"),
-    "train.seed": Rule(lambda value: 0 <= value < 2**32, "use a whole number from 0 to 4294967295"),
-    "optim.lr": _POSITIVE,
-    "optim.floor_lr": _NOT_NEGATIVE,
-    "optim.weight_decay": _NOT_NEGATIVE,
-    "optim.warmup_ratio": Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
-    "optim.hold_ratio": Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
-    "optim.clip_norm": _NOT_NEGATIVE,
-    "loss.dims": Rule(
-        lambda value: value and min(value) > 0 and len(set(value)) == len(value), "list each dim once, all above 0"
-    ),
-    "loss.weights": Rule(lambda value: all(weight > 0 for weight in value), "use weights above 0"),
-    "loss.scale": _POSITIVE,
-    "loss.pair_weight": _NOT_NEGATIVE,
-    "eval.every": _NOT_NEGATIVE,
-    "eval.largest_strength": Rule(lambda value: 1 <= value <= 2, "use 1 (the trained model) up to 2"),
-    "eval.forgetting_limit": _NOT_NEGATIVE,
-    "early_stopping.patience": _NOT_NEGATIVE,
-    "checkpoint.every": _NOT_NEGATIVE,
-    "checkpoint.minutes": _NOT_NEGATIVE,
-    "log.every": _POSITIVE,
-}

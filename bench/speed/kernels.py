@@ -10,6 +10,8 @@ python -m bench.speed.kernels --tile 128 128 4 3 with another tile: tokens owned
 from __future__ import annotations
 
 import argparse
+import ast
+import hashlib
 import itertools
 import json
 import os
@@ -31,7 +33,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bench.records import RESULTS, environment, save_record
-from trainer.model.attention_triton import KERNELS, kernel_constants, kernel_options
+from trainer.model import attention_kernels
+from trainer.model.attention_kernels import KERNELS, kernel_constants, kernel_options
 
 PAGE = Path(__file__).parents[1] / "kernels.md"
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -119,6 +122,12 @@ def compile_kernel(
     limits = LIMITS[capability]
     fits = entry["shared"] <= limits.shared_of_program
     return entry | {"fits": fits, "occupancy": occupancy(entry["registers"], entry["shared"], entry["warps"], limits)}
+
+
+def kernels_fingerprint() -> str:
+    """Changes with any code of the kernels and their options; comments and layout do not count."""
+    source = Path(attention_kernels.__file__).read_text(encoding="utf-8")
+    return hashlib.sha256(ast.dump(ast.parse(source)).encode()).hexdigest()
 
 
 def read_resources(cubin: bytes) -> dict[str, int]:
@@ -274,7 +283,8 @@ def main() -> None:
         failed = [entry for entry in entries if "error" in entry]
         if failed:
             raise SystemExit(f"{len(failed)} of {len(entries)} do not compile, the first: {json.dumps(failed[0])}")
-        record = {"environment": environment(), "triton": triton.__version__, "entries": entries}
+        record = {"environment": environment(), "triton": triton.__version__, "kernels": kernels_fingerprint()}
+        record |= {"entries": entries}
         save_record("kernels", record | {"estimates": estimates()})
     record = json.loads((RESULTS / "kernels.json").read_text(encoding="utf-8"))
     PAGE.write_text(render(PAGE.read_text(encoding="utf-8"), record), encoding="utf-8")

@@ -11,6 +11,7 @@ from trainer.report.plots import draw_dims, draw_loss, require_matplotlib
 from trainer.report.record import Record, known_files, read_run
 from trainer.report.run_page import TITLES, change
 from trainer.report.templates import Lead, Picture, Section, Table, page
+from trainer.system.console import clock_time
 from trainer.system.files import write_file
 
 COMPARISON = "comparison.html"
@@ -49,7 +50,7 @@ def _runs_table(names: Mapping[str, Record], metric: str) -> Table:
     for name, run in names.items():
         cells = [change(run.judged, dim, metric) if dim in run.judged["final"] else "-" for dim in dims]
         head = [name, f"{run.metrics['verdict']} ({run.metrics['verdict_on']})", f"{run.metrics['strength']:.1f}"]
-        rows.append([*head, *cells, str(run.metadata["steps"]), f"{run.metadata['seconds']:.0f} s"])
+        rows.append([*head, *cells, str(run.metadata["steps"]), clock_time(run.metadata["seconds"])])
     headings = ["run", "verdict", "strength", *(f"{dim} dims" for dim in dims), "steps", "time"]
     return Table(headings, rows, numbers=range(1, len(headings)))
 

@@ -60,7 +60,8 @@ def read_run(folder: Path, metrics: dict[str, Any] | None = None) -> Record:
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder}: no run there; name the folder of a training run")
     if metrics is None and not (folder / METRICS).is_file():
-        raise InputError(f"{folder}: this run is not finished; continue it with --resume, then report")
+        continued = f"trainer train --resume --output-dir {folder}"
+        raise InputError(f"{folder}: this run is not finished; continue it with {continued}, then report")
     try:
         lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
         return Record(

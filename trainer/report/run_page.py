@@ -21,6 +21,7 @@ from trainer.report.plots import (
 )
 from trainer.report.record import Record, known_files, read_run
 from trainer.report.templates import Lead, Picture, Section, Table, page
+from trainer.system.console import clock_time
 from trainer.system.files import write_file
 from trainer.system.run_files import LINT, REPORT
 from trainer.text.masking import mask_text
@@ -54,11 +55,12 @@ def render_run(run: Record) -> str:
     metrics, judged = run.metrics, run.judged
     on, verdict = metrics["verdict_on"], metrics["verdict"]
     selected = "" if on == "test" else " These pairs have also picked the model: expect a little less on others."
+    why = f" {run.strength['why']}" if run.strength and run.strength.get("why") else ""
     lead = Lead(
         STYLES.get(verdict, ""),
         verdict,
         f"against the untouched model, by {judged['question']['metric']} on {judged['pairs']:d} {on} pairs, over all "
-        f"dims. Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.{selected}",
+        f"dims. Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.{selected}{why}",
     )
     no_interval = [f"No interval of {name}: {reason}" for name, reason in judged["undefined"].items()]
     diagnostic = "Adversarial diagnostic: positives across categories against negatives within one"
@@ -173,7 +175,7 @@ def _environment_table(run: Record) -> Table:
         **({"general similarity, Spearman": _changes(forgotten)} if forgotten else {}),
         **({"strengths ruled out": _spans(run.strength)} if run.strength and run.strength.get("ruled_out") else {}),
         "trained values": f"{metadata['trained_count']:,} of {metadata['model']['parameters']:,}",
-        "steps": f"{metadata['steps']} in {metadata['seconds']:.0f} s",
+        "steps": f"{metadata['steps']} in {clock_time(metadata['seconds'])}",
         "device": f"{metadata['device']}, {metadata['encoder_path']}, precision {metadata['precision']}",
         "processes": metadata["processes"],
         "versions": metadata["versions"],

@@ -29,6 +29,7 @@ from trainer.system.run_files import METADATA, METRICS, MODEL, REPORT, SCORES, T
 from trainer.system.signals import Signals
 from trainer.text.masking import mask_text
 from trainer.training.model_card import model_card, print_summary
+from trainer.training.run_folder import clear_results
 from trainer.training.setup import Run, load_base
 from trainer.training.strength import FULL, choose_strength, set_strength
 
@@ -54,6 +55,9 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     untouched = load_base(run.config, run.model_name).to(run.device)
     probes = choose_probes(run.data.dev.texts)
     check_trained(run.encoder, untouched, probes)
+
+    # ---- Nothing that an earlier try left may outlive it; of its strengths, what is the same is taken again.
+    ranks.on_first_rank(lambda: clear_results(run.folder, keeps_strength=run.config.eval.choose_strength))
 
     # ---- Strength: how far to go from the untouched weights to these.
     alpha = choose_strength(run, start, trained) if run.config.eval.choose_strength else FULL

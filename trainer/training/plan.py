@@ -10,13 +10,16 @@ from typing import Any
 from rich.table import Table
 
 from trainer.config_file import dump_config
+from trainer.data.pairs import PairTable
 from trainer.lint.linter import Tokens, lint_tables
 from trainer.lint.show import print_findings
+from trainer.system import distributed as ranks
 from trainer.system.console import console
 from trainer.system.files import write_file, write_json
 from trainer.system.numerics import unmeasured_line
 from trainer.system.run_files import CONFIG, LINT, PLAN
 from trainer.training.schedule import schedule_edges
+from trainer.training.settled import print_settings
 from trainer.training.setup import Inputs, Run
 
 
@@ -63,8 +66,22 @@ def print_numerics(inputs: Inputs) -> None:
         console.print(line, markup=False)
 
 
+def print_graded_labels(pairs: PairTable) -> None:
+    """Say what becomes of labels between 0 and the full scale: training knows positives and negatives alone."""
+    graded = (pairs.score > 0) & (pairs.score < 1)
+    if graded.any():
+        positives = int((graded & pairs.label).sum())
+        console.print(
+            f"{graded.sum()} of {len(pairs)} labels lie between 0 and data.label_scale: {positives} train "
+            f"as full positives, {graded.sum() - positives} as negatives; data.positive_threshold draws the line",
+            markup=False,
+        )
+
+
 def print_plan(run: Run) -> None:
-    """Show what is about to happen: trained parameters, phases, the learning rate at every boundary."""
+    """Show what is about to happen: settings, trained parameters, phases, the learning rate at every boundary."""
+    print_settings(run.asked, run.config, len(run.sampler), ranks.world_size(), run.encoder.width)
+    print_graded_labels(run.data.train)
     trained = sum(parameter.numel() for parameter in run.parameters.values())
     console.print(f"{len(run.sampler)} steps, training {trained:,} values in {len(run.parameters)} tensors:")
     kinds = Counter((re.sub(r"\.\d+\.", ".*.", name), tuple(p.shape)) for name, p in run.parameters.items())

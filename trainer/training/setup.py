@@ -46,6 +46,7 @@ from trainer.training.batch import Prepared, collate
 from trainer.training.fast_paths import FastPaths, choose_fast_paths
 from trainer.training.optimizer import build_optimizer
 from trainer.training.schedule import learning_rates
+from trainer.training.settled import settle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,9 @@ class Inputs:
 
     # What was asked for
     config: Config
-    """As it was resolved, with `output.dir` the run's folder."""
+    """As it was resolved and settled, with `output.dir` the run's folder."""
+    asked: Config
+    """As it was given, with what it leaves open still open."""
     folder: Path
     accelerator: Accelerator
     saved_conditions: Mapping[str, Any]
@@ -143,7 +146,7 @@ class Run(Inputs):
         return {name: parameter.detach() for name, parameter in encoder.trainable().items()}
 
 
-def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any]) -> Inputs:
+def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]) -> Inputs:
     """Read data and model of a run, tokenise, plan the batches; refuse what is wrong with any of it. Writes nothing.
 
     Args:
@@ -152,6 +155,7 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
     Raises:
         InputError: the config, a file or the model is not fit for the run.
     """
+    config = asked
     require_metric(config.eval.metric)
     accelerator = make_accelerator(config, folder)
     require_code(accelerator.device)
@@ -165,6 +169,7 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
     with accelerator.local_main_process_first():
         model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
         encoder = load_base(config, model_name, announce=True)
+    config = settle(config, encoder.width, data.train)
     check_dims_fit(config, encoder)
     if config.lora.enabled:
         require_own_weights(encoder)
@@ -197,6 +202,7 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
     encoder.to(accelerator.device)
     return Inputs(
         config=replace(config, output=OutputConfig(dir=str(folder))),
+        asked=asked,
         folder=folder,
         accelerator=accelerator,
         saved_conditions=saved_conditions,
@@ -302,5 +308,5 @@ def check_dims_fit(config: Config, encoder: Encoder) -> None:
     if max(config.loss.dims) > encoder.width:
         raise InputError(
             f"loss.dims = {list(config.loss.dims)}: {config.model.name} is {encoder.width} wide; "
-            f"use dims up to {encoder.width}"
+            f"use dims up to {encoder.width}, or leave them out for those that fit it"
         )
