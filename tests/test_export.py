@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
@@ -19,11 +20,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from trainer.config import LoraConfig
 from trainer.data.batch_layout import LayoutBuilder
+from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, positives_of
 from trainer.errors import CheckpointError, InputError
 from trainer.evaluation.retrieval import retrieval
 from trainer.evaluation.scoring import PairSet, evaluate, pair_cosines
 from trainer.evaluation.thresholds import fit_thresholds
+from trainer.main import cli
 from trainer.model import export, loading, proof
 from trainer.model.embedding import embed, tokenize_sides
 from trainer.model.encoder import Encoder, embedding_conditions
@@ -470,6 +473,29 @@ def test_pairs_are_judged_with_the_prompt_of_each_side(prompted: Path, table: Pa
     assert (fitted.model.query_prompt, fitted.model.document_prompt) == (QUERY, PASSAGE)
     threshold = evaluate(encoder, PairSet.build(table, encoder), (WIDTH,))[str(WIDTH)]["threshold"]
     assert threshold == pytest.approx(fitted.values[str(WIDTH)], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_decisions_of_a_whole_run_are_the_same_in_others_hands(prompted: Path, tmp_path: Path) -> None:
+    parts = {part: generate_pairs(48, 0, part) for part in ("train", "dev", "test")}
+    settings = [f"model.name={prompted}", "curriculum.epochs=1", "optim.lr=1e-3", "loss.dims=[64, 16]"]
+    settings += ["train.batch_size=8", "eval.choose_strength=false", "train.precision=fp32", "lora.enabled=true"]
+    for part, pairs in parts.items():
+        (tmp_path / f"{part}.json").write_text(json.dumps(pairs))
+        settings.append(f"data.{part}={tmp_path / part}.json")
+    run = tmp_path / "run"
+    assert cli(["train", "--output-dir", str(run), *(word for one in settings for word in ("--set", one))]) == 0
+    fitted = json.loads((run / MODEL / "thresholds.json").read_text())
+    assert fitted["model"]["query_prompt"] == QUERY and fitted["model"]["document_prompt"] == PASSAGE
+    metrics = json.loads((run / "metrics.json").read_text())["test"]["final"]
+    labels = np.array(parts["test"]["labels"], dtype=bool)
+    for folder, dim in itertools.product((MODEL, ADAPTER), DIMS):
+        peer = SentenceTransformer(str(run / folder), device="cpu", truncate_dim=dim)
+        first = peer.encode_query(parts["test"]["texts1"], normalize_embeddings=True)
+        second = peer.encode_document(parts["test"]["texts2"], normalize_embeddings=True)
+        called = (first * second).sum(1) >= fitted["values"][str(dim)]
+        assert (called & labels).sum() / labels.sum() == pytest.approx(metrics[str(dim)]["recall"])
+        assert (called & ~labels).sum() / (~labels).sum() == pytest.approx(metrics[str(dim)]["false_positive_rate"])
 
 
 def test_retrieval_finds_documents_by_queries() -> None:

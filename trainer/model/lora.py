@@ -61,8 +61,8 @@ def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
         if target in ("attention", "ffn"):
             if family is None:
                 raise InputError(
-                    f'lora.targets: "{target}" is not known for {model.config.model_type}; name module endings: there '
-                    f"are {endings}"
+                    f'lora.targets: "{target}" is not known for {model.config.model_type}; name endings of its linear '
+                    f"layers: {endings}"
                 )
             patterns = family.attention if target == "attention" else family.ffn
         for pattern in patterns:
