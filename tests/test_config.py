@@ -84,6 +84,7 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "model.name": (['""'], ['"x"']),
     "model.max_length": (["-1", "1", "2"], ["0", "3", "512"]),
     "model.pooling": (['"max"', '""', '"Mean"'], ['"auto"', '"mean"', '"cls"']),
+    "model.prompts": (["[]", '["a", "b", "c"]', '["auto", "b"]'], ['["auto"]', '[""]', '["query: ", "passage: "]']),
     "lora.rank": (["0", "-4"], ["1"]),
     "lora.alpha": (["0", "-0.5"], ["0.5", "16"]),
     "lora.dropout": (["1", "-0.1", "1.5"], ["0", "0.99"]),
@@ -465,6 +466,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
 BY_KEY = {
     "model.name": TEXT.filter(bool),
     "model.pooling": st.sampled_from(["auto", "mean", "cls"]),
+    "model.prompts": st.lists(TEXT.filter(lambda text: text != "auto"), min_size=1, max_size=2).map(tuple),
     "data.train": TEXT.filter(bool),
     "data.label_scale": st.floats(0.5, allow_infinity=False),
     "curriculum.mode": st.sampled_from(["phased", "mixed"]),

@@ -20,10 +20,21 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from oracles import EDITS, Edits, edited
 
+from trainer.config import DataConfig
 from trainer.data import text_files
 from trainer.data.pairs import PairTable, pairs_from_columns, positives_of, read_pairs
-from trainer.data.split import check_overlap, connected_components, require_both_classes, split_by_component
+from trainer.data.run_data import load_data
+from trainer.data.split import (
+    MOST_LEFT_OUT,
+    Split,
+    check_overlap,
+    connected_components,
+    has_both_labels,
+    hold_out,
+    require_positives,
+)
 from trainer.errors import InputError
+from trainer.system.console import console
 from trainer.text.canonical import canonical_form
 
 # A field's name as a column of columns -> in rows.
@@ -197,11 +208,17 @@ def test_a_scale_or_threshold_without_sense_names_its_key(scale: float, threshol
         pairs_from_columns(GOOD, "x", label_scale=scale, positive_threshold=threshold)
 
 
-@pytest.mark.parametrize(("label", "word"), [(1, "negative"), (0, "positive")])
-def test_both_classes_can_be_required(label: int, word: str) -> None:
-    with pytest.raises(InputError, match=f"^here.csv: label: all 3 rows are .* add {word} pairs"):
-        require_both_classes(pairs_from_columns(GOOD | {"labels": [label] * 3}, "here.csv"))
-    require_both_classes(pairs_from_columns(GOOD, "here.csv"))
+def test_positives_are_required_and_negatives_are_not() -> None:
+    with pytest.raises(InputError, match=r"^here.csv: label: all 3 rows are negative: add positive pairs"):
+        require_positives(pairs_from_columns(GOOD | {"labels": [0] * 3}, "here.csv"))
+    copies = {"texts1": ["vpn down", "a"], "texts2": ["VPN  down", "b"], "labels": [1, 0]}
+    with pytest.raises(InputError, match=r"^here.csv: every positive pair is a text and its own copy: add pairs"):
+        require_positives(pairs_from_columns(copies, "here.csv"))
+    for labels, both in (([1, 1, 1], False), ([1, 0, 1], True)):
+        table = pairs_from_columns(GOOD | {"labels": labels}, "here.csv")
+        require_positives(table)
+        assert has_both_labels(table) == both
+    assert not has_both_labels(pairs_from_columns(GOOD | {"labels": [0] * 3}, "here.csv"))
 
 
 # ---- canonical forms
@@ -351,20 +368,81 @@ def test_components_are_those_of_a_breadth_first_walk(seed: int) -> None:
     assert len(set(zip(expected, ours, strict=True))) == len(set(expected)) == len(set(ours))
 
 
+def check_split(table: PairTable, split: Split, fraction: float) -> None:
+    """What holds of every split, of tables whose rows all differ."""
+    rest, held_out, left_out = split
+    assert not canonical_texts(rest) & canonical_texts(held_out) and check_overlap(rest, held_out, allow=False) == 0
+    kept = Counter(rows_of(rest) + rows_of(held_out))
+    assert kept <= Counter(rows_of(table)) and kept.total() == len(table) - left_out
+    sides = {text: part for part in (rest, held_out) for text in canonical_texts(part)}
+    for a, b, *_ in (Counter(rows_of(table)) - kept).elements():  # only what crosses, or hangs on what does, is lost
+        assert sides.get(canonical_form(a)) is not sides.get(canonical_form(b)) or canonical_form(a) not in sides
+    assert abs(len(held_out) - fraction * len(table)) <= max(1, 0.25 * fraction * len(table))
+    assert rest.label.any() and held_out.label.any()
+
+
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_split_shares_no_text_loses_no_row_and_repeats(seed: int, fraction: float) -> None:
     table = random_table(seed, pool=1600)
-    rest, held_out = split_by_component(table, fraction, seed)
-    assert not canonical_texts(rest) & canonical_texts(held_out)
-    assert check_overlap(rest, held_out, allow=False) == 0
-    assert Counter(rows_of(rest) + rows_of(held_out)) == Counter(rows_of(table))
-    assert abs(len(held_out) - fraction * len(table)) <= 1
-    require_both_classes(rest)
-    require_both_classes(held_out)
-    again = split_by_component(table, fraction, seed)
-    assert [part.fingerprint() for part in again] == [rest.fingerprint(), held_out.fingerprint()]
-    assert split_by_component(table, fraction, seed + 1)[1].fingerprint() != held_out.fingerprint()
+    rest, held_out, left_out = hold_out(table, fraction, seed)
+    check_split(table, Split(rest, held_out, left_out), fraction)
+    assert left_out == 0 and abs(len(held_out) - fraction * len(table)) <= 1
+    assert has_both_labels(rest) and has_both_labels(held_out)
+    again = hold_out(table, fraction, seed)
+    assert [part.fingerprint() for part in again[:2]] == [rest.fingerprint(), held_out.fingerprint()]
+    assert hold_out(table, fraction, seed + 1).held_out.fingerprint() != held_out.fingerprint()
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [1, 1]])
+@pytest.mark.parametrize("seed", range(3))
+def test_where_all_pairs_hang_together_the_few_that_cross_are_left_out(seed: int, labels: list[int]) -> None:
+    """A chain is cut at one place or two; a random graph, and a chain with chords, at few."""
+    table = pairs_from_columns(chain(100) | {"labels": labels * 50}, "chain")
+    split = hold_out(table, 0.3, seed)
+    check_split(table, split, 0.3)
+    assert 1 <= split.left_out <= 2
+    rng = np.random.default_rng(seed)
+    chords = {"texts1": [f"t{i}" for i in rng.integers(100, size=30)], "texts2": [f"t{i}" for i in range(0, 60, 2)]}
+    columns = {name: cells + chords.get(name, labels * 15) for name, cells in chain(100).items()}
+    table = pairs_from_columns(columns, "chords")
+    split = hold_out(table, 0.2, seed)
+    check_split(table, split, 0.2)
+    again = hold_out(table, 0.2, seed)
+    assert [part.fingerprint() for part in again[:2]] == [part.fingerprint() for part in split[:2]]
+    # A random set of texts of that size loses far more.
+    held = canonical_texts(split.held_out)
+    drawn = set(rng.permutation(sorted(canonical_texts(table)))[: len(held)].tolist())
+    crossing = sum((canonical_form(a) in drawn) != (canonical_form(b) in drawn) for a, b, *_ in rows_of(table))
+    assert split.left_out <= 20 and split.left_out < crossing / 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_as_few_rows_are_left_out_as_any_set_of_texts_could(seed: int) -> None:
+    """All sets of twelve texts are tried. (Growing is greedy: of a hundred such tables two are split less well.)"""
+    size, rows, target = 12, 16, 0.3 * 16
+    first = np.arange(rows) % size
+    second = (first + np.random.default_rng(seed).choice([1, 2, 5], size=rows)) % size
+    columns = {"texts1": [f"t{i}" for i in first], "texts2": [f"t{i}" for i in second], "labels": [1] * rows}
+    sets = np.arange(2**size)[:, None]
+    on_side = [(sets >> side & 1).astype(bool) for side in (first, second)]
+    held, lost = (on_side[0] & on_side[1]).sum(1), (on_side[0] != on_side[1]).sum(1)
+    fits = (abs(held - target) <= 0.25 * target) & (~on_side[0] & ~on_side[1]).any(1)
+    table, fewest = pairs_from_columns(columns, "small"), lost[fits].min()
+    if fewest > MOST_LEFT_OUT * rows:
+        with pytest.raises(InputError, match="would be lost"):
+            hold_out(table, 0.3, 0)
+    else:
+        assert hold_out(table, 0.3, 0).left_out == fewest
+
+
+def test_too_few_negatives_for_both_parts_give_parts_of_positives_at_least() -> None:
+    table = pairs_from_columns(
+        {"texts1": [f"a{i}" for i in range(40)], "texts2": [f"b{i}" for i in range(40)], "labels": [1] * 39 + [0]}, "x"
+    )
+    split = hold_out(table, 0.2, 0)
+    check_split(table, split, 0.2)
+    assert split.left_out == 0 and len(split.held_out) == 8
 
 
 def test_a_split_row_by_row_would_share_texts() -> None:
@@ -383,24 +461,49 @@ def chain(rows: int) -> dict[str, list[Any]]:
     }
 
 
+STAR = {"texts1": ["hub"] * 60, "texts2": [f"t{i}" for i in range(60)], "labels": [0, 1] * 30}
+PAIRS = [(i, j) for i in range(12) for j in range(i)]
+CLIQUE = {"texts1": [f"t{i}" for i, _ in PAIRS], "texts2": [f"t{j}" for _, j in PAIRS], "labels": [1] * len(PAIRS)}
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        (chain(100), "1 groups of connected texts, the largest of 100 rows"),
-        (GOOD | {"labels": [1, 1, 1]}, "both labels"),
-        (GOOD, "both labels"),
+        (STAR, "1 groups of connected texts, the largest of 60 rows"),
+        (CLIQUE, r"of 66 rows: 3\d rows \(\d\d %\) connect both sides and would be lost, more than 20 %"),
+        (GOOD | {"labels": [1, 0, 0]}, "with positives, and no text, on both sides"),
     ],
 )
 def test_a_split_that_cannot_be_is_refused_with_the_reason(columns: dict[str, list[Any]], words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        split_by_component(pairs_from_columns(columns, "here.csv"), 0.3, 0)
+        hold_out(pairs_from_columns(columns, "here.csv"), 0.3, 0)
     assert_one_line(caught.value, "here.csv", "data.dev")
+
+
+def test_a_run_says_what_its_split_leaves_out(tmp_path: Path) -> None:
+    table = pairs_from_columns(chain(100), "chain")
+    path = tmp_path / "chain.json"
+    path.write_text(json.dumps(chain(100)))
+    with console.capture() as captured:
+        data = load_data(DataConfig(train=str(path), dev_fraction=0.2), 0)
+    dev, lost = len(data.dev), data.left_out
+    assert 15 <= dev <= 25 and 1 <= lost <= 2 and len(data.train) + dev + lost == len(table)
+    said = "".join(captured.get().splitlines())
+    assert said == f"{path}: held out {dev} of 100 rows as dev; {lost} rows that connect both sides are left out"
+    ones = tmp_path / "ones.json"
+    ones.write_text(json.dumps(chain(100) | {"labels": [1] * 100}))
+    data = load_data(DataConfig(train=str(ones), dev_fraction=0.2), 0)
+    assert data.train.label.all() and data.dev.label.all() and data.overlap == {"dev": 0}
+    path.write_text(json.dumps(chain(100) | {"labels": [0] * 100}))
+    for config in (DataConfig(train=str(path)), DataConfig(train=str(ones), dev=str(path))):
+        with pytest.raises(InputError, match=r"chain\.json: label: all 100 rows are negative: add positive pairs"):
+            load_data(config, 0)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
 def test_a_fraction_outside_0_and_1_is_refused(fraction: float) -> None:
     with pytest.raises(InputError, match="fraction"):
-        split_by_component(random_table(0), fraction, 0)
+        hold_out(random_table(0), fraction, 0)
 
 
 def test_overlap_counts_copies_and_shows_three() -> None:
@@ -723,6 +826,14 @@ def test_real_graded_pairs_without_header(shared_data: Path) -> None:
         InputError, match=r"rows 1, 2, 3, .* more, label: 5\.0 is not between 0 and 1: .*data\.label_scale"
     ):
         read_pairs(shared_data / "stsb-en-dev.csv")
+
+
+def test_real_pairs_that_hang_together_lose_few_rows(shared_data: Path) -> None:
+    """784 of these 818 rows are connected."""
+    table = read_pairs(shared_data / "itsm_pairs_dev.json")
+    split = hold_out(table, 0.1, 0)
+    check_split(table, split, 0.1)
+    assert 0 < split.left_out <= 10 and has_both_labels(split.rest) and has_both_labels(split.held_out)
 
 
 def test_texts_that_the_real_train_and_dev_share_are_found(shared_data: Path) -> None:

@@ -49,6 +49,10 @@ RULES = {
     "model.name": Rule(bool, "name a model folder or a hub model"),
     "model.max_length": Rule(lambda value: value == 0 or value >= 3, "use 3 or more, or 0 for the model's own"),
     "model.pooling": _one_of("auto", "mean", "cls"),
+    "model.prompts": Rule(
+        lambda value: len(value) in (1, 2) and (len(value) == 1 or "auto" not in value),
+        'use ["auto"], one prompt, or two: the query\'s and the document\'s, as in ["query: ", "passage: "]',
+    ),
     "lora.rank": _POSITIVE,
     "lora.alpha": _POSITIVE,
     "lora.dropout": _SHARE,

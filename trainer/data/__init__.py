@@ -5,7 +5,7 @@ readers.read_table -> RawTable (raw_table) a file by what it is: json_files, del
 text_files.read_bytes, decode              gzip, and text in UTF-8, UTF-16 or cp1252
 field_names.PairFinder, TicketFinder       which columns hold which field, by their usual names or a person's
 pair_cells, ticket_table                   the cells of pairs and of tickets, checked
-split.split_by_component, check_overlap    held-out parts that share no text with the training pairs
+split.hold_out, check_overlap              held-out parts that share no text with the training pairs
 run_data.load_data -> RunData              the pairs of a run; locate_model: its base model
 curriculum.PhasedBatchSampler              which rows make up each batch of a run
 batch_filling.take_batch, spread_repeats     rows into batches: negatives with their anchor, no text twice

@@ -90,6 +90,18 @@ class PairTable:
             origins=None if self.origins is None else [self.origins[row] for row in chosen],
         )
 
+    def with_sides(self) -> PairTable:
+        """The table where every text stands twice, as a first one and, T further on, as a second one of a pair.
+
+        Copies keep one canonical number whichever side they stand on.
+        """
+        return replace(
+            self,
+            texts=2 * self.texts,
+            canonical=np.tile(self.canonical, 2),
+            text2=(self.text2 + len(self.texts)).astype(np.int32),
+        )
+
     def fingerprint(self) -> str:
         """SHA-256 (hex) of rows and their order: texts, scores, labels, phases, categories; not of format or path."""
         digest = hashlib.sha256()

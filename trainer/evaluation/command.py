@@ -15,7 +15,12 @@ def evaluate_parser() -> argparse.ArgumentParser:
     """Options of `trainer evaluate`."""
     parser = Parser(prog="trainer evaluate", description="Judge an encoder on labelled pairs.", allow_abbrev=False)
     parser.add_argument("--model", required=True, metavar="DIR|NAME")
-    parser.add_argument("--pairs", required=True, metavar="FILE", help="held-out pairs to report on")
+    parser.add_argument(
+        "--pairs",
+        required=True,
+        metavar="FILE",
+        help="held-out pairs to report on; positives alone are judged by search among their texts",
+    )
     parser.add_argument(
         "--dev",
         metavar="FILE",
@@ -33,7 +38,11 @@ def evaluate_parser() -> argparse.ArgumentParser:
         metavar="RULE",
         help="f1 (default), or the lowest that keeps precision=P or false_positive_rate=R",
     )
-    parser.add_argument("--metric", default="spearman", help="what the verdict goes by (default spearman)")
+    parser.add_argument(
+        "--metric",
+        default="auto",
+        help="what the verdict goes by: a metric of pairs or of search (default: spearman; mrr@10 for positives alone)",
+    )
     parser.add_argument(
         "--forgetting",
         metavar="FILE",

@@ -20,7 +20,7 @@ from trainer.lint import table_checks as checks
 from trainer.lint.built import as_expected
 from trainer.lint.findings import EXPECTED, SERIOUS, WARNING, Finding, Part, parts_of
 from trainer.lint.score_checks import TFIDF, Figures, Scores
-from trainer.model.embedding import embed_cached, tokenize_for
+from trainer.model.embedding import embed_cached, tokenize_sides
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.system.files import json_ready
 from trainer.system.gpu import default_device
@@ -28,6 +28,10 @@ from trainer.text.tfidf import pair_cosines, tfidf_matrix
 
 MODEL = "model"  # what scores by the untouched encoder are called
 NO_TFIDF = "TF-IDF was not looked at: scikit-learn is not installed; install matryoshka-trainer[mine]"
+POSITIVES_ALONE = (
+    "positives alone; in training the other texts of a batch are their negatives, held out they are judged by search, "
+    "and checks that compare labels say nothing of them"
+)
 
 
 @dataclass(frozen=True)
@@ -94,13 +98,13 @@ def lint_files(
     hush_transformers()
     device = default_device()
     encoder = load_encoder(model).to(device)
-    tokens = [tokenize_for(encoder, table.texts) for table in tables]
+    tokens = [tokenize_sides(encoder, table.texts) for table in tables]
     cosines = [
         encoder_cosines(embed_cached(encoder, token_table), table, (encoder.width,))[0]
         for token_table, table in zip(tokens, tables, strict=True)
     ]
-    lengths = Tokens([token_table.lengths for token_table in tokens], encoder.spec.max_length)
-    return lint_tables(tables, lengths, cosines)
+    lengths = [token_table.longest(len(table.texts)) for token_table, table in zip(tokens, tables, strict=True)]
+    return lint_tables(tables, Tokens(lengths, encoder.spec.max_length), cosines)
 
 
 def lint_tables(
@@ -117,6 +121,7 @@ def lint_tables(
     )
     parts = parts_of(tables)
     report = Report({table.source: len(table) for table in tables})
+    report.notes += [f"{table.source}: {POSITIVES_ALONE}" for table in tables if table.label.all()]
     for part, lengths in zip(parts, tokens.lengths, strict=True):
         for check in (checks.contradictions, checks.broken_chains, checks.repeats, checks.dominance):
             report.findings += check(part)
@@ -125,12 +130,9 @@ def lint_tables(
         report.findings += checks.balance(part) + checks.telling_categories(part)
     for seen, held in combinations(parts, 2):
         report.findings += checks.overlap(seen, held)
-    words = _add_scores(report, parts, cosines)
-    places = {table.source: place for place, table in enumerate(tables)}
-    findings = [
-        as_expected(finding, tables[places[finding.source]], words[places[finding.source]] if words else None)
-        for finding in report.findings
-    ]
+    words: Sequence[Scores | None] = _add_scores(report, parts, cosines) or [None] * len(tables)
+    tables_of = {table.source: (table, scores) for table, scores in zip(tables, words, strict=True)}
+    findings = [as_expected(finding, *tables_of[finding.source]) for finding in report.findings]
     report.findings = sorted(findings, key=lambda finding: (SERIOUS, WARNING, EXPECTED).index(finding.severity))
     return report
 

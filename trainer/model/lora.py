@@ -53,7 +53,7 @@ def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
         InputError: one of them matches nothing.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    endings = ", ".join(sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linear}))
+    endings = ", ".join(sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linear})) or "none"
     family = FAMILIES.get(model.config.model_type)
     matched: set[str] = set()
     for target in targets:

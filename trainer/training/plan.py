@@ -27,7 +27,8 @@ def lint_pairs(inputs: Inputs) -> None:
     """Show and keep what lint finds without a model in the pairs of the run; nothing it finds ends the run."""
     held_out = [pairs for pairs in (inputs.dev, inputs.test) if pairs is not None]
     tables = [inputs.data.train, *(pairs.table for pairs in held_out)]
-    lengths = [inputs.tokens.lengths, *(pairs.tokens.lengths for pairs in held_out)]
+    tokens = [inputs.tokens, *(pairs.tokens for pairs in held_out)]
+    lengths = [of_table.longest(len(table.texts)) for of_table, table in zip(tokens, tables, strict=True)]
     report = lint_tables(tables, Tokens(lengths, inputs.encoder.spec.max_length))
     console.print("Lint of the run's pairs:")
     print_findings(report)

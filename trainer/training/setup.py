@@ -28,13 +28,14 @@ from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.run_data import RunData, load_data, locate_model
 from trainer.errors import InputError
-from trainer.evaluation.pair_metrics import require_metric
+from trainer.evaluation.metric_choice import SEARCH_METRICS, require_metric, settle_metric
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
 from trainer.loss.objective import Objective
-from trainer.model.embedding import tokenize_for
+from trainer.model.embedding import tokenize_sides
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.model.lora import add_lora, resolve_targets
+from trainer.model.proof import check_padding
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 from trainer.system.console import console
@@ -67,7 +68,7 @@ class Inputs:
     # Data
     data: RunData
     tokens: TokenTable
-    """Of the training texts."""
+    """Of the training texts, on either side (`tokenize_sides`)."""
     dev: PairSet
     test: PairSet | None
     general: PairSet | None
@@ -98,7 +99,7 @@ class Inputs:
         return bool(self.accelerator.is_main_process)
 
     def judge_on_dev(self) -> Metrics:
-        """All pair metrics on dev, in the run's precision, thresholds fitted on dev itself. Collective."""
+        """All metrics that dev can tell, in the run's precision, thresholds fitted on dev itself. Collective."""
         return evaluate(self.encoder, self.dev, self.config.loss.dims, self.autocast)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -155,7 +156,7 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
         InputError: the config, a file or the model is not fit for the run.
     """
     config = asked
-    require_metric(config.eval.metric)
+    require_metric(config.eval.metric, f'eval.metric = "{config.eval.metric}"')
     accelerator = make_accelerator(config, folder)
     require_code(accelerator.device)
     console.quiet = not accelerator.is_main_process
@@ -165,13 +166,19 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
 
     # ---- data and model
     data = load_data(config.data, config.train.seed)
+    held_out = [table for table in (data.dev, data.test) if table is not None]
+    config = replace(config, eval=replace(config.eval, metric=settle_metric(config.eval.metric, held_out)))
+    if config.loss.pair_weight and data.train.label.all():
+        console.print(f"loss.pair_weight = {config.loss.pair_weight:g}: without effect, as there are no negatives")
     with accelerator.local_main_process_first():
         model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
-        encoder = load_base(config, model_name)
+        encoder = load_base(config, model_name, announce=True)
     config = settle(config, encoder.width, data.train)
     check_dims_fit(config, encoder)
     if config.lora.enabled:
+        require_own_weights(encoder)
         resolve_targets(encoder.model, config.lora.targets)  # complains before any work is done
+    check_padding(encoder, data.dev.texts)
 
     # ---- plan
     sampler = PhasedBatchSampler(
@@ -186,9 +193,11 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
     def pair_set(table: PairTable | None) -> PairSet | None:
         return PairSet.build(table, encoder) if table is not None else None
 
+    searched = config.eval.metric in SEARCH_METRICS
+
     with accelerator.local_main_process_first():  # the others find it in the cache
-        tokens = tokenize_for(encoder, data.train.texts)
-        dev, test, general = PairSet.build(data.dev, encoder), pair_set(data.test), pair_set(data.general)
+        tokens = tokenize_sides(encoder, data.train.texts)
+        dev, test, general = PairSet.build(data.dev, encoder, searched), pair_set(data.test), pair_set(data.general)
 
     fingerprints = {
         "train_data": data.train.fingerprint(),
@@ -214,7 +223,11 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
         sampler=sampler,
         rates=learning_rates(config.optim, len(sampler)),
         layouts=LayoutBuilder(
-            data.train, positives_of(data.train), rank=ranks.rank(), all_pairs=config.loss.pair_weight > 0
+            data.train,
+            positives_of(data.train),
+            rank=ranks.rank(),
+            all_pairs=config.loss.pair_weight > 0,
+            two_prompts=len(encoder.spec.side_prompts) > 1,
         ),
         fingerprints=fingerprints,
     )
@@ -258,9 +271,12 @@ def prove_fast_paths(inputs: Inputs) -> FastPaths:
     return fast_paths
 
 
-def load_base(config: Config, model_name: str) -> Encoder:
-    """The untouched encoder, from disk, on the CPU."""
-    return load_encoder(model_name, max_length=config.model.max_length, pooling=config.model.pooling)
+def load_base(config: Config, model_name: str, announce: bool = False) -> Encoder:
+    """The untouched encoder, from disk, on the CPU; `announce` what a person should know of it."""
+    model = config.model
+    return load_encoder(
+        model_name, max_length=model.max_length, pooling=model.pooling, prompts=model.prompts, announce=announce
+    )
 
 
 def make_accelerator(config: Config, folder: Path) -> Accelerator:
@@ -282,6 +298,15 @@ def make_accelerator(config: Config, folder: Path) -> Accelerator:
     if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate takes it, and leaves out the loss scaling
         raise InputError('train.precision = fp16: needs a GPU; use "fp32", or "bf16" where the CPU has it')
     return accelerator
+
+
+def require_own_weights(encoder: Encoder) -> None:
+    """Raise InputError where an adapter would be trained on top of another one: no library loads such a chain."""
+    if encoder.spec.adapter:
+        raise InputError(
+            f"model.name = {encoder.spec.name}: holds an adapter, on which no other can be trained; name the merged "
+            "model (a run's model/), or set lora.enabled to false"
+        )
 
 
 def check_dims_fit(config: Config, encoder: Encoder) -> None:
