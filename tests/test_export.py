@@ -553,9 +553,7 @@ def test_the_code_on_the_card_gives_the_cosines_that_thresholds_are_for(
     prompted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     encoder = exported(prompted, tmp_path / "run")
-    fitted = {"query_prompt": QUERY, "document_prompt": PASSAGE}
-    record = {"final": {"64": {}, "16": {}}, "thresholds": {"model": {"model": fitted}}}
-    code = usage(tmp_path / "run" / MODEL, record)
+    code = usage(tmp_path / "run" / MODEL, "16", sided=True)
     names: dict[str, Any] = {}
     exec(code, names)
     shown = float(capsys.readouterr().out.strip().removeprefix("tensor([[").removesuffix("]])"))
@@ -564,8 +562,7 @@ def test_the_code_on_the_card_gives_the_cosines_that_thresholds_are_for(
     first = encoder.encode(["vpn is down"], side="query", dims=16, normalize=True)
     second = encoder.encode(["cannot connect from home"], side="document", dims=16, normalize=True)
     assert shown == pytest.approx(float(first[0] @ second[0]), abs=1e-4)
-    fitted |= {"query_prompt": "", "document_prompt": ""}
-    assert "model.encode([" in usage(tmp_path / "run" / MODEL, record)
+    assert "model.encode([" in usage(tmp_path / "run" / MODEL, "16", sided=False)
 
 
 def test_their_library_says_nothing_of_an_export(

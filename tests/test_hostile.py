@@ -90,7 +90,7 @@ def place(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     good.rename(kept)
     shutil.copytree(kept, good)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(text_files, "GZIP_ALWAYS_BYTES", 10**6)
+    monkeypatch.setattr(text_files, "EXPANSION_ALWAYS_BYTES", 10**6)
     yield Place(good, tmp_path / "canary")
     shutil.rmtree(good)
     kept.rename(good)

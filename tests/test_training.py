@@ -499,7 +499,7 @@ def test_lora_targets_that_are_not_known_name_the_endings_there_are(tiny_model):
     with pytest.raises(InputError, match=r"'q_proj' matches no linear layer; there are attention\.attn\.k, "):
         resolve_targets(model, ("q_proj",))
     model.config.model_type = "novel"
-    with pytest.raises(InputError, match=r"not known for novel; name endings .*: attention\.attn\.k, "):
+    with pytest.raises(InputError, match=r"not known for novel; name module endings: there are attention\.attn\.k, "):
         resolve_targets(model, ("attention",))
 
 
@@ -665,12 +665,20 @@ def test_bad_input_is_one_line_exit_2_and_no_folder(run_small, name, capfd):
     assert not folder.exists()
 
 
-def test_one_class_only_is_refused(run_small, pair_files, tmp_path, capfd):
+@pytest.mark.parametrize(
+    ("label", "changes", "words"),
+    [
+        (0, {}, ["ones.json", "all 72 rows are negative", "add positive pairs"]),
+        (1, {"data.dev": '""', "eval.metric": "roc_auc"}, ['eval.metric = "roc_auc"', "positives alone", "mrr@10"]),
+    ],
+)
+def test_what_one_label_cannot_do_is_refused(label, changes, words, run_small, pair_files, tmp_path, capfd):
     columns = json.loads(pair_files["train"].read_text())
     path = tmp_path / "ones.json"
-    path.write_text(json.dumps({**columns, "labels": [1] * 72}))
-    code, folder = run_small("run", {"data.train": path})
-    assert code == 2 and "all 72 rows are positive" in capfd.readouterr().err and not folder.exists()
+    path.write_text(json.dumps({**columns, "labels": [label] * 72}))
+    code, folder = run_small("run", {"data.train": path, **changes})
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(errors) == 1 and all(word in errors[0] for word in words) and not folder.exists()
 
 
 @pytest.mark.slow

@@ -22,21 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from trainer.data.readers import Field, RawTable, brief, parse_number, read_table, table_from_columns
+from trainer.data.field_names import PairFinder
+from trainer.data.json_files import table_of_columns
+from trainer.data.raw_table import Faults, RawTable, brief, parse_number
+from trainer.data.readers import Reading, read_table, say_reading
 from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 
-FIELDS = (
-    Field("text1", "texts1"),
-    Field("text2", "texts2"),
-    Field("label", "labels"),
-    Field("phase", "phase_indicators", required=False),
-    Field("category1", "categories1", required=False),
-    Field("category2", "categories2", required=False),
-)
-HEADERLESS = ("text1", "text2", "label")  # as the STS benchmark's files
-
-
+WORDS = {"true": True, "yes": True, "y": True, "false": False, "no": False, "n": False}  # that labels may be
 MAX_PHASE = 2**31 - 1
 # What no text may hold: NUL, and surrogates, which JSON can spell ("\\ud800") and UTF-8 cannot.
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
@@ -71,6 +64,8 @@ class PairTable:
     """[N] number of the row in the file, from 1, for messages; sub-tables keep it."""
     source: str
     """What to call the table in messages: the file's path."""
+    origins: list[str] | None = None
+    """[N] where each row of built pairs comes from (`origins.py`), "" where unknown; None without such a column."""
 
     def __len__(self) -> int:
         return len(self.text1)
@@ -91,6 +86,7 @@ class PairTable:
             categories2=None if self.categories2 is None else [self.categories2[row] for row in chosen],
             row=self.row[chosen],
             source=self.source,
+            origins=None if self.origins is None else [self.origins[row] for row in chosen],
         )
 
     def with_sides(self) -> PairTable:
@@ -117,16 +113,27 @@ class PairTable:
         return digest.hexdigest()
 
 
-def read_pairs(path: str | Path, *, label_scale: float = 1.0, positive_threshold: float | None = None) -> PairTable:
-    """Read labelled pairs from .json (columnar), .jsonl, .csv or .tsv, each also .gz.
+def read_pairs(
+    path: str | Path,
+    *,
+    label_scale: float = 1.0,
+    positive_threshold: float | None = None,
+    reading: Reading | None = None,
+) -> PairTable:
+    """Read labelled pairs from a file of any format and layout that `trainer/data/README.md` lists.
 
-    Labels are numbers from 0 to `label_scale` or booleans (the two ends of the scale). A pair is positive from
-    `positive_threshold` on, which is in the unit of the file's labels (`label_scale=5, positive_threshold=3`: from 3 of
-    5 on); None means half of the scale.
+    Labels are numbers from 0 to `label_scale`, or booleans and yes or no (the two ends of the scale). A pair is
+    positive from `positive_threshold` on, which is in the unit of the file's labels (`label_scale=5,
+    positive_threshold=3`: from 3 of 5 on); None means half of the scale. Positives and negatives of one text
+    (triplets) become a pair each.
 
     Raises InputError, one line naming file, row (from 1, with the line where that differs), field and fix.
     """
-    return _pair_table(read_table(path, FIELDS, HEADERLESS), label_scale, positive_threshold)
+    finder = PairFinder(reading.columns if reading else ())
+    raw = read_table(path, finder, reading)
+    unused = reading and reading.columns and not any(map(finder.is_mapped, raw.names.values()))
+    say_reading(raw, finder.describe(raw.names), ["it has none of data.columns"] if unused else [])
+    return _pair_table(raw, label_scale, positive_threshold)
 
 
 def pairs_from_columns(
@@ -143,20 +150,17 @@ def pairs_from_columns(
     (2, ['vpn down', 'no vpn', 'no mail'], [True, False])
 
     Args:
-        columns: name -> list, tuple, array or Series; or a DataFrame. Names as in FIELDS, in the singular or the
-            plural. NaN in a category is an unknown one.
+        columns: name -> list, tuple, array or Series; or a DataFrame. Names as in a file: our own, or the usual ones.
+            NaN in a category is an unknown one.
         source: what to call them in messages.
         label_scale, positive_threshold: as in `read_pairs`.
 
     Raises InputError, one line naming source, row, field and fix.
     """
-    names = {field.plural: field.name if field.name in columns else field.plural for field in FIELDS}
-    given = {plural: _as_list(columns[name]) for plural, name in names.items() if name in columns}
-    for name in ("categories1", "categories2"):
-        if isinstance(given.get(name), list):
-            given[name] = [None if cell != cell else cell for cell in given[name]]
-    raw = table_from_columns(given, source, FIELDS)
-    raw = replace(raw, names={field.name: names[field.plural] for field in FIELDS})
+    raw = table_of_columns({str(name): _as_list(columns[name]) for name in columns}, source, PairFinder())
+    for name in ("category1", "category2"):
+        if name in raw.columns:
+            raw.columns[name] = [None if cell != cell else cell for cell in raw.columns[name]]
     return _pair_table(raw, label_scale, positive_threshold)
 
 
@@ -167,6 +171,43 @@ def _as_list(column: Any) -> Any:
     return column.tolist() if hasattr(column, "tolist") else column
 
 
+def _one_row_a_pair(raw: RawTable) -> RawTable:
+    """A table with text1, text2 and label of one of positives and negatives: each of them is a row.
+
+    `rows` keeps their numbers in the file. Raises InputError where there is none.
+    """
+    if "label" in raw.columns:
+        return raw
+    sides = [
+        (raw.columns[name], label) for name, label in (("positive", True), ("negative", False)) if name in raw.columns
+    ]
+    chosen = [
+        (row, text, label)
+        for row in range(len(raw))
+        for column, label in sides
+        for text in _texts_in(column[row], keep_blank=label)
+    ]
+    if not chosen:
+        raise InputError(f"{raw.source}: has no positives and no negatives: add some")
+    rows, texts, labels = zip(*chosen, strict=True)
+    others = raw.columns.keys() - {"positive", "negative"}
+    return replace(
+        raw,
+        columns={name: [raw.columns[name][row] for row in rows] for name in others}
+        | {"text2": list(texts), "label": list(labels)},
+        names={**raw.names, "text2": raw.names["positive"], "label": "label"},
+        lines=[raw.lines[row] for row in rows] if raw.lines else None,
+        rows=[row + 1 for row in rows],
+    )
+
+
+def _texts_in(cell: Any, keep_blank: bool) -> list[Any]:
+    """The texts of a cell that holds one, or a list; blank ones (of triplets without a negative) only to be refused."""
+    if isinstance(cell, list):
+        return [text for inner in cell for text in (inner if isinstance(inner, list) else [inner])]
+    return [cell] if keep_blank or cell not in ("", None) else []
+
+
 def _pair_table(raw: RawTable, label_scale: float, positive_threshold: float | None) -> PairTable:
     if not (math.isfinite(label_scale) and label_scale > 0):
         raise InputError(f"data.label_scale is {label_scale}: set it to the highest label of {raw.source}, above 0")
@@ -175,12 +216,15 @@ def _pair_table(raw: RawTable, label_scale: float, positive_threshold: float | N
         raise InputError(
             f"data.positive_threshold is {threshold}: set it above 0, up to data.label_scale {label_scale}"
         )
-    rows = range(len(raw.columns["label"]))
-    texts, text1, text2 = _intern_texts(raw)
+    raw = _one_row_a_pair(raw)
+    faults = Faults(raw)
+    texts, text1, text2 = _intern_texts(raw, faults)
+    labels = np.array(_labels(raw, label_scale, faults), dtype=np.float64)
+    phases = _phases(raw, faults)
+    categories = [_categories(raw, name, faults) for name in ("category1", "category2")]
+    faults.check()
     forms: dict[str, int] = {}
     canonical = [forms.setdefault(canonical_form(text), len(forms)) for text in texts]
-    labels = np.array([_label(raw, row, label_scale) for row in rows], dtype=np.float64)
-    phases = [_phase(raw, row) for row in rows] if "phase" in raw.columns else [1] * len(rows)
     return PairTable(
         texts=texts,
         canonical=np.array(canonical, dtype=np.int32),
@@ -189,71 +233,104 @@ def _pair_table(raw: RawTable, label_scale: float, positive_threshold: float | N
         score=labels / label_scale,
         label=labels >= threshold,
         phase=np.array(phases, dtype=np.int32),
-        categories1=_categories(raw, "category1"),
-        categories2=_categories(raw, "category2"),
-        row=np.arange(1, len(rows) + 1, dtype=np.int64),
+        categories1=categories[0],
+        categories2=categories[1],
+        row=np.array(raw.rows or range(1, len(raw) + 1), dtype=np.int64),
         source=raw.source,
+        origins=_origins(raw),
     )
 
 
-def _intern_texts(raw: RawTable) -> tuple[list[str], list[int], list[int]]:
+def _intern_texts(raw: RawTable, faults: Faults) -> tuple[list[str], list[int], list[int]]:
     """Unique texts, and their numbers for either side of each row."""
     ids: dict[str, int] = {}
     sides: tuple[list[int], list[int]] = ([], [])
     for row, pair in enumerate(zip(raw.columns["text1"], raw.columns["text2"], strict=True)):
         for field, text, side in zip(("text1", "text2"), pair, sides, strict=True):
-            if not isinstance(text, str):
-                raise raw.error(row, field, f"{brief(text)} is not a text: write a string")
-            number = ids.get(text)
+            number = ids.get(text) if isinstance(text, str) else None
             if number is None:
-                _check_characters(raw, row, field, text)
-                if not text.strip():
-                    raise raw.error(row, field, "is blank: write a text or remove the row")
-                number = ids[text] = len(ids)
+                number = len(ids)
+                if not isinstance(text, str):
+                    what = "is missing" if text is None else f"{brief(text)} is not a text"
+                    faults.add(row, field, what, "write a string, or remove the row")
+                elif not _has_bad_characters(row, field, text, faults):
+                    if text.strip():
+                        ids[text] = number
+                    else:
+                        faults.add(row, field, "is blank", "write a text or remove the row")
             side.append(number)
     return list(ids), *sides
 
 
-def _check_characters(raw: RawTable, row: int, field: str, text: str) -> None:
+def _has_bad_characters(row: int, field: str, text: str, faults: Faults) -> bool:
+    """Whether a text holds what none may; then that is noted."""
     if bad := UNUSABLE.search(text):
         what = "a NUL" if bad.group() == "\0" else f"half a surrogate pair (\\u{ord(bad.group()):04x})"
-        raise raw.error(row, field, f"holds {what} at character {bad.start() + 1}: remove it")
+        faults.add(row, field, f"holds {what} at character {bad.start() + 1}", "remove it")
+    return bad is not None
 
 
-def _label(raw: RawTable, row: int, scale: float) -> float:
-    """The label of a row in the file's unit."""
-    cell = value = raw.columns["label"][row]
-    if raw.text_cells:
-        value = {"true": True, "false": False}.get(cell.strip().lower(), parse_number(cell))
-    if isinstance(value, bool):
-        return scale if value else 0.0
-    if not isinstance(value, int | float):
-        raise raw.error(row, "label", f"{brief(cell)} is not a number: write 0, 1 or a score")
-    if not 0 <= value <= scale:  # so written, NaN fails too
-        fix = f"correct it, or set data.label_scale (now {scale:g}) to the highest label"
-        raise raw.error(row, "label", f"{brief(value)} is not between 0 and {scale:g}: {fix}")
-    return float(value) + 0.0  # -0.0 becomes 0.0, whose bytes the fingerprint sees
+def _labels(raw: RawTable, scale: float, faults: Faults) -> list[float]:
+    """[N] labels in the file's unit."""
+    labels = []
+    for row, cell in enumerate(raw.columns["label"]):
+        value = cell
+        if isinstance(cell, str):
+            value = WORDS.get(cell.strip().lower(), parse_number(cell))
+        if isinstance(value, bool):
+            value = scale if value else 0.0
+        if not isinstance(value, int | float):
+            what = "is missing" if cell is None else f"{brief(cell)} is not a number"
+            fix = "write 1 for pairs that are alike and 0 for others (in place of words such as these), or a score"
+            faults.add(row, "label", what, fix if isinstance(cell, str) and cell.strip() else "write 0, 1 or a score")
+        elif not 0 <= value <= scale:  # so written, NaN fails too
+            fix = f"correct it, or set data.label_scale (now {scale:g}) to the highest label"
+            faults.add(row, "label", f"{brief(value)} is not between 0 and {scale:g}", fix)
+        else:
+            labels.append(float(value) + 0.0)  # -0.0 becomes 0.0, whose bytes the fingerprint sees
+    return labels
 
 
-def _phase(raw: RawTable, row: int) -> int:
-    cell = value = raw.columns["phase"][row]
-    if raw.text_cells:
-        digits = cell.strip()
-        value = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= len(str(MAX_PHASE)) else cell
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PHASE:
-        raise raw.error(row, "phase", f"{brief(cell)} is not a phase: write a whole number from 1")
-    return value
+def _phases(raw: RawTable, faults: Faults) -> list[int]:
+    """[N] phases, 1 where the file has none."""
+    if "phase" not in raw.columns:
+        return [1] * len(raw)
+    phases = []
+    for row, cell in enumerate(raw.columns["phase"]):
+        value = cell
+        if isinstance(cell, str):
+            digits = cell.strip()
+            whole = digits.isascii() and digits.isdigit() and len(digits) <= len(str(MAX_PHASE))
+            value = int(digits) if whole else cell
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PHASE:
+            faults.add(row, "phase", f"{brief(cell)} is not a phase", "write a whole number from 1")
+        else:
+            phases.append(value)
+    return phases
 
 
-def _categories(raw: RawTable, field: str) -> list[str] | None:
+def _categories(raw: RawTable, field: str, faults: Faults) -> list[str] | None:
     if field not in raw.columns:
         return None
     cells = ["" if cell is None else cell for cell in raw.columns[field]]
     for row, cell in enumerate(cells):
         if not isinstance(cell, str):
-            raise raw.error(row, field, f"{brief(cell)} is not a category: write a string")
-        _check_characters(raw, row, field, cell)
+            faults.add(row, field, f"{brief(cell)} is not a category", "write a string")
+        else:
+            _has_bad_characters(row, field, cell, faults)
     return cells
+
+
+def graded_labels(table: PairTable) -> int:
+    """How many labels lie strictly between the ends of their scale: where pairs are positive or negative, the
+    difference between them is lost."""
+    return int(((table.score > 0) & (table.score < 1)).sum())
+
+
+def _origins(raw: RawTable) -> list[str] | None:
+    """[N] origins in one spelling; what is none of ours is for no one to judge."""
+    cells = raw.columns.get("origin")
+    return None if cells is None else [cell.strip().lower() if isinstance(cell, str) else "" for cell in cells]
 
 
 def _number_by_appearance(values: NDArray[Any]) -> tuple[NDArray[Any], IntArray]:

@@ -6,17 +6,19 @@ Legend: R rows of the file, N tickets kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.field_names import TicketFinder, name_key
+from trainer.data.identifiers import clean_id, id_key, is_rounded, link_rows
 from trainer.data.pairs import UNUSABLE
-from trainer.data.readers import Field, RawTable, brief, read_table
-from trainer.data.split import connect
+from trainer.data.raw_table import RawTable, brief
+from trainer.data.readers import Reading, read_table, say_reading
 from trainer.errors import InputError
 from trainer.system.console import progress, tracked
 from trainer.text.canonical import canonical_form
@@ -44,7 +46,21 @@ REASONS = {
 }
 OPTIONAL_REASONS = ("mixed-language", "ids-only", "template")
 """Reasons that a user can turn off."""
-NUMBER, CLUSTER = "number", "cluster"
+OWN_NAMES = ("number", "shortdescription", "description", "assignmentgroup")  # of columns that go without saying
+# What an object in a cell says, by the first of these keys that it has: references, people, labels, rich text.
+SAYING = (
+    "display_value",
+    "displayValue",
+    "value",
+    "name",
+    "displayName",
+    "title",
+    "text",
+    "content",
+    "login",
+    "key",
+    "nodes",
+)
 
 
 IntArray = NDArray[np.int64]
@@ -52,11 +68,11 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Columns:
-    """What the file calls its fields."""
+    """What the file calls its fields; where nothing is said, the usual names are looked for."""
 
-    number: str = "number"
-    texts: tuple[str, ...] = ("short_description", "description")
-    category: str = "assignment_group"
+    number: str = ""
+    texts: tuple[str, ...] = ()
+    category: str = ""
     duplicate_of: str | None = None  # the number of the ticket that this one duplicates
     cluster: str | None = None  # any name that tickets about one problem share
 
@@ -71,14 +87,6 @@ class Filter:
     per_template: int = 5
     keep: tuple[str, ...] = ()  # of OPTIONAL_REASONS: not applied
     mask: bool = False  # hide e-mail addresses, phone numbers, ids and hosts
-
-
-class Link(NamedTuple):
-    """What rows about one problem share: the number of a ticket that they are or duplicate, or a cluster's name."""
-
-    kind: str
-    """NUMBER or CLUSTER."""
-    name: str
 
 
 @dataclass(frozen=True)
@@ -120,20 +128,19 @@ class Tickets:
         return len(self.texts)
 
 
-def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets:
-    """Read and clean the tickets of a CSV, TSV, JSON Lines or columnar JSON file.
+def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: Reading | None = None) -> Tickets:
+    """Read and clean the tickets of a file of any format that `trainer/data/README.md` lists.
 
     Raises:
         InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
     """
-    raw = _read(path, columns)
-    rows = len(raw.columns[columns.category])
-    numbers = [_cell(raw, columns.number, row).strip() for row in range(rows)]
+    raw, columns = _read(path, columns, reading)
+    rows = len(raw)
+    numbers = [clean_id(cell) for cell in _ids(raw, columns.number) or []]
     categories = _categories(raw, columns.category)
-    links = [_links(raw, columns, row) for row in range(rows)]
+    links = link_rows(raw.source, numbers, _ids(raw, columns.duplicate_of), _ids(raw, columns.cluster))
     whole, cleaned = _texts(raw, columns.texts, quality)
     prints = fingerprints(cleaned)
-    clusters, unknown = _clusters(numbers, links)
     languages = [language(text) for text in tracked(cleaned, "Guessing languages")]
     dropped = _drop(numbers, whole, cleaned, prints, languages, quality)
     gone = np.zeros(rows, dtype=bool)
@@ -141,6 +148,7 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets
     kept = np.flatnonzero(~gone)
     names = sorted({categories[row] for row in kept} - {""})
     index = {name: position for position, name in enumerate(names)} | {"": -1}
+    duplicate, sizes = np.unique(links.clusters[kept], return_inverse=True, return_counts=True)[1:]
     return Tickets(
         source=raw.source,
         numbers=[numbers[row] or f"row {row + 1}" for row in kept],
@@ -149,8 +157,8 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets
         category=np.array([index[categories[row]] for row in kept], dtype=np.int64),
         categories=names,
         languages=["" if languages[row] == MIXED else languages[row] for row in kept],
-        duplicate=np.unique(clusters[kept], return_inverse=True)[1].astype(np.int64),
-        named=np.array([any(link.kind == CLUSTER for link in links[row]) for row in kept], dtype=bool),
+        duplicate=duplicate.astype(np.int64),
+        named=links.named[kept],
         template=np.unique([prints[row] for row in kept], return_inverse=True)[1].astype(np.int64),
         dropped=dropped,
         facts={
@@ -159,71 +167,112 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets
             "dropped": dict(Counter(drop.reason for drop in dropped)),
             "languages": dict(Counter(languages[row] or "unknown" for row in kept).most_common()),
             "categories": len(names),
+            "columns": asdict(columns),
             "without_category": sum(not categories[row] for row in kept),
-            "linked": sum(any(row) for row in links),
-            "links_to_unknown_tickets": unknown,
+            **links.facts,
+            "known_duplicates": int(sizes[sizes > 1].sum()),
+            "unknown_link": links.example,
         },
     )
 
 
-def _read(path: str | Path, columns: Columns) -> RawTable:
+def _read(path: str | Path, columns: Columns, reading: Reading | None) -> tuple[RawTable, Columns]:
+    """The table, and what it calls its fields, "" where it has no number or category; its columns go by these names."""
     optional = [name for name in (columns.duplicate_of, columns.cluster) if name]
-    names = [columns.number, *columns.texts, columns.category, *optional]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    given = [name for name in (columns.number, *columns.texts, columns.category, *optional) if name]
+    if twice := [name for name, count in Counter(given).items() if count > 1]:
         raise InputError(f"column {twice[0]} is named for two purposes: give each column one")
-    return read_table(path, [Field(name, name) for name in names])
+    finder = TicketFinder(
+        columns.number, columns.texts, columns.category, columns.duplicate_of or "", columns.cluster or ""
+    )
+    raw = read_table(path, finder, reading)
+    names = raw.names
+    texts = sorted((field for field in names if field.startswith("text")), key=lambda field: int(field[4:]))
+    say_reading(raw, *_describe(names, texts, columns))
+    named = Columns(
+        number=names.get("number", ""),
+        texts=tuple(names[field] for field in texts),
+        category=names.get("category", ""),
+        duplicate_of=names.get("duplicate_of"),
+        cluster=names.get("cluster"),
+    )
+    return replace(
+        raw,
+        columns={names[field]: column for field, column in raw.columns.items()},
+        names={name: name for name in names.values()},
+    ), named
+
+
+def _describe(names: Mapping[str, str], texts: Sequence[str], columns: Columns) -> tuple[list[str], list[str]]:
+    """In words, the columns that no option names and that are not called as ours are; and those that are missing."""
+    notes, missing = [], []
+    if not columns.texts and any(name_key(names[field]) not in OWN_NAMES for field in texts):
+        notes.append(f"texts {' + '.join(names[field] for field in texts)}")
+    for field, given, instead in (
+        ("number", columns.number, ": rows are numbered"),
+        ("category", columns.category, ""),
+    ):
+        if field not in names:
+            missing.append(f"no {field} column{instead}")
+        elif not given and name_key(names[field]) not in OWN_NAMES:
+            notes.append(f"{field} {names[field]}")
+    return notes, missing
+
+
+def _cells(raw: RawTable, column: str, row: int) -> list[str]:
+    """The texts of a cell, stripped and not blank: several where the file has several columns of that name, or a list.
+
+    A missing value is none; of an object it is what it says (`SAYING`). Raises InputError for another object.
+    """
+    texts: list[str] = []
+    left = [raw.columns[column][row]] if column else []
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += reversed(value)
+        elif isinstance(value, dict) and (value.keys() & SAYING or not value):
+            left += [next((value[key] for key in SAYING if value.get(key) is not None), None)]
+        elif isinstance(value, str):
+            texts.append(UNUSABLE.sub(" ", value).strip())
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            texts.append(str(value))
+        elif value is not None:
+            raise raw.error(row, column, f"{brief(value)} is not a text: write a string")
+    return list(dict.fromkeys(filter(None, texts)))
 
 
 def _cell(raw: RawTable, column: str, row: int) -> str:
-    """A cell as text; a missing value is empty. Raises InputError for lists and objects."""
-    value = raw.columns[column][row]
-    if isinstance(value, str):
-        return UNUSABLE.sub(" ", value)
-    if value is None:
-        return ""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise raw.error(row, column, f"{brief(value)} is not a text: write a string")
+    """A cell as one text; that of a column without a name is empty."""
+    return ", ".join(_cells(raw, column, row))
 
 
 def _categories(raw: RawTable, column: str) -> list[str]:
-    """[R] category of each row; those that differ in case or spacing only are spelled as the first of them."""
+    """[R] category of each row; those that differ in case or spacing only, or as 3 and 3.0 do, are spelled as the first
+    of them."""
     spelled: dict[str, str] = {}
-    cells = [_cell(raw, column, row).strip() for row in range(len(raw.columns[column]))]
+    cells = [clean_id(_cell(raw, column, row)) for row in range(len(raw))]
     return [spelled.setdefault(canonical_form(cell), cell) for cell in cells]
 
 
-def _links(raw: RawTable, columns: Columns, row: int) -> list[Link]:
-    """What ties a row to others: rows about the same problem share a link."""
-    named = ((NUMBER, columns.duplicate_of), (CLUSTER, columns.cluster))
-    return [Link(kind, cell) for kind, column in named if column and (cell := _cell(raw, column, row).strip())]
-
-
-def _clusters(numbers: list[str], links: list[list[Link]]) -> tuple[IntArray, int]:
-    """[R] number of each row's cluster, chains followed, and how many links name a ticket that is not in the file.
-
-    Such a link still tells: two duplicates of an unknown ticket are duplicates of each other.
-    """
-    known = set(numbers) - {""}
-    nodes: dict[Link, int] = {}
-    edges = [
-        (row, len(numbers) + nodes.setdefault(link, len(nodes)))
-        for row, number in enumerate(numbers)
-        for link in ([Link(NUMBER, number)] if number else []) + links[row]
-    ]
-    first, second = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-    unknown = sum(link.kind == NUMBER and link.name not in known for row in links for link in row)
-    return connect(first, second, len(numbers) + len(nodes))[: len(numbers)].astype(np.int64), unknown
+def _ids(raw: RawTable, column: str | None) -> list[str] | None:
+    """[R] cells of a column of ids; None where no column is named. Raises InputError for one that lost digits."""
+    if column is None:
+        return None
+    cells = [_cell(raw, column, row) for row in range(len(raw))]
+    for row, cell in enumerate(cells):
+        if is_rounded(cell):
+            raise raw.error(row, column, f"{brief(cell)} has lost digits in a spreadsheet: export the column as text")
+    return cells
 
 
 def _texts(raw: RawTable, names: Sequence[str], quality: Filter) -> tuple[list[str], list[str]]:
     """[R] the columns joined: as they are, and cleaned and cut; both masked where that is asked for."""
-    rows = range(len(raw.columns[names[0]]))
+    rows = range(len(raw))
     hide = mask_text if quality.mask else str
     whole, cleaned, titles = [], [], []
     with progress("Cleaning", len(rows)) as advance:
         for row in rows:
-            cells = [_cell(raw, name, row).strip() for name in names]
+            cells = ["\n".join(_cells(raw, name, row)) for name in names]
             whole.append(hide(_join(cells)[0]))
             text, title = _join([hide(strip_mail(cell)) for cell in cells])
             cleaned.append(text)
@@ -253,6 +302,7 @@ def _drop(
     quality: Filter,
 ) -> list[Dropped]:
     """The rows to drop, each for the first reason that applies; of copies the first is kept."""
+    keys = [id_key(number) for number in numbers]
     seen_numbers: dict[str, int] = {}
     seen_texts: dict[str, int] = {}
     seen_plain: dict[str, int] = {}
@@ -261,8 +311,8 @@ def _drop(
     for row, text in enumerate(tracked(cleaned, "Choosing tickets")):
         reason, kept = "", None
         plain, form = id_free(text), canonical_form(text)
-        if numbers[row] and numbers[row] in seen_numbers:
-            reason, kept = "repeated-number", seen_numbers[numbers[row]]
+        if keys[row] and keys[row] in seen_numbers:
+            reason, kept = "repeated-number", seen_numbers[keys[row]]
         elif count_words(text) < quality.min_words:
             reason = "boilerplate" if count_words(whole[row]) >= quality.min_words else "near-empty"
         elif languages[row] == MIXED and "mixed-language" not in quality.keep:
@@ -275,8 +325,8 @@ def _drop(
             reason, kept = "ids-only", seen_plain[plain]
         elif len(templates.get(prints[row], ())) >= quality.per_template and "template" not in quality.keep:
             reason, kept = "template", templates[prints[row]][0]
-        if numbers[row]:
-            seen_numbers.setdefault(numbers[row], row)
+        if keys[row]:
+            seen_numbers.setdefault(keys[row], row)
         if reason:
             stands_for_it = "" if kept is None else numbers[kept] or f"row {kept + 1}"
             dropped.append(Dropped(row + 1, numbers[row], reason, stands_for_it))

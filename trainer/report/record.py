@@ -40,9 +40,14 @@ class Record:
 
     @property
     def in_sample(self) -> bool:
-        """Whether the thresholds were fitted on the judged pairs."""
-        fitted_on: str = self.judged["thresholds"]["model"]["data_fingerprint"]
-        return fitted_on == self.judged["data_fingerprint"]
+        """Whether thresholds were fitted on the judged pairs."""
+        fitted = self.judged["thresholds"].get("model")
+        return fitted is not None and fitted["data_fingerprint"] == self.judged["data_fingerprint"]
+
+    @property
+    def by_labels(self) -> bool:
+        """Whether the judged pairs have both labels; positives alone are judged by search."""
+        return bool(self.judged["diagnostic"])
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.run_data import RunData, load_data, locate_model
 from trainer.errors import InputError
-from trainer.evaluation.pair_metrics import require_metric
+from trainer.evaluation.metric_choice import SEARCH_METRICS, require_metric, settle_metric
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
 from trainer.loss.objective import Objective
 from trainer.model.embedding import tokenize_sides
@@ -99,7 +99,7 @@ class Inputs:
         return bool(self.accelerator.is_main_process)
 
     def judge_on_dev(self) -> Metrics:
-        """All pair metrics on dev, in the run's precision, thresholds fitted on dev itself. Collective."""
+        """All metrics that dev can tell, in the run's precision, thresholds fitted on dev itself. Collective."""
         return evaluate(self.encoder, self.dev, self.config.loss.dims, self.autocast)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -156,7 +156,7 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
         InputError: the config, a file or the model is not fit for the run.
     """
     config = asked
-    require_metric(config.eval.metric)
+    require_metric(config.eval.metric, f'eval.metric = "{config.eval.metric}"')
     accelerator = make_accelerator(config, folder)
     require_code(accelerator.device)
     console.quiet = not accelerator.is_main_process
@@ -166,6 +166,10 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
 
     # ---- data and model
     data = load_data(config.data, config.train.seed)
+    held_out = [table for table in (data.dev, data.test) if table is not None]
+    config = replace(config, eval=replace(config.eval, metric=settle_metric(config.eval.metric, held_out)))
+    if config.loss.pair_weight and data.train.label.all():
+        console.print(f"loss.pair_weight = {config.loss.pair_weight:g}: without effect, as there are no negatives")
     with accelerator.local_main_process_first():
         model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
         encoder = load_base(config, model_name, announce=True)
@@ -189,9 +193,11 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
     def pair_set(table: PairTable | None) -> PairSet | None:
         return PairSet.build(table, encoder) if table is not None else None
 
+    searched = config.eval.metric in SEARCH_METRICS
+
     with accelerator.local_main_process_first():  # the others find it in the cache
         tokens = tokenize_sides(encoder, data.train.texts)
-        dev, test, general = PairSet.build(data.dev, encoder), pair_set(data.test), pair_set(data.general)
+        dev, test, general = PairSet.build(data.dev, encoder, searched), pair_set(data.test), pair_set(data.general)
 
     fingerprints = {
         "train_data": data.train.fingerprint(),
