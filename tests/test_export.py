@@ -31,11 +31,10 @@ from trainer.model import export, loading, proof
 from trainer.model.embedding import embed, tokenize_sides
 from trainer.model.encoder import Encoder, embedding_conditions
 from trainer.model.loading import load_encoder
-from trainer.model.lora import add_lora
+from trainer.model.lora import add_lora, require_own_weights
 from trainer.system.console import console
 from trainer.system.run_files import ADAPTER, MODEL
 from trainer.training.model_card import usage
-from trainer.training.setup import require_own_weights
 
 Build = Callable[[str], Path]
 

@@ -44,6 +44,15 @@ def add_lora(encoder: Encoder, config: LoraConfig) -> None:
         raise InputError(f"lora.targets: trained parameters are not exactly the adapters: {wrong}")
 
 
+def require_own_weights(encoder: Encoder) -> None:
+    """Raise InputError where an adapter would be trained on top of another one: no library loads such a chain."""
+    if encoder.spec.adapter:
+        raise InputError(
+            f"model.name = {encoder.spec.name}: holds an adapter, on which no other can be trained; name the merged "
+            "model (a run's model/), or set lora.enabled to false"
+        )
+
+
 def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
     """Full names of the linear layers that `lora.targets` means, in the model's order.
 

@@ -34,7 +34,7 @@ from trainer.loss.objective import Objective
 from trainer.model.embedding import tokenize_sides
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.loading import hush_transformers, load_encoder
-from trainer.model.lora import add_lora, resolve_targets
+from trainer.model.lora import add_lora, require_own_weights, resolve_targets
 from trainer.model.proof import check_padding
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
@@ -273,10 +273,8 @@ def prove_fast_paths(inputs: Inputs) -> FastPaths:
 
 def load_base(config: Config, model_name: str, announce: bool = False) -> Encoder:
     """The untouched encoder, from disk, on the CPU; `announce` what a person should know of it."""
-    model = config.model
-    return load_encoder(
-        model_name, max_length=model.max_length, pooling=model.pooling, prompts=model.prompts, announce=announce
-    )
+    asked = {name: getattr(config.model, name) for name in ("max_length", "pooling", "prompts")}
+    return load_encoder(model_name, announce=announce, **asked)
 
 
 def make_accelerator(config: Config, folder: Path) -> Accelerator:
@@ -298,15 +296,6 @@ def make_accelerator(config: Config, folder: Path) -> Accelerator:
     if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate takes it, and leaves out the loss scaling
         raise InputError('train.precision = fp16: needs a GPU; use "fp32", or "bf16" where the CPU has it')
     return accelerator
-
-
-def require_own_weights(encoder: Encoder) -> None:
-    """Raise InputError where an adapter would be trained on top of another one: no library loads such a chain."""
-    if encoder.spec.adapter:
-        raise InputError(
-            f"model.name = {encoder.spec.name}: holds an adapter, on which no other can be trained; name the merged "
-            "model (a run's model/), or set lora.enabled to false"
-        )
 
 
 def check_dims_fit(config: Config, encoder: Encoder) -> None:
