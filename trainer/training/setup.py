@@ -8,17 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -42,6 +39,7 @@ from trainer.system.console import console
 from trainer.system.gpu import require_code
 from trainer.system.numerics import Numerics, settle_numerics
 from trainer.system.transfer import to_device
+from trainer.training.accelerator import make_accelerator
 from trainer.training.batch import Prepared, collate
 from trainer.training.fast_paths import FastPaths, choose_fast_paths
 from trainer.training.optimizer import build_optimizer
@@ -275,27 +273,6 @@ def load_base(config: Config, model_name: str, announce: bool = False) -> Encode
     """The untouched encoder, from disk, on the CPU; `announce` what a person should know of it."""
     asked = {name: getattr(config.model, name) for name in ("max_length", "pooling", "prompts")}
     return load_encoder(model_name, announce=announce, **asked)
-
-
-def make_accelerator(config: Config, folder: Path) -> Accelerator:
-    """The accelerator of a run, with the loss scaling of fp16 where that is asked for and the tracker asked for."""
-    precision = "fp16" if config.train.precision == "fp16" else "no"  # bf16 is of `Inputs.autocast` alone
-    if config.log.tensorboard and not find_spec("tensorboard"):  # accelerate would leave it out without a word
-        raise InputError("log.tensorboard = true: tensorboard is not installed; install the extra `track`")
-    trackers = "tensorboard" if config.log.tensorboard else None
-    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout))
-    # One setting for the whole process is accelerate's idea: a second run would get the first one's precision. The
-    # process group stays.
-    AcceleratorState._reset_state()
-    try:
-        accelerator = Accelerator(
-            mixed_precision=precision, log_with=trackers, project_dir=str(folder), kwargs_handlers=[patience]
-        )
-    except ValueError as error:
-        raise InputError(f"train.precision = {config.train.precision}: {error}".replace("\n", " ")) from error
-    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate takes it, and leaves out the loss scaling
-        raise InputError('train.precision = fp16: needs a GPU; use "fp32", or "bf16" where the CPU has it')
-    return accelerator
 
 
 def check_dims_fit(config: Config, encoder: Encoder) -> None:
