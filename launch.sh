@@ -24,6 +24,7 @@ TRAINER_EXTRAS=real,track ./launch.sh installs more extras, which stay installed
 
   mine    scikit-learn: build-pairs, and the TF-IDF of lint (always installed)
   report  matplotlib: report.html (always installed)
+  data    openpyxl, pyarrow: pairs and tickets in XLSX and Parquet
   track   tensorboard: log.tensorboard
   real    all-MiniLM-L6-v2, a pretrained encoder in a package
   test    what the tests use, with all of the above (`./launch.sh test` and `check` install it)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from trainer.data.readers import Field, read_table
+from trainer.data.field_names import TicketFinder
+from trainer.data.readers import read_table
 from trainer.model.tiny import build_tiny_mpnet
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -31,10 +32,9 @@ def ticket_pairs(tickets: str | None, count: int = 4335) -> list[tuple[str, str]
         rng = np.random.default_rng(0)
         sides = [made_up(rng, lengths, count) for lengths in (TITLE_LENGTHS, BODY_LENGTHS)]
         return list(zip(*sides, strict=True))
-    fields = (Field("short_description", "short_descriptions"), Field("description", "descriptions"))
-    columns = read_table(tickets, fields).columns
+    columns = read_table(tickets, TicketFinder()).columns
     chosen: dict[str, str] = {}
-    for title, body in zip(columns["short_description"], columns["description"], strict=True):
+    for title, body in zip(columns["text1"], columns["text2"], strict=True):
         if title.strip() and body.strip() and title.strip() != body.strip():
             chosen.setdefault(title, body)
     pairs = list(chosen.items())

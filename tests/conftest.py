@@ -64,8 +64,12 @@ def real_encoder() -> Path:
 
 @pytest.fixture(scope="module")
 def blank_report() -> Iterator[None]:
-    """Runs end with an empty report: drawing one takes as long as all else in a tiny run. test_report.py draws them."""
+    """Runs with a cheap end: the report and reading exports with sentence-transformers take most of a tiny run.
+
+    test_report.py draws reports, test_export.py reads every kind of export with that library.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.model.proof.find_spec", lambda name: None)
         patch.setattr("trainer.training.finish.write_report", lambda folder, metrics: (folder / REPORT).write_text(""))
         yield
 

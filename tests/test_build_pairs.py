@@ -284,6 +284,7 @@ def test_negatives_above_positives_are_told(tickets: Path, tmp_path: Path, capfd
         (["--model", "nobody/nothing"], ("nobody/nothing",)),
         (["--augment", "translation=1", "--translators", "nobody/there", "nobody/back"], ("nobody/there",)),
         (["--seed", "x"], ("--seed",)),
+        (["--languages", "EN,english"], ("--languages english", "en, de")),
     ],
 )
 def test_bad_input_is_one_line(tickets: Path, tmp_path: Path, capfd, options: list[str], told: tuple[str, ...]) -> None:
@@ -300,6 +301,66 @@ def test_one_category_only_is_refused_unless_no_band_asks(tmp_path: Path, capfd)
     assert "only the category 'all'" in refused(capfd, *arguments)
     bands = [option.rpartition(":")[0] + ":any" if ":" in option else option for option in BANDS]
     assert cli(["build-pairs", *arguments, *bands]) == 0
+
+
+def test_without_categories_the_default_bands_do_without(tmp_path: Path, capfd) -> None:
+    rows = [{key: row[key] for key in ("number", "description")} for row in ticket_rows()]
+    path = tmp_path / "t.csv"
+    path.write_bytes("".join(f"{row['number']}|{row['description']}|für\n" for row in rows).encode("cp1252"))
+    path.write_bytes(b"Ref|Was|Extra\n" + path.read_bytes())
+    given = ["--tickets", str(path), "--output", str(tmp_path / "out"), "--sizes", "40", "--text-columns", "Was"]
+    given += ["--number-column", "ref", "--encoding", "latin-1", "--separator", "|", "--max-group", "10"]
+    assert cli(["build-pairs", *given]) == 0
+    said = capfd.readouterr().err
+    assert f"{path}: read as latin-1, separator |; no category column" in said
+    assert "the tickets have no category: what the bands ask of categories is left out" in said
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["parts"]["train"]["easy"]["positives"]["band"] == "0.6:0.95:any"
+    numbers = {row["number"] for row in rows}
+    assert set(json.loads((tmp_path / "out" / "train.json").read_text())["numbers1"]) < numbers
+    given[3] = str(tmp_path / "other")
+    assert "no category: name another with --category-column" in refused(
+        capfd, *given, "--hard-positives", "0.3:0.6:same"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("category", ["", "all"])
+def test_without_categories_what_default_bands_ask_of_them_is_left_out_and_said(
+    tmp_path: Path, capfd, category: str
+) -> None:
+    path, output = tmp_path / "t.jsonl", tmp_path / "out"
+    path.write_text("".join(json.dumps({**row, "assignment_group": category}) + "\n" for row in ticket_rows()))
+    arguments = ["--tickets", str(path), "--output", str(output), "--sizes", "20", "--max-group", "30"]
+    assert cli(["build-pairs", *arguments]) == 0
+    report = json.loads((output / "report.json").read_text())
+    (line,) = (line for line in report["warnings"] if "left out" in line)
+    assert "easy 0.6:0.95:same" in line and "--category-column" in line and line in capfd.readouterr().err
+    assert report["parts"]["train"]["medium"]["positives"]["band"] == "0.45:0.95:any"
+    train = json.loads((output / "train.json").read_text())
+    assert Counter(train["phase_indicators"]) == {1: 20, 2: 20, 3: 20} and sum(train["labels"]) == 30
+    assert ("categories1" in train) == ("same_category" in report["shortcuts"]) == bool(category)
+    read_pairs(output / "train.json")
+
+
+@pytest.mark.slow
+def test_links_that_tie_nothing_are_told_and_no_duplicates_are_known(tmp_path: Path, capfd) -> None:
+    rows = ticket_rows()
+    for row, link in ((1, "INC0000002"), (2, "inc0000001"), (3, "INC7777777"), (4, "INC0000004")):
+        rows[row]["dup"] = link
+    path = tmp_path / "t.jsonl"
+
+    def warnings(rows: list[dict[str, str]]) -> list[str]:
+        path.write_text("".join(json.dumps({"dup": None, **row}) + "\n" for row in rows))
+        output = tmp_path / f"out{len(rows)}"
+        build(path, output, "--duplicate-column", "dup")
+        return json.loads((output / "report.json").read_text())["warnings"]
+
+    said = warnings(rows)
+    assert "1 of 4 links name tickets that are not in the file (such as 'INC7777777')" in said
+    assert not any("no known duplicates" in line for line in said)
+    said = warnings([row for row in rows if row.get("dup", "INC0000004") == "INC0000004"])
+    assert any(line.startswith("no known duplicates (rows with a link: 1;") for line in said)  # to itself
 
 
 def test_help_says_every_default_band(capsys) -> None:

@@ -33,7 +33,7 @@ from trainer.text.cleaning import (
         ("Sehr geehrte Damen und Herren,\nder Drucker klemmt.\nMit freundlichen Grüßen\nEva", "der Drucker klemmt."),
         ("Bom dia, a impressora parou. Obrigado", "a impressora parou."),
         ("screen is black [cid:image001.png@01D2] since noon", "screen is black\nsince noon"),
-        ("<p>Mail &amp; calendar</p><br/>are <b>gone</b>", "Mail & calendar are gone"),
+        ("<p>Mail &amp; calendar</p><br/>are <b>gone</b>", "Mail & calendar\nare gone"),
         ("hi i cannot log on to vpn best", "i cannot log on to vpn"),
         (
             "thanks for the new laptop, but its screen flickers all the time",

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from trainer import config as config_module
 from trainer import config_file
 from trainer.config import (
-    RULES,
     Config,
     DataConfig,
     EvalConfig,
@@ -34,6 +33,7 @@ from trainer.config import (
     settings_of,
 )
 from trainer.config_file import dump_config, load_config, resolve_config, suggest, to_tree
+from trainer.config_rules import RULES
 from trainer.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +84,7 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "model.name": (['""'], ['"x"']),
     "model.max_length": (["-1", "1", "2"], ["0", "3", "512"]),
     "model.pooling": (['"max"', '""', '"Mean"'], ['"auto"', '"mean"', '"cls"']),
+    "model.prompts": (["[]", '["a", "b", "c"]', '["auto", "b"]'], ['["auto"]', '[""]', '["query: ", "passage: "]']),
     "lora.rank": (["0", "-4"], ["1"]),
     "lora.alpha": (["0", "-0.5"], ["0.5", "16"]),
     "lora.dropout": (["1", "-0.1", "1.5"], ["0", "0.99"]),
@@ -91,7 +92,7 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "data.dev_fraction": (["0", "1", "-0.1"], ["0.01", "0.99"]),
     "data.label_scale": (["0", "-5"], ["5"]),
     "data.positive_threshold": (["-0.1"], ["0", "0.3"]),
-    "curriculum.mode": (['"linear"'], ['"phased"', '"mixed"']),
+    "curriculum.mode": (['"linear"'], ['"auto"', '"phased"', '"mixed"']),
     "curriculum.phases": (["[]", "[1, 2, 1]"], ["[3]", "[3, 1]"]),
     "curriculum.epochs": (["0", "-1"], ["1"]),
     "curriculum.replay": (["-0.1", "1.1"], ["0", "1"]),
@@ -100,13 +101,13 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "train.precision": (['"fp64"', '"FP32"'], ['"auto"', '"fp32"', '"bf16"', '"fp16"']),
     "train.tokens_per_chunk": (["-1"], ["0", "4096"]),
     "train.seed": (["-1", "4294967296"], ["0", "4294967295"]),
-    "optim.lr": (["0", "-1e-5"], ["1e-3"]),
+    "optim.lr": (["-1e-5"], ["0", "1e-3"]),
     "optim.floor_lr": (["-1e-9"], ["0"]),
     "optim.weight_decay": (["-0.01"], ["0"]),
     "optim.warmup_ratio": (["-0.1", "1.1"], ["0", "0.8"]),
     "optim.hold_ratio": (["-0.1", "1.1"], ["0", "0.85"]),
     "optim.clip_norm": (["-1"], ["0"]),
-    "loss.dims": (["[]", "[64, 0]", "[64, -8]", "[64, 32, 64]"], ["[64]", "[32, 64]"]),
+    "loss.dims": (["[64, 0]", "[64, -8]", "[64, 32, 64]"], ["[]", "[64]", "[32, 64]"]),
     "loss.weights": (["[1, 0, 1, 1, 1]", "[1, -1, 1, 1, 1]"], ["[]", "[1, 0.5, 2, 1, 1]"]),
     "loss.scale": (["0", "-20"], ["0.1"]),
     "loss.pair_weight": (["-0.1"], ["0", "0.5"]),
@@ -165,9 +166,7 @@ def test_training_pairs_must_be_named(tmp_path: Path) -> None:
 CROSS_CHECKS = {
     "optim.warmup_ratio=0.81": "optim.warmup_ratio + optim.hold_ratio = 101%: at most 100 %",
     "optim.hold_ratio=0.9": "optim.warmup_ratio + optim.hold_ratio = 105%: at most 100 %",
-    "optim.lr=1e-8": "optim.floor_lr = 1e-07 is above optim.lr = 1e-08: lower it",
-    "optim.floor_lr=1e-3": "optim.floor_lr = 0.001 is above optim.lr = 5e-06: lower it",
-    "loss.weights=[1, 2]": "loss.weights has 2 values for 5 loss.dims: one a dim",
+    "optim.lr=1e-8": "optim.floor_lr = 1e-06 is above optim.lr = 1e-08: lower it",
     "eval.forgetting_limit=0.01": "eval.forgetting_limit is for the choice of the strength: name data.forgetting, and "
     "let dev choose",
     "data.positive_threshold=2": "data.positive_threshold is above data.label_scale: no pair would be positive",
@@ -263,11 +262,11 @@ def test_a_section_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "complaint"),
     [
-        ('optim.lr="1e-5"', "optim.lr must be a number, not '1e-5' (take the quotes away)"),
-        ('train.seed="1"', "train.seed must be a whole number, not '1' (take the quotes away)"),
-        ('lora.enabled="true"', "lora.enabled must be true or false, not 'true' (take the quotes away)"),
+        ('optim.lr="1e-5"', "optim.lr must be a number, not '1e-5' (write 1e-05)"),
+        ('train.seed="1"', "train.seed must be a whole number, not '1' (write 1)"),
+        ('lora.enabled="true"', "lora.enabled must be true or false, not 'true' (write true)"),
         ("lora.enabled=1", "lora.enabled must be true or false, not 1"),
-        ("train.seed=1.0", "train.seed must be a whole number, not 1.0"),
+        ("train.seed=1.0", "train.seed must be a whole number, not 1.0 (write 1)"),
         ("train.seed=true", "train.seed must be a whole number, not True"),
         ("optim.lr=true", "optim.lr must be a number, not True"),
         ("optim.lr=[1]", "optim.lr must be a number, not [1]"),
@@ -276,11 +275,24 @@ def test_a_section_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
         (f"optim.lr={'9' * 400}", "optim.lr must be a finite number, not inf"),
         (f"loss.weights=[1, -{'9' * 309}]", "loss.weights must be a finite number, not inf"),
         ("output.dir=3", "output.dir must be a string, not 3"),
-        ("loss.dims=64", "loss.dims must be a list, not 64"),
+        ("loss.dims=64", "loss.dims must be a list, not 64 (write [64])"),
+        ('loss.dims="256,128"', "loss.dims must be a list, not '256,128' (write [256, 128])"),
+        ('loss.dims="[256, 128"', "loss.dims must be a list, not '[256, 128' (write [256, 128])"),
+        ('loss.dims="many"', "loss.dims must be a list, not 'many'"),
+        ('lora.enabled="True"', "lora.enabled must be true or false, not 'True' (write true)"),
+        ('lora.enabled="No"', "lora.enabled must be true or false, not 'No' (write false)"),
+        ('lora.enabled="maybe"', "lora.enabled must be true or false, not 'maybe'"),
+        ('train.seed="1.0"', "train.seed must be a whole number, not '1.0' (write 1)"),
+        ('train.seed="1.5"', "train.seed must be a whole number, not '1.5'"),
+        ('optim.lr="fast"', "optim.lr must be a number, not 'fast'"),
+        ('optim.lr="nan"', "optim.lr must be a number, not 'nan'"),
         ('model.name="a\\u0000b"', "model.name holds a NUL: take it out"),
-        ("loss.dims=[64.0]", "loss.dims must be a whole number, not 64.0"),
-        ('loss.dims=["64"]', "loss.dims must be a whole number, not '64' (take the quotes away)"),
-        ('lora.targets="ffn"', "lora.targets must be a list, not 'ffn'"),
+        ("loss.dims=[64.0]", "loss.dims must be a whole number, not 64.0 (write 64)"),
+        ('loss.dims=["64"]', "loss.dims must be a whole number, not '64' (write 64)"),
+        (
+            'lora.targets="ffn"',
+            "lora.targets must be a list, not 'ffn' (write [\"ffn\"], on a command line between single quotes)",
+        ),
         ("lora.targets=[1]", "lora.targets must be a string, not 1"),
         ("loss.weights=[true]", "loss.weights must be a number, not True"),
     ],
@@ -454,6 +466,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
 BY_KEY = {
     "model.name": TEXT.filter(bool),
     "model.pooling": st.sampled_from(["auto", "mean", "cls"]),
+    "model.prompts": st.lists(TEXT.filter(lambda text: text != "auto"), min_size=1, max_size=2).map(tuple),
     "data.train": TEXT.filter(bool),
     "data.label_scale": st.floats(0.5, allow_infinity=False),
     "curriculum.mode": st.sampled_from(["phased", "mixed"]),

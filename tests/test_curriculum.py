@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from trainer.config import CurriculumConfig
-from trainer.data.curriculum import PhasedBatchSampler, _spread_repeats, _Unit
+from trainer.data.batch_filling import Unit, spread_repeats
+from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.errors import InputError
 
@@ -177,12 +178,12 @@ def test_impossible_phases_are_errors(rows, config, words):
 
 def test_every_repeat_of_a_batch_is_looked_at():
     def unit(*texts, row=0):
-        return _Unit((row,), frozenset(texts))
+        return Unit((row,), frozenset(texts))
 
-    first = [_Unit((0, 1), frozenset((1, 2, 3))), unit(1, 4), unit(5, 6), unit(7, 8), unit(7, 9)]
+    first = [Unit((0, 1), frozenset((1, 2, 3))), unit(1, 4), unit(5, 6), unit(7, 8), unit(7, 9)]
     second = [unit(10 + 2 * i, 11 + 2 * i) for i in range(6)]
     batches = [first, second]
-    assert _spread_repeats(batches) == 0
+    assert spread_repeats(batches) == 0
     for batch in batches:
         texts = [text for u in batch for text in u.texts]
         assert len(texts) == len(set(texts))
@@ -204,8 +205,8 @@ def test_a_large_batch_that_must_repeat_does_not_search_all_others(monkeypatch):
             Watched.looked += 1
             return super().__getitem__(position)
 
-    monkeypatch.setattr("trainer.data.curriculum.SEARCH", 16)
+    monkeypatch.setattr("trainer.data.batch_filling.SEARCH", 16)
     # Every text stands twice in the first batch, and nothing that the others have would not.
-    units = [_Unit((row,), frozenset([row // 2])) for row in range(200)]
-    assert _spread_repeats([Watched(units), Watched(units[::2]), Watched(units[1::2])]) == 1
+    units = [Unit((row,), frozenset([row // 2])) for row in range(200)]
+    assert spread_repeats([Watched(units), Watched(units[::2]), Watched(units[1::2])]) == 1
     assert Watched.looked <= (1 + 16) * len(units)  # itself, and what it might change places with

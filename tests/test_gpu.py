@@ -25,12 +25,13 @@ def stepper(tiny_model, tmp_path):
     def make(name, changes=None):
         folder = tmp_path / name
         folder.mkdir()
-        pairs = folder / "pairs.json"
+        pairs, dev = folder / "pairs.json", folder / "dev.json"
         pairs.write_text(json.dumps(generate_pairs(144, 0, "train")))
+        dev.write_text(json.dumps(generate_pairs(72, 0, "dev")))
         config = folder / "run.toml"
         config.write_text(
             f'[model]\nname = "{tiny_model("mpnet")}"\n'
-            f'[data]\ntrain = "{pairs}"\ndev = "{pairs}"\nallow_overlap = true\n'
+            f'[data]\ntrain = "{pairs}"\ndev = "{dev}"\n'
             '[train]\nbatch_size = 16\ncompile = "on"\n'
             "[loss]\ndims = [64, 16]\npair_weight = 0.5\nsymmetric = true\n"
         )

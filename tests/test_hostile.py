@@ -90,7 +90,7 @@ def place(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     good.rename(kept)
     shutil.copytree(kept, good)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(text_files, "GZIP_ALWAYS_BYTES", 10**6)
+    monkeypatch.setattr(text_files, "EXPANSION_ALWAYS_BYTES", 10**6)
     yield Place(good, tmp_path / "canary")
     shutil.rmtree(good)
     kept.rename(good)
@@ -478,14 +478,17 @@ def report_case(text: str) -> Case:
     return case
 
 
+THRESHOLDS_OF_ANOTHER = (
+    '{"values": {"64": 0.5}, "rule": "f1", "source": "", "data_fingerprint": "", "positive_share": 0, "model": '
+    '{"weights_fingerprint": "x", "pooling": "mean", "max_length": 9, "query_prompt": "", "document_prompt": ""}}'
+)
 CASES |= {
     "thresholds: a pickle": thresholds_case(""),
     "thresholds: nested deeply": thresholds_case("[" * 10**6),
     "thresholds: a list": thresholds_case("[]"),
-    "thresholds: NaN": thresholds_case(
-        '{"values": {"64": NaN}, "rule": "f1", "source": "", "data_fingerprint": "", "weights_fingerprint": ""}'
-    ),
-    "thresholds: of other weights": thresholds_case(
+    "thresholds: NaN": thresholds_case(THRESHOLDS_OF_ANOTHER.replace("0.5", "NaN")),
+    "thresholds: of other weights": thresholds_case(THRESHOLDS_OF_ANOTHER),
+    "thresholds: of an older version": thresholds_case(
         '{"values": {"64": 0.5}, "rule": "f1", "source": "", "data_fingerprint": "", "weights_fingerprint": "x"}'
     ),
     "report: of an unfinished run": lambda place: (["report", str(place.run)], str(place.run), 2),

@@ -20,6 +20,7 @@ ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py")
 FLOORS = (
     {"errors"},
     {"system"},
+    {"config_rules"},
     {"config"},
     {"config_file"},
     {"model", "text"},

@@ -16,7 +16,7 @@ from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
 from trainer.evaluation.scoring import pair_cosines
 from trainer.lint import linter as lint
-from trainer.lint.findings import SERIOUS, WARNING
+from trainer.lint.findings import EXPECTED, SERIOUS, WARNING
 from trainer.lint.linter import Report, Tokens, lint_files, lint_tables
 from trainer.main import cli
 from trainer.model.embedding import embed_cached, tokenize_for
@@ -272,7 +272,7 @@ def test_exit_codes_and_what_is_shown(files, tmp_path, capfd):
         (["--pairs", "{train}", "--eval", "nowhere.json"], "nowhere.json"),
         (["--pairs", "{train}", "--model", "nowhere"], "nowhere"),
         (["--pairs", "{train}", "--label-scale", "0.5"], "row"),
-        (["--pairs", "{train}", "--positive-threshold", "7"], "positive_threshold"),
+        (["--pairs", "{train}", "--positive-threshold", "7"], "--positive-threshold is 7"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(arguments, said, files, capfd):
@@ -303,16 +303,69 @@ def test_texts_without_a_word_in_common_are_no_trouble():
     assert report.notes == ["TF-IDF was not looked at: the texts share no words"] and report.figures == []
 
 
-def test_one_label_only_is_serious_not_a_crash():
-    columns = generate_pairs(60, 0, "train") | {"labels": [1] * 60}
-    report = lint_tables([pairs_from_columns(columns, "x")])
-    assert names(report)["x", "label balance"] == SERIOUS and not report.figures
+def test_negatives_alone_are_serious_and_positives_alone_a_note():
+    columns = generate_pairs(60, 0, "train")
+    negatives, positives = (
+        lint_tables([pairs_from_columns(columns | {"labels": [label] * 60}, "x")]) for label in (0, 1)
+    )
+    assert names(negatives)["x", "label balance"] == SERIOUS and not negatives.figures and not negatives.notes
+    assert ("x", "label balance") not in names(positives) and not positives.figures
+    assert [note.partition(";")[0] for note in positives.notes] == ["x: positives alone"]
 
 
 def test_a_single_row_is_no_crash():
     for label in (0, 1):
         report = lint_tables([pairs_from_columns({"texts1": ["vpn is"], "texts2": ["down"], "labels": [label]}, "x")])
-        assert names(report)["x", "label balance"] == SERIOUS
+        assert (("x", "label balance") in names(report)) == (label == 0)
+
+
+def built(count: int, origins: list[str]) -> Columns:
+    """Pairs that their words give away, as those are that TF-IDF chose, with an origin each."""
+    columns = sentences(count, 7)
+    for row, label in enumerate(columns["labels"]):
+        one = columns["texts1"][row].split()
+        columns["texts2"][row] = " ".join(one[:7]) if label else columns["texts2"][row - 1][::-1]
+    return {**columns, "origins": origins}
+
+
+@pytest.mark.slow
+def test_what_the_rules_of_build_pairs_bring_about_is_expected(tmp_path, capfd):
+    labelled = {name: values for name, values in built(240, ["tfidf"] * 240).items() if name != "origins"}
+    pairs = write(tmp_path, "built.json", built(240, ["TFIDF "] * 200 + ["known"] * 20 + ["edit"] * 20))
+    assert cli(["lint", "--pairs", pairs, "--json", str(tmp_path / "found.json")]) == 0
+    said = capfd.readouterr().err
+    assert "0 serious findings" in said and "1 expected" in said and "nothing to mend" in " ".join(said.split())
+    assert "mend the data" not in said
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert {finding["name"]: finding["severity"] for finding in record["findings"]}["shortcut: TF-IDF"] == EXPECTED
+
+    def severity(columns: Columns) -> str:
+        return names(lint_tables([pairs_from_columns(columns, "x")]))["x", "shortcut: TF-IDF"]
+
+    assert severity(labelled) == WARNING or severity(labelled) == SERIOUS  # by people: it does say something
+    assert severity(built(240, ["encoder"] * 240)) != EXPECTED  # chosen by other than words
+    assert severity(built(240, ["tfidf"] * 120 + ["desk"] * 120)) != EXPECTED  # the others are as easy
+    assert severity(built(240, ["tfidf"] * 220 + [""] * 20)) == EXPECTED  # too few others to tell
+
+
+def test_hard_phases_are_expected_where_known_duplicates_or_an_encoder_made_them_so():
+    columns = built(240, ["tfidf"] * 240)
+    for row in range(240):
+        columns["labels"][row] = 1 - columns["labels"][row] if columns["phase_indicators"][row] == 3 else row % 2
+    hard = [row for row in range(240) if columns["phase_indicators"][row] == 3]
+
+    def upside_down(origins: list[str]) -> str:
+        table = pairs_from_columns({**columns, "origins": origins}, "x")
+        return names(lint_tables([table]))["x", "negatives above positives"]
+
+    known = ["known" if row in hard and columns["labels"][row] else "tfidf" for row in range(240)]
+    assert upside_down(known) == EXPECTED
+    assert upside_down(["tfidf"] * 240) == WARNING
+    scores = np.array([0.0 if label else 1.0 for label in columns["labels"]])
+    for origin, expected in (("model", EXPECTED), ("tfidf", SERIOUS)):
+        table = pairs_from_columns({**columns, "origins": [origin] * 240}, "x")
+        findings = [each for each in lint_tables([table], None, [scores]).findings if each.values.get("by") == "model"]
+        assert {each.severity for each in findings if each.name == "negatives above positives"} == {expected}
 
 
 def test_one_page_however_many_rows_are_wrong(files, tmp_path, capfd):

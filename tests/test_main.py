@@ -20,7 +20,7 @@ from trainer import errors
 from trainer.config import Config, setting_keys, settings_of
 from trainer.config_file import to_tree
 from trainer.errors import InputError
-from trainer.main import COMMANDS, cli
+from trainer.main import COMMANDS, OPTIONS, cli, in_words_of
 from trainer.system import console as shown
 from trainer.system.arguments import parse_dims
 from trainer.training.command import default_config
@@ -100,11 +100,11 @@ def test_every_field_has_a_docstring_under_it():
 
 
 def test_settings_are_a_table_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "100")
     assert cli(["settings", "loss"]) == 0
     said = capsys.readouterr().out
-    assert "meaning" in said and "[768, 512, 256, 128, 64]" in said and "\t" not in said
+    assert "meaning" in said and "loss.pair_weight" in said and "\t" not in said
     assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", said).splitlines())) <= 100
 
 
@@ -170,6 +170,63 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(terminal, monkeypat
     assert "Working" in said and ("\x1b" in said) is terminal
     if not terminal:
         assert said.splitlines()[-1] == "Working: 4/4, 0:00:00 left  loss 0.5" and len(said.splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_a_pipe_gets_no_escape_codes():
+    """Whatever the environment says of colours: of a bar, a table and a style."""
+    script = (
+        "from trainer.system.console import console, progress\nfrom rich.table import Table\n"
+        "with progress('Working', 2) as advance: advance()\n"
+        "console.print(Table('a', title='t'), style='bold red'); console.print('x', style='red')\n"
+        "from trainer.main import cli; cli(['settings', 'optim'])"
+    )
+    forced = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TTY_COMPATIBLE": "1", "TERM": "xterm-256color"}
+    done = subprocess.run([sys.executable, "-c", script], env={**ENVIRONMENT, **forced}, capture_output=True)
+    assert done.returncode == 0 and b"x" in done.stderr and b"optim.lr\t" in done.stdout
+    assert b"\x1b" not in done.stderr + done.stdout
+
+
+def test_more_than_was_expected_is_no_time_below_zero(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(shown, "console", Console(file=out, width=100))
+    monkeypatch.setattr(shown, "PLAIN_INTERVAL_S", 0.0)
+    with shown.progress("Working", 1) as advance:
+        advance()
+        advance()
+    assert "-" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("command", "message", "said"),
+    [
+        ("train", "model.name = a/b: pooling max; set model.pooling", None),
+        (
+            "evaluate",
+            "model.name = a/b: pooling max; set model.pooling",
+            "model a/b: pooling max; set model.pooling (a setting of trainer train)",
+        ),
+        ("lint", "set data.label_scale (now 1) to the highest", "set --label-scale (now 1) to the highest"),
+        ("evaluate", "or correct data.positive_threshold", "or correct --positive-threshold"),
+        ("build-pairs", "model.max_length = 9: lower", "model.max_length (a setting of trainer train) = 9: lower"),
+        ("evaluate", "x/data.train: no file; data.train.json, my-data.dev", None),  # paths are no settings
+        ("settings", "did you mean optim.lr?", None),
+    ],
+)
+def test_hints_are_in_the_words_of_the_command(command, message, said):
+    assert in_words_of(command, message) == (message if said is None else said)
+
+
+def test_an_option_that_needs_another_says_so(capfd):
+    assert cli(["--allow-inexact-resume"]) == 2
+    assert "add --resume" in capfd.readouterr().err
+
+
+def test_every_option_that_stands_for_a_setting_is_there():
+    for command, options in OPTIONS.items():
+        assert set(options) <= set(setting_keys())
+        help_text = COMMANDS[command][0]().format_help()
+        assert all(option in help_text for option in options.values())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.errors import InputError
 from trainer.evaluation.pair_metrics import (
     HIGHER_IS_BETTER,
     METRICS,
@@ -24,7 +23,6 @@ from trainer.evaluation.pair_metrics import (
     pair_metrics,
     pearson,
     prefix_cosines,
-    require_metric,
     roc_auc,
     same_category,
     separability,
@@ -256,14 +254,6 @@ def test_every_metric_that_is_to_be_maximised_is_higher_for_better_scores() -> N
     noise = np.random.default_rng(0).normal(size=200)
     weak, strong = (pair_metrics(gap * labels + noise, labels, labels, gap / 2) for gap in (0.5, 3.0))
     assert all((strong[name] > weak[name]) == (name in HIGHER_IS_BETTER) for name in METRICS)
-
-
-def test_a_metric_is_required_by_a_known_name() -> None:
-    for name in HIGHER_IS_BETTER:
-        require_metric(name)
-    for name in ("accuracy", "false_positive_rate", "threshold", ""):
-        with pytest.raises(InputError, match=f'^eval.metric = "{name}": use one of spearman, pearson, roc_auc, '):
-            require_metric(name)
 
 
 def test_shortcut_scores_are_what_they_say() -> None:

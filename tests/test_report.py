@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from trainer.config import Config, EvalConfig
+from trainer.config import Config
 from trainer.data.incidents import generate_pairs
 from trainer.errors import InputError
+from trainer.evaluation.judge import Question, judge
+from trainer.evaluation.metric_choice import SEARCH_METRICS
 from trainer.evaluation.pair_metrics import roc_points
 from trainer.lint.findings import Finding
 from trainer.main import cli
@@ -200,13 +202,84 @@ def test_the_metric_that_the_run_goes_by_is_shown_before_and_after(
     page = Page(write_report(run, metrics).read_text())
     assert page.text["th"].count(title) == 1
     assert page.text["td"].count(" → ".join(values)) == 1
-    card = model_card(Config(eval=EvalConfig(metric=metric)), test, "test", 1.0)
+    card = model_card(Config(), test, "test", 1.0, has_thresholds=True, sided=False)
     assert card.count(f" {title} before | after |") == 1 and f"| {' | '.join(values)} |" in card
     heading, rule, row = [line for line in card.splitlines() if line.startswith("|")][:3]
     assert heading.count("|") == rule.count("|") == row.count("|")
     monkeypatch.setattr(console, "width", 200)
-    print_summary({part: metrics[part] for part in ("dev", "test")}, 1, 1.0, run / "model")
+    print_summary({part: metrics[part] for part in ("dev", "test")}, 1, 1.0, run / "model", sided=False)
     assert " -> ".join(values) in capfd.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def positives_run(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run on positives alone, some of them held out, and what it said."""
+    folder = tmp_path_factory.mktemp("positives")
+    columns = generate_pairs(240, 0, "train")
+    rows = [row for row, label in enumerate(columns["labels"]) if label]
+    pairs = folder / "ones.json"
+    pairs.write_text(json.dumps({name: [cells[row] for row in rows] for name, cells in columns.items()}))
+    sets = [f"--set=data.train={pairs}", f"--set=model.name={tiny_model('mpnet')}", "--set=loss.pair_weight=0.5"]
+    sets += ["--set=train.batch_size=8", "--set=curriculum.epochs=1", "--set=optim.lr=1e-3", "--set=loss.dims=[64, 16]"]
+    sets += ["--set=data.dev_fraction=0.3", "--set=eval.every=4", "--set=lora.enabled=false"]
+    (folder / "empty.toml").write_text("")
+    with console.capture() as captured:
+        assert cli(["--config", str(folder / "empty.toml"), "--output-dir", str(folder / "run"), *sets]) == 0
+    return folder / "run", captured.get()
+
+
+@pytest.mark.slow
+def test_a_run_on_positives_alone_goes_by_search(positives_run: tuple[Path, str], tmp_path: Path) -> None:
+    """Best, strength and verdict; and nothing that would need negatives is there, least of all as NaN."""
+    folder, said = positives_run
+    names = ("metrics", "strength", "scores", "training_metadata")
+    metrics, strength, scores, metadata = (json.loads((folder / f"{name}.json").read_text()) for name in names)
+    dev = metrics["dev"]
+    assert (metrics["verdict_on"], dev["question"]["metric"], strength["metric"]) == ("dev", "mrr@10", "mrr@10")
+    values = [each["metrics"]["64"]["mrr@10"] for each in metrics["evaluations"]]
+    assert len(values) >= 2 and metrics["evaluations"][int(np.argmax(values))]["step"] == metrics["best_step"]
+    assert set(metrics["final"]["16"]) == set(metrics["baseline"]["16"]) == set(SEARCH_METRICS)
+    chosen = next(point["dev"] for point in strength["curve"] if point["alpha"] == strength["chosen"])
+    assert {dim: at["mrr@10"] for dim, at in metrics["final"].items()} == pytest.approx(chosen, abs=1e-3)
+    assert metrics["verdict"] == dev["verdict"]
+    assert dev["diagnostic"] == dev["thresholds"] == scores["thresholds"] == {} and set(scores["labels"]) == {1}
+    assert not (folder / "model" / "thresholds.json").exists()
+    rows = metadata["rows"]
+    assert rows["train"] + rows["dev"] + rows["left out"] == sum(generate_pairs(240, 0, "train")["labels"])
+    for word in (
+        f"held out {rows['dev']} of",
+        "positives alone, so judged by search",
+        'eval.metric: "mrr@10"',
+        "No thresholds.json",
+        "loss.pair_weight = 0.5: without effect",
+    ):
+        assert word in said
+    assert "nan" not in said.lower() and not re.search(r"\bNaN\b", (folder / "metrics.json").read_text())
+    card = (folder / "model" / "README.md").read_text()
+    assert "There are no thresholds" in card and "mrr@10 before | after" in card and "nan" not in card
+    # What it leaves is a model that labelled pairs can judge.
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps(generate_pairs(120, 1, "test")))
+    found = judge(Question(str(folder / "model"), str(pairs), dims=(16,), resamples=100))
+    assert found.in_sample("model") and found.assessment.metrics["model"]["16"]["roc_auc"] > 0
+
+
+@pytest.mark.slow
+def test_its_report_and_a_comparison_show_search_alone(
+    positives_run: tuple[Path, str], finished: Path, tmp_path: Path
+) -> None:
+    folder, _ = positives_run
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert len(page.images) == 3  # by dim, loss, strength: none that would be empty
+    main = page.text["th"][: page.text["th"].index("metric")]
+    assert main[:7] == ["dims", "verdict", "success@1", "success@5", "success@10", "mrr@10", "mrr@10 difference, 95 %"]
+    assert any("positives alone, so judged by search" in one for one in page.text["p"])
+    assert "The adversarial diagnostic needs negatives, and these pairs have none." in page.text["p"]
+    assert not {"NaN", "nan", "None"} & set(re.findall(r"\w+", " ".join(page.text["td"] + page.text["p"])))
+    for runs in ([finished, folder], [folder, finished]):
+        page = Page(write_comparison(runs, tmp_path / "both.html").read_text())
+        assert page.text["h2"][0] == "mrr@10 by dim: before → after"
 
 
 def edit_metrics(run: Path, **changes: object) -> None:
@@ -238,7 +311,7 @@ def test_a_verdict_is_text_not_markup(run: Path) -> None:
         (lambda run: edit_metrics(run, undefined={"f1": "\ud800"}), ["damaged", "surrogates"]),
         (lambda run: edit_metrics(run, final={}), ["another version", "damaged"]),
         (lambda run: edit_metrics(run, question=[]), ["another version", "damaged"]),
-        (lambda run: edit_metrics(run, diagnostic=[]), ["another version", "damaged"]),
+        (lambda run: edit_metrics(run, diagnostic=[1]), ["another version", "damaged"]),
     ],
 )
 def test_what_is_no_finished_run_is_one_line_exit_2(
@@ -290,10 +363,11 @@ def test_training_succeeds_without_matplotlib(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(finish, "find_spec", lambda name: None)
-    pairs = tmp_path / "pairs.json"
+    pairs, dev = tmp_path / "pairs.json", tmp_path / "dev.json"
     pairs.write_text(json.dumps(generate_pairs(24, 0, "train")))
+    dev.write_text(json.dumps(generate_pairs(24, 0, "dev")))
     (tmp_path / "x.toml").write_text(
-        f'[model]\nname = "{tiny_model("mpnet")}"\n[data]\ntrain = "{pairs}"\ndev = "{pairs}"\nallow_overlap = true\n'
+        f'[model]\nname = "{tiny_model("mpnet")}"\n[data]\ntrain = "{pairs}"\ndev = "{dev}"\n'
         '[curriculum]\nmode = "mixed"\nepochs = 1\n[train]\nbatch_size = 8\n[optim]\nlr = 1e-3\n[loss]\ndims = [64]\n'
     )
     assert cli(["--config", str(tmp_path / "x.toml"), "--output-dir", str(tmp_path / "run")]) == 0

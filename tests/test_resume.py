@@ -40,8 +40,8 @@ from trainer.system import distributed, processor
 from trainer.system import files as storage
 from trainer.system.files import find_damage, only_writer, remove_debris, remove_folder, write_manifest
 from trainer.system.signals import Signals
+from trainer.training import finish, loop, resume, run_folder, strength
 from trainer.training import log as logbook
-from trainer.training import loop, resume, run_folder
 from trainer.training.log import Timer
 from trainer.training.step import Stepper
 
@@ -461,6 +461,74 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_at_step_0(start, und
     assert start(tmp_path / "run", "--resume") == 0
     assert "starting at step 0" in capfd.readouterr().err
     assert unlike(outcome(tmp_path / "run"), undisturbed) == []
+
+
+def cut_short(start, folder: Path) -> dict[str, Any]:
+    """A run that died when the strength was chosen and nothing exported; returns its strength.json."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finish, "export", raise_killed)
+        with pytest.raises(Killed):
+            start(folder, eval__choose_strength="true")
+    assert not (folder / "metrics.json").exists()
+    for name in ("scores.json", "training_metadata.json", "report.html"):
+        (folder / name).write_text("of an earlier try")
+    (folder / "adapter").mkdir()
+    return json.loads((folder / "strength.json").read_text())
+
+
+def raise_killed(*_, **__):
+    raise Killed
+
+
+def stale(folder: Path) -> set[str]:
+    """What an earlier try left in a finished run."""
+    left = {path.name for path in folder.iterdir() if path.is_file() and path.read_bytes() == b"of an earlier try"}
+    return left | {name for name in ("adapter", "strength.json") if (folder / name).exists()}
+
+
+@pytest.mark.slow
+def test_what_an_earlier_end_left_does_not_outlive_it(start, tmp_path, monkeypatch):
+    cut_short(start, tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "mutant")
+    assert start(tmp_path / "run", "--resume", "--full-strength") == 0
+    assert stale(tmp_path / "run") == set()
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["strength"] == 1.0
+    # Negative control: where nothing is cleared, they stay.
+    monkeypatch.setattr(finish, "clear_results", lambda *_, **__: None)
+    assert start(tmp_path / "mutant", "--resume", "--full-strength") == 0
+    assert stale(tmp_path / "mutant") == {"adapter", "strength.json"}
+
+
+@pytest.mark.slow
+def test_strengths_that_were_measured_are_kept_while_all_they_depend_on_is_the_same(start, tmp_path, monkeypatch):
+    before = cut_short(start, tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "other data")
+    real, measured = strength.measured_point, []
+
+    def counted(run, general, alpha):
+        measured.append(alpha)
+        return real(run, general, alpha)
+
+    monkeypatch.setattr(strength, "measured_point", counted)
+    assert start(tmp_path / "run", "--resume", eval__choose_strength="true") == 0
+    assert measured == [] and json.loads((tmp_path / "run" / "strength.json").read_text()) == before
+    # Killed in the midst of it: what was measured is not measured again, and the choice is the same.
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(
+            strength, "measured_point", lambda *given: counted(*given) if len(measured) < 3 else raise_killed()
+        )
+        start(tmp_path / "partial", eval__choose_strength="true")
+    assert start(tmp_path / "partial", "--resume", eval__choose_strength="true") == 0
+    assert len(measured) == len(set(measured)) == len(before["curve"])
+    assert json.loads((tmp_path / "partial" / "strength.json").read_text()) == before
+    measured.clear()
+    # A forgetting set may come with the resume: then every point is of something else.
+    sts = tmp_path / "sts.csv"
+    sts.write_text("\n".join(f"vpn {i},mail {i * 7 % 30},{i * 13 % 51 / 10}" for i in range(30)) + "\n")
+    assert start(tmp_path / "other data", "--resume", data__forgetting=sts, eval__choose_strength="true") == 0
+    again = json.loads((tmp_path / "other data" / "strength.json").read_text())
+    assert len(measured) == len(again["curve"]) and "forgetting" in again["curve"][0]
+    assert again["fingerprint"] != before["fingerprint"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tracemalloc
 
@@ -24,7 +25,7 @@ def draw(size: int, width: int, share: float, seed: int) -> tuple[np.ndarray, cs
 
 
 def slow(rows: np.ndarray, relevant: csr_matrix, dim: int) -> dict[int, dict[str, float]]:
-    """One query at a time, every candidate sorted; among equals the irrelevant first."""
+    """One query at a time, every candidate sorted; nothing may be tied."""
     unit = rows[:, :dim].astype(np.float64)
     unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-30)
     wanted, measured = relevant.toarray(), {}
@@ -34,16 +35,21 @@ def slow(rows: np.ndarray, relevant: csr_matrix, dim: int) -> dict[int, dict[str
             continue
         scores = (unit @ unit[query]).astype(np.float32)
         others = [text for text in range(len(rows)) if text != query]
-        ranked = sorted(others, key=lambda text: (-scores[text], text in own))
-        ranks = [ranked.index(text) + 1 for text in own]
-        gain = sum(1 / math.log2(rank + 1) for rank in ranks if rank <= 10)
-        ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(len(own), 10) + 1))
-        measured[query] = {
-            **{f"recall@{k}": sum(rank <= k for rank in ranks) / len(own) for k in (1, 5, 10)},
-            "mrr@10": 1 / min(ranks) if min(ranks) <= 10 else 0.0,
-            "ndcg@10": gain / ideal,
-        }
+        measured[query] = of_order(sorted(others, key=lambda text: -scores[text]), own)
     return measured
+
+
+def of_order(ranked: list[int], own: list[int]) -> dict[str, float]:
+    """The measures of one query by their definitions: candidates in order, and those that are relevant."""
+    ranks = [ranked.index(text) + 1 for text in own]
+    gain = sum(1 / math.log2(rank + 1) for rank in ranks if rank <= 10)
+    ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(len(own), 10) + 1))
+    return {
+        **{f"success@{k}": float(min(ranks) <= k) for k in (1, 5, 10)},
+        **{f"recall@{k}": sum(rank <= k for rank in ranks) / len(own) for k in (1, 5, 10)},
+        "mrr@10": 1 / min(ranks) if min(ranks) <= 10 else 0.0,
+        "ndcg@10": gain / ideal,
+    }
 
 
 @pytest.mark.slow
@@ -78,12 +84,51 @@ def test_ndcg_is_that_of_scikit_learn() -> None:
             assert found["ndcg@10"][m, q] == pytest.approx(expected, abs=1e-9)
 
 
-def test_a_collapsed_model_finds_nothing_and_a_perfect_one_everything() -> None:
+@pytest.mark.parametrize("seed", range(6))
+def test_where_candidates_tie_the_measures_are_means_over_all_orders(seed: int) -> None:
+    """Seven texts, few directions: every order of the tied ones is written out."""
+    rng = np.random.default_rng(seed)
+    rows = np.eye(4, dtype=np.float32)[rng.integers(3, size=7)] + np.eye(4, dtype=np.float32)[rng.integers(4, size=7)]
+    linked = np.triu(rng.random((7, 7)) < 0.4, 1)
+    queries, found = retrieval(rows, csr_matrix(linked | linked.T), (4,))
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    assert len(queries) > 2
+    for q, query in enumerate(queries.tolist()):
+        scores, own = np.round(unit @ unit[query], 5), np.flatnonzero((linked | linked.T)[query]).tolist()
+        orders = itertools.permutations([text for text in range(7) if text != query])
+        fitting = [order for order in orders if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))]
+        each = [of_order(list(order), own) for order in fitting]
+        expected = {name: np.mean([measures[name] for measures in each]) for name in NAMES}
+        assert {name: values[0, q] for name, values in found.items()} == pytest.approx(expected, abs=1e-9)
+
+
+def test_ties_beyond_the_cutoff_are_chance() -> None:
+    """Forty equal texts, three of them relevant to the first: what drawing ten of 39 without looking finds."""
+    links = np.zeros((40, 40))
+    links[0, 1:4] = 1
+    _, found = retrieval(np.ones((40, 3), dtype=np.float32), csr_matrix(links), (3,))
+    nothing = [math.comb(36, k) / math.comb(39, k) for k in range(11)]
+    assert [found[f"success@{k}"][0, 0] for k in (1, 5, 10)] == pytest.approx([1 - nothing[k] for k in (1, 5, 10)])
+    assert [found[f"recall@{k}"][0, 0] for k in (1, 5, 10)] == pytest.approx([k / 39 for k in (1, 5, 10)])
+    assert found["mrr@10"][0, 0] == pytest.approx(sum((nothing[k - 1] - nothing[k]) / k for k in range(1, 11)))
+
+
+@pytest.mark.parametrize(("size", "width"), [(37, 100), (301, 384), (1003, 768)])
+def test_rounding_breaks_no_tie(size: int, width: int) -> None:
+    """Copies of one embedding, and of nearly one: products in float32 differ by where in the matrix they stand."""
+    rng = np.random.default_rng(size)
+    rows = np.repeat(rng.normal(size=(1, width)), size, axis=0) * rng.uniform(0.5, 2, size=(size, 1))
+    rows *= 1 + 1e-7 * rng.normal(size=rows.shape)
+    links = csr_matrix((np.ones(30), (np.arange(30), np.arange(30) ^ 1)), shape=(size, size))
+    _, found = retrieval(rows.astype(np.float32), links, (width, width // 3))
+    assert found["success@10"] == pytest.approx(np.full((2, 30), 10 / (size - 1)))
+
+
+def test_a_collapsed_model_finds_by_chance_and_a_perfect_one_everything() -> None:
     _, relevant = draw(60, 4, 0.5, seed=1)
-    queries, found = retrieval(np.ones((60, 4), dtype=np.float32), relevant, (4,))
-    assert len(queries) > 20 and all(values.max() == 0 for values in found.values())
-    _, found = retrieval(np.zeros((60, 4), dtype=np.float32), relevant, (4,))
-    assert found["recall@10"].max() == 0
+    for same in (np.ones((60, 4), dtype=np.float32), np.zeros((60, 4), dtype=np.float32)):
+        queries, found = retrieval(same, relevant, (4,))
+        assert len(queries) > 20 and found["recall@10"] == pytest.approx(np.full((1, len(queries)), 10 / 59))
     twins = csr_matrix(np.eye(60)[np.arange(60) ^ 1])
     _, found = retrieval(np.repeat(np.eye(30, dtype=np.float32), 2, axis=0), twins, (30,))
     assert all(values.min() == 1 for values in found.values())

@@ -14,7 +14,8 @@ from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import pairs_from_columns, read_pairs
 from trainer.errors import InputError, NumericError
 from trainer.evaluation.judge import Question, judge, judgement_record
-from trainer.evaluation.scoring import PairSet, evaluate, metrics_at, pair_cosines
+from trainer.evaluation.metric_choice import SEARCH_METRICS
+from trainer.evaluation.scoring import PairSet, evaluate, metrics_at, pair_cosines, search
 from trainer.main import cli
 from trainer.model.embedding import embed, embed_cached, tokenize_for
 from trainer.model.loading import load_encoder
@@ -224,7 +225,7 @@ def test_tables_are_judged_as_their_files_are(model, files):
 def test_a_metric_that_is_none_ends_a_training_run_before_any_work(tmp_path, capfd):
     assert cli(["--set", "eval.metric=accuracy", "--output-dir", str(tmp_path / "run")]) == 2
     said = capfd.readouterr().err
-    assert said.count("\n") == 1 and 'eval.metric = "accuracy": use one of spearman, ' in said
+    assert said.count("\n") == 1 and 'eval.metric = "accuracy": use one of auto, spearman, ' in said
     assert not (tmp_path / "run" / "plan.json").exists()
 
 
@@ -240,6 +241,39 @@ def test_a_model_beside_itself_is_not_better_and_encodes_nothing_new(model, file
         and again.assessment.intervals == found.assessment.intervals
     )
     assert len(encoded) == 1
+
+
+def test_positives_alone_are_judged_by_search(model, tiny_model, files, tmp_path, capfd):
+    """Also beside thresholds that are fitted on dev; what needs negatives is one line."""
+    columns, pairs, out = json.loads(files["test"].read_text()), tmp_path / "ones.json", tmp_path / "out.json"
+    kept = [row for row, label in enumerate(columns["labels"]) if label]
+    pairs.write_text(json.dumps({name: [cells[row] for row in kept] for name, cells in columns.items()}))
+    arguments = ["--model", model, "--pairs", pairs, "--baseline", tiny_model("bert"), "--dims", "64,16"]
+    arguments += ["--resamples", "100", "--json", out]
+    assert cli(["evaluate", *map(str, arguments), "--dev", str(files["dev"])]) == 0
+    found, said = json.loads(out.read_text()), capfd.readouterr().err
+    assert set(found["model"]["16"]) == set(found["intervals"]["difference"]["16"]) == set(SEARCH_METRICS)
+    assert found["question"]["metric"] == "mrr@10" and found["verdict"] and found["spearman_ceiling"] is None
+    assert "positives alone" in said and "Verdict by mrr@10" in said and "nan" not in said and "spearman" not in said
+    assert json.loads((model / "thresholds.json").read_text())["source"] == str(files["dev"])
+    expected = evaluate(load_encoder(str(model)), PairSet.build(read_pairs(pairs), load_encoder(str(model))), (64, 16))
+    assert found["model"] == {dim: pytest.approx(values) for dim, values in expected.items()}
+    for option, word in (("--metric", "f1"), ("--dev", str(pairs))):
+        assert cli(["evaluate", *map(str, arguments), option, word]) == 2
+        said = capfd.readouterr().err
+        assert said.count("\n") == 1 and f"{option} {word}: " in said and "holds positives alone" in said
+
+
+def test_search_is_measured_in_training_where_it_is_asked_for(encoder, table):
+    plain = evaluate(encoder, PairSet.build(table, encoder), (64, 16))
+    searched = evaluate(encoder, PairSet.build(table, encoder, searched=True), (64, 16))
+    assert not plain["16"].keys() & set(SEARCH_METRICS)
+    assert (
+        searched["16"].keys() - plain["16"].keys() == set(SEARCH_METRICS)
+        and searched["16"].items() > plain["16"].items()
+    )
+    queries, values = search(table, embed(encoder, tokenize_for(encoder, table.texts)), (64, 16))
+    assert len(queries) and searched["16"]["mrr@10"] == pytest.approx(values["mrr@10"][1].mean())
 
 
 @pytest.mark.parametrize(

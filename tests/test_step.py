@@ -26,12 +26,13 @@ WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal
 @pytest.fixture
 def make_stepper(tiny_model, tmp_path):
     """make_stepper(name, {key: value}, lag) -> a stepper whose run is ready for its first step."""
-    pairs = tmp_path / "pairs.json"
+    pairs, dev = tmp_path / "pairs.json", tmp_path / "dev.json"
     pairs.write_text(json.dumps(generate_pairs(72, 0, "train")))
+    dev.write_text(json.dumps(generate_pairs(72, 0, "dev")))
     config = tmp_path / "run.toml"
     config.write_text(
         f'[model]\nname = "{tiny_model("mpnet")}"\n'
-        f'[data]\ntrain = "{pairs}"\ndev = "{pairs}"\nallow_overlap = true\n'
+        f'[data]\ntrain = "{pairs}"\ndev = "{dev}"\n'
         "[train]\nbatch_size = 8\n[optim]\nlr = 1e-3\n[loss]\ndims = [64, 16]\npair_weight = 0.5\nsymmetric = true\n"
     )
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
+import random
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import Parameter
 
-from trainer.training.strength import Cause, best_strength, ruled_out, set_strength, strengths
+from trainer.training.strength import (
+    Cause,
+    best_strength,
+    explain_choice,
+    kept_points,
+    point_read,
+    ruled_out,
+    search,
+    set_strength,
+    strengths,
+)
 
 
 def curve_of(**values: list[float]) -> list[dict]:
@@ -95,3 +108,102 @@ def test_what_is_ruled_out_says_why() -> None:
         0.2: "loses to the untouched model on dev at 64, 8 dims",
     }
     assert ruled_out(curve).keys() == {0.2}
+
+
+# ---- coarse to fine
+
+
+def searched(values: list[float], forgetting: list[float] | None = None, limit: float = 0.0) -> tuple[list[dict], int]:
+    """The curve that is searched of one dim's values, and how often a strength was measured."""
+    measured = []
+
+    def measure(alpha: float) -> dict:
+        measured.append(alpha)
+        place = round(10 * alpha)
+        point = {"alpha": alpha, "dev": {"64": values[place]}}
+        return point | ({"forgetting": {"64": forgetting[place]}} if forgetting else {})
+
+    return search(strengths((len(values) - 1) / 10), measure, limit), len(measured)
+
+
+@pytest.mark.parametrize("size", [11, 13, 21])
+def test_the_search_finds_the_best_of_all_where_there_is_one_peak(size: int) -> None:
+    """Beside the slow way, every strength of the grid; with a limit that rules out all beyond some strength."""
+    rng, most = random.Random(size), 0
+    for _ in range(300):
+        peak = rng.randrange(size)
+        steps = sorted(rng.random() + 0.01 for _ in range(size))
+        values = [1 - 0.1 * abs(place - peak) - 0.01 * steps[abs(place - peak)] for place in range(size)]
+        last = rng.randrange(size)
+        forgetting = [0.9 if place <= last else 0.5 for place in range(size)]
+        for limit in (0.0, 0.1):
+            curve, count = searched(values, forgetting, limit)
+            whole = with_forgetting(curve_of(d64=values), d64=forgetting)
+            assert best_strength(curve, limit) == best_strength(whole, limit)
+            assert [point["alpha"] for point in curve] == sorted({point["alpha"] for point in curve})
+            assert count == len(curve)
+            most = max(most, count)
+    assert most < size  # the control: it does not simply measure all
+
+
+def test_of_points_that_are_all_undefined_or_equal_the_untouched_model_is_best() -> None:
+    for value in (math.nan, 0.5):
+        curve, _ = searched([value] * 11)
+        assert best_strength(curve) == 0.0 and {0.0, 1.0} <= {point["alpha"] for point in curve}
+
+
+# ---- why
+
+
+@pytest.mark.parametrize(
+    ("values", "forgetting", "limit", "words"),
+    [
+        ({"d64": [0.5, 0.6, 0.7], "d8": [0.4, 0.5, 0.4]}, None, 0, ""),
+        (
+            {"d64": [0.5, 0.6, 0.7], "d8": [0.4, 0.5, 0.3]},
+            None,
+            0,
+            "0.2 has 0.7000, but is ruled out: it loses to the untouched model on dev at 8 dims.",
+        ),
+        (
+            {"d64": [0.5, 0.6, 0.7], "d8": [0.4, 0.5, 0.6]},
+            {"d64": [0.9, 0.9, 0.8]},
+            0.01,
+            "0.2 has 0.7000, but is ruled out: it forgets more than 0.01 at 64 dims.",
+        ),
+        (
+            {"d64": [0.5, 0.4, 0.3]},
+            None,
+            0,
+            "The export is the untouched model: no other strength is both allowed and better on dev.",
+        ),
+        (
+            {"d64": [0.5, 0.6], "d8": [0.4, 0.3]},
+            None,
+            0,
+            "The export is the untouched model: no other strength is both allowed and better on dev. 0.1 has 0.6000, "
+            "but is ruled out: it loses to the untouched model on dev at 8 dims.",
+        ),
+    ],
+)
+def test_a_choice_beside_a_higher_value_is_explained(values, forgetting, limit, words) -> None:
+    curve = curve_of(**values)
+    curve = with_forgetting(curve, **forgetting) if forgetting else curve
+    assert explain_choice(curve, best_strength(curve, limit), ruled_out(curve, limit)) == words
+
+
+# ---- points of an earlier try
+
+
+def test_points_are_kept_for_the_same_fingerprint_alone(tmp_path: Path) -> None:
+    path = tmp_path / "strength.json"
+    assert kept_points(path, "a") == {}
+    curve = [{"alpha": 0.3, "dev": {"64": None, "8": 0.25}, "forgetting": {"64": 1}}]
+    path.write_text(json.dumps({"fingerprint": "a", "curve": curve}))
+    kept = kept_points(path, "a")
+    assert list(kept) == [0.3] and math.isnan(kept[0.3]["dev"]["64"]) and kept[0.3]["dev"]["8"] == 0.25
+    assert kept_points(path, "b") == {}
+    assert point_read({"alpha": 1, "dev": {"8": 0.5}, "more": 1}) == {"alpha": 1.0, "dev": {"8": 0.5}}
+    for text in ("", "[]", '{"curve": []}', '{"fingerprint": "a", "curve": [1]}', "{", '{"fingerprint": "a"}'):
+        path.write_text(text)
+        assert kept_points(path, "a") == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from trainer.evaluation.pair_metrics import (
     threshold_for_precision,
 )
 from trainer.evaluation.thresholds import fit_thresholds, parse_rule, store_thresholds, stored_thresholds
+from trainer.model.encoder import EmbeddingConditions
 from trainer.system.run_files import THRESHOLDS
+
+MODEL = EmbeddingConditions("weights", "mean", 128, "query: ", "passage: ")
 
 
 def draw(n: int, levels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,39 +85,59 @@ def table() -> PairTable:
 
 def test_each_dim_gets_its_own(table: PairTable, tmp_path: Path) -> None:
     cosines = np.random.default_rng(0).random((2, 40)) + 0.3 * table.label
-    fitted = fit_thresholds(cosines, table, (64, 8), "f1", "weights")
+    fitted = fit_thresholds(cosines, table, (64, 8), "f1", MODEL)
     assert fitted.values == {
         "64": best_f1(cosines[0], table.label)[1],
         "8": best_f1(cosines[1], table.label)[1],
     }
-    rate = fit_thresholds(cosines[:1], table, (64,), "false_positive_rate=0.1", "weights")
+    rate = fit_thresholds(cosines[:1], table, (64,), "false_positive_rate=0.1", MODEL)
     assert classify_at(cosines[0], table.label, rate.values["64"])["false_positive_rate"] <= 0.1
     with pytest.raises(InputError, match=r"dev\.json: 64 dims: no threshold reaches a precision of 1"):
-        fit_thresholds(-cosines, table, (64, 8), "precision=1", "weights")
+        fit_thresholds(-cosines, table, (64, 8), "precision=1", MODEL)
 
     path = store_thresholds(tmp_path, fitted)
     assert path == tmp_path / THRESHOLDS
-    assert json.loads(path.read_text())["data_fingerprint"] == table.fingerprint()
-    assert stored_thresholds(tmp_path, (64, 8), "weights") == fitted
-    only = stored_thresholds(tmp_path, (8,), "weights")
+    record = json.loads(path.read_text())
+    assert record["data_fingerprint"] == table.fingerprint()
+    assert (record["positive_share"], record["similarity"], record["normalize_embeddings"]) == (0.5, "cosine", True)
+    assert record["model"] == {
+        **{"weights_fingerprint": "weights", "pooling": "mean", "max_length": 128},
+        **{"query_prompt": "query: ", "document_prompt": "passage: "},
+    }
+    assert stored_thresholds(tmp_path, (64, 8), MODEL) == fitted
+    only = stored_thresholds(tmp_path, (8,), MODEL)
     assert only is not None and only.values == {"8": fitted.values["8"]}
 
 
 def test_what_is_kept_is_checked(table: PairTable, tmp_path: Path) -> None:
-    assert stored_thresholds(tmp_path, (64,), "weights") is None
+    assert stored_thresholds(tmp_path, (64,), MODEL) is None
     cosines = np.random.default_rng(0).random((1, 40))
-    path = store_thresholds(tmp_path, fit_thresholds(cosines, table, (64,), "f1", "weights"))
+    path = store_thresholds(tmp_path, fit_thresholds(cosines, table, (64,), "f1", MODEL))
     with pytest.raises(InputError, match="other weights"):
-        stored_thresholds(tmp_path, (64,), "trained further")
+        stored_thresholds(tmp_path, (64,), replace(MODEL, weights_fingerprint="trained further"))
+    for change in ({"pooling": "cls"}, {"max_length": 64}, {"query_prompt": ""}, {"document_prompt": ""}):
+        (name,) = change
+        with pytest.raises(InputError, match=f"fitted at {name} .*fit them again with --dev"):
+            stored_thresholds(tmp_path, (64,), replace(MODEL, **change))
     with pytest.raises(InputError, match="no threshold for 8 dims"):
-        stored_thresholds(tmp_path, (64, 8), "weights")
+        stored_thresholds(tmp_path, (64, 8), MODEL)
     whole = path.read_text()
     for damage in ("", "[]", "{}", whole[:-5], whole.replace('"rule"', '"role"')):
         path.write_text(damage)
         with pytest.raises(InputError, match="cannot be read as thresholds"):
-            stored_thresholds(tmp_path, (64,), "weights")
+            stored_thresholds(tmp_path, (64,), MODEL)
     record = json.loads(whole)
+    path.write_text(json.dumps({**record, "model": None, "weights_fingerprint": "weights"}))
+    with pytest.raises(InputError, match="of an older version, which did not keep prompts and max length; fit them"):
+        stored_thresholds(tmp_path, (64,), MODEL)
+    for model in (None, [], {}, {"weights_fingerprint": "weights"}):
+        path.write_text(json.dumps(record | {"model": model}))
+        with pytest.raises(InputError, match="cannot be read as thresholds"):
+            stored_thresholds(tmp_path, (64,), MODEL)
+    path.write_text(json.dumps(record | {"similarity": "dot"}))
+    with pytest.raises(InputError, match="for the similarity 'dot', not cosine"):
+        stored_thresholds(tmp_path, (64,), MODEL)
     for values in ({"64": float("nan")}, {"64": "x"}, [0.5], None):
         path.write_text(json.dumps(record | {"values": values}))
         with pytest.raises(InputError, match="cannot be read as thresholds"):
-            stored_thresholds(tmp_path, (64,), "weights")
+            stored_thresholds(tmp_path, (64,), MODEL)

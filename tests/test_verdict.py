@@ -9,9 +9,30 @@ import numpy as np
 import pytest
 
 from trainer.data.pairs import PairTable, pairs_from_columns
-from trainer.errors import NumericError
-from trainer.evaluation.pair_metrics import classify_at, pair_metrics, pearson, prefix_cosines, roc_auc, spearman
-from trainer.evaluation.verdict import adversarial, assess, diagnose, forgetting, overall_verdict, paired_verdict
+from trainer.errors import InputError, NumericError
+from trainer.evaluation.bootstrap import bootstrap_means, interval
+from trainer.evaluation.groups import groups_of_texts
+from trainer.evaluation.metric_choice import AUTO, JUDGED_BY, SEARCH_METRICS, choose_metric, headline, require_metric
+from trainer.evaluation.pair_metrics import (
+    HIGHER_IS_BETTER,
+    METRICS,
+    classify_at,
+    pair_metrics,
+    pearson,
+    prefix_cosines,
+    roc_auc,
+    spearman,
+)
+from trainer.evaluation.verdict import (
+    adversarial,
+    assess,
+    diagnose,
+    forgetting,
+    insufficient,
+    no_intervals,
+    overall_verdict,
+    paired_verdict,
+)
 
 DIMS = (16, 4)
 AT = {"16": 0.3, "4": 0.4}
@@ -47,7 +68,7 @@ def rows_of(table: PairTable, noise: float, seed: int = 1) -> np.ndarray:
 def test_the_figures_are_the_plain_ones_and_lie_in_their_intervals() -> None:
     table = tickets(80)
     rows = rows_of(table, 1.0)
-    found = assess(table, {"model": rows}, {"model": AT}, resamples=200)
+    found = assess(table, {"model": rows}, DIMS, {"model": AT}, resamples=200)
     cosines = prefix_cosines(rows[table.text1], rows[table.text2], DIMS)
     for dim, scores in zip(DIMS, cosines, strict=True):
         metrics, intervals = found.metrics["model"][str(dim)], found.intervals["model"][str(dim)]
@@ -66,7 +87,7 @@ def test_verdicts_are_paired_and_by_the_metric_asked_for(metric: str) -> None:
     both = {"model": AT, "baseline": AT}
 
     def verdicts(model: np.ndarray, baseline: np.ndarray) -> dict[str, str]:
-        return assess(table, {"model": model, "baseline": baseline}, both, metric=metric, resamples=200).verdicts
+        return assess(table, {"model": model, "baseline": baseline}, DIMS, both, metric=metric, resamples=200).verdicts
 
     assert verdicts(good, bad) == {"16": "BETTER", "4": "BETTER"}
     assert verdicts(bad, good) == {"16": "NOT BETTER", "4": "NOT BETTER"}
@@ -82,7 +103,8 @@ def test_verdicts_are_paired_and_by_the_metric_asked_for(metric: str) -> None:
 def test_models_of_different_widths_are_compared_at_common_dims() -> None:
     table = tickets(60)
     rows = rows_of(table, 1.0)
-    found = assess(table, {"model": rows, "baseline": rows[:, :4]}, {"model": {"4": 0.4}, "baseline": {"4": 0.4}})
+    at = {"model": {"4": 0.4}, "baseline": {"4": 0.4}}
+    found = assess(table, {"model": rows, "baseline": rows[:, :4]}, (4,), at)
     assert found.metrics["model"] == found.metrics["baseline"]
     assert set(map(tuple, found.intervals["difference"]["4"].values())) == {(0.0, 0.0)}
 
@@ -90,18 +112,22 @@ def test_models_of_different_widths_are_compared_at_common_dims() -> None:
 def test_the_order_of_dims_is_no_matter() -> None:
     table = tickets(60)
     embeddings = {"model": rows_of(table, 1.0), "baseline": rows_of(table, 2.0)}
-    found = assess(table, embeddings, {"model": AT, "baseline": AT}, resamples=100)
-    turned = assess(table, embeddings, {"model": AT, "baseline": dict(reversed(AT.items()))}, resamples=100)
+    found = assess(table, embeddings, DIMS, {"model": AT, "baseline": AT}, resamples=100)
+    turned = assess(table, embeddings, DIMS, {"model": AT, "baseline": dict(reversed(AT.items()))}, resamples=100)
+    assert turned == found
+    turned = assess(table, embeddings, DIMS[::-1], {"model": AT, "baseline": AT}, resamples=100)
     assert turned == found
 
 
 def test_too_few_groups_give_no_verdict_but_a_reason() -> None:
     table = tickets(12)
     embeddings = {"model": rows_of(table, 0.1), "baseline": rows_of(table, 9.0)}
-    found = assess(table, embeddings, {"model": AT, "baseline": AT}, resamples=100)
+    found = assess(table, embeddings, DIMS, {"model": AT, "baseline": AT}, resamples=100)
     assert set(found.verdicts.values()) == {"UNCLEAR"}
     assert "groups to draw from" in found.undefined["spearman"] and "recall@1" in found.undefined
     assert all(math.isnan(end) for ends in found.intervals["model"]["16"].values() for end in ends)
+    said = no_intervals(found.undefined, list(found.metrics["model"]["16"]))
+    assert len(said) == 1 and said[0].startswith("No intervals, so no verdict can be sure: these pairs make ")
 
 
 def test_copies_of_a_text_are_one_query_and_no_rival() -> None:
@@ -118,8 +144,77 @@ def test_copies_of_a_text_are_one_query_and_no_rival() -> None:
     for pair in (("vpn down", "VPN  down", "no vpn"), ("mail", "outlook")):
         for text in pair[1:]:
             rows[table.texts.index(text)] = rows[table.texts.index(pair[0])] + 1e-3
-    found = assess(table, {"model": rows}, {"model": {"8": 0.5}}, resamples=100)
+    found = assess(table, {"model": rows}, (8,), {"model": {"8": 0.5}}, resamples=100)
     assert found.queries == 4 and found.metrics["model"]["8"]["recall@1"] == 1.0
+
+
+def positives(count: int) -> PairTable:
+    """Every title with its own body."""
+    table = tickets(count)
+    return table.take(table.label)
+
+
+def test_positives_alone_are_judged_by_search() -> None:
+    """Values and paired intervals are those of the queries themselves; nothing else is there."""
+    table = positives(150)
+    rows = {"model": rows_of(table, 0.5), "baseline": rows_of(table, 2.0, seed=2)}
+    found = assess(table, rows, DIMS, {}, metric="mrr@10", resamples=200)
+    assert found.verdicts == {"16": "BETTER", "4": "BETTER"} and found.diagnostic == {} and found.undefined == {}
+    assert (found.queries, found.texts) == (300, 300)
+    assert all(set(values) == set(SEARCH_METRICS) for system in found.metrics.values() for values in system.values())
+    ranks: dict[str, np.ndarray] = {}
+    for system, embeddings in rows.items():  # the plain definition: sort the others, look for the partner
+        unit = embeddings.astype(np.float64) / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        similar = unit @ unit.T
+        np.fill_diagonal(similar, -2)
+        partner = np.empty(300, dtype=int)
+        partner[table.text1], partner[table.text2] = table.text2, table.text1
+        ranks[system] = 1 + (similar > similar[np.arange(300), partner][:, None]).sum(1)
+    reciprocal = {system: np.where(rank <= 10, 1 / rank, 0) for system, rank in ranks.items()}
+    for system in rows:
+        assert found.metrics[system]["16"]["mrr@10"] == pytest.approx(reciprocal[system].mean())
+        assert found.metrics[system]["16"]["success@5"] == pytest.approx((ranks[system] <= 5).mean())
+    groups = groups_of_texts(table.canonical[table.text1], table.canonical[table.text2], table.label)
+    difference = (reciprocal["model"] - reciprocal["baseline"])[None]
+    ends = interval(bootstrap_means(difference, np.arange(300), groups, resamples=200))[0]
+    assert found.intervals["difference"]["16"]["mrr@10"] == pytest.approx(ends.tolist())
+
+
+def test_a_metric_is_required_by_a_known_name() -> None:
+    for name in (*HIGHER_IS_BETTER, *SEARCH_METRICS, AUTO):
+        require_metric(name, "x")
+    assert set(JUDGED_BY) == (METRICS.keys() - {"false_positive_rate"}) | set(SEARCH_METRICS)
+    for name in ("accuracy", "false_positive_rate", "threshold", ""):
+        with pytest.raises(InputError, match=r"^--metric x: use one of auto, spearman, pearson, .*, mrr@10, ndcg@10$"):
+            require_metric(name, "--metric x")
+
+
+def test_the_metric_is_one_that_all_held_out_pairs_can_tell() -> None:
+    labelled, alone = tickets(20), positives(20)
+    assert choose_metric(AUTO, [labelled], "x") == choose_metric("spearman", [labelled], "x") == "spearman"
+    assert choose_metric(AUTO, [alone], "x") == choose_metric(AUTO, [labelled, alone], "x") == "mrr@10"
+    assert choose_metric("ndcg@10", [labelled, alone], "x") == "ndcg@10"
+    for tables in ([alone], [labelled, alone]):
+        with pytest.raises(
+            InputError, match=r"^eval.metric: pairs.json holds positives alone, .* add negative .* mrr@10"
+        ):
+            choose_metric("roc_auc", tables, "eval.metric")
+
+
+def test_what_a_small_table_shows() -> None:
+    assert headline(METRICS, "spearman") == ["spearman", "roc_auc", "f1"]
+    assert headline([*METRICS, *SEARCH_METRICS], "ndcg@10") == ["spearman", "roc_auc", "f1", "ndcg@10"]
+    assert headline(SEARCH_METRICS, "mrr@10") == ["success@1", "success@5", "success@10", "mrr@10"]
+
+
+def test_a_silent_diagnostic_is_a_sentence() -> None:
+    table = crossed(3, 40)
+    scores = {"model": np.zeros((1, len(table)))}
+    few, enough = (diagnose(table, scores, {"model": {"8": 0.5}}, fewest) for fewest in (20, 3))
+    said = insufficient(few, 20)
+    assert said is not None and said.startswith("INSUFFICIENT: ") and said.endswith("these pairs have 3 and 40.")
+    assert insufficient(enough, 3) is None
+    assert insufficient({}, 20) == "The adversarial diagnostic needs negatives, and these pairs have none."
 
 
 @pytest.mark.parametrize(
@@ -233,7 +328,7 @@ def test_broken_embeddings_are_a_numeric_error() -> None:
     rows = rows_of(table, 1.0)
     rows[3] = np.nan
     with pytest.raises(NumericError, match="not finite"):
-        assess(table, {"model": rows}, {"model": AT})
+        assess(table, {"model": rows}, DIMS, {"model": AT})
 
 
 def test_the_difference_is_the_models_in_whatever_order_the_systems_come() -> None:
@@ -241,7 +336,7 @@ def test_the_difference_is_the_models_in_whatever_order_the_systems_come() -> No
     rows = {system: rng.normal(size=(len(table.texts), 16)) for system in ("baseline", "model")}
     at = dict.fromkeys(rows, AT)
     found = [
-        assess(table, {name: rows[name] for name in order}, at)
+        assess(table, {name: rows[name] for name in order}, DIMS, at)
         for order in (["baseline", "model"], ["model", "baseline"])
     ]
     assert found[0] == found[1]

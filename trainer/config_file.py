@@ -13,7 +13,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from trainer.config import Config, SettingError, setting_keys, settings_of
+from trainer.config import Config, setting_keys, settings_of
+from trainer.config_rules import SettingError
 from trainer.errors import InputError
 from trainer.system.values import ALIKE, likeness, toml_value
 

@@ -12,10 +12,12 @@ if __name__ == "__main__":
 
 import argparse
 import os
+import re
 import signal
 import warnings
 from collections.abc import Callable, Sequence
 
+from trainer.config import setting_keys
 from trainer.errors import InputError, Stopped, StorageError, TrainerError
 from trainer.evaluation.command import evaluate_parser, run_evaluate
 from trainer.lint.command import lint_parser, run_lint
@@ -45,9 +47,10 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", message=r"\s*(Found GPU\d|.* with CUDA capability sm_)")
         work(options)
     except TrainerError as error:
+        message = in_words_of(command, str(error))
         # Bad input and a signal are the same on every rank of a machine: one of them says so.
         if os.environ.get("LOCAL_RANK", "0") == "0" or not isinstance(error, InputError | Stopped):
-            report(error)
+            report(message)
         return error.exit_code
     except OSError as error:
         report(error)
@@ -76,6 +79,23 @@ def main() -> None:
     sys.exit(code)
 
 
+def in_words_of(command: str, message: str) -> str:
+    """A message with the settings of training by the names that a command has for them.
+
+    What loads a model or reads pairs is the same for all commands, and names settings. Other commands than `train` have
+    options instead, or nothing of the kind, and then the message says whose setting it is.
+    """
+    if command in ("train", "settings"):
+        return message
+    message = message.replace("model.name = ", "model ")
+
+    def named(match: re.Match[str]) -> str:
+        return OPTIONS.get(command, {}).get(match[0], f"{match[0]} (a setting of trainer train)")
+
+    keys = "|".join(map(re.escape, setting_keys()))
+    return re.sub(rf"(?<![\w./-])({keys})(?![\w/-]|\.\w)", named, message)
+
+
 def report(error: object) -> None:
     """Print an error as one line."""
     print(f"error: {error}".replace("\n", " "), file=sys.stderr)
@@ -91,6 +111,8 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argpa
 }
 
 
+JUDGED = {"data.label_scale": "--label-scale", "data.positive_threshold": "--positive-threshold"}
+OPTIONS = {"evaluate": JUDGED, "lint": JUDGED}  # of a command, by the setting of training that they stand for
 ON_CPU = "; where a GPU is full, CUDA_VISIBLE_DEVICES= keeps to the CPU"
 MORE_MEMORY = {  # what to do where it runs out
     "train": "set train.tokens_per_chunk, to 16384 first and lower while it still runs out",

@@ -171,6 +171,7 @@ def checkpoint_readers(run: Path) -> dict[str, Reader]:
 def run_readers(root: Path) -> dict[str, Reader]:
     """Readers of what a run leaves behind."""
     from trainer.evaluation.thresholds import stored_thresholds
+    from trainer.model.encoder import EmbeddingConditions
     from trainer.model.loading import load_encoder
     from trainer.report import run_page as report
     from trainer.training.log import open_log
@@ -178,9 +179,9 @@ def run_readers(root: Path) -> dict[str, Reader]:
     run = make_run(root)
     model, found = run / "model", checkpoint_readers(run)
     (model / "manifest.json").unlink(missing_ok=True)  # it would notice everything
-    weights = json.loads((model / "thresholds.json").read_text())["weights_fingerprint"]
+    conditions = EmbeddingConditions(**json.loads((model / "thresholds.json").read_text())["model"])
     found["model thresholds.json"] = in_place(
-        model / "thresholds.json", lambda: stored_thresholds(model, (16,), weights)
+        model / "thresholds.json", lambda: stored_thresholds(model, (16,), conditions)
     )
     own = ("config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "tokenizer_config.json")
     for file in (*own, "config_sentence_transformers.json", "model.safetensors.index.json"):

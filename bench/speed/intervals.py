@@ -61,7 +61,7 @@ def measure(count: int, resamples: int) -> dict[str, Any]:
     bootstrap_pairs(cosines, table.score, table.label, frozen, groups, resamples=resamples)
     alone = {"seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - processor}
     clock, processor = time.perf_counter(), time.process_time()
-    found = assess(table, rows, thresholds, resamples=resamples)
+    found = assess(table, rows, DIMS, thresholds, resamples=resamples)
     return {
         "pairs": len(table),
         "dims": list(DIMS),

@@ -40,7 +40,6 @@ from trainer.training.setup import Run
 from trainer.training.step import Stepper
 
 EVERY, BATCH_SIZE, MAX_LENGTH, DIMS = 50, 64, 256, [384, 256, 128, 64]
-DEV_PAIRS = 64
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("snapshot", resume, "snapshot"),
     ("serialise", safetensors.torch, "save"),
@@ -72,14 +71,12 @@ def measured(owner: Any, function: str, note: Callable[..., None]) -> Iterator[N
 def settings_of(options: argparse.Namespace, folder: Path) -> list[str]:
     """The run, as settings of a config."""
     train_pairs = write_pairs(options.tickets, folder / "train.json", EVERY * BATCH_SIZE)
-    dev_pairs = write_pairs(options.tickets, folder / "dev.json", DEV_PAIRS)
     settings: dict[str, Any] = {
         "model.name": str(options.encoder),
         "model.max_length": MAX_LENGTH,
         "lora.enabled": not options.full,
         "data.train": str(train_pairs),
-        "data.dev": str(dev_pairs),
-        "data.allow_overlap": True,
+        "data.dev": "incidents",
         "curriculum.mode": "mixed",
         "curriculum.epochs": options.saves,  # each is as long as one stretch
         "train.batch_size": BATCH_SIZE,

@@ -3,6 +3,9 @@
 A positive row's text1 is a query and its text2 the query's target. A negative row only ever adds a candidate: the
 other side where one of its texts is a query of the batch, else its text2. So a label-0 pair cannot be a target.
 
+Where the encoder has a prompt for each side, a text is two: one as a query, one as a candidate, which are encoded apart
+and still count as copies of each other.
+
 Shapes: U texts encoded on all ranks together, Q queries of this rank, G candidates, P labelled pairs, B rows a rank.
 """
 
@@ -49,13 +52,23 @@ class BatchLayout:
 class LayoutBuilder:
     """Lays out batches of one pair table. The known positives of the whole table count, not only the batch's."""
 
-    def __init__(self, table: PairTable, known_positives: sparse.csr_matrix, *, rank: int, all_pairs: bool) -> None:
+    def __init__(
+        self,
+        table: PairTable,
+        known_positives: sparse.csr_matrix,
+        *,
+        rank: int,
+        all_pairs: bool,
+        two_prompts: bool = False,
+    ) -> None:
         """
         Args:
             known_positives: [C, C] bool over canonical texts, symmetric.
             all_pairs: encode both sides of every negative row, as a pairwise term needs; else only its candidate.
+            two_prompts: the encoder has a prompt for each side; text ids are then those of `PairTable.with_sides`.
         """
-        self.table, self.rank, self.all_pairs = table, rank, all_pairs
+        self.table, self.rank, self.all_pairs = table.with_sides() if two_prompts else table, rank, all_pairs
+        self.second_side = len(table.texts) if two_prompts else 0  # added to a first text's id
         self.related = known_positives + sparse.identity(known_positives.shape[0], bool, "csr")
 
     def build(self, ranks: list[np.ndarray]) -> BatchLayout:
@@ -99,7 +112,7 @@ class LayoutBuilder:
         first, second = table.text1[rows], table.text2[rows]
         anchors = table.canonical[first[positive]]
         swapped = ~positive & np.isin(table.canonical[second], anchors) & ~np.isin(table.canonical[first], anchors)
-        return np.where(swapped, first, second)
+        return np.where(swapped, first + self.second_side, second)
 
     def _related(self, texts: np.ndarray, others: np.ndarray) -> Tensor:
         """Which of the others are copies or known positives of each text: [texts, the most of any], filled with -1."""

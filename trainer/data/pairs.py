@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,25 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from trainer.data.readers import Field, RawTable, brief, parse_number, read_table, table_from_columns
+from trainer.data.field_names import PairFinder
+from trainer.data.json_files import table_of_columns
+from trainer.data.pair_cells import (
+    number_texts,
+    one_row_a_pair,
+    read_categories,
+    read_labels,
+    read_origins,
+    read_phases,
+)
+from trainer.data.raw_table import Faults, RawTable
+from trainer.data.readers import Reading, read_table, say_reading
 from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
-
-FIELDS = (
-    Field("text1", "texts1"),
-    Field("text2", "texts2"),
-    Field("label", "labels"),
-    Field("phase", "phase_indicators", required=False),
-    Field("category1", "categories1", required=False),
-    Field("category2", "categories2", required=False),
-)
-HEADERLESS = ("text1", "text2", "label")  # as the STS benchmark's files
-
-
-MAX_PHASE = 2**31 - 1
-# What no text may hold: NUL, and surrogates, which JSON can spell ("\\ud800") and UTF-8 cannot.
-UNUSABLE = re.compile("[\0\ud800-\udfff]")
-
 
 IntArray = NDArray[np.int32]
 
@@ -71,6 +65,8 @@ class PairTable:
     """[N] number of the row in the file, from 1, for messages; sub-tables keep it."""
     source: str
     """What to call the table in messages: the file's path."""
+    origins: list[str] | None = None
+    """[N] where each row of built pairs comes from (`origins.py`), "" where unknown; None without such a column."""
 
     def __len__(self) -> int:
         return len(self.text1)
@@ -91,6 +87,19 @@ class PairTable:
             categories2=None if self.categories2 is None else [self.categories2[row] for row in chosen],
             row=self.row[chosen],
             source=self.source,
+            origins=None if self.origins is None else [self.origins[row] for row in chosen],
+        )
+
+    def with_sides(self) -> PairTable:
+        """The table where every text stands twice, as a first one and, T further on, as a second one of a pair.
+
+        Copies keep one canonical number whichever side they stand on.
+        """
+        return replace(
+            self,
+            texts=2 * self.texts,
+            canonical=np.tile(self.canonical, 2),
+            text2=(self.text2 + len(self.texts)).astype(np.int32),
         )
 
     def fingerprint(self) -> str:
@@ -105,16 +114,27 @@ class PairTable:
         return digest.hexdigest()
 
 
-def read_pairs(path: str | Path, *, label_scale: float = 1.0, positive_threshold: float | None = None) -> PairTable:
-    """Read labelled pairs from .json (columnar), .jsonl, .csv or .tsv, each also .gz.
+def read_pairs(
+    path: str | Path,
+    *,
+    label_scale: float = 1.0,
+    positive_threshold: float | None = None,
+    reading: Reading | None = None,
+) -> PairTable:
+    """Read labelled pairs from a file of any format and layout that `trainer/data/README.md` lists.
 
-    Labels are numbers from 0 to `label_scale` or booleans (the two ends of the scale). A pair is positive from
-    `positive_threshold` on, which is in the unit of the file's labels (`label_scale=5, positive_threshold=3`: from 3 of
-    5 on); None means half of the scale.
+    Labels are numbers from 0 to `label_scale`, or booleans and yes or no (the two ends of the scale). A pair is
+    positive from `positive_threshold` on, which is in the unit of the file's labels (`label_scale=5,
+    positive_threshold=3`: from 3 of 5 on); None means half of the scale. Positives and negatives of one text
+    (triplets) become a pair each.
 
     Raises InputError, one line naming file, row (from 1, with the line where that differs), field and fix.
     """
-    return _pair_table(read_table(path, FIELDS, HEADERLESS), label_scale, positive_threshold)
+    finder = PairFinder(reading.columns if reading else ())
+    raw = read_table(path, finder, reading)
+    unused = reading and reading.columns and not any(map(finder.is_mapped, raw.names.values()))
+    say_reading(raw, finder.describe(raw.names), ["it has none of data.columns"] if unused else [])
+    return _pair_table(raw, label_scale, positive_threshold)
 
 
 def pairs_from_columns(
@@ -131,20 +151,17 @@ def pairs_from_columns(
     (2, ['vpn down', 'no vpn', 'no mail'], [True, False])
 
     Args:
-        columns: name -> list, tuple, array or Series; or a DataFrame. Names as in FIELDS, in the singular or the
-            plural. NaN in a category is an unknown one.
+        columns: name -> list, tuple, array or Series; or a DataFrame. Names as in a file: our own, or the usual ones.
+            NaN in a category is an unknown one.
         source: what to call them in messages.
         label_scale, positive_threshold: as in `read_pairs`.
 
     Raises InputError, one line naming source, row, field and fix.
     """
-    names = {field.plural: field.name if field.name in columns else field.plural for field in FIELDS}
-    given = {plural: _as_list(columns[name]) for plural, name in names.items() if name in columns}
-    for name in ("categories1", "categories2"):
-        if isinstance(given.get(name), list):
-            given[name] = [None if cell != cell else cell for cell in given[name]]
-    raw = table_from_columns(given, source, FIELDS)
-    raw = replace(raw, names={field.name: names[field.plural] for field in FIELDS})
+    raw = table_of_columns({str(name): _as_list(columns[name]) for name in columns}, source, PairFinder())
+    for name in ("category1", "category2"):
+        if name in raw.columns:
+            raw.columns[name] = [None if cell != cell else cell for cell in raw.columns[name]]
     return _pair_table(raw, label_scale, positive_threshold)
 
 
@@ -163,12 +180,15 @@ def _pair_table(raw: RawTable, label_scale: float, positive_threshold: float | N
         raise InputError(
             f"data.positive_threshold is {threshold}: set it above 0, up to data.label_scale {label_scale}"
         )
-    rows = range(len(raw.columns["label"]))
-    texts, text1, text2 = _intern_texts(raw)
+    raw = one_row_a_pair(raw)
+    faults = Faults(raw)
+    texts, text1, text2 = number_texts(raw, faults)
+    labels = np.array(read_labels(raw, label_scale, faults), dtype=np.float64)
+    phases = read_phases(raw, faults)
+    categories = [read_categories(raw, name, faults) for name in ("category1", "category2")]
+    faults.check()
     forms: dict[str, int] = {}
     canonical = [forms.setdefault(canonical_form(text), len(forms)) for text in texts]
-    labels = np.array([_label(raw, row, label_scale) for row in rows], dtype=np.float64)
-    phases = [_phase(raw, row) for row in rows] if "phase" in raw.columns else [1] * len(rows)
     return PairTable(
         texts=texts,
         canonical=np.array(canonical, dtype=np.int32),
@@ -177,71 +197,18 @@ def _pair_table(raw: RawTable, label_scale: float, positive_threshold: float | N
         score=labels / label_scale,
         label=labels >= threshold,
         phase=np.array(phases, dtype=np.int32),
-        categories1=_categories(raw, "category1"),
-        categories2=_categories(raw, "category2"),
-        row=np.arange(1, len(rows) + 1, dtype=np.int64),
+        categories1=categories[0],
+        categories2=categories[1],
+        row=np.array(raw.rows or range(1, len(raw) + 1), dtype=np.int64),
         source=raw.source,
+        origins=read_origins(raw),
     )
 
 
-def _intern_texts(raw: RawTable) -> tuple[list[str], list[int], list[int]]:
-    """Unique texts, and their numbers for either side of each row."""
-    ids: dict[str, int] = {}
-    sides: tuple[list[int], list[int]] = ([], [])
-    for row, pair in enumerate(zip(raw.columns["text1"], raw.columns["text2"], strict=True)):
-        for field, text, side in zip(("text1", "text2"), pair, sides, strict=True):
-            if not isinstance(text, str):
-                raise raw.error(row, field, f"{brief(text)} is not a text: write a string")
-            number = ids.get(text)
-            if number is None:
-                _check_characters(raw, row, field, text)
-                if not text.strip():
-                    raise raw.error(row, field, "is blank: write a text or remove the row")
-                number = ids[text] = len(ids)
-            side.append(number)
-    return list(ids), *sides
-
-
-def _check_characters(raw: RawTable, row: int, field: str, text: str) -> None:
-    if bad := UNUSABLE.search(text):
-        what = "a NUL" if bad.group() == "\0" else f"half a surrogate pair (\\u{ord(bad.group()):04x})"
-        raise raw.error(row, field, f"holds {what} at character {bad.start() + 1}: remove it")
-
-
-def _label(raw: RawTable, row: int, scale: float) -> float:
-    """The label of a row in the file's unit."""
-    cell = value = raw.columns["label"][row]
-    if raw.text_cells:
-        value = {"true": True, "false": False}.get(cell.strip().lower(), parse_number(cell))
-    if isinstance(value, bool):
-        return scale if value else 0.0
-    if not isinstance(value, int | float):
-        raise raw.error(row, "label", f"{brief(cell)} is not a number: write 0, 1 or a score")
-    if not 0 <= value <= scale:  # so written, NaN fails too
-        fix = f"correct it, or set data.label_scale (now {scale:g}) to the highest label"
-        raise raw.error(row, "label", f"{brief(value)} is not between 0 and {scale:g}: {fix}")
-    return float(value) + 0.0  # -0.0 becomes 0.0, whose bytes the fingerprint sees
-
-
-def _phase(raw: RawTable, row: int) -> int:
-    cell = value = raw.columns["phase"][row]
-    if raw.text_cells:
-        digits = cell.strip()
-        value = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= len(str(MAX_PHASE)) else cell
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PHASE:
-        raise raw.error(row, "phase", f"{brief(cell)} is not a phase: write a whole number from 1")
-    return value
-
-
-def _categories(raw: RawTable, field: str) -> list[str] | None:
-    if field not in raw.columns:
-        return None
-    cells = ["" if cell is None else cell for cell in raw.columns[field]]
-    for row, cell in enumerate(cells):
-        if not isinstance(cell, str):
-            raise raw.error(row, field, f"{brief(cell)} is not a category: write a string")
-        _check_characters(raw, row, field, cell)
-    return cells
+def graded_labels(table: PairTable) -> int:
+    """How many labels lie strictly between the ends of their scale: where pairs are positive or negative, the
+    difference between them is lost."""
+    return int(((table.score > 0) & (table.score < 1)).sum())
 
 
 def _number_by_appearance(values: NDArray[Any]) -> tuple[NDArray[Any], IntArray]:

@@ -11,14 +11,18 @@ from pathlib import Path
 from trainer.config import DataConfig
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
-from trainer.data.split import check_overlap, require_both_classes, split_by_component
-from trainer.errors import StorageError
+from trainer.data.readers import Reading
+from trainer.data.split import check_overlap, hold_out, require_positives
+from trainer.errors import InputError, StorageError
 from trainer.model.tiny import build_tiny_mpnet
+from trainer.system.console import console
 from trainer.system.files import cache_dir
+from trainer.text.canonical import canonical_form
 
 INCIDENTS = "incidents"  # data.train: generated pairs
 TINY_MODEL = "tiny-mpnet"  # model.name: built on the spot
 STS_SCALE = 5.0  # scores of a forgetting set run from 0 to this
+NEARLY_ALL = 0.9  # of the rows of a held-out part
 GENERATED_ROWS = {"train": 720, "dev": 240, "test": 240}
 
 
@@ -31,29 +35,58 @@ class RunData:
     test: PairTable | None
     general: PairTable | None  # STS set of general similarity, to see what is forgotten
     overlap: dict[str, int]  # "dev", "test" -> texts also in train; "dev and test" -> texts in both
+    left_out: int  # rows of the training file that are in neither train nor dev, as they connect the two
 
 
 def load_data(config: DataConfig, seed: int) -> RunData:
     """Read, split and check the pairs of a run.
 
     Raises:
-        InputError: a file is bad, a part has one class only, or parts share texts that must not.
+        InputError: a file is bad, a part has no positives, parts share texts that must not, or nearly all rows.
     """
     config.require_train()
-    train = _read(config, config.train, "train", seed)
+    train, left_out = _read(config, config.train, "train", seed), 0
+    require_positives(train)
     if config.dev or config.train == INCIDENTS:
         dev = _read(config, config.dev or INCIDENTS, "dev", seed)
     else:
-        train, dev = split_by_component(train, config.dev_fraction, seed)
+        rows = len(train)
+        train, dev, left_out = hold_out(train, config.dev_fraction, seed)
+        lost = f"; {left_out} rows that connect both sides are left out" if left_out else ""
+        console.print(f"{train.source}: held out {len(dev)} of {rows} rows as dev{lost}", markup=False)
     test = _read(config, config.test, "test", seed) if config.test else None
     general = read_general(config.forgetting) if config.forgetting else None
     held_out = {"dev": dev} if test is None else {"dev": dev, "test": test}
-    for table in (train, *held_out.values()):
-        require_both_classes(table)
+    for name, table in held_out.items():
+        require_positives(table)
+        require_other_pairs(f"data.{name}", table, "data.train", train)
+    if test is not None:
+        require_other_pairs("data.test", test, "data.dev", dev)
     overlap = {name: check_overlap(train, table, config.allow_overlap) for name, table in held_out.items()}
     if test is not None:
         overlap["dev and test"] = check_overlap(dev, test, config.allow_overlap)
-    return RunData(train, dev, test, general, overlap)
+    return RunData(train, dev, test, general, overlap, left_out)
+
+
+def require_other_pairs(key: str, held_out: PairTable, other_key: str, other: PairTable) -> None:
+    """Raise InputError where nearly all rows of a held-out table stand in another one: it would judge nothing.
+
+    Whatever data.allow_overlap says, which is for single texts that recur.
+    """
+    known = set(_canonical_rows(other))
+    shared = sum(row in known for row in _canonical_rows(held_out))
+    if shared >= NEARLY_ALL * len(held_out):
+        fix = f"name another file as {key}" + (", or leave it out to split a part off" if key == "data.dev" else "")
+        raise InputError(
+            f"{key} = {held_out.source}: {shared} of its {len(held_out)} rows are also in {other_key}: {fix}"
+        )
+
+
+def _canonical_rows(table: PairTable) -> list[tuple[frozenset[str], bool]]:
+    """[N] the canonical forms of each pair's texts, in either order, and its label."""
+    forms = [canonical_form(text) for text in table.texts]
+    pairs = zip(table.text1, table.text2, table.label.tolist(), strict=True)
+    return [(frozenset((forms[first], forms[second])), label) for first, second, label in pairs]
 
 
 def read_general(path: str) -> PairTable:
@@ -64,7 +97,9 @@ def read_general(path: str) -> PairTable:
 def _read(config: DataConfig, path: str, part: str, seed: int) -> PairTable:
     if path == INCIDENTS:
         return pairs_from_columns(generate_pairs(GENERATED_ROWS[part], seed, part), f"{INCIDENTS} ({part})")
-    return read_pairs(path, label_scale=config.label_scale, positive_threshold=config.positive_threshold or None)
+    reading = Reading(config.encoding, config.separator, config.columns)
+    threshold = config.positive_threshold or None
+    return read_pairs(path, label_scale=config.label_scale, positive_threshold=threshold, reading=reading)
 
 
 def locate_model(name: str, texts: Sequence[str], seed: int) -> str:

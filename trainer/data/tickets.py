@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.pairs import UNUSABLE
-from trainer.data.readers import Field, RawTable, brief, read_table
-from trainer.data.split import connect
-from trainer.errors import InputError
+from trainer.data.identifiers import clean_id, id_key, is_rounded, link_rows
+from trainer.data.raw_table import RawTable, brief
+from trainer.data.readers import Reading
+from trainer.data.ticket_table import Columns, read_ticket_table, text_of_cell, texts_of_cell
 from trainer.system.console import progress, tracked
 from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import (
@@ -44,21 +44,9 @@ REASONS = {
 }
 OPTIONAL_REASONS = ("mixed-language", "ids-only", "template")
 """Reasons that a user can turn off."""
-NUMBER, CLUSTER = "number", "cluster"
 
 
 IntArray = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What the file calls its fields."""
-
-    number: str = "number"
-    texts: tuple[str, ...] = ("short_description", "description")
-    category: str = "assignment_group"
-    duplicate_of: str | None = None  # the number of the ticket that this one duplicates
-    cluster: str | None = None  # any name that tickets about one problem share
 
 
 @dataclass(frozen=True)
@@ -71,14 +59,6 @@ class Filter:
     per_template: int = 5
     keep: tuple[str, ...] = ()  # of OPTIONAL_REASONS: not applied
     mask: bool = False  # hide e-mail addresses, phone numbers, ids and hosts
-
-
-class Link(NamedTuple):
-    """What rows about one problem share: the number of a ticket that they are or duplicate, or a cluster's name."""
-
-    kind: str
-    """NUMBER or CLUSTER."""
-    name: str
 
 
 @dataclass(frozen=True)
@@ -120,20 +100,19 @@ class Tickets:
         return len(self.texts)
 
 
-def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets:
-    """Read and clean the tickets of a CSV, TSV, JSON Lines or columnar JSON file.
+def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: Reading | None = None) -> Tickets:
+    """Read and clean the tickets of a file of any format that `trainer/data/README.md` lists.
 
     Raises:
         InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
     """
-    raw = _read(path, columns)
-    rows = len(raw.columns[columns.category])
-    numbers = [_cell(raw, columns.number, row).strip() for row in range(rows)]
+    raw, columns = read_ticket_table(path, columns, reading)
+    rows = len(raw)
+    numbers = [clean_id(cell) for cell in _ids(raw, columns.number) or []]
     categories = _categories(raw, columns.category)
-    links = [_links(raw, columns, row) for row in range(rows)]
+    links = link_rows(raw.source, numbers, _ids(raw, columns.duplicate_of), _ids(raw, columns.cluster))
     whole, cleaned = _texts(raw, columns.texts, quality)
     prints = fingerprints(cleaned)
-    clusters, unknown = _clusters(numbers, links)
     languages = [language(text) for text in tracked(cleaned, "Guessing languages")]
     dropped = _drop(numbers, whole, cleaned, prints, languages, quality)
     gone = np.zeros(rows, dtype=bool)
@@ -141,6 +120,7 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets
     kept = np.flatnonzero(~gone)
     names = sorted({categories[row] for row in kept} - {""})
     index = {name: position for position, name in enumerate(names)} | {"": -1}
+    duplicate, sizes = np.unique(links.clusters[kept], return_inverse=True, return_counts=True)[1:]
     return Tickets(
         source=raw.source,
         numbers=[numbers[row] or f"row {row + 1}" for row in kept],
@@ -149,8 +129,8 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets
         category=np.array([index[categories[row]] for row in kept], dtype=np.int64),
         categories=names,
         languages=["" if languages[row] == MIXED else languages[row] for row in kept],
-        duplicate=np.unique(clusters[kept], return_inverse=True)[1].astype(np.int64),
-        named=np.array([any(link.kind == CLUSTER for link in links[row]) for row in kept], dtype=bool),
+        duplicate=duplicate.astype(np.int64),
+        named=links.named[kept],
         template=np.unique([prints[row] for row in kept], return_inverse=True)[1].astype(np.int64),
         dropped=dropped,
         facts={
@@ -159,71 +139,42 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter) -> Tickets
             "dropped": dict(Counter(drop.reason for drop in dropped)),
             "languages": dict(Counter(languages[row] or "unknown" for row in kept).most_common()),
             "categories": len(names),
+            "columns": asdict(columns),
             "without_category": sum(not categories[row] for row in kept),
-            "linked": sum(any(row) for row in links),
-            "links_to_unknown_tickets": unknown,
+            **links.facts,
+            "known_duplicates": int(sizes[sizes > 1].sum()),
+            "unknown_link": links.example,
         },
     )
 
 
-def _read(path: str | Path, columns: Columns) -> RawTable:
-    optional = [name for name in (columns.duplicate_of, columns.cluster) if name]
-    names = [columns.number, *columns.texts, columns.category, *optional]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError(f"column {twice[0]} is named for two purposes: give each column one")
-    return read_table(path, [Field(name, name) for name in names])
-
-
-def _cell(raw: RawTable, column: str, row: int) -> str:
-    """A cell as text; a missing value is empty. Raises InputError for lists and objects."""
-    value = raw.columns[column][row]
-    if isinstance(value, str):
-        return UNUSABLE.sub(" ", value)
-    if value is None:
-        return ""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise raw.error(row, column, f"{brief(value)} is not a text: write a string")
-
-
 def _categories(raw: RawTable, column: str) -> list[str]:
-    """[R] category of each row; those that differ in case or spacing only are spelled as the first of them."""
+    """[R] category of each row; those that differ in case or spacing only, or as 3 and 3.0 do, are spelled as the first
+    of them."""
     spelled: dict[str, str] = {}
-    cells = [_cell(raw, column, row).strip() for row in range(len(raw.columns[column]))]
+    cells = [clean_id(text_of_cell(raw, column, row)) for row in range(len(raw))]
     return [spelled.setdefault(canonical_form(cell), cell) for cell in cells]
 
 
-def _links(raw: RawTable, columns: Columns, row: int) -> list[Link]:
-    """What ties a row to others: rows about the same problem share a link."""
-    named = ((NUMBER, columns.duplicate_of), (CLUSTER, columns.cluster))
-    return [Link(kind, cell) for kind, column in named if column and (cell := _cell(raw, column, row).strip())]
-
-
-def _clusters(numbers: list[str], links: list[list[Link]]) -> tuple[IntArray, int]:
-    """[R] number of each row's cluster, chains followed, and how many links name a ticket that is not in the file.
-
-    Such a link still tells: two duplicates of an unknown ticket are duplicates of each other.
-    """
-    known = set(numbers) - {""}
-    nodes: dict[Link, int] = {}
-    edges = [
-        (row, len(numbers) + nodes.setdefault(link, len(nodes)))
-        for row, number in enumerate(numbers)
-        for link in ([Link(NUMBER, number)] if number else []) + links[row]
-    ]
-    first, second = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-    unknown = sum(link.kind == NUMBER and link.name not in known for row in links for link in row)
-    return connect(first, second, len(numbers) + len(nodes))[: len(numbers)].astype(np.int64), unknown
+def _ids(raw: RawTable, column: str | None) -> list[str] | None:
+    """[R] cells of a column of ids; None where no column is named. Raises InputError for one that lost digits."""
+    if column is None:
+        return None
+    cells = [text_of_cell(raw, column, row) for row in range(len(raw))]
+    for row, cell in enumerate(cells):
+        if is_rounded(cell):
+            raise raw.error(row, column, f"{brief(cell)} has lost digits in a spreadsheet: export the column as text")
+    return cells
 
 
 def _texts(raw: RawTable, names: Sequence[str], quality: Filter) -> tuple[list[str], list[str]]:
     """[R] the columns joined: as they are, and cleaned and cut; both masked where that is asked for."""
-    rows = range(len(raw.columns[names[0]]))
+    rows = range(len(raw))
     hide = mask_text if quality.mask else str
     whole, cleaned, titles = [], [], []
     with progress("Cleaning", len(rows)) as advance:
         for row in rows:
-            cells = [_cell(raw, name, row).strip() for name in names]
+            cells = ["\n".join(texts_of_cell(raw, name, row)) for name in names]
             whole.append(hide(_join(cells)[0]))
             text, title = _join([hide(strip_mail(cell)) for cell in cells])
             cleaned.append(text)
@@ -253,6 +204,7 @@ def _drop(
     quality: Filter,
 ) -> list[Dropped]:
     """The rows to drop, each for the first reason that applies; of copies the first is kept."""
+    keys = [id_key(number) for number in numbers]
     seen_numbers: dict[str, int] = {}
     seen_texts: dict[str, int] = {}
     seen_plain: dict[str, int] = {}
@@ -261,8 +213,8 @@ def _drop(
     for row, text in enumerate(tracked(cleaned, "Choosing tickets")):
         reason, kept = "", None
         plain, form = id_free(text), canonical_form(text)
-        if numbers[row] and numbers[row] in seen_numbers:
-            reason, kept = "repeated-number", seen_numbers[numbers[row]]
+        if keys[row] and keys[row] in seen_numbers:
+            reason, kept = "repeated-number", seen_numbers[keys[row]]
         elif count_words(text) < quality.min_words:
             reason = "boilerplate" if count_words(whole[row]) >= quality.min_words else "near-empty"
         elif languages[row] == MIXED and "mixed-language" not in quality.keep:
@@ -275,8 +227,8 @@ def _drop(
             reason, kept = "ids-only", seen_plain[plain]
         elif len(templates.get(prints[row], ())) >= quality.per_template and "template" not in quality.keep:
             reason, kept = "template", templates[prints[row]][0]
-        if numbers[row]:
-            seen_numbers.setdefault(numbers[row], row)
+        if keys[row]:
+            seen_numbers.setdefault(keys[row], row)
         if reason:
             stands_for_it = "" if kept is None else numbers[kept] or f"row {kept + 1}"
             dropped.append(Dropped(row + 1, numbers[row], reason, stands_for_it))

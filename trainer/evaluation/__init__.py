@@ -3,8 +3,9 @@
 judge.judge(Question(...)) -> Judgement    all of `trainer evaluate`: models, thresholds, metrics, verdict
 judge.conclude                             the same from embeddings; the end of a training run calls it
 verdict.assess, diagnose, forgetting       intervals, paired verdict, adversarial diagnostic, what was forgotten
+metric_choice.choose_metric                what a judgement goes by: labels, or search where there are positives alone
 pair_metrics.METRICS                       every metric of pairs by name; a new one is added there and nowhere else
-retrieval.retrieval                        recall@k, MRR and nDCG among all texts of a set
+retrieval.retrieval                        success@k, recall@k, MRR and nDCG among all texts of a set
 bootstrap.bootstrap_pairs, interval        paired bootstrap; groups.py: which texts are drawn together
 thresholds.fit_thresholds                  fitted on dev, kept in the model's folder, applied frozen
 scoring.evaluate                           metrics of an encoder in the middle of training

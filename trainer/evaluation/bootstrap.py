@@ -117,8 +117,8 @@ def why_undefined(samples: np.ndarray, groups: Groups) -> str | None:
         return None
     if groups.effective < FEWEST_GROUPS:
         return (
-            f"shared texts leave {groups.effective:.1f} groups to draw from (counted as of equal size), "
-            f"{FEWEST_GROUPS} are needed"
+            f"these pairs make {groups.effective:.1f} groups to draw from (pairs that share a text are one group; "
+            f"counted as of equal size), and {FEWEST_GROUPS} are needed"
         )
     return f"undefined in {share:.0%} of the resamples: one class only, or too few pairs of it, or all scores equal"
 

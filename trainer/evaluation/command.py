@@ -5,14 +5,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trainer.data.readers import add_reading_options, reading_from
 from trainer.system.arguments import Parser, parse_dims
+
+NOT_ASKED = ("json", "dims", "encoding", "separator", "columns")  # options that `Question` has no field for
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
     """Options of `trainer evaluate`."""
     parser = Parser(prog="trainer evaluate", description="Judge an encoder on labelled pairs.", allow_abbrev=False)
     parser.add_argument("--model", required=True, metavar="DIR|NAME")
-    parser.add_argument("--pairs", required=True, metavar="FILE", help="held-out pairs to report on")
+    parser.add_argument(
+        "--pairs",
+        required=True,
+        metavar="FILE",
+        help="held-out pairs to report on; positives alone are judged by search among their texts",
+    )
     parser.add_argument(
         "--dev",
         metavar="FILE",
@@ -30,7 +38,11 @@ def evaluate_parser() -> argparse.ArgumentParser:
         metavar="RULE",
         help="f1 (default), or the lowest that keeps precision=P or false_positive_rate=R",
     )
-    parser.add_argument("--metric", default="spearman", help="what the verdict goes by (default spearman)")
+    parser.add_argument(
+        "--metric",
+        default="auto",
+        help="what the verdict goes by: a metric of pairs or of search (default: spearman; mrr@10 for positives alone)",
+    )
     parser.add_argument(
         "--forgetting",
         metavar="FILE",
@@ -41,6 +53,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fewest", type=int, default=20, help="pairs of either kind that the diagnostic needs (default 20)"
     )
+    add_reading_options(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
     return parser
 
@@ -50,8 +63,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from trainer.evaluation.judge import Question, judge, judgement_record, keep_thresholds
     from trainer.evaluation.show import print_judgement
 
-    asked = {key: value for key, value in vars(options).items() if key not in ("json", "dims")}
-    judgement = judge(Question(**asked, dims=parse_dims(options.dims)))
+    asked = {key: value for key, value in vars(options).items() if key not in NOT_ASKED}
+    judgement = judge(Question(**asked, dims=parse_dims(options.dims), reading=reading_from(options)))
     print_judgement(judgement)
     if options.json:
         from trainer.system.files import write_json

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from trainer.data.pairs import PairTable, read_pairs
+from trainer.data.readers import Reading
 from trainer.data.run_data import read_general
-from trainer.data.split import check_overlap, require_both_classes
+from trainer.data.split import check_overlap, has_both_labels, require_positives
 from trainer.errors import InputError
 from trainer.evaluation.bootstrap import RESAMPLES
+from trainer.evaluation.metric_choice import AUTO, choose_metric, require_metric
 from trainer.evaluation.pair_metrics import spearman_ceiling
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import (
@@ -24,9 +26,9 @@ from trainer.evaluation.thresholds import (
     store_thresholds,
     stored_thresholds,
 )
-from trainer.evaluation.verdict import FEWEST, JUDGED_BY, Assessment, Verdict, assess, forgetting, overall_verdict
-from trainer.model.embedding import embed, embed_cached, tokenize_for
-from trainer.model.encoder import Encoder, weights_fingerprint
+from trainer.evaluation.verdict import FEWEST, Assessment, Verdict, assess, forgetting, overall_verdict
+from trainer.model.embedding import embed, embed_cached, tokenize_sides
+from trainer.model.encoder import Encoder, embedding_conditions
 from trainer.model.loading import load_encoder
 from trainer.system.console import console
 from trainer.system.gpu import default_device
@@ -40,18 +42,22 @@ class Question:
     model: str
     """Folder or hub name."""
     pairs: str | PairTable
-    """Held-out pairs: a file, or a table (`trainer.data.pairs.pairs_from_columns`)."""
+    """Held-out pairs: a file, or a table (`trainer.data.pairs.pairs_from_columns`). Positives alone are judged by
+    search among their texts."""
     dev: str | PairTable | None = None
     """Pairs to fit thresholds on; without, those kept in a model's folder, else the judged pairs themselves."""
     baseline: str | None = None
     dims: tuple[int, ...] = ()
-    """Empty: the full width."""
+    """Empty: the full width; in a judgement, those that were judged."""
     label_scale: float = 1.0
     positive_threshold: float | None = None
     rule: str = "f1"
     """How thresholds are fitted; see `thresholds.parse_rule`."""
-    metric: str = "spearman"
-    """What the verdict goes by, one of JUDGED_BY."""
+    metric: str = AUTO
+    """What the verdict goes by, one of `metric_choice.JUDGED_BY`; AUTO takes Spearman, and for positives alone MRR. In
+    a judgement, what it was."""
+    reading: Reading | None = None
+    """How to read the files of pairs, where they do not tell it themselves."""
     forgetting: str | None = None
     """STS file of general similarity, judged before (baseline) and after (model)."""
     resamples: int = RESAMPLES
@@ -67,14 +73,15 @@ class Judgement:
     question: Question
     """What was asked, tables by their names."""
     thresholds: dict[str, Thresholds]
-    """By system."""
+    """By system; none where neither the judged pairs nor those to fit on have both labels."""
     thresholds_from: dict[str, str]
     """By system, in words."""
     assessment: Assessment
     verdict: Verdict | None
     """Over all dims; None without a baseline."""
     spearman_ceiling: float | None
-    """The highest Spearman reachable against binary labels at their positive share; None for graded ones."""
+    """The highest Spearman reachable against binary labels at their positive share; None for graded ones, and for
+    positives alone."""
     data_fingerprint: str
     pairs: int
     forgetting: dict[str, dict[str, dict[str, Any]]] | None
@@ -82,7 +89,8 @@ class Judgement:
 
     def in_sample(self, system: str) -> bool:
         """Whether a system's thresholds were fitted on the judged pairs, which flatters F1, precision and recall."""
-        return self.thresholds[system].data_fingerprint == self.data_fingerprint
+        fitted = self.thresholds.get(system)
+        return fitted is not None and fitted.data_fingerprint == self.data_fingerprint
 
 
 @dataclass(frozen=True)
@@ -110,25 +118,29 @@ def judge(question: Question) -> Judgement:
     """
     _check_options(question)
     data = _read(question)
+    metric = choose_metric(question.metric, [data.table], f"--metric {question.metric}")
     device = default_device()
     names = {"model": question.model} | ({"baseline": question.baseline} if question.baseline else {})
     encoders = {system: load_encoder(name).to(device) for system, name in names.items()}
     dims = _fit_dims(question.dims, encoders.values())
-    kept = {system: _stored(encoder, question, dims) for system, encoder in encoders.items()}  # may be bad: before work
+    fit_on = next((table for table in (data.dev, data.table) if table is not None and has_both_labels(table)), None)
+    kept: dict[str, Thresholds | None] = {}
+    if fit_on is not None:  # may be bad: before work
+        kept = {system: _stored(encoder, question, dims) for system, encoder in encoders.items()}
     rows = {system: _embed(system, encoder, data.table) for system, encoder in encoders.items()}
     thresholds = {}
-    for system, encoder in encoders.items():
-        on, on_rows = data.table, rows[system]
-        if data.dev is not None:
-            on, on_rows = data.dev, _embed(system, encoder, data.dev)
-        thresholds[system] = kept[system] or fit_thresholds(
-            pair_cosines(on_rows, on, dims), on, dims, question.rule, weights_fingerprint(encoder)
-        )
+    if fit_on is not None:
+        for system, encoder in encoders.items():
+            on_rows = rows[system] if fit_on is data.table else _embed(system, encoder, fit_on)
+            thresholds[system] = kept[system] or fit_thresholds(
+                pair_cosines(on_rows, fit_on, dims), fit_on, dims, question.rule, embedding_conditions(encoder)
+            )
     general = None
     if data.general is not None:
         general = data.general, {system: _embed(system, encoder, data.general) for system, encoder in encoders.items()}
     kept_in = {system: Path(names[system]) / THRESHOLDS for system in kept if kept[system]}
-    named = replace(question, pairs=data.table.source, dev=data.dev.source if data.dev is not None else None)
+    dev = data.dev.source if data.dev is not None else None
+    named = replace(question, pairs=data.table.source, dev=dev, dims=dims, metric=metric)
     return conclude(named, data.table, rows, thresholds, general, kept_in)
 
 
@@ -143,8 +155,10 @@ def conclude(
     """Judge systems by their embeddings; `trainer evaluate` and the end of a training run both do it here.
 
     Args:
-        rows: [T, E] embeddings of the table's texts by system: "model", and "baseline" where there is one.
-        thresholds: by system; their dims are those that are judged.
+        question: with the dims and the metric that are judged by; its pairs are called what they were read from.
+        rows: embeddings of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline"
+            where there is one.
+        thresholds: by system, at these dims; none are needed where all pairs are positive.
         general: a forgetting set, and the embeddings of its texts by both systems.
         kept_in: files that thresholds were read from, by system.
 
@@ -153,12 +167,12 @@ def conclude(
     """
     values = {system: fitted.values for system, fitted in thresholds.items()}
     options = {"resamples": question.resamples, "seed": question.seed}
-    assessment = assess(table, rows, values, metric=question.metric, fewest=question.fewest, **options)
+    dims, metric = question.dims, question.metric
+    assessment = assess(table, rows, dims, values, metric=metric, fewest=question.fewest, **options)
     forgotten = None
     if general is not None:
-        dims = tuple(int(dim) for dim in values["model"])
         forgotten = forgetting(general[0], general[1]["baseline"], general[1]["model"], dims, **options)
-    binary = set(table.score.tolist()) <= {0.0, 1.0}
+    binary = has_both_labels(table) and set(table.score.tolist()) <= {0.0, 1.0}
     kept_in = kept_in or {}
     return Judgement(
         question=question,
@@ -175,8 +189,7 @@ def conclude(
 
 def _check_options(question: Question) -> None:
     parse_rule(question.rule)
-    if question.metric not in JUDGED_BY:
-        raise InputError(f"--metric {question.metric}: use one of {', '.join(JUDGED_BY)}")
+    require_metric(question.metric, f"--metric {question.metric}")
     if question.forgetting and not question.baseline:
         raise InputError("--forgetting needs a model to compare with: name the one before training as --baseline")
     for option, value, least in (("--resamples", question.resamples, 100), ("--fewest", question.fewest, 1)):
@@ -191,11 +204,21 @@ def _read(question: Question) -> _Data:
         if isinstance(pairs, PairTable):
             table = pairs
         else:
-            table = read_pairs(pairs, label_scale=question.label_scale, positive_threshold=question.positive_threshold)
-        require_both_classes(table)
+            table = read_pairs(
+                pairs,
+                label_scale=question.label_scale,
+                positive_threshold=question.positive_threshold,
+                reading=question.reading,
+            )
+        require_positives(table)
         return table
 
     table, dev = read(question.pairs), read(question.dev) if question.dev else None
+    if dev is not None and not has_both_labels(dev):
+        raise InputError(
+            f"--dev {dev.source}: holds positives alone, and thresholds are fitted on both labels: add negative pairs "
+            "there, or leave --dev out"
+        )
     if dev is not None and (shared := check_overlap(dev, table, allow=True)):
         raise InputError(
             f"--dev {dev.source}: {shared} of its texts are also in {table.source}; remove them from one side"
@@ -220,12 +243,15 @@ def _fit_dims(dims: tuple[int, ...], encoders: Iterable[Encoder]) -> tuple[int, 
 
 def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thresholds | None:
     """Thresholds kept beside a model, where none are to be fitted on dev."""
-    return None if question.dev else stored_thresholds(Path(encoder.spec.name), dims, weights_fingerprint(encoder))
+    return None if question.dev else stored_thresholds(Path(encoder.spec.name), dims, embedding_conditions(encoder))
 
 
 def _embed(system: str, encoder: Encoder, table: PairTable) -> np.ndarray:
-    """Embeddings [T, E] of a table's texts. A baseline comes again and again, a model in training does not."""
-    tokens = tokenize_for(encoder, table.texts)
+    """Embeddings of a table's texts, as `scoring.sides` takes them.
+
+    A baseline comes again and again, a model in training does not.
+    """
+    tokens = tokenize_sides(encoder, table.texts)
     return (embed_cached if system == "baseline" else embed)(encoder, tokens, description=f"Embedding ({system})")
 
 

@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from trainer.errors import InputError
-
 FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
 
@@ -157,13 +155,7 @@ interval, slowly: until `bootstrap` gets a fast form of it, it is computed on on
 not to be maximised, leave it out of HIGHER_IS_BETTER."""
 
 HIGHER_IS_BETTER = tuple(name for name in METRICS if name != "false_positive_rate")
-"""What can pick the best model (`eval.metric`) and carry a verdict (`--metric`)."""
-
-
-def require_metric(name: str) -> None:
-    """Check the setting eval.metric, which the config takes as any name. Raises InputError."""
-    if name not in HIGHER_IS_BETTER:
-        raise InputError(f'eval.metric = "{name}": use one of {", ".join(HIGHER_IS_BETTER)}')
+"""What may be maximised."""
 
 
 def pair_metrics(

@@ -10,7 +10,8 @@ from rich import box
 from rich.table import Table
 
 from trainer.evaluation.judge import Judgement
-from trainer.evaluation.verdict import PASSING
+from trainer.evaluation.metric_choice import NO_NEGATIVES
+from trainer.evaluation.verdict import PASSING, insufficient, no_intervals
 from trainer.system.console import console
 
 
@@ -19,14 +20,17 @@ def print_judgement(judgement: Judgement) -> None:
     question, assessment = judgement.question, judgement.assessment
     groups = assessment.groups
     console.print(
-        f"{judgement.pairs} pairs, {assessment.queries} queries; 95 % intervals from {question.resamples} resamples "
-        f"(seed {question.seed}) of {groups['count']} {groups['kind']}, worth {groups['effective']:.0f} of equal size",
+        f"{judgement.pairs} pairs, {assessment.queries} queries among {assessment.texts} texts; 95 % intervals from "
+        f"{question.resamples} resamples (seed {question.seed}) of {groups['count']} {groups['kind']}, worth "
+        f"{groups['effective']:.0f} of equal size",
         markup=False,
     )
+    if not assessment.diagnostic:
+        console.print(f"{question.pairs}: {NO_NEGATIVES}", markup=False)
     names = {"model": question.model, "baseline": question.baseline}
     for system, metrics in assessment.metrics.items():
-        title = f"{system}: {names[system]}; thresholds fitted on {judgement.thresholds_from[system]}"
-        _print_metrics(title, metrics, assessment.intervals[system])
+        fitted = f"; thresholds fitted on {judgement.thresholds_from[system]}" if assessment.diagnostic else ""
+        _print_metrics(f"{system}: {names[system]}{fitted}", metrics, assessment.intervals[system])
     if assessment.verdicts:
         differences = {
             dim: {name: value - assessment.metrics["baseline"][dim][name] for name, value in metrics.items()}
@@ -35,9 +39,12 @@ def print_judgement(judgement: Judgement) -> None:
         title = "model less baseline, paired"
         verdicts = {f"by {question.metric}": assessment.verdicts}
         _print_metrics(title, differences, assessment.intervals["difference"], verdicts)
-    for name, reason in assessment.undefined.items():
-        console.print(f"No interval of {name}: {reason}", markup=False)
-    _print_diagnostic(judgement)
+    for sentence in no_intervals(assessment.undefined, list(next(iter(assessment.metrics["model"].values())))):
+        console.print(sentence, markup=False)
+    if silent := insufficient(assessment.diagnostic, question.fewest):
+        console.print(silent, markup=False)
+    else:
+        _print_diagnostic(judgement)
     if judgement.forgetting:
         _print_forgetting(judgement.forgetting)
     if judgement.spearman_ceiling:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,18 @@ import numpy as np
 from trainer.data.pairs import PairTable
 from trainer.errors import InputError
 from trainer.evaluation.pair_metrics import best_f1, threshold_for_false_positive_rate, threshold_for_precision
+from trainer.model.encoder import EmbeddingConditions
 from trainer.system.files import write_file
 from trainer.system.run_files import THRESHOLDS
 
+SIMILARITY = "cosine"
+"""What is compared with a threshold: of embeddings cut to the dim, so the dot product once they have length 1."""
 RULES = "f1, precision=P with P above 0 and up to 1, or false_positive_rate=R with R from 0 to below 1"
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """One threshold a dim, and where it comes from."""
+    """One threshold a dim, and everything that it holds for: whoever uses it needs no more than this."""
 
     values: dict[str, float]
     """Dim -> the lowest cosine that is called positive."""
@@ -30,8 +33,13 @@ class Thresholds:
     """What the pairs they were fitted on are called."""
     data_fingerprint: str
     """Of those pairs: `PairTable.fingerprint`."""
-    weights_fingerprint: str
-    """Of the model: `encoder.weights_fingerprint`."""
+    positive_share: float
+    """Of those pairs: how many of them are positive. Among pairs with fewer the precision is lower."""
+    model: EmbeddingConditions
+    """The model whose cosines they are for."""
+    similarity: str = SIMILARITY
+    normalize_embeddings: bool = True
+    """Embeddings are brought to length 1 after they were cut to the dim."""
 
 
 def parse_rule(text: str) -> tuple[str, float]:
@@ -48,9 +56,12 @@ def parse_rule(text: str) -> tuple[str, float]:
 
 
 def fit_thresholds(
-    cosines: np.ndarray, table: PairTable, dims: Sequence[int], rule: str, weights_fingerprint: str
+    cosines: np.ndarray, table: PairTable, dims: Sequence[int], rule: str, model: EmbeddingConditions
 ) -> Thresholds:
     """Fit a threshold at every dim on cosines [M, N] of a table's pairs.
+
+    Args:
+        model: that the cosines are of (`encoder.embedding_conditions`).
 
     Raises:
         InputError: the rule is not known, or cannot be kept on these pairs.
@@ -67,7 +78,7 @@ def fit_thresholds(
                 values[str(dim)] = threshold_for_precision(scores, table.label, target)
             except ValueError as error:
                 raise InputError(f"{table.source}: {dim} dims: {error}; ask for less") from error
-    return Thresholds(values, rule, table.source, table.fingerprint(), weights_fingerprint)
+    return Thresholds(values, rule, table.source, table.fingerprint(), float(table.label.mean()), model)
 
 
 def thresholds_text(thresholds: Thresholds) -> str:
@@ -82,24 +93,36 @@ def store_thresholds(folder: Path, thresholds: Thresholds) -> Path:
     return path
 
 
-def stored_thresholds(folder: Path, dims: Sequence[int], weights_fingerprint: str) -> Thresholds | None:
+def stored_thresholds(folder: Path, dims: Sequence[int], model: EmbeddingConditions) -> Thresholds | None:
     """The thresholds kept in a model's folder, at the given dims; None where there are none.
 
+    Args:
+        model: the one beside them, as it is used now.
+
     Raises:
-        InputError: the file is damaged, belongs to other weights, or lacks a dim.
+        InputError: the file is damaged or of an older version, belongs to another model, or lacks a dim.
     """
     path, again = folder / THRESHOLDS, "fit them again with --dev, or remove the file"
     if not path.is_file():
         return None
     try:
-        stored = Thresholds(**json.loads(path.read_bytes()))
+        record = json.loads(path.read_bytes())
+        if isinstance(record, dict) and "weights_fingerprint" in record:
+            raise InputError(f"{path}: of an older version, which did not keep prompts and max length; {again}")
+        stored = Thresholds(**record | {"model": EmbeddingConditions(**record["model"])})
         values = {dim: float(value) for dim, value in stored.values.items()}
         if not np.isfinite(list(values.values())).all():
             raise ValueError("a threshold is not finite")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as thresholds; {again}") from error
-    if stored.weights_fingerprint != weights_fingerprint:
+    if stored.model.weights_fingerprint != model.weights_fingerprint:
         raise InputError(f"{path}: fitted for other weights than those beside it; {again}")
+    if stored.similarity != SIMILARITY:
+        raise InputError(f"{path}: for the similarity {stored.similarity!r}, not {SIMILARITY}; {again}")
+    for name in (field.name for field in fields(model)):
+        fitted, now = getattr(stored.model, name), getattr(model, name)
+        if fitted != now:
+            raise InputError(f"{path}: fitted at {name} {fitted!r}, which is {now!r} now; {again}")
     if missing := [str(dim) for dim in dims if str(dim) not in values]:
         raise InputError(f"{path}: no threshold for {', '.join(missing)} dims; {again}")
     return replace(stored, values={str(dim): values[str(dim)] for dim in dims})

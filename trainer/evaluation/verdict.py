@@ -1,7 +1,8 @@
 """Figures that nobody is fooled by: intervals, retrieval, a paired verdict and the adversarial diagnostic.
 
-Works on embeddings of a table's texts, of one system ("model") or of two side by side ("baseline"), at frozen
-thresholds. Legend: K systems, M dims, N pairs, U canonical texts, E embedding width, B resamples, Q queries.
+Works on embeddings of a table's texts, of one system ("model") or of two side by side ("baseline"). Pairs of both
+labels are judged by labels, at frozen thresholds, and by search; positives alone by search.
+Legend: K systems, M dims, N pairs, U canonical texts, E embedding width, B resamples, Q queries.
 """
 
 from __future__ import annotations
@@ -14,16 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.pairs import PairTable, positives_of
+from trainer.data.pairs import PairTable, canonical_count
+from trainer.data.split import has_both_labels
 from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_means, bootstrap_pairs, interval, why_undefined
 from trainer.evaluation.groups import Groups, groups_of_texts
-from trainer.evaluation.pair_metrics import HIGHER_IS_BETTER, classify_at, pearson, roc_auc, spearman
-from trainer.evaluation.retrieval import NAMES as RETRIEVAL
-from trainer.evaluation.retrieval import retrieval
-from trainer.evaluation.scoring import Metrics, metrics_at, pair_cosines
+from trainer.evaluation.metric_choice import SEARCH_METRICS
+from trainer.evaluation.pair_metrics import classify_at, pearson, roc_auc, spearman
+from trainer.evaluation.scoring import Metrics, metrics_at, pair_cosines, search
 
-JUDGED_BY = (*HIGHER_IS_BETTER, *RETRIEVAL)
-"""Metrics that can carry the verdict."""
 PASSING = 0.70  # ROC-AUC and F1 of the adversarial diagnostic
 FEWEST = 20  # pairs of either kind, below which it says nothing
 
@@ -59,18 +58,21 @@ class Assessment:
     undefined: dict[str, str]
     """Metric -> why an interval of it is NaN."""
     diagnostic: dict[str, dict[str, Any]]
-    """Dim -> status, numbers of pairs, and ROC-AUC and F1 of each system."""
+    """Dim -> status, numbers of pairs, and ROC-AUC and F1 of each system; empty where all pairs are positive."""
     verdicts: dict[str, Verdict]
     """Dim -> verdict; empty without a baseline."""
     groups: dict[str, Any]
     """What the bootstrap drew: kind, count, and effective number."""
     queries: int
-    """Texts that retrieval was measured for."""
+    """Texts that search was measured for."""
+    texts: int
+    """Canonical texts; each query is searched for among all of them but itself."""
 
 
 def assess(
     table: PairTable,
     embeddings: Mapping[str, np.ndarray],
+    dims: tuple[int, ...],
     thresholds: Mapping[str, Mapping[str, float]],
     *,
     metric: str = "spearman",
@@ -81,9 +83,10 @@ def assess(
     """Judge systems on a table's pairs.
 
     Args:
-        embeddings: [T, E] of the table's texts, by system: "model", and "baseline" where there is one.
-        thresholds: by system, dim -> threshold; the same dims for all.
-        metric: one of JUDGED_BY, which carries the verdict.
+        embeddings: of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline"
+            where there is one.
+        thresholds: by system, dim -> threshold; not read where all pairs are positive.
+        metric: one of JUDGED_BY that the table can tell (see `metric_choice`), which carries the verdict.
         fewest: pairs of either kind that the diagnostic needs.
 
     Raises:
@@ -91,16 +94,19 @@ def assess(
     """
     # In this order whatever the caller's is: the difference is the first less the second.
     embeddings = {system: embeddings[system] for system in ("model", "baseline") if system in embeddings}
-    systems = list(embeddings)
-    dims = tuple(int(dim) for dim in thresholds[systems[0]])
-    thresholds = {system: {str(dim): thresholds[system][str(dim)] for dim in dims} for system in systems}
-    cosines = {system: pair_cosines(embeddings[system], table, dims) for system in systems}
-    metrics = {system: metrics_at(cosines[system], table, thresholds[system]) for system in systems}
-    groups = _groups(table)
-    flat = np.concatenate([cosines[system] for system in systems])
-    frozen = np.array([threshold for system in systems for threshold in thresholds[system].values()])
-    samples = bootstrap_pairs(flat, table.score, table.label, frozen, groups, resamples=resamples, seed=seed)
-    queries, values = _retrieve(table, embeddings, dims)
+    systems, groups = list(embeddings), _groups(table)
+    metrics: dict[str, Metrics] = {system: {str(dim): {} for dim in dims} for system in systems}
+    samples: dict[str, np.ndarray] = {}
+    diagnostic: dict[str, dict[str, Any]] = {}
+    if has_both_labels(table):
+        thresholds = {system: {str(dim): thresholds[system][str(dim)] for dim in dims} for system in systems}
+        cosines = {system: pair_cosines(embeddings[system], table, dims) for system in systems}
+        metrics = {system: metrics_at(cosines[system], table, thresholds[system]) for system in systems}
+        flat = np.concatenate([cosines[system] for system in systems])
+        frozen = np.array([threshold for system in systems for threshold in thresholds[system].values()])
+        samples = bootstrap_pairs(flat, table.score, table.label, frozen, groups, resamples=resamples, seed=seed)
+        diagnostic = diagnose(table, cosines, thresholds, fewest)
+    queries, values = _search(table, embeddings, dims)
     for name, rows in values.items():
         samples[name] = bootstrap_means(rows, queries, groups, resamples=resamples, seed=seed)
         means = rows.mean(axis=1) if len(queries) else np.full(len(rows), np.nan)
@@ -115,10 +121,11 @@ def assess(
         metrics=metrics,
         intervals=intervals,
         undefined={name: reason for name, reason in reasons.items() if reason},
-        diagnostic=diagnose(table, cosines, thresholds, fewest),
+        diagnostic=diagnostic,
         verdicts={dim: paired_verdict(*ends[metric]) for dim, ends in intervals.get("difference", {}).items()},
         groups={"kind": groups.kind, "count": groups.count, "effective": groups.effective},
         queries=len(queries),
+        texts=canonical_count(table),
     )
 
 
@@ -126,14 +133,45 @@ def _groups(table: PairTable) -> Groups:
     return groups_of_texts(table.canonical[table.text1], table.canonical[table.text2], table.label)
 
 
-def _retrieve(
-    table: PairTable, embeddings: Mapping[str, np.ndarray], dims: Sequence[int]
+def _search(
+    table: PairTable, embeddings: Mapping[str, np.ndarray], dims: tuple[int, ...]
 ) -> tuple[NDArray[Any], dict[str, NDArray[np.float64]]]:
-    """Queries [Q] as canonical texts, and retrieval values [K * M, Q] by name. Copies of a text count as one."""
-    first = np.unique(table.canonical, return_index=True)[1]
-    relevant = positives_of(table)
-    measured = [retrieval(rows[first], relevant, dims) for rows in embeddings.values()]
-    return measured[0][0], {name: np.concatenate([values[name] for _, values in measured]) for name in RETRIEVAL}
+    """Queries [Q] as canonical texts, and search values [K * M, Q] by name."""
+    measured = [search(table, rows, dims) for rows in embeddings.values()]
+    return measured[0][0], {name: np.concatenate([values[name] for _, values in measured]) for name in SEARCH_METRICS}
+
+
+def no_intervals(undefined: Mapping[str, str], metrics: Sequence[str]) -> list[str]:
+    """A sentence for each reason why metrics have no interval, of the `undefined` of an assessment of `metrics`.
+
+    >>> no_intervals({"f1": "too few", "recall": "too few"}, ["f1", "recall", "spearman"])
+    ['No interval of f1, recall: too few.']
+    >>> no_intervals({"f1": "too few", "recall": "too few"}, ["f1", "recall", "threshold"])
+    ['No intervals, so no verdict can be sure: too few.']
+    """
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in undefined.items():
+        by_reason.setdefault(reason, []).append(name)
+    everything = set(metrics) - {"threshold"}
+
+    def what(names: Sequence[str]) -> str:
+        everywhere = set(names) == everything
+        return "No intervals, so no verdict can be sure" if everywhere else f"No interval of {', '.join(names)}"
+
+    return [f"{what(names)}: {reason}." for reason, names in by_reason.items()]
+
+
+def insufficient(diagnostic: Mapping[str, Mapping[str, Any]], fewest: int) -> str | None:
+    """Why the adversarial diagnostic says nothing, in a sentence; None where it says something."""
+    if not diagnostic:
+        return "The adversarial diagnostic needs negatives, and these pairs have none."
+    counts = next(iter(diagnostic.values()))
+    if counts["status"] != Status.INSUFFICIENT:
+        return None
+    return (
+        f"INSUFFICIENT: the adversarial diagnostic needs {max(fewest, 1)} positives across categories and as many "
+        f"negatives within one, and these pairs have {counts['positives']} and {counts['negatives']}."
+    )
 
 
 def _by_dim(systems: Sequence[str], dims: Sequence[int], samples: Mapping[str, np.ndarray]) -> dict[str, Intervals]:

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from trainer.data.readers import add_reading_options, reading_from
 from trainer.errors import LintError
 from trainer.system.arguments import Parser
 
@@ -29,6 +30,7 @@ def lint_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
     parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
+    add_reading_options(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all findings and figures there")
     return parser
 
@@ -44,6 +46,7 @@ def run_lint(options: argparse.Namespace) -> None:
         options.model,
         label_scale=options.label_scale,
         positive_threshold=options.positive_threshold,
+        reading=reading_from(options),
     )
     print_report(report)
     if options.json:

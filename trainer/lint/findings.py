@@ -16,7 +16,7 @@ from trainer.data.pairs import PairTable
 from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import fingerprints
 
-SERIOUS, WARNING = "serious", "warning"
+SERIOUS, WARNING, EXPECTED = "serious", "warning", "expected"
 EXAMPLES = 4  # rows named with a finding
 
 
@@ -25,7 +25,7 @@ class Finding:
     """One thing that is wrong with a file."""
 
     severity: str
-    """SERIOUS or WARNING."""
+    """SERIOUS, WARNING, or EXPECTED: brought about by the rules that the pairs were built by."""
     name: str
     source: str
     """The file, as in messages."""

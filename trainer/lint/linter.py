@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.pairs import PairTable, read_pairs
+from trainer.data.readers import Reading
 from trainer.errors import InputError
 from trainer.evaluation.scoring import pair_cosines as encoder_cosines
 from trainer.lint import score_checks as difficulty
 from trainer.lint import table_checks as checks
-from trainer.lint.findings import SERIOUS, Finding, Part, parts_of
+from trainer.lint.built import as_expected
+from trainer.lint.findings import EXPECTED, SERIOUS, WARNING, Finding, Part, parts_of
 from trainer.lint.score_checks import TFIDF, Figures, Scores
-from trainer.model.embedding import embed_cached, tokenize_for
+from trainer.model.embedding import embed_cached, tokenize_sides
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.system.files import json_ready
 from trainer.system.gpu import default_device
@@ -26,6 +28,10 @@ from trainer.text.tfidf import pair_cosines, tfidf_matrix
 
 MODEL = "model"  # what scores by the untouched encoder are called
 NO_TFIDF = "TF-IDF was not looked at: scikit-learn is not installed; install matryoshka-trainer[mine]"
+POSITIVES_ALONE = (
+    "positives alone; in training the other texts of a batch are their negatives, held out they are judged by search, "
+    "and checks that compare labels say nothing of them"
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,10 @@ class Report:
         """How many findings are."""
         return sum(finding.severity == SERIOUS for finding in self.findings)
 
+    def expected(self) -> int:
+        """How many findings are brought about by the rules of build-pairs."""
+        return sum(finding.severity == EXPECTED for finding in self.findings)
+
     def record(self) -> dict[str, Any]:
         """All of it for JSON."""
         record: dict[str, Any] = json_ready({"serious": self.serious(), **asdict(self)})
@@ -68,6 +78,7 @@ def lint_files(
     *,
     label_scale: float = 1.0,
     positive_threshold: float | None = None,
+    reading: Reading | None = None,
 ) -> Report:
     """Look at a file of training pairs, and at held-out files beside it.
 
@@ -79,20 +90,21 @@ def lint_files(
         NumericError: an embedding is NaN or Inf.
     """
     tables = [
-        read_pairs(path, label_scale=label_scale, positive_threshold=positive_threshold) for path in (pairs, *held_out)
+        read_pairs(path, label_scale=label_scale, positive_threshold=positive_threshold, reading=reading)
+        for path in (pairs, *held_out)
     ]
     if not model:
         return lint_tables(tables)
     hush_transformers()
     device = default_device()
     encoder = load_encoder(model).to(device)
-    tokens = [tokenize_for(encoder, table.texts) for table in tables]
+    tokens = [tokenize_sides(encoder, table.texts) for table in tables]
     cosines = [
         encoder_cosines(embed_cached(encoder, token_table), table, (encoder.width,))[0]
         for token_table, table in zip(tokens, tables, strict=True)
     ]
-    lengths = Tokens([token_table.lengths for token_table in tokens], encoder.spec.max_length)
-    return lint_tables(tables, lengths, cosines)
+    lengths = [token_table.longest(len(table.texts)) for token_table, table in zip(tokens, tables, strict=True)]
+    return lint_tables(tables, Tokens(lengths, encoder.spec.max_length), cosines)
 
 
 def lint_tables(
@@ -109,6 +121,7 @@ def lint_tables(
     )
     parts = parts_of(tables)
     report = Report({table.source: len(table) for table in tables})
+    report.notes += [f"{table.source}: {POSITIVES_ALONE}" for table in tables if table.label.all()]
     for part, lengths in zip(parts, tokens.lengths, strict=True):
         for check in (checks.contradictions, checks.broken_chains, checks.repeats, checks.dominance):
             report.findings += check(part)
@@ -117,13 +130,16 @@ def lint_tables(
         report.findings += checks.balance(part) + checks.telling_categories(part)
     for seen, held in combinations(parts, 2):
         report.findings += checks.overlap(seen, held)
-    _add_scores(report, parts, cosines)
-    report.findings.sort(key=lambda finding: finding.severity != SERIOUS)
+    words: Sequence[Scores | None] = _add_scores(report, parts, cosines) or [None] * len(tables)
+    tables_of = {table.source: (table, scores) for table, scores in zip(tables, words, strict=True)}
+    findings = [as_expected(finding, *tables_of[finding.source]) for finding in report.findings]
+    report.findings = sorted(findings, key=lambda finding: (SERIOUS, WARNING, EXPECTED).index(finding.severity))
     return report
 
 
-def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores] | None) -> None:
-    """Findings and figures that rest on scores: of shortcuts, of TF-IDF, and of the model where there is one."""
+def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores] | None) -> list[Scores] | None:
+    """Findings and figures that rest on scores: of shortcuts, of TF-IDF, and of the model where there is one. Returns
+    the scores of each table by TF-IDF."""
     tfidf = tfidf_scores([part.table for part in parts], report.notes)
     hardness: list[list[Figures]] = []  # of each part
     for number, part in enumerate(parts):
@@ -148,6 +164,7 @@ def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores]
         report.figures += chain.from_iterable(figures.values())
     for held in hardness[1:]:
         report.findings += difficulty.easier_than(parts[0], hardness[0], held)
+    return tfidf
 
 
 def tfidf_scores(tables: Sequence[PairTable], notes: list[str]) -> list[Scores] | None:

@@ -8,12 +8,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from trainer.lint.findings import SERIOUS, WARNING, Finding, name_of
+from trainer.lint.findings import EXPECTED, SERIOUS, WARNING, Finding, name_of
 from trainer.lint.linter import MODEL, Report
 from trainer.lint.score_checks import TFIDF, Figures
 from trainer.system.console import console
 
-STYLES = {SERIOUS: "bold red", WARNING: "yellow"}
+STYLES = {SERIOUS: "bold red", WARNING: "yellow", EXPECTED: "dim"}
 
 
 def print_report(report: Report) -> None:
@@ -29,10 +29,13 @@ def print_findings(report: Report) -> None:
     """Findings, the worst first, then how many there are and what was not looked at; on standard error."""
     if report.findings:
         console.print(_findings_table(report.findings), soft_wrap=False)  # cells wrap
-    serious = report.serious()
+    serious, expected = report.serious(), report.expected()
     style = STYLES[SERIOUS] if serious else None
-    counts = ((serious, "serious finding"), (len(report.findings) - serious, "warning"))
-    console.print(", ".join(f"{count} {word}{'s' * (count != 1)}" for count, word in counts), style=style)
+    counts = ((serious, "serious finding"), (len(report.findings) - serious - expected, "warning"))
+    said = [f"{count} {word}{'s' * (count != 1)}" for count, word in counts]
+    if expected:
+        said.append(f"{expected} expected of pairs that trainer build-pairs made")
+    console.print(", ".join(said), style=style)
     for note in report.notes:
         console.print(f"Note: {note}", markup=False)
 

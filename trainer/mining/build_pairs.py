@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,7 +19,7 @@ from trainer.mining.augment import Translator, delete_span, edit_text, load_tran
 from trainer.mining.negatives import HardSource, Search, take_negatives
 from trainer.mining.neighbours import Similarity
 from trainer.mining.positives import PARTS, mine_positives, take_positives
-from trainer.mining.settings import Settings
+from trainer.mining.settings import Settings, without_categories
 from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts
 from trainer.system.console import console
 from trainer.system.files import new_folder, write_file
@@ -26,7 +27,8 @@ from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import language
 from trainer.text.tfidf import FloatArray, tfidf_matrix
 
-FORMAT = ("texts1", "texts2", "labels", "phase_indicators", "categories1", "categories2")
+FORMAT = ("texts1", "texts2", "labels", "phase_indicators")
+CATEGORIES = ("categories1", "categories2")
 BESIDE = ("origins", "numbers1", "numbers2")  # where a row comes from; readers of pairs skip what they do not know
 COSINES = {"tfidf": "tfidf_cosines", "encoder": "encoder_cosines"}  # what measured them -> column
 Rows = dict[str, list[Any]]
@@ -43,7 +45,8 @@ def build_pairs(settings: Settings) -> Report:
     if settings.output.exists():
         raise StorageError(f"{settings.output}: exists already and is not overwritten; name another or remove it")
     translators = [load_translator(name) for name in settings.translators or ()]  # a wrong name should fail at once
-    tickets = load_tickets(settings.tickets, settings.columns, settings.quality)
+    tickets = load_tickets(settings.tickets, settings.columns, settings.quality, settings.reading)
+    settings, left_out = _without_categories(tickets, settings)
     _check_tickets(tickets, settings)
     console.print(f"{len(tickets)} of {tickets.facts['read']} tickets kept", markup=False)
     embeddings = _embed(settings.model, tickets.texts) if settings.model else None
@@ -60,7 +63,7 @@ def build_pairs(settings: Settings) -> Report:
     hard = HardSource(embeddings, settings.margin) if embeddings is not None else None
     search = Search(tickets, similarity, mined, settings.phases, hard)
     measures = Similarity(tfidf, embeddings)
-    report = Report(settings.figures(), tickets)
+    report = Report(settings.figures(), tickets, left_out)
     files: dict[str, Rows] = {}
     for number, (part, share) in enumerate(zip(PARTS, (1.0, settings.dev_share, settings.test_share), strict=True)):
         if share:
@@ -81,6 +84,19 @@ def build_pairs(settings: Settings) -> Report:
     return report
 
 
+def _without_categories(tickets: Tickets, settings: Settings) -> tuple[Settings, str]:
+    """The settings, with bands of any category for default bands that ask for one where tickets have no two of them;
+    and what was left out, in words."""
+    if len(tickets.categories) > 1 or not (phases := without_categories(settings.phases, settings.similarity)):
+        return settings, ""
+    bands = [f"{phase.name} {band}" for phase in settings.phases for band in (phase.positives, phase.negatives)]
+    asking = ", ".join(band for band in bands if not band.endswith(":any"))
+    present = f"all tickets are of {tickets.categories[0]!r}" if tickets.categories else "the tickets have no category"
+    return replace(settings, phases=phases), (
+        f"{present}: what the bands ask of categories is left out ({asking}); to have it name --category-column"
+    )
+
+
 def _check_tickets(tickets: Tickets, settings: Settings) -> None:
     read, largest = tickets.facts["read"], max(phase.size for phase in settings.phases)
     if read < largest:
@@ -95,7 +111,7 @@ def _check_tickets(tickets: Tickets, settings: Settings) -> None:
     if len(tickets.categories) < 2 and any(band.category != "any" for band in bands):
         present = f"only the category {tickets.categories[0]!r}" if tickets.categories else "no category"
         raise InputError(
-            f"{tickets.source}: column {settings.columns.category} holds {present}: "
+            f"{tickets.source}: column {tickets.facts['columns']['category'] or 'for categories'} holds {present}: "
             "name another with --category-column, or end every band in :any"
         )
 
@@ -144,7 +160,7 @@ def _rows(tickets: Tickets, measures: Similarity, chosen: Chosen, settings: Sett
     texts = tickets.raw if settings.raw_texts else tickets.texts
     names = [*tickets.categories, ""]  # -1, no category, is the last
     random = np.random.default_rng(settings.seed)
-    rows: Rows = {key: [] for key in (*FORMAT, *BESIDE)}
+    rows: Rows = {key: [] for key in (*FORMAT, *(CATEGORIES if tickets.categories else ()), *BESIDE)}
     for phase, (positives, negatives) in chosen.items():
         count = len(negatives)
         order = random.permutation(2 * count)
@@ -152,7 +168,8 @@ def _rows(tickets: Tickets, measures: Similarity, chosen: Chosen, settings: Sett
         ends.append(np.concatenate([positives.head(count).second, negatives.second])[order])
         for side, tickets_at in zip("12", ends, strict=True):
             rows[f"texts{side}"] += [texts[end] for end in tickets_at]
-            rows[f"categories{side}"] += [names[tickets.category[end]] for end in tickets_at]
+            if tickets.categories:
+                rows[f"categories{side}"] += [names[tickets.category[end]] for end in tickets_at]
             rows[f"numbers{side}"] += [tickets.numbers[end] for end in tickets_at]
         rows["labels"] += [int(place < count) for place in order]
         rows["phase_indicators"] += [phase] * len(order)

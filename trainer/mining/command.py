@@ -6,10 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from trainer.data.readers import add_reading_options, reading_from
 from trainer.data.tickets import OPTIONAL_REASONS, Columns, Filter
 from trainer.errors import InputError
 from trainer.mining.settings import BANDS, PHASES, SIMILARITIES, Settings, parse_augment, parse_phases
 from trainer.system.arguments import Parser
+from trainer.text.cleaning import LANGUAGES
 
 DESCRIPTION = """Make labelled pairs in three phases, easy to hard, out of raw tickets. A positive is a pair of tickets
 as similar as its phase's band says, inside a group that no negative touches and that stands in one of train, dev and
@@ -23,21 +25,35 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options; those with a default say it."""
 
     def add(group: Any, name: str, text: str, **rest: Any) -> None:
-        default = " (default: %(default)s)" if rest.get("default") not in (None, ()) else ""
+        default = " (default: %(default)s)" if rest.get("default") not in (None, "", ()) else ""
         group.add_argument(name, help=text + default, **rest)
 
     files = parser.add_argument_group("files")
-    add(files, "--tickets", "raw tickets: .csv, .tsv, .jsonl or .json, each also .gz", required=True, metavar="FILE")
+    add(
+        files,
+        "--tickets",
+        "raw tickets: CSV, TSV, JSON, JSON Lines, XLSX or Parquet, also gzipped",
+        required=True,
+        metavar="FILE",
+    )
     text = "new folder for train.json, dev.json, test.json, report.json and dropped.csv; or new file for train, the "
     add(files, "--output", text + "others beside it", required=True, type=Path, metavar="DIR|FILE.json")
     columns = parser.add_argument_group("columns")
-    add(columns, "--number-column", "the ticket's number", default="number", metavar="NAME")
-    texts = "short_description,description"
-    add(columns, "--text-columns", "what it says, title first", default=texts, metavar="NAME,...")
-    add(columns, "--category-column", "who or what it belongs to", default="assignment_group", metavar="NAME")
+    add(
+        columns,
+        "--number-column",
+        "the ticket's number (default: number, or another usual name)",
+        default="",
+        metavar="NAME",
+    )
+    text = "what it says, title first (default: short_description,description, or other usual names)"
+    add(columns, "--text-columns", text, default="", metavar="NAME,...")
+    text = "who or what it belongs to (default: assignment_group, or another usual name)"
+    add(columns, "--category-column", text, default="", metavar="NAME")
     add(columns, "--duplicate-column", "the number of the ticket that this one duplicates", metavar="NAME")
     text = "a name that tickets about one problem share; tickets of two names are never a positive"
     add(columns, "--cluster-column", text, metavar="NAME")
+    add_reading_options(parser.add_argument_group("what files do not tell by themselves"), columns=False)
     _add_filter_options(parser.add_argument_group("which tickets"), add)
     _add_mining_options(parser.add_argument_group("which pairs"), add)
     _add_output_options(parser.add_argument_group("what is written"), add)
@@ -92,8 +108,9 @@ def _add_mining_options(group: Any, add: Any) -> None:
 def _add_output_options(group: Any, add: Any) -> None:
     add(group, "--texts", "clean: without mail headers, greetings, signatures and repeated passages; raw: as they are, "
         "pairs still chosen by the clean ones", choices=("clean", "raw"), default="clean")  # fmt: skip
-    add(group, "--mask", "mask e-mail addresses, phone numbers, ids and hosts in the pairs too; in the report they are "
-        "always masked", action="store_true")  # fmt: skip
+    text = "mask names behind a label (name: ...), e-mail addresses, phone numbers, ids and hosts in the pairs too, as "
+    text += "always in the report; no guarantee: a name within a sentence stays"
+    add(group, "--mask", text, action="store_true")
     add(group, "--augment", "add altered copies of a share of the train pairs; KIND is deletion, edit or translation, "
         "which is also their origin in the file", metavar="KIND=SHARE,...")  # fmt: skip
     add(
@@ -124,10 +141,11 @@ def settings_from(options: argparse.Namespace) -> Settings:
             duplicate_of=options.duplicate_column,
             cluster=options.cluster_column,
         ),
+        reading=reading_from(options),
         quality=Filter(
             min_words=options.min_words,
             max_words=options.max_words,
-            languages=_names(options.languages or ""),
+            languages=_languages(options.languages or ""),
             per_template=options.per_template,
             keep=tuple(options.keep),
             mask=options.mask,
@@ -149,6 +167,14 @@ def settings_from(options: argparse.Namespace) -> Settings:
     )
     settings.check()
     return settings
+
+
+def _languages(text: str) -> tuple[str, ...]:
+    """Languages in our spelling. Raises InputError for one that no ticket can be of."""
+    names = tuple(name.lower() for name in _names(text))
+    if unknown := [name for name in names if name not in LANGUAGES]:
+        raise InputError(f"--languages {unknown[0]}: is none that is told apart: name some of {', '.join(LANGUAGES)}")
+    return names
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse import csr_matrix, identity
 
+from trainer.data.origins import BY_MODEL
 from trainer.data.tickets import Tickets
 from trainer.mining.neighbours import IntArray, Similarity
 from trainer.mining.positives import Band, BoolArray, Mined, Pairs, Phase, compare_categories
@@ -131,7 +132,7 @@ def take_negatives(
                     rows.append(pair)
             advance(len(rows) - before)
     chosen = np.array(rows, dtype=np.int64).reshape(-1, 2)
-    return Pairs(chosen[:, 0], chosen[:, 1], ["model" if hard else search.similarity.kind] * len(rows))
+    return Pairs(chosen[:, 0], chosen[:, 1], [BY_MODEL if hard else search.similarity.kind] * len(rows))
 
 
 def _sources(

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 
+from trainer.data.origins import KNOWN
 from trainer.data.tickets import Tickets
 from trainer.mining.neighbours import Candidates, IntArray, Similarity
 
@@ -242,7 +243,7 @@ def take_positives(
         uses: Counter[int] = Counter()
         rows: list[tuple[int, int]] = []
         origins: list[str] = []
-        for source, origin in ((known.take(home == phase.number), "known"), (guesses[phase.number], kind)):
+        for source, origin in ((known.take(home == phase.number), KNOWN), (guesses[phase.number], kind)):
             for place in random.permutation(len(source)).tolist():
                 pair = int(source.first[place]), int(source.second[place])
                 free = pair not in taken and max(uses[end] for end in pair) < most_uses

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trainer.data.origins import ALTERED
+from trainer.data.readers import Reading
 from trainer.data.tickets import Columns, Filter
 from trainer.errors import InputError
 from trainer.mining.positives import CATEGORY_RULES, Band, Phase
 
 PHASES = ("easy", "medium", "hard")
 SIMILARITIES = ("tfidf", "encoder", "both")
-AUGMENTATIONS = ("deletion", "edit", "translation")
 
 
 # By similarity, then phase: the bands of positives and of negatives. Those of an encoder fit all-MiniLM-L6-v2, whose
@@ -38,6 +39,7 @@ class Settings:
     tickets: str
     output: Path
     columns: Columns
+    reading: Reading
     quality: Filter
     phases: tuple[Phase, ...]
     similarity: str = "tfidf"
@@ -103,6 +105,21 @@ def parse_phases(sizes: str, bands: Sequence[tuple[str | None, str | None]], sim
     return tuple(phases)
 
 
+def without_categories(phases: Sequence[Phase], similarity: str) -> tuple[Phase, ...]:
+    """Phases whose default bands are of any category; () where a band that a person gave asks for one, or none does."""
+    bands = [band for phase in phases for band in (phase.positives, phase.negatives) if band.category != "any"]
+    if not bands or {str(band) for band in bands} - {text for pair in BANDS[similarity] for text in pair}:
+        return ()
+    return tuple(
+        replace(
+            phase,
+            positives=replace(phase.positives, category="any"),
+            negatives=replace(phase.negatives, category="any"),
+        )
+        for phase in phases
+    )
+
+
 def parse_band(option: str, text: str) -> Band:
     """ "0.3:0.5:any" as a band. Raises InputError."""
     parts = text.split(":")
@@ -125,7 +142,7 @@ def parse_augment(text: str | None) -> tuple[tuple[str, float], ...]:
             chosen[kind] = float(share)
         except ValueError:
             chosen[kind] = -1
-        if kind not in AUGMENTATIONS or not 0 < chosen[kind] <= 1:
-            kinds = ", ".join(AUGMENTATIONS)
+        if kind not in ALTERED or not 0 < chosen[kind] <= 1:
+            kinds = ", ".join(ALTERED)
             raise InputError(f"--augment {part}: write KIND=SHARE, KIND one of {kinds}, SHARE above 0 and up to 1")
     return tuple(chosen.items())

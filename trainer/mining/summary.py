@@ -11,6 +11,8 @@ import numpy as np
 from rich.table import Table
 
 from trainer import __version__
+from trainer.data.origins import KNOWN
+from trainer.data.readers import brief
 from trainer.data.tickets import REASONS, Tickets
 from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category
 from trainer.mining.neighbours import Similarity
@@ -34,6 +36,8 @@ class Report:
 
     settings: dict[str, Any]
     tickets: Tickets
+    left_out: str = ""
+    """What the settings ask for that these tickets have no data for, and was left out."""
     parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """Part -> phase name -> figures."""
     shortcuts: dict[str, float] = field(default_factory=dict)
@@ -59,21 +63,29 @@ class Report:
 
     def warnings(self) -> list[str]:
         """What a person should know before training on these pairs."""
-        lines = [line for part in self.parts for line in self.shortages(part)]
+        lines = [self.left_out] if self.left_out else []
+        lines += [line for part in self.parts for line in self.shortages(part)]
         for part, phases in self.parts.items():
             for name, figures in phases.items():
                 for measure, (above, below) in figures["mean_cosines"].items():
                     if below >= above:
+                        known = figures["positives"]["origins"].get(KNOWN, 0) >= 0.5 * figures["written_of_each"]
+                        why = "most of these positives are known duplicates" if known else "labels and bands disagree"
                         lines.append(
                             f"{part}, {name}: negatives score as high as positives by {measure} (mean {below:.3f} over "
-                            f"{above:.3f}): labels and bands disagree"
+                            f"{above:.3f}): {why}"
                         )
         facts = self.tickets.facts
-        if facts["links_to_unknown_tickets"]:
-            lines.append(f"{facts['links_to_unknown_tickets']} links name tickets that are not in the file")
-        if not facts["linked"]:
+        if unknown := facts["links_to_unknown_tickets"]:
+            example = brief(facts["unknown_link"])
             lines.append(
-                "no known duplicates: every label is a guess by similarity; judge models on pairs people labelled"
+                f"{unknown} of {facts['links']} links name tickets that are not in the file (such as {example})"
+            )
+        if not facts["known_duplicates"]:
+            links = f" (rows with a link: {facts['linked']}; they tie no two tickets kept)" if facts["linked"] else ""
+            lines.append(
+                f"no known duplicates{links}: every label is a guess by similarity; judge models on pairs people "
+                "labelled"
             )
         return lines
 
@@ -128,7 +140,7 @@ def _described(tickets: Tickets, pairs: Pairs, cosines: dict[str, FloatArray]) -
     uses = Counter([*pairs.first.tolist(), *pairs.second.tolist()])
     return {
         "origins": dict(Counter(pairs.origin)),
-        "same_category": float((same & known).mean()) if len(pairs) else None,
+        "same_category": float((same & known).mean()) if len(pairs) and tickets.categories else None,
         "tickets": len(uses),
         "most_used_ticket": max(uses.values(), default=0),
         "achieved": {name: _spread(values) for name, values in cosines.items()} if len(pairs) else {},
@@ -146,15 +158,15 @@ def _spread(values: FloatArray) -> dict[str, float]:
 
 
 def shortcuts(tickets: Tickets, measures: Similarity, chosen: Chosen) -> dict[str, float]:
-    """ROC-AUC on all phases together of "same category", of the cosines, and of a small difference in length."""
+    """ROC-AUC on all phases together of "same category" (where there are any), of a small difference in length, and of
+    the cosines."""
     both = [pairs.head(len(labelled[1])) for labelled in chosen.values() for pairs in labelled]
     labels = np.concatenate([np.full(len(pairs), place % 2 == 0) for place, pairs in enumerate(both)])
     first, second = (np.concatenate([getattr(pairs, end) for pairs in both]) for end in ("first", "second"))
     lengths, category = np.array([len(text) for text in tickets.texts]), tickets.category
-    scores = {
-        "same_category": same_category(category[first], category[second], -1),
-        "length": length_similarity(lengths[first], lengths[second]),
-    }
+    scores = {"length": length_similarity(lengths[first], lengths[second])}
+    if tickets.categories:
+        scores = {"same_category": same_category(category[first], category[second], -1)} | scores
     return {
         name: round(roc_auc(score, labels), 4) for name, score in (scores | measures.of_pairs(first, second)).items()
     }

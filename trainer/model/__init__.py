@@ -3,10 +3,12 @@
 Start at `encoder`, and follow `Encoder.encode` down:
 
     loading      `load_encoder`: a folder or hub name to an `Encoder`
+    folder       what a model folder says: modules, pooling, prompts, adapter or not
     hub          a model's files by its hub name
     encoder      `Encoder`: texts or token batches to embeddings
     embedding    embeddings of whole data sets: cached, shared out over ranks
-    export       the trained model as folders, proven by loading them
+    export       the trained model as folders
+    proof        these read back and compared, by sentence-transformers too; padded batches before training
     lora         adapters around the projections
     tiny         `build_tiny_mpnet`: a small random-weight model on the spot
     tokens       `TokenTable`: the tokens of a data set, and batches of them

@@ -23,12 +23,23 @@ from trainer.system.files import cache_dir, write_file
 
 
 def tokenize_for(encoder: Encoder, texts: list[str]) -> TokenTable:
-    """Texts, at least one, as an encoder wants them, from the cache where they were tokenised before.
+    """N texts, at least one, as the queries of an encoder, from the cache where they were tokenised before.
+
+    For texts that are compared with each other, whichever side of a pair they may stand on.
 
     Raises:
-        InputError: the tokenizer gives tokens that the model has no embedding for.
+        InputError: the tokenizer gives no token, or tokens that the model has no embedding for.
     """
-    return encoder.tokenize(texts, cached=True)
+    return encoder.tokenize(texts, (encoder.spec.query_prompt,), cached=True)
+
+
+def tokenize_sides(encoder: Encoder, texts: list[str]) -> TokenTable:
+    """N texts as they stand on either side of a pair, from the cache likewise; raises as `tokenize_for`.
+
+    N rows where the encoder has the same prompt, or none, for both sides; else 2 * N: all as queries, then all as
+    documents. The first N rows are then those of first texts, the last N rows those of second ones.
+    """
+    return encoder.tokenize(texts, encoder.spec.side_prompts, cached=True)
 
 
 def embed(

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,17 +38,26 @@ class EncoderSpec:
     """What makes embeddings of a backbone's hidden states."""
 
     name: str
+    folder: Path  # of the transformer's own files
     pooling: str  # "mean" or "cls"
     max_length: int
     normalize: bool = False  # the folder has a Normalize module; cosines do not depend on it, the export keeps it
     lower_case: bool = False
-    prompts: tuple[tuple[str, str], ...] = ()
-    default_prompt: str | None = None
+    prompts: tuple[tuple[str, str], ...] = ()  # by name, as the folder has them
+    default_prompt: str | None = None  # the name of the one that `encode` uses
+    query_prompt: str = ""  # put before the first text of every pair
+    document_prompt: str = ""  # put before the second one
+    adapter: bool = False  # the folder holds an adapter, which is merged into its base
 
     @property
     def prompt(self) -> str:
-        """What is put before every text."""
+        """What `encode` puts before every text."""
         return dict(self.prompts)[self.default_prompt] if self.default_prompt else ""
+
+    @property
+    def side_prompts(self) -> tuple[str, ...]:
+        """The prompt of both sides of a pair where they have the same one, else the query's and the document's."""
+        return tuple(dict.fromkeys((self.query_prompt, self.document_prompt)))
 
 
 class Encoder(nn.Module):
@@ -97,13 +107,14 @@ class Encoder(nn.Module):
         self,
         texts: Iterable[str],
         *,
+        side: str | None = None,
         dims: int | None = None,
         normalize: bool | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> np.ndarray:
         """Embed texts: in fp32 where the encoder is, batches packed and sorted by length, dropout off.
 
-        The model's default prompt is put before every text. The result is that of sentence-transformers' `encode` with
+        The result is that of sentence-transformers' `encode`, `encode_query` or `encode_document` with
         `truncate_dim=dims`. Shows progress; neither the training mode nor any random state is changed.
 
             >>> from trainer.model.loading import load_encoder
@@ -113,6 +124,7 @@ class Encoder(nn.Module):
 
         Args:
             texts: N texts in any order; none give no rows.
+            side: "query" or "document": the prompt of that side of a pair; None: the model's default prompt.
             dims: keep the first so many values of each embedding (Matryoshka); None keeps all.
             normalize: True gives rows of length one, False rows as they are pooled; None does as the model's folder
                 says, before the cut.
@@ -122,7 +134,8 @@ class Encoder(nn.Module):
             [N, dims] float32, in the order of `texts`.
 
         Raises:
-            InputError: `texts` is one string or holds something else, or `dims` is not from 1 to the width.
+            InputError: `texts` is one string or holds something else, `dims` is not from 1 to the width, or `side` is
+                not known.
         """
         texts = _checked_texts(texts)
         if dims is not None and not (isinstance(dims, int | np.integer) and 1 <= dims <= self.width):
@@ -131,7 +144,10 @@ class Encoder(nn.Module):
             raise InputError(f"encode: tokens_per_batch = {tokens_per_batch}: use 1 or more")
         if not texts:
             return np.empty((0, dims or self.width), dtype=np.float32)
-        tokens, kind = self.tokenize(texts), next(self.parameters()).device.type
+        prompts = {None: self.spec.prompt, "query": self.spec.query_prompt, "document": self.spec.document_prompt}
+        if side not in prompts:
+            raise InputError(f'encode: side = {side!r}: use "query", "document" or None')
+        tokens, kind = self.tokenize(texts, (prompts[side],)), next(self.parameters()).device.type
         rows = self.embed(
             tokens, np.arange(len(texts)), tokens_per_batch, lambda: torch.autocast(kind, enabled=False), "Encoding"
         )
@@ -140,17 +156,21 @@ class Encoder(nn.Module):
         rows = rows[:, :dims]
         return (nn.functional.normalize(rows, dim=1) if normalize else rows).cpu().numpy()
 
-    def tokenize(self, texts: Sequence[str], *, cached: bool = False) -> TokenTable:
-        """Tokenise texts, at least one, as the model wants them: its prompt, its case, its length.
+    def tokenize(self, texts: Sequence[str], prompts: Sequence[str], *, cached: bool = False) -> TokenTable:
+        """Tokenise N texts, at least one, after each of P prompts, at the model's length: a table of P * N.
 
         Args:
+            prompts: all texts stand after the first one, then all after the next one.
             cached: keep the tokens on disk, and take them from there where the same texts were tokenised before.
 
         Raises:
-            InputError: the tokenizer gives tokens that the model has no embedding for.
+            InputError: the tokenizer gives no token, or tokens that the model has no embedding for.
         """
-        prepared = [self.prepare(text) for text in texts]
-        tokens = (tokenize_cached if cached else tokenize)(prepared, self.tokenizer, self.spec.max_length)
+        prompted = [prompt + text for prompt in prompts for text in texts]
+        tokens = (tokenize_cached if cached else tokenize)(prompted, self.tokenizer, self.spec.max_length)
+        if not tokens.lengths.all():
+            empty = prompted[int(np.argmin(tokens.lengths))]
+            raise InputError(f"model.name = {self.spec.name}: no token comes of the text {empty[:50]!r}; remove it")
         count = self.model.get_input_embeddings().num_embeddings
         if (largest := int(tokens.ids.max())) >= count:
             raise InputError(
@@ -184,11 +204,6 @@ class Encoder(nn.Module):
                 advance(len(chunk))
         return rows
 
-    def prepare(self, text: str) -> str:
-        """A text as the tokenizer should see it: after the prompt, in lower case where the model wants it."""
-        text = self.spec.prompt + text
-        return text.lower() if self.spec.lower_case else text
-
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that get gradients, by name, in order."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -218,6 +233,27 @@ def _checked_texts(texts: Iterable[str]) -> list[str]:
         if SURROGATES.search(text):
             raise InputError(f"encode: texts[{number}] holds half a surrogate pair, which is no text; take it out")
     return texts
+
+
+@dataclass(frozen=True)
+class EmbeddingConditions:
+    """Everything of a model that its embeddings, and so its cosines, depend on."""
+
+    weights_fingerprint: str
+    pooling: str
+    max_length: int
+    query_prompt: str
+    """Before the first text of a pair."""
+    document_prompt: str
+    """Before the second one."""
+
+
+def embedding_conditions(encoder: Encoder) -> EmbeddingConditions:
+    """What the embeddings of an encoder depend on."""
+    spec = encoder.spec
+    return EmbeddingConditions(
+        weights_fingerprint(encoder), spec.pooling, spec.max_length, spec.query_prompt, spec.document_prompt
+    )
 
 
 def weights_fingerprint(encoder: Encoder) -> str:

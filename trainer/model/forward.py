@@ -65,7 +65,10 @@ def _fairseq_positions(batch: TokenBatch, padding: int) -> Tensor:
 def padded_hidden_states(model: Any, batch: TokenBatch) -> Tensor:
     """The same through the model's own padded forward, for families that packing does not know."""
     count = batch.lengths.shape[0]
-    input_ids = batch.input_ids.new_full((count, batch.max_length), model.config.pad_token_id or 0)
+    padding = getattr(model.config, "pad_token_id", None) or 0
+    if not 0 <= padding < model.get_input_embeddings().num_embeddings:  # configs of decoders write -1
+        padding = 0
+    input_ids = batch.input_ids.new_full((count, batch.max_length), padding)
     attention_mask = torch.zeros_like(input_ids)
     input_ids[batch.segments, batch.positions] = batch.input_ids
     attention_mask[batch.segments, batch.positions] = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,10 @@ def download_model(name: str, patterns: Sequence[str], asked: str) -> Path:
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():  # a bar drawn over itself is escape codes in a file
+        disable_progress_bars()
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-import json
-import re
+import inspect
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from tokenizers.normalizers import Lowercase
+from tokenizers.normalizers import Sequence as Normalizers
+from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from trainer.errors import InputError, first_line
 from trainer.model.encoder import Encoder, EncoderSpec
 from trainer.model.families import FAMILIES
 from trainer.model.fast_layers import make_lean
-from trainer.model.hub import download_model
+from trainer.model.folder import (
+    AUTO,
+    base_of_adapter,
+    find_folder,
+    is_adapter,
+    optional_json,
+    read_spec,
+    require_safetensors,
+    require_whole,
+)
 from trainer.system.console import console
-from trainer.system.files import MANIFEST, find_damage
 
-# Patterns of a snapshot: never pickles, ONNX files or code.
-HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
 # What libraries raise at values in a model's files that they did not expect.
 LOADING_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError),
@@ -31,13 +48,18 @@ LOADING_ERRORS = (
 )
 SHORTEST = 3  # start, one token, end
 UNBOUNDED = 10**6  # tokenizers write a huge model_max_length where they know of none
+PADDINGS = ("eos_token", "unk_token", "sep_token", "cls_token", "bos_token", "mask_token")
+"""What a tokenizer without a padding token may pad with: special tokens that it has already, which no text changes."""
 
 
-def load_encoder(name: str, *, max_length: int = 0, pooling: str = "auto") -> Encoder:
+def load_encoder(
+    name: str, *, max_length: int = 0, pooling: str = "auto", prompts: Sequence[str] = AUTO, announce: bool = True
+) -> Encoder:
     """Load an encoder from a folder or from the hub, in fp32 on the CPU, ready for evaluation.
 
-    Reads sentence-transformers folders and plain Hugging Face ones. Linear layers and dropout are replaced by ones that
-    compute the same faster.
+    Reads sentence-transformers folders, plain Hugging Face ones and those of a PEFT adapter, which is merged into its
+    base. Linear layers and dropout are replaced by ones that compute the same faster. Of an encoder-decoder model of
+    the T5 kind the encoder is taken. A tokenizer pads on the right and has a padding token, whatever its folder says.
 
         >>> from trainer.model.loading import load_encoder
         >>> encoder = load_encoder("models/tiny", pooling="cls")  # of `build_tiny_mpnet`, or any model's folder
@@ -48,27 +70,60 @@ def load_encoder(name: str, *, max_length: int = 0, pooling: str = "auto") -> En
         name: a folder, or a name on the hub such as "sentence-transformers/all-mpnet-base-v2".
         max_length: tokens of the longest sequence, special ones included; 0 takes what the folder says.
         pooling: "mean", "cls", or "auto" for what the folder says.
+        prompts: ("auto",) for what the folder says, one prompt for both sides, or the query's and the document's.
+        announce: say what a person should know of the model.
 
     Raises:
         InputError: no such model, a pickle, foreign code, missing weights, or modules that cannot be honoured.
         StorageError: the disk is too full for what the hub has.
     """
-    folder, root = _find_folder(name)
-    spec = _read_spec(name, root, max_length, pooling)
-    if "auto_map" in _optional_json(folder / "config.json", name):
-        raise InputError(f"model.name = {name}: config.json asks to run code of its own (auto_map); use another model")
-    _require_safetensors(folder, name)
-    _require_whole(root, name)
+    folder, root = find_folder(name)
+    require_whole(root, name)
     hush_transformers()
+    if is_adapter(folder):
+        return _load_adapted(folder, root, name, max_length=max_length, pooling=pooling, prompts=prompts)
+    spec = read_spec(name, root, max_length, pooling, prompts)
+    if "auto_map" in optional_json(folder / "config.json", name):
+        raise InputError(f"model.name = {name}: config.json asks to run code of its own (auto_map); use another model")
+    require_safetensors(folder, name)
     backbone = _load_backbone(folder, name)
     make_lean(backbone)
     tokenizer = _load_tokenizer(folder, name)
-    encoder = Encoder(backbone, tokenizer, _fit_length(spec, backbone, tokenizer, max_length))
+    notes = []
+    if substitute := make_padding_safe(tokenizer, backbone, name):
+        notes.append(f"model.name = {name}: its tokenizer has no padding token; {substitute} serves as one")
     if backbone.config.model_type not in FAMILIES:
-        console.print(
-            f"{backbone.config.model_type} is none of {', '.join(FAMILIES)}: training on the padded path", markup=False
-        )
-    return encoder.eval()
+        notes.append(f"{backbone.config.model_type} is none of {', '.join(FAMILIES)}: training on the padded path")
+    for note in notes if announce else ():
+        console.print(note, markup=False)
+    return _complete(spec, backbone, tokenizer, max_length)
+
+
+def _complete(spec: EncoderSpec, backbone: PreTrainedModel, tokenizer: Any, max_length: int) -> Encoder:
+    if spec.lower_case:
+        _lower_case(tokenizer.backend_tokenizer)
+    return Encoder(backbone, tokenizer, _fit_length(spec, backbone, tokenizer, max_length)).eval()
+
+
+def _load_adapted(folder: Path, root: Path, name: str, max_length: int, **options: Any) -> Encoder:
+    """An adapter's base with the adapter merged into it; what the adapter's folder does not say, the base's does."""
+    try:
+        base = load_encoder(base_of_adapter(folder, name), max_length=max_length, announce=False, **options)
+    except InputError as error:
+        raise InputError(f"model.name = {name}: holds an adapter whose base cannot be used: {error}") from error
+    try:
+        adapted = peft.PeftModel.from_pretrained(base.model, folder)
+        backbone = adapted.merge_and_unload()
+    except LOADING_ERRORS as error:
+        raise InputError(f"model.name = {name}: cannot load the adapter: {first_line(error)}") from error
+    make_lean(backbone)
+    spec, tokenizer = replace(base.spec, name=name, adapter=True), base.tokenizer
+    if (root / "modules.json").is_file():
+        spec = replace(read_spec(name, root, max_length, **options), folder=base.spec.folder, adapter=True)
+    if (folder / "tokenizer_config.json").is_file():
+        tokenizer = _load_tokenizer(folder, name)
+        make_padding_safe(tokenizer, backbone, name)
+    return _complete(spec, backbone, tokenizer, max_length)
 
 
 def hush_transformers() -> None:
@@ -80,9 +135,20 @@ def hush_transformers() -> None:
 def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(folder)
-        family = FAMILIES.get(config.model_type)
-        options = {"dtype": torch.float32, "use_safetensors": True} | (family.without_pooler if family else {})
-        model, report = AutoModel.from_pretrained(folder, config=config, output_loading_info=True, **options)
+        factory: Any = AutoModel
+        kind: Any = MODEL_MAPPING.get(type(config), None)
+        encoder_kind: Any = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
+        if encoder_kind is not None and encoder_kind is not kind and encoder_kind.__name__.endswith("EncoderModel"):
+            factory, kind = AutoModelForTextEncoding, encoder_kind
+        elif config.is_encoder_decoder:
+            raise InputError(
+                f"model.name = {name}: {config.model_type} is an encoder-decoder model, of which only the T5 kind is "
+                "known by its encoder; use that, or an encoder"
+            )
+        options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+        if kind is not None and "add_pooling_layer" in inspect.signature(kind).parameters:
+            options["add_pooling_layer"] = False
+        model, report = factory.from_pretrained(folder, config=config, output_loading_info=True, **options)
     except LOADING_ERRORS as error:
         raise InputError(f"model.name = {name}: cannot load the model: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
@@ -90,6 +156,8 @@ def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
             f"model.name = {name}: {len(missing)} weights are missing from the file, first {missing[0]}; use a "
             "complete model"
         )
+    if not isinstance(getattr(model.config, "hidden_size", None), int):
+        raise InputError(f"model.name = {name}: {config.model_type} is no text encoder; use another model")
     return model
 
 
@@ -104,144 +172,50 @@ def _load_tokenizer(folder: Path, name: str) -> Any:
     return tokenizer
 
 
-def _find_folder(name: str) -> tuple[Path, Path]:
-    """(folder of the transformer, folder of the whole model), fetched from the hub where it is not local."""
-    root = Path(name)
-    if not root.is_dir():
-        if root.exists() or root.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-            raise InputError(f"model.name = {name}: no such folder; name a model folder or a hub model")
-        root = download_model(name, HUB_FILES, f"model.name = {name}")
-    transformer = root
-    for module in _modules(root, name):
-        if _kind(module) == "Transformer":
-            transformer = _inside(root, module["path"], name)
-    if not (transformer / "config.json").is_file():
-        raise InputError(f"model.name = {name}: no config.json in {transformer}; name a Hugging Face model folder")
-    return transformer, root
+def _lower_case(backend: Any) -> None:
+    """Put lower-casing before all else that a tokenizer does to a text, unless it is there."""
+    steps = [backend.normalizer] if backend.normalizer is not None else []
+    if steps and isinstance(steps[0], Normalizers):
+        steps = [steps[0][i] for i in range(len(steps[0]))]
+    if not any(isinstance(step, Lowercase) for step in steps):
+        backend.normalizer = Normalizers([Lowercase(), *steps])
 
 
-def _require_safetensors(folder: Path, name: str) -> None:
-    if not any(folder.glob("model*.safetensors")):
-        pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
-        problem = f"only {pickles[0]}, a pickle, which is not loaded" if pickles else "no weights"
-        raise InputError(f"model.name = {name}: {problem}; save the model as safetensors")
+def make_padding_safe(tokenizer: Any, backbone: Any, name: str) -> str:
+    """Pad on the right, where absolute positions stay what they were, and with a token that the model has.
 
-    index = folder / "model.safetensors.index.json"
-    shards = _optional_json(index, name).get("weight_map", {})
-    if not isinstance(shards, dict) or not all(re.fullmatch(r"[\w.-]+\.safetensors", str(s)) for s in shards.values()):
-        raise InputError(f"model.name = {name}: {index.name} names other files than safetensors of its own folder")
-    if (folder / "adapter_config.json").exists():  # transformers would load the base that it names instead
-        raise InputError(f"model.name = {name}: holds an adapter for another model; name a merged model")
+    Returns:
+        The special token that pads now because there was none for it; "" where there was one.
 
-
-def _require_whole(root: Path, name: str) -> None:
-    if (root / MANIFEST).is_file() and (problem := find_damage(root)):
-        raise InputError(
-            f"model.name = {name}: {problem}; copy or export the model again, or remove its {MANIFEST} if you changed "
-            "it yourself"
-        )
-
-
-def _modules(root: Path, name: str) -> list[dict[str, Any]]:
-    path = root / "modules.json"
-    modules = _read_json(path, name) if path.is_file() else []
-    shape_is_known = isinstance(modules, list) and all(
-        isinstance(module, dict) and isinstance(module.get("type"), str) and isinstance(module.get("path"), str)
-        for module in modules
+    Raises:
+        InputError: no special token could serve.
+    """
+    tokenizer.padding_side, embeddings = "right", backbone.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id < embeddings:
+        return ""
+    for kind in PADDINGS:
+        token = getattr(tokenizer, kind, None)
+        if token is not None and tokenizer.convert_tokens_to_ids(token) < embeddings:
+            tokenizer.pad_token = token
+            return str(token)
+    raise InputError(
+        f"model.name = {name}: the tokenizer has no padding token, nor another special one that could serve; name one "
+        "as pad_token in tokenizer_config.json"
     )
-    if not shape_is_known:
-        raise InputError(f"model.name = {name}: modules.json is no list of modules with type and path")
-    return modules
-
-
-def _kind(module: dict[str, Any]) -> str:
-    """The class name of a sentence-transformers module; anything from elsewhere keeps its full name."""
-    package, _, kind = module["type"].rpartition(".")
-    return kind if package.split(".")[0] == "sentence_transformers" else module["type"]
-
-
-def _inside(root: Path, path: str, name: str) -> Path:
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path:
-        raise InputError(f"model.name = {name}: modules.json points outside the model folder: {path!r}")
-    return root / parts
-
-
-def _read_spec(name: str, root: Path, max_length: int, pooling: str) -> EncoderSpec:
-    modules = _modules(root, name)
-    kinds = [_kind(module) for module in modules]
-    if modules and kinds not in (["Transformer"], ["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise InputError(
-            f"model.name = {name}: modules.json lists {', '.join(kinds)}; only Transformer, Pooling and Normalize can "
-            "be honoured"
-        )
-    if pooling == "auto":
-        pooling = "mean"
-        if "Pooling" in kinds:
-            where = _inside(root, modules[1]["path"], name) / "config.json"
-            pooling = _read_pooling(_optional_json(where, name), name)
-    settings = _optional_json(root / "config_sentence_transformers.json", name)
-    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
-    if not isinstance(prompts, dict) or not all(isinstance(prompt, str | None) for prompt in prompts.values()):
-        raise InputError(f"model.name = {name}: prompts in config_sentence_transformers.json are no named texts")
-    if default is not None and default not in list(prompts):
-        raise InputError(f"model.name = {name}: default_prompt_name {default!r} is none of its prompts")
-    transformer = _inside(root, modules[0]["path"], name) if modules else root
-    bert = _optional_json(transformer / "sentence_bert_config.json", name)
-    folder_length = bert.get("max_seq_length") or 0
-    if type(folder_length) is not int or folder_length < 0:
-        raise InputError(f"model.name = {name}: max_seq_length = {folder_length!r} is no whole number above 0")
-    return EncoderSpec(
-        name=name,
-        pooling=pooling,
-        max_length=max_length or folder_length,
-        normalize="Normalize" in kinds,
-        lower_case=bool(bert.get("do_lower_case", False)),
-        prompts=tuple((key, prompt or "") for key, prompt in prompts.items()),
-        default_prompt=default,
-    )
-
-
-def _read_pooling(config: dict[str, Any], name: str) -> str:
-    """Pooling of a sentence-transformers folder: one `pooling_mode`, or the older switch a mode."""
-    switches = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-    modes = [switches.get(key, key) for key, value in config.items() if key.startswith("pooling_mode_") and value]
-    if "pooling_mode" in config:
-        mode = config["pooling_mode"]
-        modes = mode if isinstance(mode, list) else [mode]
-    if modes not in (["mean"], ["cls"]):
-        shown = " + ".join(map(str, modes)) or "of no kind"
-        raise InputError(f"model.name = {name}: pooling {shown} cannot be honoured; set model.pooling")
-    if config.get("include_prompt") is False:
-        raise InputError(f"model.name = {name}: pooling without the prompt (include_prompt) cannot be honoured")
-    return modes[0]
 
 
 def _fit_length(spec: EncoderSpec, backbone: Any, tokenizer: Any, asked: int) -> EncoderSpec:
     """Settle the max length: what was asked for, else the folder's, never beyond the model's positions."""
     positions = getattr(backbone.config, "max_position_embeddings", None) or UNBOUNDED
-    family = FAMILIES.get(backbone.config.model_type)
-    if family is not None and family.position_offset:
-        positions -= backbone.embeddings.word_embeddings.padding_idx + 1
+    positions = positions if positions > 0 else UNBOUNDED  # XLNet writes -1
+    # Families of fairseq count positions from behind the padding index on.
+    tables = (getattr(module, "position_embeddings", None) for module in backbone.modules())
+    table = next((table for table in tables if isinstance(table, torch.nn.Embedding)), None)
+    if table is not None and table.padding_idx is not None:
+        positions -= table.padding_idx + 1
     if asked > positions:
         raise InputError(f"model.max_length = {asked}: {spec.name} has positions for {positions} tokens; lower it")
     length = min(spec.max_length or tokenizer.model_max_length, positions)
     if length < SHORTEST:
         raise InputError(f"model.name = {spec.name}: its max length is {length} tokens; set model.max_length")
     return replace(spec, max_length=length if length < UNBOUNDED else 512)
-
-
-def _read_json(path: Path, name: str) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"model.name = {name}: cannot read {path.name}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"model.name = {name}: {path.name} is no valid JSON: {first_line(error)}") from error
-
-
-def _optional_json(path: Path, name: str) -> dict[str, Any]:
-    value = _read_json(path, name) if path.is_file() else {}
-    if not isinstance(value, dict):
-        raise InputError(f"model.name = {name}: {path.name} is no JSON object")
-    return value

@@ -44,6 +44,15 @@ def add_lora(encoder: Encoder, config: LoraConfig) -> None:
         raise InputError(f"lora.targets: trained parameters are not exactly the adapters: {wrong}")
 
 
+def require_own_weights(encoder: Encoder) -> None:
+    """Raise InputError where an adapter would be trained on top of another one: no library loads such a chain."""
+    if encoder.spec.adapter:
+        raise InputError(
+            f"model.name = {encoder.spec.name}: holds an adapter, on which no other can be trained; name the merged "
+            "model (a run's model/), or set lora.enabled to false"
+        )
+
+
 def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
     """Full names of the linear layers that `lora.targets` means, in the model's order.
 
@@ -53,6 +62,7 @@ def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
         InputError: one of them matches nothing.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    endings = ", ".join(sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linear})) or "none"
     family = FAMILIES.get(model.config.model_type)
     matched: set[str] = set()
     for target in targets:
@@ -60,14 +70,14 @@ def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
         if target in ("attention", "ffn"):
             if family is None:
                 raise InputError(
-                    f'lora.targets: "{target}" is not known for {model.config.model_type}; name module endings'
+                    f'lora.targets: "{target}" is not known for {model.config.model_type}; name endings of its linear '
+                    f"layers: {endings}"
                 )
             patterns = family.attention if target == "attention" else family.ffn
         for pattern in patterns:
             matches = {name for name in linear if re.search(rf"(^|\.){pattern}$", name)}
             if not matches:
-                endings = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linear})
-                raise InputError(f"lora.targets: {target!r} matches no linear layer; there are {', '.join(endings)}")
+                raise InputError(f"lora.targets: {target!r} matches no linear layer; there are {endings}")
             matched |= matches
     return [name for name in linear if name in matched]
 

@@ -33,6 +33,11 @@ class TokenTable:
         """Tokens of each text, [N] int64."""
         return np.diff(self.offsets)
 
+    def longest(self, texts: int) -> np.ndarray:
+        """Tokens of each of N texts, [N] int64: the most of all prompts that it stands after in the table."""
+        longest: np.ndarray = self.lengths.reshape(-1, texts).max(axis=0)
+        return longest
+
     def fingerprint(self) -> str:
         """SHA-256 of all tokens: of the texts, the tokenizer and the max length together."""
         return _digest(self)

@@ -40,9 +40,14 @@ class Record:
 
     @property
     def in_sample(self) -> bool:
-        """Whether the thresholds were fitted on the judged pairs."""
-        fitted_on: str = self.judged["thresholds"]["model"]["data_fingerprint"]
-        return fitted_on == self.judged["data_fingerprint"]
+        """Whether thresholds were fitted on the judged pairs."""
+        fitted = self.judged["thresholds"].get("model")
+        return fitted is not None and fitted["data_fingerprint"] == self.judged["data_fingerprint"]
+
+    @property
+    def by_labels(self) -> bool:
+        """Whether the judged pairs have both labels; positives alone are judged by search."""
+        return bool(self.judged["diagnostic"])
 
 
 @contextmanager
@@ -60,7 +65,8 @@ def read_run(folder: Path, metrics: dict[str, Any] | None = None) -> Record:
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder}: no run there; name the folder of a training run")
     if metrics is None and not (folder / METRICS).is_file():
-        raise InputError(f"{folder}: this run is not finished; continue it with --resume, then report")
+        continued = f"trainer train --resume --output-dir {folder}"
+        raise InputError(f"{folder}: this run is not finished; continue it with {continued}, then report")
     try:
         lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
         return Record(

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.evaluation.verdict import Verdict
+from trainer.evaluation.metric_choice import NO_NEGATIVES, TITLES, headline
+from trainer.evaluation.verdict import Verdict, insufficient, no_intervals
 from trainer.report.plots import (
     draw_dims,
     draw_histograms,
@@ -21,12 +22,11 @@ from trainer.report.plots import (
 )
 from trainer.report.record import Record, known_files, read_run
 from trainer.report.templates import Lead, Picture, Section, Table, page
+from trainer.system.console import clock_time
 from trainer.system.files import write_file
 from trainer.system.run_files import LINT, REPORT
 from trainer.text.masking import mask_text
 
-TITLES = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "F1"}
-"""Metrics that the table by dim always has, as its headings write them; that of the verdict joins them."""
 STYLES = {Verdict.BETTER.value: "better", Verdict.NOT_BETTER.value: "not"}
 
 
@@ -54,39 +54,52 @@ def render_run(run: Record) -> str:
     metrics, judged = run.metrics, run.judged
     on, verdict = metrics["verdict_on"], metrics["verdict"]
     selected = "" if on == "test" else " These pairs have also picked the model: expect a little less on others."
+    why = f" {run.strength['why']}" if run.strength and run.strength.get("why") else ""
     lead = Lead(
         STYLES.get(verdict, ""),
         verdict,
         f"against the untouched model, by {judged['question']['metric']} on {judged['pairs']:d} {on} pairs, over all "
-        f"dims. Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.{selected}",
+        f"dims.{_why_unsure(judged)} Strength of the update {metrics['strength']:.1f}, best at step "
+        f"{metrics['best_step']}.{selected}{why}",
     )
-    no_interval = [f"No interval of {name}: {reason}" for name, reason in judged["undefined"].items()]
+    notes = no_intervals(judged["undefined"], list(next(iter(judged["final"].values()))))
     diagnostic = "Adversarial diagnostic: positives across categories against negatives within one"
+    silent = insufficient(judged["diagnostic"], judged["question"]["fewest"])
     pictures, worst = _pictures(run), run.scores["worst"]
+    shown = f"{len(worst)} pairs most wrong" if run.by_labels else f"{len(worst)} positive pairs least alike"
     sections = [
-        Section("By dim", _main_table(run)),
+        Section("By dim", _main_table(run), [] if run.by_labels else [f"These pairs are {NO_NEGATIVES}."]),
         Section(pictures=pictures),
-        Section(f"All figures on {on}: before → after, 95 % of the difference", _all_table(judged), no_interval),
-        Section(diagnostic, _diagnostic_table(judged)),
-        Section(f"The {len(worst)} pairs most wrong at the largest dim, texts masked", _worst_table(worst)),
+        Section(f"All figures on {on}: before → after, 95 % of the difference", _all_table(judged), notes),
+        Section(diagnostic, notes=[silent]) if silent else Section(diagnostic, _diagnostic_table(judged)),
+        Section(f"The {shown} at the largest dim, masked (no guarantee)", _worst_table(worst)),
         _lint_section(run.lint),
         Section("Data and environment", _environment_table(run)),
     ]
     return page(f"{run.folder.name}: {verdict}", run.folder.name, lead, sections)
 
 
+def _why_unsure(judged: Mapping[str, Any]) -> str:
+    """A sentence where the metric of the verdict has no interval."""
+    reason = judged["undefined"].get(judged["question"]["metric"])
+    return f" Its difference has no interval: {reason}." if reason else ""
+
+
 def _pictures(run: Record) -> list[Picture]:
     scores, judged = run.scores, run.judged
-    labels, before, after = scores["labels"], scores["baseline"], scores["final"]
-    frozen = scores["thresholds"]["final"]
     metric = judged["question"]["metric"]
     pictures = [
         Picture(draw_dims({"after": judged}, metric), f"{metric} against the dim, with 95 % intervals"),
         Picture(draw_loss(run.steps, run.plan["phases"]), "Loss and learning rate by step, phases as bands"),
-        Picture(draw_histograms(labels, before, after, frozen), "Cosines of positive and negative pairs"),
-        Picture(draw_roc(labels, before, after), "ROC curves, before and after"),
-        Picture(draw_threshold(labels, after, frozen), "Where the frozen threshold stands on these pairs"),
     ]
+    if run.by_labels:
+        labels, before, after = scores["labels"], scores["baseline"], scores["final"]
+        frozen = scores["thresholds"]["final"]
+        pictures += [
+            Picture(draw_histograms(labels, before, after, frozen), "Cosines of positive and negative pairs"),
+            Picture(draw_roc(labels, before, after), "ROC curves, before and after"),
+            Picture(draw_threshold(labels, after, frozen), "Where the frozen threshold stands on these pairs"),
+        ]
     if run.strength:
         grey = ", on grey what was ruled out" if run.strength.get("ruled_out") else ""
         caption = f"Metric by strength of the update; the line is what was chosen{grey}"
@@ -97,8 +110,8 @@ def _pictures(run: Record) -> list[Picture]:
 def _main_table(run: Record) -> Table:
     judged = run.judged
     metric = judged["question"]["metric"]
-    titles = TITLES | ({"f1": "F1 (in-sample)"} if run.in_sample else {})
-    titles |= {metric: titles.get(metric, metric)}
+    names = headline(next(iter(judged["final"].values())), metric)
+    titles = {name: TITLES.get(name, name) + " (in-sample)" * (name == "f1" and run.in_sample) for name in names}
     rows = []
     for dim in judged["final"]:
         changes = [change(judged, dim, name) for name in titles]
@@ -168,12 +181,13 @@ def _environment_table(run: Record) -> Table:
         "rows": metadata["rows"],
         "texts shared between the parts": metadata["overlapping_texts"],
         "judged pairs, drawn as": f"{judged['pairs']}; {judged['groups']['count']} {judged['groups']['kind']}",
-        "highest Spearman reachable": _number(judged["spearman_ceiling"]),
-        "thresholds": judged["thresholds_from"]["model"],
+        "queries": f"{judged['queries']} among {judged['texts']} texts",
+        **({"highest Spearman reachable": _number(judged["spearman_ceiling"])} if run.by_labels else {}),
+        "thresholds": judged["thresholds_from"]["model"] if run.by_labels else "none: these pairs have no negatives",
         **({"general similarity, Spearman": _changes(forgotten)} if forgotten else {}),
         **({"strengths ruled out": _spans(run.strength)} if run.strength and run.strength.get("ruled_out") else {}),
         "trained values": f"{metadata['trained_count']:,} of {metadata['model']['parameters']:,}",
-        "steps": f"{metadata['steps']} in {metadata['seconds']:.0f} s",
+        "steps": f"{metadata['steps']} in {clock_time(metadata['seconds'])}",
         "device": f"{metadata['device']}, {metadata['encoder_path']}, precision {metadata['precision']}",
         "processes": metadata["processes"],
         "versions": metadata["versions"],

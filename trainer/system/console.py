@@ -15,8 +15,15 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-# `quiet` is set on every rank but the first, so no caller has to ask which rank it is.
-console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 132)
+# `quiet` is set on every rank but the first, so no caller has to ask which rank it is. A pipe or a file gets no escape
+# codes, whatever FORCE_COLOR says: a bar drawn over itself is no text that can be read or searched.
+console = Console(
+    stderr=True,
+    highlight=False,
+    soft_wrap=True,
+    force_terminal=sys.stderr.isatty(),
+    width=None if sys.stderr.isatty() else 132,
+)
 
 
 PLAIN_INTERVAL_S = 10.0
@@ -61,7 +68,7 @@ def progress(description: str, total: int, done: int = 0) -> Iterator[Callable[.
         now = time.monotonic()
         if now - last >= interval or (done >= total and now - start >= interval):
             last = now
-            left = (now - start) / max(done - first, 1) * (total - done)
+            left = (now - start) / max(done - first, 1) * max(total - done, 0)
             line = f"{description}: {done}/{total}, {clock_time(left)} left  {note}".rstrip()
             if in_notebook:
                 show_in_notebook(line)

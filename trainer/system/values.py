@@ -14,6 +14,7 @@ from typing import Any
 from trainer.errors import InputError
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 ALIKE = 0.6  # likeness from which a name is suggested
 
 
@@ -22,7 +23,7 @@ def convert(value: Any, kind: Any, key: str) -> Any:
     if isinstance(kind, types.GenericAlias):
         (item, _) = typing.get_args(kind)
         if not isinstance(value, list | tuple):
-            raise InputError(f"{key} must be a list, not {value!r}")
+            raise InputError(f"{key} must be a list, not {value!r}{_list_hint(value, item)}")
         return tuple(convert(one, item, key) for one in value)
     if kind is str and isinstance(value, str | os.PathLike):
         value = str(os.fspath(value))
@@ -34,7 +35,8 @@ def convert(value: Any, kind: Any, key: str) -> Any:
         except OverflowError:
             value = math.inf
     if type(value) is not kind:
-        hint = " (take the quotes away)" if isinstance(value, str) and kind in (int, float, bool) else ""
+        meant = _meant(value if isinstance(value, str) else repr(value), kind) if type(value) in (str, float) else None
+        hint = "" if meant is None else f" (write {toml_value(meant)})"
         raise InputError(f"{key} must be {KINDS[kind]}, not {value!r}{hint}")
     if kind is str and "\0" in value:
         raise InputError(f"{key} holds a NUL: take it out")
@@ -46,6 +48,32 @@ def convert(value: Any, kind: Any, key: str) -> Any:
 def _is_number(value: Any, kind: type) -> bool:
     """Whether a value is a number of a kind; Python counts True among them."""
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _meant(text: str, kind: Any) -> Any:
+    """The value of a kind that a string may stand for: of "True", or "1e-5" in quotes; None where it is none."""
+    if kind is bool:
+        word = text.strip().lower()
+        return True if word in TRUE else False if word in FALSE else None
+    for read in (int, float):
+        try:
+            number = read(text)
+        except ValueError:
+            continue
+        if kind is float or float(number).is_integer():
+            return kind(number) if math.isfinite(number) else None
+    return None
+
+
+def _list_hint(value: Any, item: Any) -> str:
+    """How to write the list that a value may stand for: "256,128", or a single value."""
+    if not isinstance(value, str):
+        return f" (write {toml_value([value])})" if type(value) is item else ""
+    words = [word.strip(" \"'") for word in value.strip().removeprefix("[").removesuffix("]").split(",")]
+    items = [word if item is str else _meant(word, item) for word in words if word]
+    if not items or None in items:
+        return ""
+    return f" (write {toml_value(items)}{', on a command line between single quotes' if item is str else ''})"
 
 
 def toml_value(value: Any) -> str:

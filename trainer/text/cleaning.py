@@ -8,7 +8,6 @@ documents").
 
 from __future__ import annotations
 
-import html
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.system.console import tracked
+from trainer.text.markup import strip_markup
 
 # One character of a script that does not part words counts as a word, elsewhere two or more letters and digits do.
 UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
@@ -42,10 +42,6 @@ _HEADERS = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _REPLY = re.compile(r"^(?:(?:re|fwd?|aw|wg)\s?:\s?){1,5}", re.IGNORECASE | re.MULTILINE)
-# HTML that a mail or a form left behind; other words in angle brackets are placeholders and stay.
-_TAGS = re.compile(
-    r"</?(?:p|br|div|span|b|i|u|a|ul|ol|li|td|tr|th|table|tbody|font|strong|em|img|h[1-6])\b[^<>]{0,500}>", re.I
-)
 _ADDRESSEE = (
     "all|team|it|sir|madam|mam|colleagues?|everyone|everybody|folks|guys|there|help ?-?desk|service ?-?desk|support|"
     "zusammen|kollegen|liebe|damen und herren|equipe|à tous|todos|tutti"
@@ -101,6 +97,7 @@ _SCRIPTS: dict[str, re.Pattern[str]] = {
     "thai": re.compile("[\u0e00-\u0e7f]"),
 }
 _LATIN = re.compile("[a-z\u00df-\u024f]", re.IGNORECASE)
+LANGUAGES = (*_STOP_WORDS, *_SCRIPTS)
 MIXED = "mixed"
 
 
@@ -118,8 +115,8 @@ def first_words(text: str, count: int) -> str:
 
 
 def strip_mail(text: str) -> str:
-    """A text without HTML tags, mail headers, greeting and signature; white space within lines is one space."""
-    text = _HEADERS.sub("\n", html.unescape(_TAGS.sub(" ", text)))
+    """A text without markup, mail headers, greeting and signature; white space within lines is one space."""
+    text = _HEADERS.sub("\n", strip_markup(text))
     text = "\n".join(filter(None, (" ".join(line.split()) for line in text.splitlines())))
     text = _GREETING.sub("", _REPLY.sub("", text))
     for closing in _CLOSING.finditer(text, max(0, len(text) - SIGNATURE)):

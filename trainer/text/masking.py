@@ -1,12 +1,14 @@
 """Masks for what names a person, a machine or a record: for texts that leave the data set, as in reports.
 
-Each mask errs on the side of hiding ("office365" looks like a user id and goes). Names of people in plain words are not
-found: no pattern tells them from other words.
+Each mask errs on the side of hiding ("office365" looks like a user id and goes). Names of people in plain words are
+found behind the labels of a form alone (`names.py`): no pattern tells them from other words, so masks are no guarantee.
 """
 
 from __future__ import annotations
 
 import re
+
+from trainer.text.names import hide_names
 
 # Every repetition is bounded or starts at a border of its own alphabet, so no input takes quadratic time.
 _WORD = r"(?<![\w@<-])"  # nothing before that would belong to the same token; "<" spares what is masked already
@@ -39,7 +41,9 @@ MASKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 
 
 def mask_text(text: str) -> str:
-    """The text with e-mail and web addresses, phone numbers, hosts and ids replaced by `<email>`, `<host>`, ..."""
+    """The text with names behind a label, e-mail and web addresses, phone numbers, hosts and ids replaced by `<name>`,
+    `<email>`, `<host>`, ... Not a guarantee: a name within a sentence stays."""
+    text = hide_names(text)
     for mask, pattern in MASKS:
         text = pattern.sub(mask, text)
     return text

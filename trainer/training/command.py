@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from trainer.errors import InputError
 from trainer.system.arguments import Parser
 from trainer.system.run_files import CONFIG
 
@@ -16,10 +17,13 @@ def train_parser() -> argparse.ArgumentParser:
         prog="trainer",
         description="Fine-tune a text-embedding encoder on labelled pairs, at every Matryoshka size.",
         epilog="Other commands, each with --help: trainer build-pairs, trainer lint, trainer evaluate, trainer report, "
-        "trainer settings (every SECTION.KEY). Without --config a small example is trained in under a minute.",
+        "trainer settings (every SECTION.KEY). Without --config, and with neither model.name nor "
+        "data.train set, a small example is trained in under a minute.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of the experiment")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file of the experiment (default: the built-in settings)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting (may be repeated)"
     )
@@ -39,19 +43,42 @@ def train_parser() -> argparse.ArgumentParser:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    """Load the config and train."""
-    from trainer.config_file import load_config
+    """Load the config and train. Raises InputError."""
+    from trainer.config_file import load_config, resolve_config
 
-    path = options.config or default_config()
-    if options.resume and options.output_dir and not options.config:
-        path = Path(options.output_dir) / CONFIG  # the run's own
+    if options.allow_inexact_resume and not options.resume:
+        raise InputError("--allow-inexact-resume is about continuing a run: add --resume, or leave it out")
     overrides = [*options.set, *([f"output.dir={json.dumps(options.output_dir)}"] if options.output_dir else [])]
     overrides += ["eval.choose_strength=false"] if options.full_strength else []
-    config = load_config(path, overrides)
+    if path := choose_config(options):
+        config, name = load_config(path, overrides), path.stem
+    else:
+        config = resolve_config({}, overrides, "without --config")
+        name = Path(config.data.train).name.split(".")[0] or "run"
 
     from trainer.training.loop import train  # imports torch: after everything that can fail without it
 
-    train(config, path.stem, options.resume, options.allow_inexact_resume)
+    train(config, name, options.resume, options.allow_inexact_resume)
+
+
+def choose_config(options: argparse.Namespace) -> Path | None:
+    """The file of the experiment: the one named, or the one in the folder of the run that is continued.
+
+    Without either, the quickstart's, unless a model or training pairs are set: what does for a toy does not for these,
+    so None leaves them to the built-in settings.
+    """
+    if options.config:
+        return Path(options.config)
+    if options.resume and options.output_dir:
+        path = Path(options.output_dir) / CONFIG
+        if not path.is_file():
+            raise InputError(
+                f"{options.output_dir}: no {CONFIG} of a run to continue; check --output-dir, or leave out --resume to "
+                "start one there"
+            )
+        return path
+    keys = {text.partition("=")[0].strip() for text in options.set}
+    return None if keys & {"model.name", "data.train"} else default_config()
 
 
 def default_config() -> Path:

@@ -27,6 +27,7 @@ from trainer.model.families import FAMILIES, to_autocast
 from trainer.model.packing import TokenBatch
 from trainer.model.self_check import attention_fault, layers_fault, same_random_state
 from trainer.system import distributed as ranks
+from trainer.system.console import clock_time
 from trainer.system.gpu import note_compile_seconds, read_compile_seconds
 from trainer.training.optimizer import build_optimizer, skip_next_update
 
@@ -139,9 +140,10 @@ def _whether_to_compile(
     seconds = eager_seconds(encoder, first_batch(), autocast)
     cost = read_compile_seconds()
     seconds, cost = ranks.share_object((seconds, cost))
+    saved = clock_time(saved_seconds(steps, seconds))
     return compiling_pays(steps, seconds, cost), (
-        f"over {steps} steps of {seconds:.2g} s in the encoder it saves about {saved_seconds(steps, seconds):.0f} s, "
-        f'and compiling takes about {cost:.0f} s (train.compile = "auto")'
+        f"over {steps} steps of {seconds:.2g} s in the encoder it saves about {saved}, "
+        f'and compiling takes about {clock_time(cost)} (train.compile = "auto")'
     )
 
 

@@ -13,12 +13,15 @@ import torch
 
 from trainer import __version__
 from trainer.checkpoint.content import RunState
+from trainer.data.pairs import PairTable
+from trainer.data.split import has_both_labels
 from trainer.evaluation.judge import Judgement, Question, conclude, judgement_record
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import Thresholds, fit_thresholds, thresholds_text
 from trainer.model.embedding import embed, embed_cached
-from trainer.model.encoder import Encoder, weights_fingerprint
-from trainer.model.export import check_trained, choose_probes, export, merged
+from trainer.model.encoder import EmbeddingConditions, Encoder, embedding_conditions
+from trainer.model.export import export
+from trainer.model.proof import check_trained, choose_probes, merged
 from trainer.report.plots import INSTALL
 from trainer.report.run_page import write_report
 from trainer.system import distributed as ranks
@@ -28,6 +31,7 @@ from trainer.system.run_files import METADATA, METRICS, MODEL, REPORT, SCORES, T
 from trainer.system.signals import Signals
 from trainer.text.masking import mask_text
 from trainer.training.model_card import model_card, print_summary
+from trainer.training.run_folder import clear_results
 from trainer.training.setup import Run, load_base
 from trainer.training.strength import FULL, choose_strength, set_strength
 
@@ -54,6 +58,9 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     probes = choose_probes(run.data.dev.texts)
     check_trained(run.encoder, untouched, probes)
 
+    # ---- Nothing that an earlier try left may outlive it; of its strengths, what is the same is taken again.
+    ranks.on_first_rank(lambda: clear_results(run.folder, keeps_strength=run.config.eval.choose_strength))
+
     # ---- Strength: how far to go from the untouched weights to these.
     alpha = choose_strength(run, start, trained) if run.config.eval.choose_strength else FULL
     set_strength(run.parameters, start, trained, alpha)
@@ -66,25 +73,30 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     judgements = judge_run(run, systems, embeddings)
     records = {name: record_of(judgement) for name, judgement in judgements.items()}
     judged_on = list(records)[-1]  # test, where there is one: dev has picked the model
-    thresholds = judgements["dev"].thresholds
     metrics: dict[str, Any] = {key: records["dev"][key] for key in ("baseline", "final")}
     metrics |= {"verdict": records[judged_on]["verdict"], "verdict_on": judged_on, "best_step": state.best.step}
     metrics |= {"strength": alpha, **records, "evaluations": state.evaluations}
 
     # ---- Export, read back from disk and compared.
-    card = model_card(run.config, records[judged_on], judged_on, alpha)
-    kept_beside = {THRESHOLDS: thresholds_text(thresholds["model"])}
-    differences = export(run.encoder, untouched, run.folder, card, probes, kept_beside, untouched=alpha == 0)
+    fitted = judgements["dev"].thresholds.get("model")  # not by positives alone
+    spec = run.encoder.spec
+    sided = bool(spec.query_prompt or spec.document_prompt)
+    card = model_card(run.config, records[judged_on], judged_on, alpha, has_thresholds=fitted is not None, sided=sided)
+    kept_beside = {THRESHOLDS: thresholds_text(fitted)} if fitted is not None else {}
+    options: dict[str, Any] = {"untouched": alpha == 0, "dims": run.config.loss.dims}
+    differences = export(run.encoder, untouched, run.folder, card, probes, kept_beside, **options)
 
     # ---- The last files. With metrics.json the run is finished, so no signal may come between it and the exit code.
-    write_json(run.folder / SCORES, score_record(run, judged_on, embeddings[judged_on], thresholds))
+    write_json(
+        run.folder / SCORES, score_record(run, judged_on, embeddings[judged_on], judgements[judged_on].thresholds)
+    )
     write_json(run.folder / METADATA, metadata(run, state, alpha, differences))
     drawn = find_spec("matplotlib") is not None
     if drawn:
         write_report(run.folder, json_ready(metrics))
     signals.ignore()
     write_json(run.folder / METRICS, metrics)
-    print_summary(records, state.best.step, alpha, run.folder / MODEL)
+    print_summary(records, state.best.step, alpha, run.folder / MODEL, sided)
     console.print(f"Report: {run.folder / REPORT}" if drawn else INSTALL, markup=False)
     return metrics
 
@@ -105,26 +117,23 @@ def embed_held_out(run: Run, systems: dict[str, Encoder]) -> dict[str, dict[str,
 def judge_run(
     run: Run, systems: dict[str, Encoder], embeddings: dict[str, dict[str, np.ndarray]]
 ) -> dict[str, Judgement]:
-    """Judgements on "dev" and, where there is one, "test", in this order; thresholds are fitted on dev."""
+    """Judgements on "dev" and, where there is one, "test", in this order.
+
+    Thresholds are fitted on dev; where it holds positives alone, on a test set of both labels itself, else not at all.
+    """
     config, dev = run.config, run.data.dev
-    thresholds = {
-        system: fit_thresholds(
-            pair_cosines(embeddings["dev"][system], dev, config.loss.dims),
-            dev,
-            config.loss.dims,
-            RULE,
-            weights_fingerprint(encoder),
-        )
-        for system, encoder in systems.items()
-    }
+    conditions = {system: embedding_conditions(encoder) for system, encoder in systems.items()}
+    thresholds: dict[str, Thresholds] = {}
     general = (run.data.general, embeddings["general"]) if run.data.general is not None else None
     judgements = {}
     for name, table in (("dev", dev), ("test", run.data.test)):
         if table is not None:
+            if not thresholds and has_both_labels(table):
+                thresholds = fit_for(table, embeddings[name], config.loss.dims, conditions)
             question = Question(
                 model=MODEL,  # within the folder of the run, wherever that is
                 pairs=table.source,
-                dev=dev.source if name == "test" else None,
+                dev=dev.source if name == "test" and has_both_labels(dev) else None,  # what thresholds are fitted on
                 baseline=config.model.name,
                 dims=config.loss.dims,
                 label_scale=config.data.label_scale,
@@ -138,6 +147,19 @@ def judge_run(
     return judgements
 
 
+def fit_for(
+    table: PairTable,
+    embeddings: dict[str, np.ndarray],
+    dims: tuple[int, ...],
+    conditions: dict[str, EmbeddingConditions],
+) -> dict[str, Thresholds]:
+    """Thresholds by system, fitted on a table's pairs; `conditions` are what the systems' embeddings depend on."""
+    return {
+        system: fit_thresholds(pair_cosines(embeddings[system], table, dims), table, dims, RULE, of_model)
+        for system, of_model in conditions.items()
+    }
+
+
 def record_of(judgement: Judgement) -> dict[str, Any]:
     """As `trainer evaluate --json` writes it, the trained model called "final"."""
     record = judgement_record(judgement)
@@ -147,13 +169,16 @@ def record_of(judgement: Judgement) -> dict[str, Any]:
 def score_record(
     run: Run, name: str, embeddings: dict[str, np.ndarray], thresholds: dict[str, Thresholds]
 ) -> dict[str, Any]:
-    """scores.json: the cosine of every judged pair before and after, and the pairs most wrong after, texts masked."""
+    """scores.json: the cosine of every judged pair before and after, and the pairs most wrong after, texts masked.
+
+    Of positives alone, which have no threshold, the most wrong are the least alike.
+    """
     table = run.data.test if name == "test" and run.data.test is not None else run.data.dev
     dims = run.config.loss.dims
     names = {"baseline": "baseline", "model": "final"}
     cosines = {names[system]: pair_cosines(embeddings[system], table, dims) for system in names}
     largest = dims.index(max(dims))
-    threshold = thresholds["model"].values[str(max(dims))]
+    threshold = thresholds["model"].values[str(max(dims))] if thresholds else 0.0
     wrong_by = np.where(table.label, threshold - cosines["final"][largest], cosines["final"][largest] - threshold)
     worst = np.argsort(-wrong_by, kind="stable")[:WORST]
     return {
@@ -203,6 +228,8 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
             "name": spec.name,
             "pooling": spec.pooling,
             "max_length": spec.max_length,
+            "query_prompt": spec.query_prompt,
+            "document_prompt": spec.document_prompt,
             "width": run.encoder.width,
             "parameters": sum(parameter.numel() for parameter in run.encoder.parameters()),
         },
@@ -210,9 +237,9 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "trained_count": sum(parameter.numel() for parameter in run.parameters.values()),
         "strength": alpha,
         "fingerprints": run.fingerprints,
-        "rows": {"train": len(run.data.train), "dev": len(run.data.dev)},
+        "rows": {"train": len(run.data.train), "dev": len(run.data.dev), "left out": run.data.left_out},
         "overlapping_texts": run.data.overlap,
-        "texts_at_max_length": int((run.tokens.lengths == spec.max_length).sum()),
+        "texts_at_max_length": int((run.tokens.longest(len(run.data.train.texts)) == spec.max_length).sum()),
         "scale": float(torch.as_tensor(run.objective.scale).detach()),
         "steps": state.step,
         "seconds": round(state.seconds, 3),

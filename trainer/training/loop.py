@@ -139,7 +139,10 @@ def train_steps(run: Run, state: RunState, log: RunLog, stop_requested: Callable
                 checkpoint(run, state, log)
                 timer.set()
             if stops:
-                raise Stopped(f"{run.folder}: stopped by a signal after step {step}; continue with --resume")
+                raise Stopped(
+                    f"{run.folder}: stopped by a signal after step {step}; continue with --resume --output-dir "
+                    f"{run.folder}"
+                )
         checkpoint(run, state, log)  # where the run ended early, else it is there
 
 

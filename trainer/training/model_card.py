@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from trainer.config import Config
+from trainer.evaluation.metric_choice import TITLES, headline
 from trainer.system.console import console
 from trainer.system.run_files import THRESHOLDS
 
@@ -18,7 +21,14 @@ MEANING = {
 }
 
 
-def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: float, model: Path) -> None:
+NO_THRESHOLDS = (
+    'There are no thresholds of "same problem": dev held positives alone. `trainer evaluate --dev` fits them on pairs '
+    "of both labels."
+)
+NO_INTERVAL = "at some dim no interval of the difference could be computed: these pairs are too few to tell"
+
+
+def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: float, model: Path, sided: bool) -> None:
     """The end of a run: before, after and verdict at every dim of each held-out set, and how to use the model.
 
     Args:
@@ -32,65 +42,95 @@ def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: flo
             f"General similarity at {dim} dims, Spearman: {before:.4f} -> {after:.4f} ({after - before:+.4f})"
         )
     name, record = list(records.items())[-1]
+    meaning = NO_INTERVAL if record["question"]["metric"] in record["undefined"] else MEANING[record["verdict"]]
     console.print(
-        f"{record['verdict']} on {name}: {MEANING[record['verdict']]} (best at step {best_step}, strength "
-        f"{alpha:.1f}).",
-        markup=False,
+        f"{record['verdict']} on {name}: {meaning} (best at step {best_step}, strength {alpha:.1f}).", markup=False
     )
+    if "threshold" not in next(iter(records["dev"]["final"].values())):
+        console.print(f"No {THRESHOLDS}: dev holds positives alone; trainer evaluate --dev fits and keeps them")
     if name == "dev":
         console.print("Dev has also picked the model, so expect a little less on other pairs; data.test would tell.")
     console.print(f"Model: {model}\n", markup=False)
-    console.print(usage(model, min(record["final"], key=int)), markup=False)
+    console.print(usage(model, min(record["final"], key=int), sided), markup=False)
 
 
-def shown_metrics(metric: str, on: str) -> dict[str, str]:
-    """The headings of what is shown of a held-out set, by metric: three that many ask for, and the run's own."""
-    f1 = "F1 at dev's threshold" if on == "test" else "best F1"
-    titles = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": f1}
-    return titles | {metric: titles.get(metric, metric)}
+def shown_metrics(record: dict[str, Any]) -> dict[str, str]:
+    """The headings of what is shown of a held-out set, by metric: those that many ask for, and the run's own."""
+    names = headline(next(iter(record["final"].values())), record["question"]["metric"])
+    f1 = "F1 at dev's threshold" if record["question"]["dev"] else "best F1"
+    return {name: f1 if name == "f1" else TITLES.get(name, name) for name in names}
 
 
 def _print_changes(name: str, record: dict[str, Any]) -> None:
     metric = record["question"]["metric"]
     table = Table(title=f"{name.capitalize()} pairs: baseline -> final (difference)", title_justify="left")
     table.add_column("dim", justify="right")
-    shown = shown_metrics(metric, name)
+    shown = shown_metrics(record)
     for heading in (*shown.values(), f"95 % of {shown[metric]}", "verdict"):
         table.add_column(heading, justify="right")
     for dim, after in record["final"].items():
         before = record["baseline"][dim]
         cells = (f"{before[key]:.4f} -> {after[key]:.4f} ({after[key] - before[key]:+.4f})" for key in shown)
-        low, high = record["intervals"]["difference"][dim][metric]
-        table.add_row(dim, *cells, f"{low:+.3f} to {high:+.3f}", record["verdicts"][dim])
+        table.add_row(dim, *cells, _ends(record["intervals"]["difference"][dim][metric]), record["verdicts"][dim])
     console.print(table)
-    for undefined, reason in record["undefined"].items():
-        if undefined == metric:
-            console.print(f"No interval of {metric} on {name}: {reason}", markup=False)
+    if reason := record["undefined"].get(metric):
+        console.print(f"No interval of {metric} on {name}: {reason}", markup=False)
 
 
-def usage(model: Path, dim: str) -> str:
-    """Three lines of code that use the exported model."""
+def _ends(interval: list[float]) -> str:
+    """An interval in words, "none" where it is undefined."""
+    low, high = interval
+    return "none" if math.isnan(low) else f"{low:+.3f} to {high:+.3f}"
+
+
+def usage(model: Path, dim: str, sided: bool) -> str:
+    """Five lines of code that use the exported model as it was judged: prompts, length 1 after the cut.
+
+    Args:
+        sided: whether the two texts of a pair have prompts of their own.
+    """
+    first, second = ("_query", "_document") if sided else ("", "")
     return (
         "from sentence_transformers import SentenceTransformer\n"
         f'model = SentenceTransformer("{model}", truncate_dim={dim})\n'
-        'print(model.similarity(model.encode(["vpn is down"]), model.encode(["cannot connect from home"])))'
+        f'first = model.encode{first}(["vpn is down"], normalize_embeddings=True)\n'
+        f'second = model.encode{second}(["cannot connect from home"], normalize_embeddings=True)\n'
+        "print(model.similarity(first, second))  # cosines"
     )
 
 
-def model_card(config: Config, record: dict[str, Any], on: str, alpha: float) -> str:
+def thresholds_in_words(record: dict[str, Any]) -> str:
+    """What a person must know to use the thresholds that are kept beside the model."""
+    kept = record["thresholds"]["model"]
+    fitted = kept["model"]
+    values = ", ".join(f"{value:.4f} at {dim} dims" for dim, value in kept["values"].items())
+    prompts = "no prompts"
+    if fitted["query_prompt"] or fitted["document_prompt"]:
+        shown = " and ".join(json.dumps(fitted[f"{side}_prompt"], ensure_ascii=False) for side in ("query", "document"))
+        prompts = f"the prompts {shown} before first and second texts (`encode_query`, `encode_document`)"
+    return (
+        f'Thresholds of "same problem" are cosines ({values}), fitted on dev, where {kept["positive_share"]:.0%} of '
+        f"the pairs are positive, at {fitted['max_length']} tokens, with {prompts}; they are in `{THRESHOLDS}`. "
+        "Embeddings cut to a dim are not of length 1: without `normalize_embeddings=True` a dot product is no cosine."
+    )
+
+
+def model_card(config: Config, record: dict[str, Any], on: str, alpha: float, has_thresholds: bool, sided: bool) -> str:
     """README.md of the exported model: what it is, how it did, how to use it. It quotes no training text.
 
     Args:
         record: what was found on the held-out set `on`.
+        has_thresholds: whether THRESHOLDS lies beside it.
+        sided: whether the two texts of a pair have prompts of their own.
     """
-    metric = config.eval.metric
-    columns, titles = dict.fromkeys(("spearman", "roc_auc", metric)), shown_metrics(metric, on)
+    metric, titles = record["question"]["metric"], shown_metrics(record)
+    columns = [name for name in titles if name != "f1" or metric == "f1"]
     headings = " | ".join(f"{titles[key]} before | after" for key in columns)
     rows = []
     for dim, after in record["final"].items():
         cells = [f"{values[key]:.4f}" for key in columns for values in (record["baseline"][dim], after)]
-        low, high = record["intervals"]["difference"][dim][metric]
-        rows.append(f"| {dim} | {' | '.join(cells)} | {low:+.3f} to {high:+.3f} | {record['verdicts'][dim]} |")
+        ends = _ends(record["intervals"]["difference"][dim][metric])
+        rows.append(f"| {dim} | {' | '.join(cells)} | {ends} | {record['verdicts'][dim]} |")
     dims = ", ".join(map(str, config.loss.dims))
     how = f"LoRA (rank {config.lora.rank})" if config.lora.enabled else "full fine-tuning"
     return "\n".join(
@@ -111,10 +151,10 @@ def model_card(config: Config, record: dict[str, Any], on: str, alpha: float) ->
             f"|---:|{'---:|---:|' * len(columns)}---:|---|",
             *rows,
             "",
-            f'Thresholds of "same problem", fitted on dev, are in `{THRESHOLDS}`.',
+            thresholds_in_words(record) if has_thresholds else NO_THRESHOLDS,
             "",
             "```python",
-            usage(Path("path/to/model"), min(record["final"], key=int)),
+            usage(Path("path/to/model"), min(record["final"], key=int), sided),
             "```",
             "",
         ]

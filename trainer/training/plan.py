@@ -10,13 +10,16 @@ from typing import Any
 from rich.table import Table
 
 from trainer.config_file import dump_config
+from trainer.data.pairs import PairTable
 from trainer.lint.linter import Tokens, lint_tables
 from trainer.lint.show import print_findings
+from trainer.system import distributed as ranks
 from trainer.system.console import console
 from trainer.system.files import write_file, write_json
 from trainer.system.numerics import unmeasured_line
 from trainer.system.run_files import CONFIG, LINT, PLAN
 from trainer.training.schedule import schedule_edges
+from trainer.training.settled import print_settings
 from trainer.training.setup import Inputs, Run
 
 
@@ -24,7 +27,8 @@ def lint_pairs(inputs: Inputs) -> None:
     """Show and keep what lint finds without a model in the pairs of the run; nothing it finds ends the run."""
     held_out = [pairs for pairs in (inputs.dev, inputs.test) if pairs is not None]
     tables = [inputs.data.train, *(pairs.table for pairs in held_out)]
-    lengths = [inputs.tokens.lengths, *(pairs.tokens.lengths for pairs in held_out)]
+    tokens = [inputs.tokens, *(pairs.tokens for pairs in held_out)]
+    lengths = [of_table.longest(len(table.texts)) for of_table, table in zip(tokens, tables, strict=True)]
     report = lint_tables(tables, Tokens(lengths, inputs.encoder.spec.max_length))
     console.print("Lint of the run's pairs:")
     print_findings(report)
@@ -62,8 +66,22 @@ def print_numerics(inputs: Inputs) -> None:
         console.print(line, markup=False)
 
 
+def print_graded_labels(pairs: PairTable) -> None:
+    """Say what becomes of labels between 0 and the full scale: training knows positives and negatives alone."""
+    graded = (pairs.score > 0) & (pairs.score < 1)
+    if graded.any():
+        positives = int((graded & pairs.label).sum())
+        console.print(
+            f"{graded.sum()} of {len(pairs)} labels lie between 0 and data.label_scale: {positives} train "
+            f"as full positives, {graded.sum() - positives} as negatives; data.positive_threshold draws the line",
+            markup=False,
+        )
+
+
 def print_plan(run: Run) -> None:
-    """Show what is about to happen: trained parameters, phases, the learning rate at every boundary."""
+    """Show what is about to happen: settings, trained parameters, phases, the learning rate at every boundary."""
+    print_settings(run.asked, run.config, len(run.sampler), ranks.world_size(), run.encoder.width)
+    print_graded_labels(run.data.train)
     trained = sum(parameter.numel() for parameter in run.parameters.values())
     console.print(f"{len(run.sampler)} steps, training {trained:,} values in {len(run.parameters)} tensors:")
     kinds = Counter((re.sub(r"\.\d+\.", ".*.", name), tuple(p.shape)) for name, p in run.parameters.items())

@@ -13,8 +13,19 @@ from trainer.checkpoint.sealed_folder import has_checkpoints
 from trainer.config import Config
 from trainer.errors import InputError, StorageError
 from trainer.system.console import console
-from trainer.system.files import only_writer, remove_debris
-from trainer.system.run_files import CHECKPOINTS, CONFIG, LOG, METRICS
+from trainer.system.files import only_writer, remove_debris, remove_folder
+from trainer.system.run_files import (
+    ADAPTER,
+    CHECKPOINTS,
+    CONFIG,
+    LOG,
+    METADATA,
+    METRICS,
+    MODEL,
+    REPORT,
+    SCORES,
+    STRENGTH,
+)
 
 
 def choose_folder(config: Config, name: str, resume: bool) -> Path:
@@ -37,13 +48,31 @@ def check_folder(folder: Path, resume: bool) -> None:
     """Raise InputError or StorageError unless a run may be resumed, or started, in a folder."""
     finished = (folder / METRICS).exists()
     if resume and (finished or not folder.is_dir()):
-        raise InputError(f"{folder}: {'this run is finished' if finished else 'no run'}; nothing to resume")
+        raise InputError(
+            f"{folder}: this run is finished, nothing to resume; to train its model further, start a new run with "
+            f"--set model.name={folder / MODEL}"
+            if finished
+            else f"{folder}: no run there, nothing to resume; check the folder, or leave out --resume to start one"
+        )
     # Names that begin with a dot are not a run's result: a lock, or what a killed process left.
     if not resume and folder.exists() and (not folder.is_dir() or any(p.name[0] != "." for p in folder.iterdir())):
         what = "is no empty folder"
         if (folder / CONFIG).exists():
             what = "holds a finished run" if finished else "holds an unfinished run (continue it with --resume)"
         raise StorageError(f"{folder}: {what} and is not overwritten; name another with --output-dir")
+
+
+def clear_results(folder: Path, keeps_strength: bool) -> None:
+    """Remove what the end of a run writes and an earlier try, cut short, may have left there.
+
+    Args:
+        keeps_strength: also keep strength.json, which says itself what its points are of.
+    """
+    for name in (MODEL, ADAPTER):
+        if (folder / name).exists():
+            remove_folder(folder / name)
+    for name in (SCORES, METADATA, REPORT) if keeps_strength else (SCORES, METADATA, REPORT, STRENGTH):
+        (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import sys
 import typing
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +56,7 @@ def show(settings: list[Setting]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, force_terminal=sys.stdout.isatty())
     rows = [(one.key, one.default, one.kind, one.meaning) for one in settings]
     if not console.is_terminal:
         for row in rows:

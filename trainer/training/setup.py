@@ -8,17 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -28,23 +25,26 @@ from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.run_data import RunData, load_data, locate_model
 from trainer.errors import InputError
-from trainer.evaluation.pair_metrics import require_metric
+from trainer.evaluation.metric_choice import SEARCH_METRICS, require_metric, settle_metric
 from trainer.evaluation.scoring import Metrics, PairSet, evaluate
 from trainer.loss.objective import Objective
-from trainer.model.embedding import tokenize_for
+from trainer.model.embedding import tokenize_sides
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.loading import hush_transformers, load_encoder
-from trainer.model.lora import add_lora, resolve_targets
+from trainer.model.lora import add_lora, require_own_weights, resolve_targets
+from trainer.model.proof import check_padding
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 from trainer.system.console import console
 from trainer.system.gpu import require_code
 from trainer.system.numerics import Numerics, settle_numerics
 from trainer.system.transfer import to_device
+from trainer.training.accelerator import make_accelerator
 from trainer.training.batch import Prepared, collate
 from trainer.training.fast_paths import FastPaths, choose_fast_paths
 from trainer.training.optimizer import build_optimizer
 from trainer.training.schedule import learning_rates
+from trainer.training.settled import settle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,9 @@ class Inputs:
 
     # What was asked for
     config: Config
-    """As it was resolved, with `output.dir` the run's folder."""
+    """As it was resolved and settled, with `output.dir` the run's folder."""
+    asked: Config
+    """As it was given, with what it leaves open still open."""
     folder: Path
     accelerator: Accelerator
     saved_conditions: Mapping[str, Any]
@@ -64,7 +66,7 @@ class Inputs:
     # Data
     data: RunData
     tokens: TokenTable
-    """Of the training texts."""
+    """Of the training texts, on either side (`tokenize_sides`)."""
     dev: PairSet
     test: PairSet | None
     general: PairSet | None
@@ -95,7 +97,7 @@ class Inputs:
         return bool(self.accelerator.is_main_process)
 
     def judge_on_dev(self) -> Metrics:
-        """All pair metrics on dev, in the run's precision, thresholds fitted on dev itself. Collective."""
+        """All metrics that dev can tell, in the run's precision, thresholds fitted on dev itself. Collective."""
         return evaluate(self.encoder, self.dev, self.config.loss.dims, self.autocast)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -142,7 +144,7 @@ class Run(Inputs):
         return {name: parameter.detach() for name, parameter in encoder.trainable().items()}
 
 
-def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any]) -> Inputs:
+def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]) -> Inputs:
     """Read data and model of a run, tokenise, plan the batches; refuse what is wrong with any of it. Writes nothing.
 
     Args:
@@ -151,7 +153,8 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
     Raises:
         InputError: the config, a file or the model is not fit for the run.
     """
-    require_metric(config.eval.metric)
+    config = asked
+    require_metric(config.eval.metric, f'eval.metric = "{config.eval.metric}"')
     accelerator = make_accelerator(config, folder)
     require_code(accelerator.device)
     console.quiet = not accelerator.is_main_process
@@ -161,12 +164,19 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
 
     # ---- data and model
     data = load_data(config.data, config.train.seed)
+    held_out = [table for table in (data.dev, data.test) if table is not None]
+    config = replace(config, eval=replace(config.eval, metric=settle_metric(config.eval.metric, held_out)))
+    if config.loss.pair_weight and data.train.label.all():
+        console.print(f"loss.pair_weight = {config.loss.pair_weight:g}: without effect, as there are no negatives")
     with accelerator.local_main_process_first():
         model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
-        encoder = load_base(config, model_name)
+        encoder = load_base(config, model_name, announce=True)
+    config = settle(config, encoder.width, data.train)
     check_dims_fit(config, encoder)
     if config.lora.enabled:
+        require_own_weights(encoder)
         resolve_targets(encoder.model, config.lora.targets)  # complains before any work is done
+    check_padding(encoder, data.dev.texts)
 
     # ---- plan
     sampler = PhasedBatchSampler(
@@ -181,9 +191,11 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
     def pair_set(table: PairTable | None) -> PairSet | None:
         return PairSet.build(table, encoder) if table is not None else None
 
+    searched = config.eval.metric in SEARCH_METRICS
+
     with accelerator.local_main_process_first():  # the others find it in the cache
-        tokens = tokenize_for(encoder, data.train.texts)
-        dev, test, general = PairSet.build(data.dev, encoder), pair_set(data.test), pair_set(data.general)
+        tokens = tokenize_sides(encoder, data.train.texts)
+        dev, test, general = PairSet.build(data.dev, encoder, searched), pair_set(data.test), pair_set(data.general)
 
     fingerprints = {
         "train_data": data.train.fingerprint(),
@@ -194,6 +206,7 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
     encoder.to(accelerator.device)
     return Inputs(
         config=replace(config, output=OutputConfig(dir=str(folder))),
+        asked=asked,
         folder=folder,
         accelerator=accelerator,
         saved_conditions=saved_conditions,
@@ -208,7 +221,11 @@ def read_inputs(config: Config, folder: Path, saved_conditions: Mapping[str, Any
         sampler=sampler,
         rates=learning_rates(config.optim, len(sampler)),
         layouts=LayoutBuilder(
-            data.train, positives_of(data.train), rank=ranks.rank(), all_pairs=config.loss.pair_weight > 0
+            data.train,
+            positives_of(data.train),
+            rank=ranks.rank(),
+            all_pairs=config.loss.pair_weight > 0,
+            two_prompts=len(encoder.spec.side_prompts) > 1,
         ),
         fingerprints=fingerprints,
     )
@@ -252,30 +269,10 @@ def prove_fast_paths(inputs: Inputs) -> FastPaths:
     return fast_paths
 
 
-def load_base(config: Config, model_name: str) -> Encoder:
-    """The untouched encoder, from disk, on the CPU."""
-    return load_encoder(model_name, max_length=config.model.max_length, pooling=config.model.pooling)
-
-
-def make_accelerator(config: Config, folder: Path) -> Accelerator:
-    """The accelerator of a run, with the loss scaling of fp16 where that is asked for and the tracker asked for."""
-    precision = "fp16" if config.train.precision == "fp16" else "no"  # bf16 is of `Inputs.autocast` alone
-    if config.log.tensorboard and not find_spec("tensorboard"):  # accelerate would leave it out without a word
-        raise InputError("log.tensorboard = true: tensorboard is not installed; install the extra `track`")
-    trackers = "tensorboard" if config.log.tensorboard else None
-    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout))
-    # One setting for the whole process is accelerate's idea: a second run would get the first one's precision. The
-    # process group stays.
-    AcceleratorState._reset_state()
-    try:
-        accelerator = Accelerator(
-            mixed_precision=precision, log_with=trackers, project_dir=str(folder), kwargs_handlers=[patience]
-        )
-    except ValueError as error:
-        raise InputError(f"train.precision = {config.train.precision}: {error}".replace("\n", " ")) from error
-    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate takes it, and leaves out the loss scaling
-        raise InputError('train.precision = fp16: needs a GPU; use "fp32", or "bf16" where the CPU has it')
-    return accelerator
+def load_base(config: Config, model_name: str, announce: bool = False) -> Encoder:
+    """The untouched encoder, from disk, on the CPU; `announce` what a person should know of it."""
+    asked = {name: getattr(config.model, name) for name in ("max_length", "pooling", "prompts")}
+    return load_encoder(model_name, announce=announce, **asked)
 
 
 def check_dims_fit(config: Config, encoder: Encoder) -> None:
@@ -283,5 +280,5 @@ def check_dims_fit(config: Config, encoder: Encoder) -> None:
     if max(config.loss.dims) > encoder.width:
         raise InputError(
             f"loss.dims = {list(config.loss.dims)}: {config.model.name} is {encoder.width} wide; "
-            f"use dims up to {encoder.width}"
+            f"use dims up to {encoder.width}, or leave them out for those that fit it"
         )

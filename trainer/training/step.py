@@ -137,9 +137,10 @@ class Stepper:
         rows = run.data.train.row[run.sampler[step]]
         shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
         what = f"gradient norm is {norm}" if np.isfinite(loss) else f"loss is {loss}"
+        fix = "lower optim.lr" + (", or train in bf16 or fp32" if scaler is not None else "")
         raise NumericError(
             f"step {step}, phase {run.sampler.phase_at(step).name}: the {what}; nothing was updated. The batch holds "
-            f"rows {shown} of {run.data.train.source}; lower optim.lr, or train in bf16 or fp32"
+            f"rows {shown} of {run.data.train.source}; {fix}"
         )
 
 

@@ -11,9 +11,12 @@ measured, that gained dev 0.001 and cost general similarity 0.002, so it is not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,15 +25,20 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from trainer.evaluation.pair_metrics import spearman
-from trainer.evaluation.scoring import evaluate, pair_cosines
+from trainer.evaluation.scoring import PairSet, evaluate, pair_cosines
 from trainer.model.embedding import embed
 from trainer.model.lora import adapters_merged
+from trainer.system import distributed as ranks
 from trainer.system.console import console, progress
 from trainer.system.files import write_json
 from trainer.system.run_files import STRENGTH
 from trainer.training.setup import Run
 
 FULL = 1.0
+COARSE = 5  # tenths between the strengths that are measured first
+FINER = (2, 1)  # tenths from the best so far to the ones measured then
+FINE_POINTS = 6  # that are measured after the coarse ones, at most where there is one peak
+FORGETTING_ROWS = 1000  # of a larger forgetting set so many are taken
 
 Point = dict[str, Any]
 """One strength of the curve: alpha, and dim -> metric on "dev" (and on "forgetting")."""
@@ -80,49 +88,157 @@ def set_strength(
 
 
 def choose_strength(run: Run, start: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> float:
-    """The strength that dev chooses; the curve goes to strength.json and in one line to a person. Collective.
+    """The strength that dev chooses; the curve goes to strength.json and in a few lines to a person. Collective.
 
+    Points that an interrupted run left there are taken where everything they depend on is the same.
     Leaves the run's parameters at some strength of the curve.
     """
     metric, largest = run.config.eval.metric, str(max(run.config.loss.dims))
     limit = run.config.eval.forgetting_limit
-    curve = strength_curve(run, start, trained)
+    general = forgetting_sample(run)
+    record: dict[str, Any] = {
+        "metric": metric,
+        "forgetting_limit": limit,
+        "fingerprint": fingerprint(run, start, trained, general),
+    }
+    points = ranks.share_object(kept_points(run.folder / STRENGTH, record["fingerprint"]) if run.is_main else {})
+    grid = strengths(run.config.eval.largest_strength)
+    expected = min(len(grid), len(coarse_places(grid)) + FINE_POINTS)
+
+    with progress("Choosing the strength", expected, min(len(points), expected)) as advance:
+
+        def measure(alpha: float) -> Point:
+            if alpha not in points:
+                set_strength(run.parameters, start, trained, alpha)
+                points[alpha] = measured_point(run, general, alpha)
+                if run.is_main:
+                    write_json(run.folder / STRENGTH, record | {"curve": list(points.values())})
+                advance(note=f"strength {alpha:.1f}")
+            return points[alpha]
+
+        curve = search(grid, measure, limit)
     alpha, excluded = best_strength(curve, limit), ruled_out(curve, limit)
+    why = explain_choice(curve, alpha, excluded)
     if run.is_main:
         reasons = {at: str(reason) for at, reason in excluded.items()}
-        record = {"chosen": alpha, "metric": metric, "forgetting_limit": limit, "ruled_out": reasons, "curve": curve}
+        record |= {"chosen": alpha, "why": why, "ruled_out": reasons, "curve": curve}
         write_json(run.folder / STRENGTH, record)
     values = {point["alpha"]: point["dev"][largest] for point in curve}
     shown = "  ".join(f"{at:.1f}: {value:.4f}" for at, value in values.items())
     console.print(f"Strength of the update, dev {metric} at {largest} dims: {shown}")
-    if any(reason.cause is Cause.FORGETS for reason in excluded.values()):
-        allowed = ", ".join(f"{at:.1f}" for at in values if at not in excluded)
-        console.print(f"Strengths within eval.forgetting_limit = {limit:g}, and no loss at any dim of dev: {allowed}")
     console.print(f"Chosen: {alpha:.1f} ({values[alpha]:.4f}; {values[0.0]:.4f} untouched, {values[FULL]:.4f} in full)")
+    if why:
+        console.print(why, markup=False)
     return alpha
 
 
-def strength_curve(run: Run, start: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> list[Point]:
-    """The metric on dev, and Spearman on the forgetting set, of the run's encoder at every strength and dim, in fp32.
+def forgetting_sample(run: Run) -> PairSet | None:
+    """The forgetting set, or FORGETTING_ROWS seeded random pairs of a larger one; says so. None where there is none."""
+    if run.general is None or len(run.general.table) <= FORGETTING_ROWS:
+        return run.general
+    table = run.general.table
+    chosen = np.zeros(len(table), dtype=bool)
+    chosen[np.random.default_rng(run.config.train.seed).permutation(len(table))[:FORGETTING_ROWS]] = True
+    console.print(
+        f"Choosing the strength on {FORGETTING_ROWS:,} random pairs of the {len(table):,} of {table.source} (by "
+        "train.seed); the final judgement takes all",
+        markup=False,
+    )
+    return PairSet.build(table.take(chosen), run.encoder)
 
-    Collective: the ranks share the texts out, and all have the same curve.
+
+def fingerprint(run: Run, start: Mapping[str, Tensor], trained: Mapping[str, Tensor], general: PairSet | None) -> str:
+    """SHA-256 of everything that a point of the curve depends on, but for its alpha."""
+    digest = hashlib.sha256()
+    for values in (start, trained):
+        for name, tensor in sorted(values.items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    parts = {
+        "data": run.dev.table.fingerprint(),
+        "tokens": run.dev.tokens.fingerprint(),
+        "forgetting": general.table.fingerprint() if general is not None else None,
+        "base": run.fingerprints["base_weights"],
+        "dims": run.config.loss.dims,
+        "metric": run.config.eval.metric,
+        "lora": asdict(run.config.lora),
+        "conditions": run.conditions(),
+    }
+    digest.update(json.dumps(parts, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def kept_points(path: Path, wanted: str) -> dict[float, Point]:
+    """Alpha -> point of a strength.json that has the wanted fingerprint; {} of any other, or where there is none."""
+    try:
+        record = json.loads(path.read_bytes())
+        if record["fingerprint"] == wanted:
+            return {float(point["alpha"]): point_read(point) for point in record["curve"]}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        pass  # nothing there, or of another version: all points are measured
+    return {}
+
+
+def point_read(point: Mapping[str, Any]) -> Point:
+    """A point as it was before JSON, which has no NaN."""
+    kinds = {key: point[key] for key in ("dev", "forgetting") if key in point}
+    read = {key: {dim: np.nan if value is None else float(value) for dim, value in kinds[key].items()} for key in kinds}
+    return {"alpha": float(point["alpha"]), **read}
+
+
+def measured_point(run: Run, general: PairSet | None, alpha: float) -> Point:
+    """The metric on dev, and Spearman on the forgetting set, of the run's encoder as it stands, at every dim, in fp32.
+
+    Collective: the ranks share the texts out, and all have the same point.
     """
     dims, metric = run.config.loss.dims, run.config.eval.metric
-    alphas, curve = strengths(run.config.eval.largest_strength), []
-    with progress("Choosing the strength", len(alphas)) as advance:
-        for alpha in alphas:
-            set_strength(run.parameters, start, trained, alpha)
-            with adapters_merged(run.encoder) as encoder:
-                metrics = evaluate(encoder, run.dev, dims)
-                point: Point = {"alpha": alpha, "dev": {dim: values[metric] for dim, values in metrics.items()}}
-                if run.general is not None:
-                    table = run.general.table
-                    cosines = pair_cosines(embed(encoder, run.general.tokens), table, dims)
-                    forgetting = (spearman(scores, table.score) for scores in cosines)
-                    point["forgetting"] = dict(zip(map(str, dims), forgetting, strict=True))
-            curve.append(point)
-            advance(note=f"alpha {alpha:.1f}")
-    return curve
+    with adapters_merged(run.encoder) as encoder:
+        metrics = evaluate(encoder, run.dev, dims)
+        point: Point = {"alpha": alpha, "dev": {dim: values[metric] for dim, values in metrics.items()}}
+        if general is not None:
+            cosines = pair_cosines(embed(encoder, general.tokens), general.table, dims)
+            forgetting = (spearman(scores, general.table.score) for scores in cosines)
+            point["forgetting"] = dict(zip(map(str, dims), forgetting, strict=True))
+    return point
+
+
+def coarse_places(grid: Sequence[float]) -> list[int]:
+    """Places in the grid that are measured first: COARSE apart, and the last."""
+    return sorted({*range(0, len(grid), COARSE), len(grid) - 1})
+
+
+def search(grid: Sequence[float], measure: Callable[[float], Point], forgetting_limit: float = 0.0) -> list[Point]:
+    """Points of the grid, coarse to fine, in order of alpha: COARSE apart, then nearer and nearer to the best of them.
+
+    Where the metric rises to one peak over the strengths, and what is ruled out lies beyond some strength, the best of
+    these points is the best of the grid.
+    """
+    points = {place: measure(grid[place]) for place in coarse_places(grid)}
+    for stride in FINER:
+        while True:
+            curve = [points[place] for place in sorted(points)]
+            best = grid.index(best_strength(curve, forgetting_limit))
+            beside = [place for place in (best - stride, best + stride) if 0 <= place < len(grid)]
+            if all(place in points for place in beside):
+                break
+            points |= {place: measure(grid[place]) for place in beside if place not in points}
+    return [points[place] for place in sorted(points)]
+
+
+def explain_choice(curve: Sequence[Point], alpha: float, excluded: Mapping[float, RuledOut]) -> str:
+    """Why the chosen strength is not the one with the highest dev metric, in a sentence; "" where it is.
+
+    At alpha 0 it also says what that means.
+    """
+    largest = max(curve[0]["dev"], key=int)
+    values = {point["alpha"]: point["dev"][largest] for point in curve}
+    higher = [at for at in excluded if values[at] > values[alpha]]
+    sentences = []
+    if alpha == 0:
+        sentences.append("The export is the untouched model: no other strength is both allowed and better on dev.")
+    if higher:
+        highest = max(higher, key=lambda at: values[at])
+        sentences.append(f"{highest:.1f} has {values[highest]:.4f}, but is ruled out: it {excluded[highest]}.")
+    return " ".join(sentences)
 
 
 def ruled_out(curve: Sequence[Point], forgetting_limit: float = 0.0) -> dict[float, RuledOut]:

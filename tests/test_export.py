@@ -1,0 +1,574 @@
+"""Exports in others' hands: sentence-transformers makes of them what the trainer does, or there is one line before."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from oracles import LAYERS, LONGEST, WIDTH, edit_json, write_old_layout
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from trainer.config import LoraConfig
+from trainer.data.batch_layout import LayoutBuilder
+from trainer.data.incidents import generate_pairs
+from trainer.data.pairs import PairTable, pairs_from_columns, positives_of
+from trainer.errors import CheckpointError, InputError
+from trainer.evaluation.retrieval import retrieval
+from trainer.evaluation.scoring import PairSet, evaluate, pair_cosines
+from trainer.evaluation.thresholds import fit_thresholds
+from trainer.main import cli
+from trainer.model import export, loading, proof
+from trainer.model.embedding import embed, tokenize_sides
+from trainer.model.encoder import Encoder, embedding_conditions
+from trainer.model.loading import load_encoder
+from trainer.model.lora import add_lora, require_own_weights
+from trainer.system.console import console
+from trainer.system.run_files import ADAPTER, MODEL
+from trainer.training.model_card import usage
+
+Build = Callable[[str], Path]
+
+TOLERANCE = 5e-6
+DIMS = (16, WIDTH)
+TEXTS = [
+    "the printer on floor 2 is jammed",
+    "paper",
+    "vpn drops every hour and cannot send mail, it bounces",
+    "Screen is BLACK after the update",
+    "vpn " * 200,
+]
+QUERY, PASSAGE = "query: ", "passage: "
+
+
+def other_model(family: str, folder: Path, source: Path, **changes: Any) -> Path:
+    """A tiny model of a family that packing does not know, with the tokenizer of another."""
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    sizes: dict[str, Any] = {
+        "t5": {"d_model": WIDTH, "d_kv": 16, "d_ff": WIDTH, "num_layers": LAYERS, "num_heads": 4},
+        "gpt2": {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_positions": LONGEST},
+        "bart": {"d_model": WIDTH, "encoder_layers": 1, "decoder_layers": 1, "decoder_start_token_id": 0},
+    }
+    common = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": WIDTH}
+    common |= {"max_position_embeddings": LONGEST}
+    options = sizes.get(family, common) | ({"decoder_start_token_id": 0} if family == "t5" else {}) | changes
+    ids = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+    options = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **ids, **options}
+    torch.manual_seed(1)
+    AutoModel.from_config(AutoConfig.for_model(family, **options)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def trained(folder: Path, lora: bool = False, **options: Any) -> Encoder:
+    """An encoder that has moved away from its folder's weights."""
+    encoder = load_encoder(str(folder), **options)
+    if lora:
+        family = encoder.model.config.model_type
+        add_lora(encoder, LoraConfig(rank=4, targets=("q", "v") if family == "t5" else ("attention",)))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in encoder.trainable().values():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return encoder
+
+
+def exported(source: Path, run: Path, lora: bool = False, **options: Any) -> Encoder:
+    """The trained encoder, exported into a run's folder."""
+    encoder = trained(source, lora, **options)
+    proof.check_padding(encoder, TEXTS)
+    run.mkdir()
+    base = load_encoder(str(source), announce=False, **options)
+    export.export(encoder, base, run, "# A card\n", TEXTS, dims=DIMS)
+    return encoder
+
+
+def peer_of(folder: Path) -> SentenceTransformer:
+    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+
+
+def assert_peer_agrees(folder: Path, encoder: Encoder) -> None:
+    """Padded batches of both sides, at every dim, at length 1."""
+    peer = peer_of(folder)
+    for side, encode in (("query", peer.encode_query), ("document", peer.encode_document)):
+        for dim in DIMS:
+            theirs = encode(TEXTS, normalize_embeddings=True, truncate_dim=dim)
+            np.testing.assert_allclose(np.linalg.norm(theirs, axis=1), 1, atol=1e-5)
+            ours = encoder.encode(TEXTS, side=side, dims=dim, normalize=True)
+            np.testing.assert_allclose(theirs, ours, rtol=0, atol=TOLERANCE)
+
+
+def without_padding_token(folder: Path) -> Path:
+    edit_json(folder / "tokenizer_config.json", pad_token=None)
+    return folder
+
+
+# ---- families
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("family", ["bert", "mpnet", "distilbert", "t5"])
+def test_model_and_adapter_are_in_others_hands_what_was_trained(
+    family: str, lora: bool, tiny_model: Build, tmp_path: Path
+) -> None:
+    source = other_model("t5", tmp_path / "t5", tiny_model("bert")) if family == "t5" else tiny_model(family)
+    encoder = exported(source, tmp_path / "run", lora, max_length=20)
+    for folder in (MODEL, ADAPTER)[: 1 + lora]:
+        assert_peer_agrees(tmp_path / "run" / folder, encoder)
+        assert peer_of(tmp_path / "run" / folder).max_seq_length == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["albert", "camembert", "gpt2", "modernbert"])
+def test_families_on_the_padded_path_too(family: str, tiny_model: Build, tmp_path: Path) -> None:
+    source = other_model(family, tmp_path / "source", tiny_model("bert"))
+    assert_peer_agrees(tmp_path / "run" / MODEL, exported(source, tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_the_real_encoder_exported_with_an_adapter(real_encoder: Path, tmp_path: Path) -> None:
+    encoder = exported(real_encoder, tmp_path / "run", lora=True, max_length=64)
+    for folder in (MODEL, ADAPTER):
+        peer = peer_of(tmp_path / "run" / folder)
+        ours = encoder.encode(TEXTS, dims=128, normalize=True)
+        theirs = peer.encode(TEXTS, truncate_dim=128, normalize_embeddings=True)
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=TOLERANCE)
+
+
+def test_an_encoder_decoder_that_is_not_known_by_its_encoder_is_refused(tiny_model: Build, tmp_path: Path) -> None:
+    folder = other_model("bart", tmp_path / "bart", tiny_model("bert"))
+    with pytest.raises(InputError, match=r"bart is an encoder-decoder model, of which only the T5 kind") as caught:
+        load_encoder(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+# ---- padding
+
+
+def left_padded(folder: Path) -> Path:
+    edit_json(folder / "tokenizer_config.json", padding_side="left")
+    return folder
+
+
+@pytest.mark.slow
+def test_padding_on_the_left_becomes_padding_on_the_right(tiny_model: Build, tmp_path: Path) -> None:
+    source = left_padded(shutil.copytree(tiny_model("bert"), tmp_path / "source"))
+    theirs, ours = peer_of(source).encode(TEXTS), load_encoder(str(source)).encode(TEXTS)
+    assert np.abs(theirs - ours).max() > 1e-3  # what their library makes of the source
+    assert_peer_agrees(tmp_path / "run" / MODEL, exported(source, tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "mpnet", "gpt2"])
+def test_a_tokenizer_without_a_padding_token_gets_one_that_changes_no_text(
+    family: str, tiny_model: Build, tmp_path: Path
+) -> None:
+    known = family in ("bert", "mpnet")
+    whole = tiny_model(family) if known else other_model(family, tmp_path / "whole", tiny_model("bert"))
+    source = without_padding_token(shutil.copytree(whole, tmp_path / "source"))
+    with console.capture() as captured:
+        encoder = load_encoder(str(source))
+    assert "its tokenizer has no padding token; " in captured.get()
+    texts = [*TEXTS, "[SEP] </s> <unk> [UNK] [PAD] <pad>"]
+    assert [row["input_ids"] for row in map(encoder.tokenizer, TEXTS)] == [
+        row["input_ids"] for row in map(AutoTokenizer.from_pretrained(whole), TEXTS)
+    ]
+    assert encoder.encode(texts).shape == (len(texts), WIDTH)
+    assert_peer_agrees(tmp_path / "run" / MODEL, exported(source, tmp_path / "run"))
+
+
+def test_a_padding_token_without_an_embedding_is_replaced(tiny_model: Build, tmp_path: Path) -> None:
+    source = shutil.copytree(tiny_model("bert"), tmp_path / "source")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.add_special_tokens({"pad_token": "[NEW]"})
+    tokenizer.save_pretrained(source)
+    encoder = load_encoder(str(source))
+    assert encoder.tokenizer.pad_token_id < encoder.model.get_input_embeddings().num_embeddings
+    proof.check_padding(encoder, TEXTS)
+
+
+def test_no_token_that_could_pad_is_refused(tiny_model: Build, tmp_path: Path) -> None:
+    source = shutil.copytree(tiny_model("bert"), tmp_path / "source")
+    names = [f"{name}_token" for name in ("pad", "eos", "unk", "sep", "cls", "bos", "mask")]
+    edit_json(source / "tokenizer_config.json", **dict.fromkeys(names))
+    with pytest.raises(InputError, match=r"no padding token, nor another special one that could serve"):
+        load_encoder(str(source))
+
+
+def test_a_padded_batch_that_is_not_the_texts_alone_is_refused_before_training(
+    tiny_model: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: without the repair of padding, the check before training ends the run."""
+    source = left_padded(shutil.copytree(tiny_model("bert"), tmp_path / "source"))
+    monkeypatch.setattr(loading, "make_padding_safe", lambda tokenizer, backbone, name: "")
+    with pytest.raises(InputError, match=r"embeddings of a padded batch differ by .* from those of the same texts"):
+        proof.check_padding(load_encoder(str(source)), TEXTS)
+    without_padding_token(source)
+    with pytest.raises(InputError, match="does not take a padded batch"):
+        proof.check_padding(load_encoder(str(source)), TEXTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (left_padded, r"\(in sentence-transformers\) gives embeddings that differ"),
+        (without_padding_token, r"sentence-transformers cannot use it"),
+    ],
+)
+def test_an_export_that_others_read_otherwise_ends_the_run(
+    spoil: Callable[[Path], Path],
+    complaint: str,
+    tiny_model: Build,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Negative control of the proof by sentence-transformers: our own loader repairs what theirs does not."""
+    honest = export.save_tokenizer
+
+    def careless(encoder: Encoder, folder: Path) -> None:
+        honest(encoder, folder)
+        spoil(folder)
+
+    monkeypatch.setattr(export, "save_tokenizer", careless)
+    with pytest.raises(CheckpointError, match=complaint) as caught:
+        exported(tiny_model("bert"), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / MODEL).exists()
+
+
+# ---- what a folder's other files say
+
+
+@pytest.mark.slow
+def test_baked_truncation_and_padding_are_not_exported(tiny_model: Build, tmp_path: Path) -> None:
+    source = shutil.copytree(tiny_model("mpnet"), tmp_path / "source")
+    values = json.loads((source / "tokenizer.json").read_bytes())
+    values["truncation"] = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    values["padding"] = {"strategy": {"Fixed": 100}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 1}
+    values["padding"] |= {"pad_type_id": 0, "pad_token": "<pad>"}
+    (source / "tokenizer.json").write_text(json.dumps(values))
+    assert_peer_agrees(tmp_path / "run" / MODEL, exported(source, tmp_path / "run"))
+    saved = json.loads((tmp_path / "run" / MODEL / "tokenizer.json").read_bytes())
+    assert saved["truncation"] is None and saved["padding"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["sentence_bert_config.json", "sentence_roberta_config.json"])
+def test_length_and_case_under_the_names_of_old_versions(file: str, tiny_model: Build, tmp_path: Path) -> None:
+    source = write_old_layout(tiny_model("bert"), tmp_path / "source", max_seq_length=9, do_lower_case=True)
+    text = (source / "tokenizer.json").read_text(encoding="utf-8")
+    (source / "tokenizer.json").write_text(text.replace('"lowercase": true', '"lowercase": false'))
+    (source / "sentence_bert_config.json").rename(source / file)
+    ours = load_encoder(str(source))
+    assert (ours.spec.max_length, ours.spec.lower_case) == (9, True)
+    texts = [*TEXTS, "[SEP] The PRINTER ΟΔΟΣ [CLS]"]
+    np.testing.assert_allclose(ours.encode(texts), peer_of(source).encode(texts), rtol=0, atol=TOLERANCE)
+    assert_peer_agrees(tmp_path / "run" / MODEL, exported(source, tmp_path / "run", max_length=20))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"query_length": 8}, "query_length of its Transformer module"),
+        ({"processing_kwargs": {"text": {"max_length": 4}}}, "processing_kwargs of its Transformer module"),
+        ({"transformer_task": "fill-mask"}, "a model for fill-mask"),
+    ],
+)
+def test_settings_that_cannot_be_honoured_are_refused(
+    changes: dict[str, Any], complaint: str, tiny_model: Build, tmp_path: Path
+) -> None:
+    source = write_old_layout(tiny_model("bert"), tmp_path / "source", **changes)
+    with pytest.raises(InputError, match=complaint):
+        load_encoder(str(source))
+
+
+def test_normalising_something_else_is_refused(tiny_model: Build, tmp_path: Path) -> None:
+    source = write_old_layout(tiny_model("bert"), tmp_path / "source")
+    (source / "2_Normalize").mkdir()
+    edit_json(source / "2_Normalize" / "config.json", module_input_name="token_embeddings")
+    with pytest.raises(InputError, match="normalising something else"):
+        load_encoder(str(source))
+
+
+def test_a_text_of_no_token_is_named(tiny_model: Build, tmp_path: Path) -> None:
+    source = other_model("gpt2", tmp_path / "source", tiny_model("bert"))
+    values = json.loads((source / "tokenizer.json").read_bytes())
+    (source / "tokenizer.json").write_text(json.dumps(values | {"post_processor": None}))
+    encoder = load_encoder(str(source))
+    with pytest.raises(InputError, match=r"no token comes of the text '\\u200b'; remove it"):
+        encoder.encode(["vpn", "\u200b"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base_has_it", [True, False])
+def test_nothing_is_missing_of_an_export(
+    base_has_it: bool, tiny_model: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = shutil.copytree(tiny_model("bert"), tmp_path / "source")
+    if base_has_it:
+        pooler = {"bert.pooler.dense.weight": torch.rand(WIDTH, WIDTH), "bert.pooler.dense.bias": torch.rand(WIDTH)}
+        save_file(load_file(source / "model.safetensors") | pooler, source / "model.safetensors", {"format": "pt"})
+    exported(source, tmp_path / "run")
+    weights = load_file(tmp_path / "run" / MODEL / "model.safetensors")
+    assert ("pooler.dense.weight" in weights) is base_has_it
+    if base_has_it:
+        assert torch.equal(weights["pooler.dense.bias"], pooler["bert.pooler.dense.bias"])
+    _, report = AutoModel.from_pretrained(tmp_path / "run" / MODEL, output_loading_info=True)
+    assert bool(report["missing_keys"]) is not base_has_it
+    peer = peer_of(tmp_path / "run" / MODEL)
+    assert (getattr(peer[0].model, "pooler", None) is not None) is base_has_it  # theirs makes up no pooler
+
+
+# ---- adapters and runs as models
+
+
+@pytest.mark.slow
+def test_an_adapter_folder_is_read_with_its_base(tiny_model: Build, tmp_path: Path) -> None:
+    encoder = exported(tiny_model("mpnet"), tmp_path / "run", lora=True, max_length=30, pooling="cls")
+    adapter = tmp_path / "run" / ADAPTER
+    read = load_encoder(str(adapter))
+    assert (read.spec.max_length, read.spec.pooling, read.spec.name) == (30, "cls", str(adapter))
+    np.testing.assert_allclose(read.encode(TEXTS), encoder.encode(TEXTS), rtol=0, atol=TOLERANCE)
+    with pytest.raises(InputError, match="holds an adapter, on which no other can be trained"):
+        require_own_weights(read)
+    require_own_weights(load_encoder(str(tmp_path / "run" / MODEL)))
+    # One that says nothing but its base, as PEFT writes it.
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(adapter / name, bare / name)
+    plain = load_encoder(str(bare), max_length=30, pooling="cls")
+    np.testing.assert_allclose(plain.encode(TEXTS), encoder.encode(TEXTS), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"peft_type": "LORA"}, "names no base model"),
+        ({"peft_type": "LORA", "base_model_name_or_path": "/no/such/base"}, "an adapter without adapter_model"),
+        ({"peft_type": "IA3", "base_model_name_or_path": "x"}, "an adapter of kind 'IA3'"),
+    ],
+)
+def test_an_adapter_that_cannot_be_read_is_told_from_a_missing_config(
+    config: dict[str, str], complaint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=complaint):
+        load_encoder(str(tmp_path))
+
+
+def test_the_base_of_an_adapter_that_is_gone_is_named(tmp_path: Path) -> None:
+    config = {"peft_type": "LORA", "base_model_name_or_path": "/no/such/base"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(InputError, match=r"holds an adapter whose base cannot be used: .*/no/such/base"):
+        load_encoder(str(tmp_path))
+
+
+def test_a_run_is_told_of_its_model(tiny_model: Build, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model("bert"), tmp_path / "run" / MODEL)
+    with pytest.raises(InputError, match=r"is the folder of a run; its model is .*run/model$"):
+        load_encoder(str(tmp_path / "run"))
+
+
+# ---- prompts
+
+
+@pytest.fixture
+def prompted(tiny_model: Build, tmp_path: Path) -> Path:
+    """A folder with a prompt for each side and no default one."""
+    folder = write_old_layout(tiny_model("bert"), tmp_path / "prompted", max_seq_length=LONGEST)
+    edit_json(folder / "config_sentence_transformers.json", prompts={"query": QUERY, "passage": PASSAGE})
+    return folder
+
+
+@pytest.fixture
+def table() -> PairTable:
+    """Pairs of which some texts stand on both sides, copies among them."""
+    first = ["the printer is jammed", "vpn drops", "paper stuck", "VPN drops", "mail", "screen"]
+    second = ["paper stuck", "vpn drops every hour", "screen is black", "mail", "cannot send mail", "paper stuck"]
+    return pairs_from_columns({"text1": first, "text2": second, "label": [1, 1, 0, 0, 1, 0]}, "pairs.json")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default", "expected"),
+    [
+        ({"query": QUERY, "passage": PASSAGE}, None, (QUERY, PASSAGE)),
+        ({"query": QUERY, "passage": PASSAGE}, "query", (QUERY, PASSAGE)),
+        ({"query": QUERY, "document": PASSAGE, "passage": "x"}, None, (QUERY, PASSAGE)),
+        ({"query": QUERY, "corpus": PASSAGE}, None, (QUERY, PASSAGE)),
+        ({"query": QUERY}, None, (QUERY, "")),
+        ({"query": QUERY}, "query", (QUERY, QUERY)),
+        ({"similarity": "s: "}, "similarity", ("s: ", "s: ")),
+        ({"similarity": "s: "}, None, ("", "")),
+        ({"query": None, "document": ""}, None, ("", "")),
+        ({}, None, ("", "")),
+    ],
+)
+def test_the_prompts_that_a_folder_names(
+    prompts: dict[str, Any], default: str | None, expected: tuple[str, str], tiny_model: Build, tmp_path: Path
+) -> None:
+    folder = write_old_layout(tiny_model("bert"), tmp_path / "model")
+    (folder / "config_sentence_transformers.json").write_text(
+        json.dumps({"prompts": prompts, "default_prompt_name": default})
+    )
+    spec = load_encoder(str(folder)).spec
+    assert (spec.query_prompt, spec.document_prompt) == expected
+    asked = load_encoder(str(folder), prompts=("q ", "d ")).spec
+    assert (asked.query_prompt, asked.document_prompt, asked.prompt) == ("q ", "d ", "")
+    same = load_encoder(str(folder), prompts=("s ",)).spec
+    assert (same.side_prompts, same.prompt) == (("s ",), "s ")
+    none = load_encoder(str(folder), prompts=("",)).spec
+    assert (none.side_prompts, none.prompt, none.prompts) == (("",), "", ())
+
+
+def test_a_prompt_that_is_no_text_is_refused(prompted: Path) -> None:
+    (prompted / "config_sentence_transformers.json").write_text('{"prompts": {"query": "\\ud800"}}')
+    with pytest.raises(InputError, match="a prompt holds half a surrogate pair"):
+        load_encoder(str(prompted))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [("auto",), ("question: ", ""), ("both: ",), ("",)])
+def test_prompts_are_used_and_exported(asked: tuple[str, ...], prompted: Path, tmp_path: Path) -> None:
+    encoder = exported(prompted, tmp_path / "run", lora=True, prompts=asked)
+    sides = (QUERY, PASSAGE) if asked == ("auto",) else (asked[0], asked[-1])
+    peer = peer_of(tmp_path / "run" / MODEL)
+    plain = load_encoder(str(tmp_path / "run" / MODEL), prompts=("",))
+    for side, prompt in zip(("query", "document"), sides, strict=True):
+        rows = encoder.encode(TEXTS, side=side)
+        np.testing.assert_allclose(rows, plain.encode([prompt + text for text in TEXTS]), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(peer.encode(TEXTS), encoder.encode(TEXTS), rtol=0, atol=TOLERANCE)
+    for folder in (MODEL, ADAPTER):
+        assert_peer_agrees(tmp_path / "run" / folder, encoder)
+        assert load_encoder(str(tmp_path / "run" / folder)).spec.side_prompts == encoder.spec.side_prompts
+
+
+@pytest.mark.slow
+def test_pairs_are_judged_with_the_prompt_of_each_side(prompted: Path, table: PairTable) -> None:
+    encoder, peer = load_encoder(str(prompted)), peer_of(prompted)
+    rows = embed(encoder, tokenize_sides(encoder, table.texts))
+    assert len(rows) == 2 * len(table.texts)
+    first = peer.encode([table.texts[i] for i in table.text1], prompt=QUERY, normalize_embeddings=True)
+    second = peer.encode([table.texts[i] for i in table.text2], prompt=PASSAGE, normalize_embeddings=True)
+    expected = (first * second).sum(1)
+    cosines = pair_cosines(rows, table, (WIDTH,))[0]
+    np.testing.assert_allclose(cosines, expected, rtol=0, atol=TOLERANCE)
+    unprompted = load_encoder(str(prompted), prompts=("",))
+    without = pair_cosines(embed(unprompted, tokenize_sides(unprompted, table.texts)), table, (WIDTH,))[0]
+    assert np.abs(without - cosines).max() > 1e-3  # negative control
+    fitted = fit_thresholds(cosines[None], table, (WIDTH,), "f1", embedding_conditions(encoder))
+    assert (fitted.model.query_prompt, fitted.model.document_prompt) == (QUERY, PASSAGE)
+    threshold = evaluate(encoder, PairSet.build(table, encoder), (WIDTH,))[str(WIDTH)]["threshold"]
+    assert threshold == pytest.approx(fitted.values[str(WIDTH)], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_decisions_of_a_whole_run_are_the_same_in_others_hands(prompted: Path, tmp_path: Path) -> None:
+    parts = {part: generate_pairs(48, 0, part) for part in ("train", "dev", "test")}
+    settings = [f"model.name={prompted}", "curriculum.epochs=1", "optim.lr=1e-3", "loss.dims=[64, 16]"]
+    settings += ["train.batch_size=8", "eval.choose_strength=false", "train.precision=fp32", "lora.enabled=true"]
+    for part, pairs in parts.items():
+        (tmp_path / f"{part}.json").write_text(json.dumps(pairs))
+        settings.append(f"data.{part}={tmp_path / part}.json")
+    run = tmp_path / "run"
+    assert cli(["train", "--output-dir", str(run), *(word for one in settings for word in ("--set", one))]) == 0
+    fitted = json.loads((run / MODEL / "thresholds.json").read_text())
+    assert fitted["model"]["query_prompt"] == QUERY and fitted["model"]["document_prompt"] == PASSAGE
+    metrics = json.loads((run / "metrics.json").read_text())["test"]["final"]
+    labels = np.array(parts["test"]["labels"], dtype=bool)
+    for folder, dim in itertools.product((MODEL, ADAPTER), DIMS):
+        peer = SentenceTransformer(str(run / folder), device="cpu", truncate_dim=dim)
+        first = peer.encode_query(parts["test"]["texts1"], normalize_embeddings=True)
+        second = peer.encode_document(parts["test"]["texts2"], normalize_embeddings=True)
+        called = (first * second).sum(1) >= fitted["values"][str(dim)]
+        assert (called & labels).sum() / labels.sum() == pytest.approx(metrics[str(dim)]["recall"])
+        assert (called & ~labels).sum() / (~labels).sum() == pytest.approx(metrics[str(dim)]["false_positive_rate"])
+
+
+def test_retrieval_finds_documents_by_queries() -> None:
+    random = np.random.default_rng(0)
+    queries, documents = random.normal(size=(2, 7, 8)).astype(np.float32)
+    relevant = positives_of(
+        pairs_from_columns({"text1": ["a", "b", "c"], "text2": ["d", "e", "f"], "label": [1, 1, 1]})
+    )
+    relevant.resize(7, 7)
+    found, values = retrieval(queries, relevant, (4, 8), documents)
+    for m, dim in enumerate((4, 8)):
+        unit = [rows[:, :dim] / np.linalg.norm(rows[:, :dim], axis=1, keepdims=True) for rows in (queries, documents)]
+        cosines = unit[0] @ unit[1].T
+        np.fill_diagonal(cosines, -np.inf)
+        for place, query in enumerate(found):
+            target = relevant[query].indices[0]
+            rank = 1 + (cosines[query] > cosines[query, target]).sum()
+            assert values["mrr@10"][m, place] == pytest.approx(1 / rank)
+
+
+@pytest.mark.parametrize("all_pairs", [False, True])
+def test_a_batch_encodes_each_text_on_its_side_and_masks_copies_whatever_the_side(
+    all_pairs: bool, table: PairTable
+) -> None:
+    count = len(table.texts)
+    rows = np.arange(len(table))
+    options: dict[str, Any] = {"rank": 0, "all_pairs": all_pairs}
+    layout = LayoutBuilder(table, positives_of(table), two_prompts=True, **options).build([rows])
+    plain = LayoutBuilder(table, positives_of(table), **options).build([rows])
+    (ids,) = layout.texts
+    queries, candidates = ids[layout.queries], ids[layout.candidates]
+    positive = table.label
+    assert queries.tolist() == table.text1[positive].tolist()
+    assert candidates[layout.targets].tolist() == (table.text2[positive] + count).tolist()
+    assert ids[layout.own_targets].tolist() == (table.text2[positive] + count).tolist()
+    assert (candidates >= count).all()  # the candidate of a label-0 row too, whichever of its texts that is
+    assert set(table.canonical[candidates - count]) == set(table.canonical[plain.texts[0][plain.candidates]])
+    if all_pairs:
+        assert ids[layout.pair1].tolist() == table.text1.tolist()
+        assert ids[layout.pair2].tolist() == (table.text2 + count).tolist()
+    related = positives_of(table).toarray() | np.eye(table.canonical.max() + 1, dtype=bool)
+    for query, excluded in zip(queries, layout.excluded, strict=True):
+        masked = {int(column) for column in excluded if column >= 0}
+        assert masked == {
+            column
+            for column, candidate in enumerate(candidates)
+            if related[table.canonical[query], table.canonical[candidate - count]]
+        }
+
+
+# ---- length 1 after the cut
+
+
+@pytest.mark.slow
+def test_the_code_on_the_card_gives_the_cosines_that_thresholds_are_for(
+    prompted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = exported(prompted, tmp_path / "run")
+    code = usage(tmp_path / "run" / MODEL, "16", sided=True)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    shown = float(capsys.readouterr().out.strip().removeprefix("tensor([[").removesuffix("]])"))
+    for rows in (names["first"], names["second"]):
+        assert rows.shape == (1, 16) and np.linalg.norm(rows) == pytest.approx(1, abs=1e-5)
+    first = encoder.encode(["vpn is down"], side="query", dims=16, normalize=True)
+    second = encoder.encode(["cannot connect from home"], side="document", dims=16, normalize=True)
+    assert shown == pytest.approx(float(first[0] @ second[0]), abs=1e-4)
+    assert "model.encode([" in usage(tmp_path / "run" / MODEL, "16", sided=False)
+
+
+def test_their_library_says_nothing_of_an_export(
+    tiny_model: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exported(tiny_model("bert"), tmp_path / "run")
+    with caplog.at_level(logging.WARNING):
+        peer_of(tmp_path / "run" / MODEL)
+    assert not [record for record in caplog.records if "MISSING" in record.getMessage()]

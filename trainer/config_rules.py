@@ -1,0 +1,92 @@
+"""What the value of a setting must satisfy beyond its type, and what to do where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.errors import InputError
+from trainer.system.values import convert, toml_value
+
+
+class SettingError(InputError):
+    """A setting that is unknown or wrong: `keys` are those that the message is about, the one to blame first."""
+
+    def __init__(self, message: str, *keys: str) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
+def checked(value: Any, kind: Any, key: str) -> Any:
+    """A setting's value in its type. Raises SettingError where it is of another type, or breaks the key's rule."""
+    try:
+        value = convert(value, kind, key)
+    except InputError as error:
+        raise SettingError(str(error), key) from None
+    if key in RULES and not RULES[key].holds(value):
+        raise SettingError(f"{key} = {toml_value(value)}: {RULES[key].fix}", key)
+    return value
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must satisfy beyond its type, and what to do where it does not."""
+
+    holds: Callable[[Any], bool]
+    fix: str
+
+
+def _one_of(*choices: str) -> Rule:
+    return Rule(lambda value: value in choices, "use one of " + ", ".join(f'"{choice}"' for choice in choices))
+
+
+_NOT_NEGATIVE = Rule(lambda value: value >= 0, "use 0 or more")
+_POSITIVE = Rule(lambda value: value > 0, "use a value above 0")
+_SHARE = Rule(lambda value: 0 <= value < 1, "use a share from 0 up to, not including, 1")
+
+RULES = {
+    "model.name": Rule(bool, "name a model folder or a hub model"),
+    "model.max_length": Rule(lambda value: value == 0 or value >= 3, "use 3 or more, or 0 for the model's own"),
+    "model.pooling": _one_of("auto", "mean", "cls"),
+    "model.prompts": Rule(
+        lambda value: len(value) in (1, 2) and (len(value) == 1 or "auto" not in value),
+        'use ["auto"], one prompt, or two: the query\'s and the document\'s, as in ["query: ", "passage: "]',
+    ),
+    "lora.rank": _POSITIVE,
+    "lora.alpha": _POSITIVE,
+    "lora.dropout": _SHARE,
+    "lora.targets": Rule(bool, 'name at least one, as in ["attention"]'),
+    "data.dev_fraction": Rule(lambda value: 0 < value < 1, "use a share between 0 and 1"),
+    "data.label_scale": _POSITIVE,
+    "data.positive_threshold": _NOT_NEGATIVE,
+    "curriculum.mode": _one_of("auto", "phased", "mixed"),
+    "curriculum.phases": Rule(lambda value: value and len(set(value)) == len(value), "list each phase once"),
+    "curriculum.epochs": _POSITIVE,
+    "curriculum.replay": Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
+    "train.batch_size": Rule(lambda value: value >= 2, "use 2 or more: one pair has nothing to be told apart from"),
+    "train.precision": _one_of("auto", "fp32", "bf16", "fp16"),
+    "train.tokens_per_chunk": _NOT_NEGATIVE,
+    "train.compile": _one_of("auto", "on", "off"),
+    "train.timeout": Rule(lambda value: 1 <= value <= 10**7, "use seconds from 1 to 10000000"),
+    "train.seed": Rule(lambda value: 0 <= value < 2**32, "use a whole number from 0 to 4294967295"),
+    "optim.lr": Rule(lambda value: value >= 0, "use a rate above 0, or 0 for the measured one"),
+    "optim.floor_lr": _NOT_NEGATIVE,
+    "optim.weight_decay": _NOT_NEGATIVE,
+    "optim.warmup_ratio": Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
+    "optim.hold_ratio": Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
+    "optim.clip_norm": _NOT_NEGATIVE,
+    "loss.dims": Rule(
+        lambda value: not value or (min(value) > 0 and len(set(value)) == len(value)), "list each dim once, all above 0"
+    ),
+    "loss.weights": Rule(lambda value: all(weight > 0 for weight in value), "use weights above 0"),
+    "loss.scale": _POSITIVE,
+    "loss.pair_weight": _NOT_NEGATIVE,
+    "eval.every": _NOT_NEGATIVE,
+    "eval.largest_strength": Rule(lambda value: 1 <= value <= 2, "use 1 (the trained model) up to 2"),
+    "eval.forgetting_limit": _NOT_NEGATIVE,
+    "early_stopping.patience": _NOT_NEGATIVE,
+    "checkpoint.every": _NOT_NEGATIVE,
+    "checkpoint.minutes": _NOT_NEGATIVE,
+    "log.every": _POSITIVE,
+}

@@ -1,0 +1,129 @@
+"""Filling batches so that labelled negatives ride with their anchor's positive and no text stands twice in a batch."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from trainer.data.pairs import PairTable
+
+# How many units ahead, in batches' worth, a batch may look for one that fits and repeats no text of it.
+LOOKAHEAD = 8
+# How many units of other batches are looked at to exchange for one: all within reach at a batch of 64.
+SEARCH = 1024
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Rows that stay in one batch: a positive with the labelled negatives of its anchor, or a single row."""
+
+    rows: tuple[int, ...]
+    texts: frozenset[int]  # canonical
+
+
+def make_units(table: PairTable, rows: np.ndarray) -> list[Unit]:
+    """Tie each labelled negative to a positive of its anchor, evenly where there are several."""
+    first, second = table.canonical[table.text1].tolist(), table.canonical[table.text2].tolist()
+    labels = table.label.tolist()
+    members = [[row] for row in rows.tolist() if labels[row]]
+    of_anchor: dict[int, deque[list[int]]] = {}
+    for unit in members:
+        of_anchor.setdefault(first[unit[0]], deque()).append(unit)
+    for row in rows.tolist():
+        if labels[row]:
+            continue
+        hosts = of_anchor.get(first[row]) or of_anchor.get(second[row])
+        if hosts:
+            hosts[0].append(row)
+            hosts.rotate(-1)
+        else:
+            members.append([row])
+    return [_unit(first, second, unit) for unit in members]
+
+
+def _unit(first: list[int], second: list[int], rows: list[int]) -> Unit:
+    return Unit(tuple(rows), frozenset(first[row] for row in rows) | frozenset(second[row] for row in rows))
+
+
+def take_batch(queue: deque[Unit], size: int) -> list[Unit]:
+    """Take units of `size` rows together off the front of the queue.
+
+    Whole units that share no text with the batch come first. Where none within reach fits, a unit is split (what is
+    cut off is put back as single rows), and only then is a text repeated. What was passed over keeps its place.
+    """
+    batch: list[Unit] = []
+    used: set[int] = set()
+    passed: list[Unit] = []
+    room = size
+
+    def add(unit: Unit) -> list[Unit]:
+        nonlocal room
+        head, tail = unit.rows[:room], unit.rows[room:]
+        batch.append(Unit(head, unit.texts))
+        used.update(unit.texts)
+        room -= len(head)
+        return [Unit((row,), unit.texts) for row in tail]
+
+    while queue and room and len(passed) < LOOKAHEAD * size:
+        unit = queue.popleft()
+        if len(unit.rows) <= room and used.isdisjoint(unit.texts):
+            add(unit)
+        else:
+            passed.append(unit)
+    for clean in (True, False):
+        waiting, passed = passed, []
+        for unit in waiting:
+            passed += add(unit) if room and (not clean or used.isdisjoint(unit.texts)) else [unit]
+    queue.extendleft(reversed(passed))
+    return batch
+
+
+def spread_repeats(batches: list[list[Unit]]) -> int:
+    """Swap units that repeat a text of their batch with units of other batches of the epoch, in place.
+
+    The last batches of an epoch get what the others passed over, so repeats gather there. Returns how many batches
+    still repeat a text.
+    """
+    counts = [Counter(text for unit in batch for text in unit.texts) for batch in batches]
+    remaining = 0
+    for number, batch in enumerate(batches):
+        reach = range(max(number - LOOKAHEAD, 0), min(number + LOOKAHEAD + 1, len(batches)))
+        for place, unit in enumerate(batch):
+            if any(counts[number][text] > 1 for text in unit.texts):
+                _swap(batches, counts, number, place, [other for other in reach if other != number])
+        remaining += max(counts[number].values()) > 1
+    return remaining
+
+
+def _swap(batches: list[list[Unit]], counts: list[Counter[int]], number: int, place: int, others: list[int]) -> None:
+    """Exchange a unit with one as large of another batch, if there is one so that neither repeats a text for it."""
+
+    def fits(unit: Unit, batch: int, leaving: Unit) -> bool:
+        return all(counts[batch][text] == (text in leaving.texts) for text in unit.texts)
+
+    mine = batches[number][place]
+    # Where a text stands twice, one unit less would not make room; where it is everywhere this saves the search.
+    roomy = (other for other in others if all(counts[other][text] <= 1 for text in mine.texts))
+    within_reach = ((other, position) for other in roomy for position in range(len(batches[other])))
+    for other, position in islice(within_reach, SEARCH):
+        theirs = batches[other][position]
+        if len(theirs.rows) == len(mine.rows) and fits(theirs, number, mine) and fits(mine, other, theirs):
+            batches[number][place], batches[other][position] = theirs, mine
+            for batch, comes, goes in ((number, theirs, mine), (other, mine, theirs)):
+                counts[batch].subtract(goes.texts)
+                counts[batch].update(comes.texts)
+            return
+
+
+def sample_units(units: list[Unit], rows: int, rng: np.random.Generator) -> list[Unit]:
+    """Random units, each at most once, until they hold `rows` rows."""
+    chosen: list[Unit] = []
+    for i in rng.permutation(len(units)) if rows else ():
+        if rows <= 0:
+            break
+        chosen.append(units[i])
+        rows -= len(units[i].rows)
+    return chosen

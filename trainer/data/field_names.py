@@ -1,0 +1,267 @@
+"""What the columns of pairs and tickets are called: the names that a person gives, else the usual ones.
+
+Names are compared by their letters and digits alone: "Short description" is short_description. A `PairFinder` or a
+`TicketFinder` tells the readers which columns of a file hold which field.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from trainer.data.raw_table import brief, missing_column, parse_number
+from trainer.errors import InputError
+
+# Field -> our own names for it, in rows and in columns; they win over the usual ones.
+PAIR_NAMES = {
+    "text1": ("text1", "texts1"),
+    "text2": ("text2", "texts2"),
+    "label": ("label", "labels"),
+    "phase": ("phase", "phaseindicators"),
+    "category1": ("category1", "categories1"),
+    "category2": ("category2", "categories2"),
+    "origin": ("origin", "origins"),  # which build-pairs writes, and lint reads
+}
+USUAL_PAIR_NAMES = {
+    "text1": ("sentence1", "question1", "anchor", "query", "premise", "texta", "sentencea", "questiona", "question"),
+    "text2": (
+        "sentence2", "question2", "hypothesis", "textb", "sentenceb", "questionb", "passage", "document", "answer",
+        "response",
+    ),
+    "label": ("isduplicate", "duplicate", "score", "similarity", "similarityscore", "relatednessscore", "goldlabel"),
+}  # fmt: skip
+REQUIRED = ("text1", "text2", "label")
+SHOWN = 4  # of several candidates
+# A text under such a name is alike by its name, or unlike; "negative_3" too.
+POSITIVE = re.compile(r"pos(itives?)?")
+NEGATIVE = re.compile(r"(hard)?neg(atives?)?\d*")
+MAPPED_TO = {"anchor": "text1", "query": "text1", "positive": "positive", "negative": "negative"}
+MAPPED_TO |= {name: name for name in PAIR_NAMES if name != "origin"}
+
+# In order of preference: the first that a file has is taken.
+USUAL_TICKET_NAMES = {
+    "number": (
+        "number", "issuekey", "key", "ticketnumber", "ticketid", "incidentnumber", "incidentid", "caseid", "bugid",
+        "issueid", "requestid", "iid", "id", "#",
+    ),
+    "text1": ("shortdescription", "summary", "subject", "title", "shortdesc", "issuesummary"),
+    "text2": (
+        "description", "body", "longdescription", "detaileddescription", "details", "content", "message", "text",
+        "descriptiontext", "notes",
+    ),
+    "category": (
+        "assignmentgroup", "assignedgroup", "supportgroup", "group", "groupname", "components", "component",
+        "category", "team", "queue", "department", "tracker", "product", "groupid", "labels", "tags", "project",
+    ),
+}  # fmt: skip
+
+
+def name_key(name: str) -> str:
+    """A name by its letters and digits alone; one without any as it is."""
+    return "".join(character for character in name.casefold() if character.isalnum()) or name.strip()
+
+
+def positions_of(name: str, names: Sequence[str]) -> tuple[int, ...]:
+    """Positions of the columns of a name: that very one, else the only spelling that differs in case and signs."""
+    exact = tuple(position for position, other in enumerate(names) if other == name)
+    if exact:
+        return exact
+    alike = [position for position, other in enumerate(names) if name_key(other) == name_key(name)]
+    return tuple(alike) if len({names[position] for position in alike}) == 1 else ()
+
+
+# ---- pairs
+
+
+@dataclass(frozen=True)
+class PairFinder:
+    """Finds text1, text2 and label in a pair file, or text1 with positive (alike by its name) and negative."""
+
+    columns: tuple[str, ...] = ()
+    """As a person maps them: "text1=Title", "label=same"; numbers, from 1, where the file has no header."""
+
+    def __post_init__(self) -> None:
+        if len(self.mapping) < len(self.columns):
+            raise InputError(f"data.columns names a field twice ({', '.join(self.columns)}): give each one column")
+
+    @cached_property
+    def mapping(self) -> dict[str, str]:
+        """Field -> column, of `columns`. Raises InputError for one that is no mapping."""
+        return dict(map(_parse_mapping, self.columns))
+
+    def find(self, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
+        """Field -> positions of its columns. Raises InputError: one is missing, or could be one of several."""
+        mapped = self._mapped(names, source)
+        found = dict(mapped)
+        taken = {position for positions in mapped.values() for position in positions}
+        by_key: dict[str, list[int]] = {}
+        for position, name in enumerate(names):
+            if position not in taken:
+                by_key.setdefault(name_key(name), []).append(position)
+        for name, own in PAIR_NAMES.items():
+            if name not in found and not (name == "text2" and "positive" in found):
+                usual = list(USUAL_PAIR_NAMES.get(name, ()))
+                usual += filter(POSITIVE.fullmatch, by_key) if name == "text2" else ()
+                if positions := _only(name, own, by_key, names, source) or _only(name, usual, by_key, names, source):
+                    found[name] = positions
+        negatives = [position for key, at in by_key.items() if NEGATIVE.fullmatch(key) for position in at]
+        if negatives and "negative" not in found:
+            found["negative"] = tuple(negatives)
+        return self._settle(found, mapped, names, source)
+
+    def _settle(
+        self, found: dict[str, tuple[int, ...]], mapped: Mapping[str, Any], names: Sequence[str], source: str
+    ) -> dict[str, tuple[int, ...]]:
+        """The fields that go together: pairs with a label, or a text with its positives and negatives."""
+        ours = all(name in found and name_key(names[found[name][0]]) in PAIR_NAMES[name] for name in REQUIRED)
+        if "label" in mapped or ours:
+            found.pop("negative", None)
+        elif mapped.keys() & {"positive", "negative"}:
+            found.pop("label", None)
+        if "label" in found and "negative" in found:
+            both = f"a label ({brief(names[found['label'][0]])}) and negatives ({brief(names[found['negative'][0]])})"
+            raise InputError(f"{source}: has {both}: say which counts, {_mapping_fix('label', 'NAME')}")
+        by_name = "text2" in found and POSITIVE.fullmatch(name_key(names[found["text2"][0]]))
+        if "text2" in found and "label" not in found and ("negative" in found or by_name):
+            found["positive"] = found.pop("text2")
+        if "positive" in found and "label" in found:
+            found["text2"] = found.pop("positive")
+        for name in REQUIRED:
+            if name not in found and (name == "text1" or "positive" not in found):
+                raise _missing_pair_column(source, name, names)
+        return found
+
+    def _mapped(self, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
+        """Positions of the columns that are mapped; {} for a file that has none of them."""
+        found = {name: positions_of(column, names) for name, column in self.mapping.items()}
+        if any(found.values()) and not all(found.values()):
+            column = next(column for name, column in self.mapping.items() if not found[name])
+            raise missing_column(source, column, names, "correct data.columns")
+        return found if all(found.values()) else {}
+
+    def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
+        """Text, text, label or label, text, text, told by the number; or as mapped to numbers of columns."""
+        columns = list(self.mapping.values())
+        if columns and all(map(str.isdecimal, columns)) and not set(columns) & set(cells):
+            numbers = [str(number) for number in range(1, len(cells) + 1)]
+            found = self._mapped(numbers, source)
+            return self._settle(found, found, numbers, source) if found else {}
+        if self.columns or len(cells) != 3:
+            return {}
+        if parse_number(cells[2]) is not None:
+            return {"text1": (0,), "text2": (1,), "label": (2,)}
+        return {"label": (0,), "text1": (1,), "text2": (2,)} if parse_number(cells[0]) is not None else {}
+
+    def is_mapped(self, name: str) -> bool:
+        """Whether a column of this name is one that a person mapped."""
+        return name_key(name) in map(name_key, self.mapping.values())
+
+    def describe(self, names: Mapping[str, str]) -> list[str]:
+        """The columns of fields that do not go by our own names, as "text1=question1"."""
+        return [
+            f"{name}={column}" for name, column in names.items() if name_key(column) not in PAIR_NAMES.get(name, ())
+        ]
+
+
+def _only(
+    name: str, keys: Iterable[str], by_key: Mapping[str, list[int]], names: Sequence[str], source: str
+) -> tuple[int, ...]:
+    """The one position of a field among the columns with one of `keys`, () for none. Raises InputError for several."""
+    positions = [position for key in keys for position in by_key.get(key, ())]
+    if len(positions) > 1:
+        candidates = [names[position] for position in positions]
+        if len(set(candidates)) == 1:
+            raise InputError(f"{source}: the column {candidates[0]} stands twice in the header: remove one")
+        listed = ", ".join(map(brief, candidates[:SHOWN]))
+        raise InputError(f"{source}: {name} could be any of {listed}: say which, {_mapping_fix(name, candidates[0])}")
+    return tuple(positions)
+
+
+def _parse_mapping(text: str) -> tuple[str, str]:
+    name, sign, column = text.partition("=")
+    name_of_field = MAPPED_TO.get(name.strip())
+    if not sign or not name_of_field or not column.strip():
+        fields = ", ".join(MAPPED_TO)
+        raise InputError(f"data.columns, {brief(text)}: write FIELD=COLUMN, FIELD one of {fields}")
+    return name_of_field, column.strip()
+
+
+def _mapping_fix(name: str, column: str) -> str:
+    """How to say which column a field is."""
+    return f"as in data.columns = [{json.dumps(f'{name}={column}'[:60], ensure_ascii=False)}] (--columns)"
+
+
+def _missing_pair_column(source: str, name: str, names: Sequence[str]) -> InputError:
+    keys = {name_key(other) for other in names}
+    number, title, body = (keys.intersection(USUAL_TICKET_NAMES[field]) for field in ("number", "text1", "text2"))
+    if name != "label" and title and (number or body):
+        fix = f"make pairs of them, trainer build-pairs --tickets {source} --output pairs"
+        raise InputError(f"{source}: holds tickets, not pairs of texts: {fix}")
+    return missing_column(source, name, names, f"add it, rename one, or say which it is, {_mapping_fix(name, 'NAME')}")
+
+
+# ---- tickets
+
+
+@dataclass(frozen=True)
+class TicketFinder:
+    """Finds a ticket file's columns: those of `given`, by the option that names them, else the usual ones."""
+
+    number: str = ""
+    texts: tuple[str, ...] = ()
+    category: str = ""
+    duplicate_of: str = ""
+    cluster: str = ""
+
+    def find(self, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
+        """Field -> positions of its columns, of texts text1, text2, ...; number and category may be missing.
+
+        Raises InputError for a column that was named and is not there, or no text.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        for name, column, option in (
+            ("number", self.number, "--number-column"),
+            ("category", self.category, "--category-column"),
+            ("duplicate_of", self.duplicate_of, "--duplicate-column"),
+            ("cluster", self.cluster, "--cluster-column"),
+            *((f"text{place}", column, "--text-columns") for place, column in enumerate(self.texts, start=1)),
+        ):
+            if column:
+                found[name] = _with_repeats(positions_of(column, names), names)
+                if not found[name]:
+                    raise missing_column(source, column, names, f"name one of these with {option}")
+        taken = {position for positions in found.values() for position in positions}
+        first: dict[str, int] = {}
+        for position, name in enumerate(names):
+            if position not in taken:
+                first.setdefault(name_key(name), position)
+        for name, keys in USUAL_TICKET_NAMES.items():
+            key = next((key for key in keys if key in first), None)
+            if key and name not in found and not (self.texts and name.startswith("text")):
+                found[name] = _with_repeats(positions_of(names[first[key]], names), names)
+        if not found.keys() & {"text1", "text2"}:
+            raise _missing_ticket_text(source, names)
+        return found
+
+    def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
+        """{}: a ticket file has a header."""
+        return {}
+
+
+def _with_repeats(positions: tuple[int, ...], names: Sequence[str]) -> tuple[int, ...]:
+    """With the columns that pandas named after it: Comment.1, Comment.2."""
+    if not positions:
+        return ()
+    again = re.compile(re.escape(names[positions[0]]) + r"\.\d+")
+    return positions + tuple(position for position, other in enumerate(names) if again.fullmatch(other))
+
+
+def _missing_ticket_text(source: str, names: Sequence[str]) -> InputError:
+    keys = {name_key(other) for other in names}
+    if all(keys & {*own, *USUAL_PAIR_NAMES[name]} for name, own in PAIR_NAMES.items() if name in REQUIRED):
+        return InputError(f"{source}: holds pairs, not tickets: train on it as it is, --set data.train={source}")
+    return missing_column(source, "short_description or description", names, "name yours with --text-columns")

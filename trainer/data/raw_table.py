@@ -1,0 +1,131 @@
+"""What a reader makes of a file: columns of unchecked cells, and errors that name their place."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from trainer.errors import InputError
+
+SHOWN_ROWS = 5  # of the rows with one fault
+SHOWN_NAMES = 12
+# A likeness costs the product of two lengths: names are compared up to so many, of so many characters.
+COMPARED_NAMES, COMPARED_CHARACTERS = 200, 80
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """Columns of unchecked cells, all of one length >= 1, by field."""
+
+    source: str
+    columns: dict[str, list[Any]]
+    """Field -> cells; a cell is a list where the file has several columns for the field, or a list in one."""
+    names: dict[str, str]
+    """Field -> what the file calls it."""
+    lines: Sequence[int] | None = None
+    """The line of the file that each row starts on, from 1; None where lines mean nothing."""
+    rows: Sequence[int] | None = None
+    """Numbers of the rows in the file, from 1; None: 1, 2, 3, ..."""
+    notes: tuple[str, ...] = ()
+    """How it was read, where that is not the plain case."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def error(self, row: int, field: str, problem: str) -> InputError:
+        """The error to raise for a cell; `row` is 0-based here, and the file's own number in the message."""
+        return self.errors([row], field, problem)
+
+    def errors(self, rows: Sequence[int], field: str, problem: str) -> InputError:
+        """One error for cells of one field with one problem."""
+        numbers = [row + 1 if self.rows is None else self.rows[row] for row in rows]
+        place = place_of(list(dict.fromkeys(numbers)), self.lines[rows[0]] if self.lines else None)
+        return InputError(f"{self.source}: {place}, {self.names[field]}: {problem}")
+
+
+class Faults:
+    """Bad cells of a table, gathered so that all with one fault are told at once."""
+
+    def __init__(self, raw: RawTable) -> None:
+        self.raw = raw
+        self.rows: dict[tuple[str, str], list[int]] = {}
+        self.first: dict[tuple[str, str], str] = {}
+
+    def add(self, row: int, field: str, what: str, fix: str) -> None:
+        """Note a bad cell: `what` is wrong with it, and the fix, which is the same for all with this fault."""
+        self.first.setdefault((field, fix), what)
+        self.rows.setdefault((field, fix), []).append(row)
+
+    def check(self) -> None:
+        """Raises InputError for the fault that comes first in the file."""
+        if self.rows:
+            field, fix = min(self.rows, key=lambda fault: self.rows[fault][0])
+            raise self.raw.errors(self.rows[field, fix], field, f"{self.first[field, fix]}: {fix}")
+
+
+class Finder(Protocol):
+    """Tells which columns of a file hold which field."""
+
+    def find(self, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
+        """Field -> positions of its columns among a file's names. Raises InputError where one is missing."""
+
+    def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
+        """The same by the first row of a file that has no header; {} where that row is a header. Raises InputError."""
+
+
+def gather(cells: Sequence[Any], positions: Sequence[int]) -> Any:
+    """What a row says of a field: its one cell, or a list of those of its columns that are not blank."""
+    if len(positions) == 1:
+        return cells[positions[0]]
+    return [cells[position] for position in positions if cells[position] not in ("", None)]
+
+
+def name_fields(found: Mapping[str, Sequence[int]], names: Sequence[str]) -> dict[str, str]:
+    """Field -> what the file calls it, by the first of its columns."""
+    return {field: names[positions[0]] for field, positions in found.items()}
+
+
+def place_of(numbers: Sequence[int], line: int | None = None) -> str:
+    """Rows by their numbers, from 1, for a message; `line` is where the first of them starts."""
+    shown, more = numbers[:SHOWN_ROWS], len(numbers) - SHOWN_ROWS
+    text = f"row{'s' * (len(numbers) > 1)} {', '.join(map(str, shown))}" + (f" and {more:,} more" if more > 0 else "")
+    if line is None or line == numbers[0]:
+        return text
+    return f"{text} ({'the first on ' * (len(numbers) > 1)}line {line})"
+
+
+def brief(value: object, width: int = 40) -> str:
+    """A value for a one-line message: short, printable, without what it might contain; no cost for huge values."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= width else value[: width - 1] + "…")
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, int):
+        return str(value) if value.bit_length() <= 64 else "a huge integer"
+    if isinstance(value, float):
+        return repr(value)
+    kinds: dict[type, str] = {dict: "an object", list: "a list"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def parse_number(cell: str) -> float | None:
+    """The number a text cell holds, NaN and infinity included, also with a decimal comma; None where it is none, as in
+    "1_0"."""
+    try:
+        return None if "_" in cell else float(cell.replace(",", ".") if cell.count(",") == 1 else cell)
+    except ValueError:
+        return None
+
+
+def missing_column(source: str, name: str, present: Sequence[str], fix: str) -> InputError:
+    """The error for a column that is not there: those that are, the nearest of them, and the fix."""
+    more = f" and {len(present) - SHOWN_NAMES} more" if len(present) > SHOWN_NAMES else ""
+    listed = ", ".join(map(brief, itertools.islice(present, SHOWN_NAMES))) + more
+    known = {other.casefold(): other for other in present[:COMPARED_NAMES] if len(other) <= COMPARED_CHARACTERS}
+    alike = difflib.get_close_matches(name.casefold()[:COMPARED_CHARACTERS], known, n=1)
+    nearest = f"; nearest: {brief(known[alike[0]])}" if alike else ""
+    return InputError(f"{source}: column {name} is missing (found: {listed or 'none'}{nearest}): {fix}")

@@ -1,0 +1,75 @@
+"""What a judgement goes by: the metrics there are, and which of them the pairs at hand can tell.
+
+Pairs of both labels are judged by labels: thresholds, Spearman, ROC-AUC. Positives alone are judged by search: each
+text looks for its partners among all texts of the set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from trainer.data.pairs import PairTable
+from trainer.data.split import has_both_labels
+from trainer.errors import InputError
+from trainer.evaluation.pair_metrics import HIGHER_IS_BETTER
+from trainer.evaluation.retrieval import NAMES as SEARCH_METRICS
+from trainer.system.console import console
+
+AUTO = "auto"
+BY_LABELS, BY_SEARCH = "spearman", "mrr@10"  # what AUTO takes
+JUDGED_BY = (*HIGHER_IS_BETTER, *SEARCH_METRICS)
+"""What can pick the best model (`eval.metric`) and carry a verdict (`--metric`)."""
+TITLES = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "F1"}
+"""Metrics that a person knows by another name."""
+HEADLINE = ("spearman", "roc_auc", "f1")
+SEARCH_HEADLINE = ("success@1", "success@5", "success@10")
+NO_NEGATIVES = (
+    "positives alone, so judged by search: each text looks for its partners among all of them. Spearman, ROC-AUC, F1, "
+    "thresholds and the adversarial diagnostic need negatives too"
+)
+
+
+def require_metric(name: str, asked: str) -> None:
+    """Check the name of a metric, or AUTO. `asked` is how a person asked for it. Raises InputError."""
+    if name not in (AUTO, *JUDGED_BY):
+        raise InputError(f"{asked}: use one of {', '.join((AUTO, *JUDGED_BY))}")
+
+
+def choose_metric(name: str, tables: Sequence[PairTable], asked: str) -> str:
+    """The metric that held-out tables are judged by: the one that was asked for, or for AUTO one that all can tell.
+
+    Raises InputError where the metric asked for needs negatives that a table does not have.
+    """
+    lacking = [table for table in tables if not has_both_labels(table)]
+    if name == AUTO:
+        return BY_SEARCH if lacking else BY_LABELS
+    if lacking and name not in SEARCH_METRICS:
+        raise InputError(
+            f"{asked}: {lacking[0].source} holds positives alone, and {name} compares them with negatives: add "
+            f"negative pairs there, or use {AUTO} or one of {', '.join(SEARCH_METRICS)}"
+        )
+    return name
+
+
+def settle_metric(asked: str, held_out: Sequence[PairTable]) -> str:
+    """What the setting eval.metric comes to for the held-out tables of a run; says what is special about them.
+
+    Raises InputError as `choose_metric` does.
+    """
+    metric = choose_metric(asked, held_out, f'eval.metric = "{asked}"')
+    for table in held_out:
+        if not has_both_labels(table):
+            console.print(f"{table.source}: {NO_NEGATIVES}", markup=False)
+    if asked == AUTO and metric in SEARCH_METRICS:
+        console.print(f'eval.metric: "{metric}" picks the best model and carries the verdict', markup=False)
+    return metric
+
+
+def headline(available: Collection[str], metric: str) -> list[str]:
+    """The metrics that a small table shows, of those available: the usual ones of their kind, and the judgement's own.
+
+    >>> headline(("spearman", "roc_auc", "f1", "mrr@10"), "mrr@10")
+    ['spearman', 'roc_auc', 'f1', 'mrr@10']
+    """
+    usual = HEADLINE if BY_LABELS in available else SEARCH_HEADLINE
+    return list(dict.fromkeys((*usual, metric)))

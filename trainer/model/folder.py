@@ -1,0 +1,237 @@
+"""What a model folder says: where its files are, its modules, its pooling, its prompts. Reads JSON alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from trainer.errors import InputError, first_line
+from trainer.model.encoder import SURROGATES, EncoderSpec
+from trainer.model.hub import download_model
+from trainer.system.files import MANIFEST, find_damage
+
+# Patterns of a snapshot: never pickles, ONNX files or code.
+HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors", "adapter_model.safetensors"]
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+AUTO = ("auto",)
+"""Prompts that the folder names."""
+SIDES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""The names under which folders keep the prompt of a side, the first of them before the others."""
+# Settings of a folder's Transformer module that change embeddings and that the trainer does not know how to apply.
+UNKNOWN_TO_US = (
+    *("query_length", "document_length", "query_expansion"),
+    *("processing_kwargs", "config_args", "config_kwargs"),
+)
+
+
+def find_folder(name: str) -> tuple[Path, Path]:
+    """(folder of the transformer, folder of the whole model), fetched from the hub where it is not local.
+
+    Raises:
+        InputError: no such folder, or one that holds something else than a model.
+        StorageError: the disk is too full for what the hub has.
+    """
+    root = Path(name)
+    if not root.is_dir():
+        if root.exists() or root.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+            raise InputError(f"model.name = {name}: no such folder; name a model folder or a hub model")
+        root = download_model(name, HUB_FILES, f"model.name = {name}")
+    transformer = root
+    for module in _modules(root, name):
+        if _kind(module) == "Transformer":
+            transformer = _inside(root, module["path"], name)
+    if not (transformer / "config.json").is_file() and not is_adapter(transformer):
+        if (inner := root / "model" / "config.json").is_file():
+            raise InputError(f"model.name = {name}: is the folder of a run; its model is {inner.parent}")
+        raise InputError(f"model.name = {name}: no config.json in {transformer}; name a Hugging Face model folder")
+    return transformer, root
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter alone, without the model that it is for."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def base_of_adapter(folder: Path, name: str) -> str:
+    """The name of the model that an adapter is for. Raises InputError where it cannot be read safely."""
+    config = optional_json(folder / ADAPTER_CONFIG, name)
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise InputError(f"model.name = {name}: {ADAPTER_CONFIG} names no base model; name a merged model")
+    if config.get("peft_type") != "LORA":
+        kind = config.get("peft_type")
+        raise InputError(f"model.name = {name}: an adapter of kind {kind!r}; only LORA is read: name a merged model")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise InputError(f"model.name = {name}: an adapter without {ADAPTER_WEIGHTS}; save it as safetensors")
+    if is_adapter(Path(base)):
+        raise InputError(f"model.name = {name}: an adapter for {base}, an adapter itself; name a merged model")
+    return base
+
+
+def require_safetensors(folder: Path, name: str) -> None:
+    """Raise InputError where weights are missing, pickled, elsewhere, or another model's."""
+    if not any(folder.glob("model*.safetensors")):
+        pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
+        problem = f"only {pickles[0]}, a pickle, which is not loaded" if pickles else "no weights"
+        raise InputError(f"model.name = {name}: {problem}; save the model as safetensors")
+
+    index = folder / "model.safetensors.index.json"
+    shards = optional_json(index, name).get("weight_map", {})
+    if not isinstance(shards, dict) or not all(re.fullmatch(r"[\w.-]+\.safetensors", str(s)) for s in shards.values()):
+        raise InputError(f"model.name = {name}: {index.name} names other files than safetensors of its own folder")
+    if (folder / ADAPTER_CONFIG).exists():  # transformers would load the base that it names instead
+        raise InputError(f"model.name = {name}: holds an adapter for another model; name a merged model")
+
+
+def require_whole(root: Path, name: str) -> None:
+    """Raise InputError where a folder is not what its manifest says."""
+    if (root / MANIFEST).is_file() and (problem := find_damage(root)):
+        raise InputError(
+            f"model.name = {name}: {problem}; copy or export the model again, or remove its {MANIFEST} if you changed "
+            "it yourself"
+        )
+
+
+def read_spec(
+    name: str, root: Path, max_length: int = 0, pooling: str = "auto", prompts: Sequence[str] = AUTO
+) -> EncoderSpec:
+    """What a folder says of how embeddings are made, but for what is asked for otherwise.
+
+    Args:
+        prompts: AUTO, one for both sides, or the query's and the document's.
+
+    Raises:
+        InputError: something that cannot be honoured.
+    """
+    modules = _modules(root, name)
+    kinds = [_kind(module) for module in modules]
+    if modules and kinds not in (["Transformer"], ["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise InputError(
+            f"model.name = {name}: modules.json lists {', '.join(kinds)}; only Transformer, Pooling and Normalize can "
+            "be honoured"
+        )
+    if pooling == "auto":
+        pooling = "mean"
+        if "Pooling" in kinds:
+            where = _inside(root, modules[1]["path"], name) / "config.json"
+            pooling = _read_pooling(optional_json(where, name), name)
+    if "Normalize" in kinds:
+        normalize = optional_json(_inside(root, modules[2]["path"], name) / "config.json", name)
+        if normalize.get("module_input_name", "sentence_embedding") != "sentence_embedding":
+            raise InputError(f"model.name = {name}: normalising something else than the embedding cannot be honoured")
+    transformer = _inside(root, modules[0]["path"], name) if modules else root
+    settings = _transformer_settings(transformer, name)
+    folder_length = settings.get("max_seq_length") or 0
+    if type(folder_length) is not int or folder_length < 0:
+        raise InputError(f"model.name = {name}: max_seq_length = {folder_length!r} is no whole number above 0")
+    named, default, sides = _read_prompts(root, name, prompts)
+    return EncoderSpec(
+        name=name,
+        folder=transformer,
+        pooling=pooling,
+        max_length=max_length or folder_length,
+        normalize="Normalize" in kinds,
+        lower_case=bool(settings.get("do_lower_case", False)),
+        prompts=named,
+        default_prompt=default,
+        query_prompt=sides[0],
+        document_prompt=sides[1],
+    )
+
+
+def _read_prompts(
+    root: Path, name: str, asked: Sequence[str]
+) -> tuple[tuple[tuple[str, str], ...], str | None, tuple[str, str]]:
+    """(prompts by name, name of the default one or None, prompts of query and document).
+
+    A side has the prompt of its name, else the default one, else none.
+    """
+    if tuple(asked) != AUTO:
+        query, document = asked[0], asked[-1]
+        if query == document:
+            return ((("query", query), ("document", query)), "query", (query, query)) if query else ((), None, ("", ""))
+        return (("query", query), ("document", document)), None, (query, document)
+    settings = optional_json(root / "config_sentence_transformers.json", name)
+    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str | None) for prompt in prompts.values()):
+        raise InputError(f"model.name = {name}: prompts in config_sentence_transformers.json are no named texts")
+    if default is not None and default not in list(prompts):
+        raise InputError(f"model.name = {name}: default_prompt_name {default!r} is none of its prompts")
+    if any(SURROGATES.search(prompt or "") for prompt in prompts.values()):
+        raise InputError(f"model.name = {name}: a prompt holds half a surrogate pair, which is no text; take it out")
+    fallback = (prompts[default] or "") if default else ""
+    query, document = (
+        next((prompts[key] for key in keys if prompts.get(key) is not None), fallback) for keys in SIDES.values()
+    )
+    return tuple((key, prompt or "") for key, prompt in prompts.items()), default, (query, document)
+
+
+def _transformer_settings(folder: Path, name: str) -> dict[str, Any]:
+    """Settings of the Transformer module; older versions of sentence-transformers named the file after the model."""
+    files = [folder / "sentence_bert_config.json", *sorted(folder.glob("sentence_*_config.json"))]
+    settings = next((read for file in files if (read := optional_json(file, name))), {})
+    if unknown := [key for key in UNKNOWN_TO_US if settings.get(key)]:
+        raise InputError(f"model.name = {name}: {unknown[0]} of its Transformer module cannot be honoured")
+    if settings.get("transformer_task", "feature-extraction") != "feature-extraction":
+        raise InputError(f"model.name = {name}: a model for {settings['transformer_task']}, not for embeddings")
+    return settings
+
+
+def _read_pooling(config: dict[str, Any], name: str) -> str:
+    """Pooling of a sentence-transformers folder: one `pooling_mode`, or the older switch a mode."""
+    switches = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    modes = [switches.get(key, key) for key, value in config.items() if key.startswith("pooling_mode_") and value]
+    if "pooling_mode" in config:
+        mode = config["pooling_mode"]
+        modes = mode if isinstance(mode, list) else [mode]
+    if modes not in (["mean"], ["cls"]):
+        shown = " + ".join(map(str, modes)) or "of no kind"
+        raise InputError(f"model.name = {name}: pooling {shown} cannot be honoured; set model.pooling")
+    if config.get("include_prompt") is False:
+        raise InputError(f"model.name = {name}: pooling without the prompt (include_prompt) cannot be honoured")
+    return str(modes[0])
+
+
+def _modules(root: Path, name: str) -> list[dict[str, Any]]:
+    path = root / "modules.json"
+    modules = _read_json(path, name) if path.is_file() else []
+    shape_is_known = isinstance(modules, list) and all(
+        isinstance(module, dict) and isinstance(module.get("type"), str) and isinstance(module.get("path"), str)
+        for module in modules
+    )
+    if not shape_is_known:
+        raise InputError(f"model.name = {name}: modules.json is no list of modules with type and path")
+    return list(modules)
+
+
+def _kind(module: dict[str, Any]) -> str:
+    """The class name of a sentence-transformers module; anything from elsewhere keeps its full name."""
+    package, _, kind = module["type"].rpartition(".")
+    return kind if package.split(".")[0] == "sentence_transformers" else str(module["type"])
+
+
+def _inside(root: Path, path: str, name: str) -> Path:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path:
+        raise InputError(f"model.name = {name}: modules.json points outside the model folder: {path!r}")
+    return root / parts
+
+
+def _read_json(path: Path, name: str) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"model.name = {name}: cannot read {path.name}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"model.name = {name}: {path.name} is no valid JSON: {first_line(error)}") from error
+
+
+def optional_json(path: Path, name: str) -> dict[str, Any]:
+    """A JSON object of a model folder; {} where there is no such file. Raises InputError."""
+    value = _read_json(path, name) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise InputError(f"model.name = {name}: {path.name} is no JSON object")
+    return value
