@@ -12,7 +12,7 @@ from trainer.data.pairs import PairTable
 from trainer.data.split import has_both_labels
 from trainer.errors import InputError
 from trainer.evaluation.pair_metrics import HIGHER_IS_BETTER
-from trainer.evaluation.retrieval import NAMES as SEARCH_METRICS
+from trainer.evaluation.search_metrics import NAMES as SEARCH_METRICS
 from trainer.system.console import console
 
 AUTO = "auto"
