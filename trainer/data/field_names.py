@@ -216,6 +216,8 @@ class TicketFinder:
     category: str = ""
     duplicate_of: str = ""
     cluster: str = ""
+    date: str = ""
+    part: str = ""
 
     def find(self, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
         """Field -> positions of its columns, of texts text1, text2, ...; number and category may be missing.
@@ -228,6 +230,8 @@ class TicketFinder:
             ("category", self.category, "--category-column"),
             ("duplicate_of", self.duplicate_of, "--duplicate-column"),
             ("cluster", self.cluster, "--cluster-column"),
+            ("date", self.date, "--date-column"),
+            ("part", self.part, "--queries"),
             *((f"text{place}", column, "--text-columns") for place, column in enumerate(self.texts, start=1)),
         ):
             if column:

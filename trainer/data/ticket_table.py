@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.data.field_names import TicketFinder, name_key
+from trainer.data.identifiers import is_rounded
 from trainer.data.pair_cells import UNUSABLE
 from trainer.data.raw_table import RawTable, brief
 from trainer.data.readers import Reading, read_table, say_reading
@@ -39,16 +40,24 @@ class Columns:
     category: str = ""
     duplicate_of: str | None = None  # the number of the ticket that this one duplicates
     cluster: str | None = None  # any name that tickets about one problem share
+    date: str | None = None  # when it was opened
+    part: str | None = None  # any name that tells some tickets from the others
 
 
 def read_ticket_table(path: str | Path, columns: Columns, reading: Reading | None) -> tuple[RawTable, Columns]:
     """The table, and what it calls its fields, "" where it has no number or category; its columns go by these names."""
-    optional = [name for name in (columns.duplicate_of, columns.cluster) if name]
+    optional = [name for name in (columns.duplicate_of, columns.cluster, columns.date) if name]
     given = [name for name in (columns.number, *columns.texts, columns.category, *optional) if name]
     if twice := [name for name, count in Counter(given).items() if count > 1]:
         raise InputError(f"column {twice[0]} is named for two purposes: give each column one")
     finder = TicketFinder(
-        columns.number, columns.texts, columns.category, columns.duplicate_of or "", columns.cluster or ""
+        columns.number,
+        columns.texts,
+        columns.category,
+        columns.duplicate_of or "",
+        columns.cluster or "",
+        columns.date or "",
+        columns.part or "",
     )
     raw = read_table(path, finder, reading)
     names = raw.names
@@ -60,6 +69,8 @@ def read_ticket_table(path: str | Path, columns: Columns, reading: Reading | Non
         category=names.get("category", ""),
         duplicate_of=names.get("duplicate_of"),
         cluster=names.get("cluster"),
+        date=names.get("date"),
+        part=names.get("part"),
     )
     return replace(
         raw,
@@ -109,3 +120,25 @@ def texts_of_cell(raw: RawTable, column: str, row: int) -> list[str]:
 def text_of_cell(raw: RawTable, column: str, row: int) -> str:
     """A cell as one text; that of a column without a name is empty."""
     return ", ".join(texts_of_cell(raw, column, row))
+
+
+def ids_of_column(raw: RawTable, column: str | None) -> list[str] | None:
+    """[R] cells of a column of ids; None where no column is named. Raises InputError for one that lost digits."""
+    if column is None:
+        return None
+    cells = [text_of_cell(raw, column, row) for row in range(len(raw))]
+    for row, cell in enumerate(cells):
+        if is_rounded(cell):
+            raise raw.error(row, column, f"{brief(cell)} has lost digits in a spreadsheet: export the column as text")
+    return cells
+
+
+def join_cells(cells: Sequence[str]) -> tuple[str, int]:
+    """The cells a line each, and the length of the first; one that the next begins with is not said twice."""
+    text, title = cells[0], len(cells[0])
+    for cell in cells[1:]:
+        if cell.casefold().startswith(text.casefold()):
+            text = cell
+        elif cell.casefold() not in text.casefold():
+            text = f"{text}\n{cell}"
+    return text, title

@@ -108,9 +108,9 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
     """
     raw, columns = read_ticket_table(path, columns, reading)
     rows = len(raw)
-    numbers = [clean_id(cell) for cell in _ids(raw, columns.number) or []]
+    numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number) or []]
     categories = _categories(raw, columns.category)
-    links = link_rows(raw.source, numbers, _ids(raw, columns.duplicate_of), _ids(raw, columns.cluster))
+    links = link_rows(raw.source, numbers, ids_of_column(raw, columns.duplicate_of), ids_of_column(raw, columns.cluster))
     whole, cleaned = _texts(raw, columns.texts, quality)
     prints = fingerprints(cleaned)
     languages = [language(text) for text in tracked(cleaned, "Guessing languages")]
@@ -156,17 +156,6 @@ def _categories(raw: RawTable, column: str) -> list[str]:
     return [spelled.setdefault(canonical_form(cell), cell) for cell in cells]
 
 
-def _ids(raw: RawTable, column: str | None) -> list[str] | None:
-    """[R] cells of a column of ids; None where no column is named. Raises InputError for one that lost digits."""
-    if column is None:
-        return None
-    cells = [text_of_cell(raw, column, row) for row in range(len(raw))]
-    for row, cell in enumerate(cells):
-        if is_rounded(cell):
-            raise raw.error(row, column, f"{brief(cell)} has lost digits in a spreadsheet: export the column as text")
-    return cells
-
-
 def _texts(raw: RawTable, names: Sequence[str], quality: Filter) -> tuple[list[str], list[str]]:
     """[R] the columns joined: as they are, and cleaned and cut; both masked where that is asked for."""
     rows = range(len(raw))
@@ -175,24 +164,13 @@ def _texts(raw: RawTable, names: Sequence[str], quality: Filter) -> tuple[list[s
     with progress("Cleaning", len(rows)) as advance:
         for row in rows:
             cells = ["\n".join(texts_of_cell(raw, name, row)) for name in names]
-            whole.append(hide(_join(cells)[0]))
-            text, title = _join([hide(strip_mail(cell)) for cell in cells])
+            whole.append(hide(join_cells(cells)[0]))
+            text, title = join_cells([hide(strip_mail(cell)) for cell in cells])
             cleaned.append(text)
             titles.append(title if len(names) > 1 else 0)
             advance()
     stripped = strip_repeated(cleaned, fingerprints(cleaned), titles)
     return whole, [first_words(text, quality.max_words) for text in stripped]
-
-
-def _join(cells: Sequence[str]) -> tuple[str, int]:
-    """The cells a line each, and the length of the first; one that the next begins with is not said twice."""
-    text, title = cells[0], len(cells[0])
-    for cell in cells[1:]:
-        if cell.casefold().startswith(text.casefold()):
-            text = cell
-        elif cell.casefold() not in text.casefold():
-            text = f"{text}\n{cell}"
-    return text, title
 
 
 def _drop(

@@ -6,18 +6,24 @@ import argparse
 from pathlib import Path
 
 from trainer.data.readers import add_reading_options, reading_from
+from trainer.errors import InputError
 from trainer.system.arguments import Parser, parse_dims
 
-NOT_ASKED = ("json", "dims", "encoding", "separator", "columns")  # options that `Question` has no field for
+DESCRIPTION = """Judge an encoder: on labelled pairs, or by search among the tickets of a corpus, in which a ticket whose
+duplicates are known should find them."""
+# Options that belong to one of the two ways of judging.
+OF_PAIRS = ("dev", "rule", "forgetting", "fewest")
+OF_SEARCH = ("tickets", "corpus", "queries")
+OF_COLUMNS = ("number_column", "text_columns", "duplicate_column", "cluster_column", "date_column")
+SHARED = ("model", "baseline", "pairs", "label_scale", "positive_threshold", "metric", "resamples", "seed")
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
     """Options of `trainer evaluate`."""
-    parser = Parser(prog="trainer evaluate", description="Judge an encoder on labelled pairs.", allow_abbrev=False)
+    parser = Parser(prog="trainer evaluate", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--model", required=True, metavar="DIR|NAME")
     parser.add_argument(
         "--pairs",
-        required=True,
         metavar="FILE",
         help="held-out pairs to report on; positives alone are judged by search among their texts",
     )
@@ -41,7 +47,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metric",
         default="auto",
-        help="what the verdict goes by: a metric of pairs or of search (default: spearman; mrr@10 for positives alone)",
+        help="what the verdict goes by: a metric of pairs or of search (default: spearman; mrr@10 for positives alone and "
+        "for a corpus)",
     )
     parser.add_argument(
         "--forgetting",
@@ -53,17 +60,49 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fewest", type=int, default=20, help="pairs of either kind that the diagnostic needs (default 20)"
     )
+    _add_search_options(parser.add_argument_group("search among a corpus"))
     add_reading_options(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
     return parser
 
 
+def _add_search_options(group: argparse._ArgumentGroup) -> None:
+    text = "tickets to search among; each with known duplicates (--duplicate-column, --cluster-column) is a query"
+    group.add_argument("--tickets", metavar="FILE", help=text)
+    text = "with --pairs: tickets to search among beside the pairs' own texts; texts of positive pairs are queries"
+    group.add_argument("--corpus", metavar="FILE", help=text)
+    text = "only tickets whose column has this value are queries; all stay candidates"
+    group.add_argument("--queries", default="", metavar="COLUMN=VALUE", help=text)
+    text = "the ticket's number (default: number, or another usual name)"
+    group.add_argument("--number-column", default="", metavar="NAME", help=text)
+    text = "what it says, title first (default: short_description,description, or other usual names)"
+    group.add_argument("--text-columns", default="", metavar="NAME,...", help=text)
+    group.add_argument("--duplicate-column", metavar="NAME", help="the number of the ticket that this one duplicates")
+    group.add_argument("--cluster-column", metavar="NAME", help="a name that tickets about one problem share")
+    group.add_argument("--date-column", metavar="NAME", help="when it was opened; only earlier tickets are then found")
+
+
 def run_evaluate(options: argparse.Namespace) -> None:
     """Evaluate a model, and a baseline beside it."""
+    by_search = bool(options.tickets or options.corpus)
+    if bool(options.tickets) == bool(options.pairs):
+        raise InputError("name what to judge by: either --pairs FILE or --tickets FILE")
+    if options.corpus and options.tickets:
+        raise InputError("--corpus goes with --pairs; --tickets are a corpus themselves")
+    unused = (*OF_PAIRS, *(("label_scale", "positive_threshold") if options.tickets else ("queries", "date_column")))
+    defaults = vars(evaluate_parser().parse_args(["--model", ""]))
+    for name in unused if by_search else (*OF_SEARCH, *OF_COLUMNS):
+        if getattr(options, name) != defaults[name]:
+            option = {"rule": "--threshold"}.get(name, f"--{name.replace('_', '-')}")
+            raise InputError(f"{option} means nothing here: leave it out, or see trainer evaluate --help")
+    (_judge_search if by_search else _judge_pairs)(options)
+
+
+def _judge_pairs(options: argparse.Namespace) -> None:
     from trainer.evaluation.judge import Question, judge, judgement_record, keep_thresholds
     from trainer.evaluation.show import print_judgement
 
-    asked = {key: value for key, value in vars(options).items() if key not in NOT_ASKED}
+    asked = {name: getattr(options, name) for name in (*SHARED, *OF_PAIRS)}
     judgement = judge(Question(**asked, dims=parse_dims(options.dims), reading=reading_from(options)))
     print_judgement(judgement)
     if options.json:
@@ -71,3 +110,27 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
         write_json(options.json, judgement_record(judgement))
     keep_thresholds(judgement)
+
+
+def _judge_search(options: argparse.Namespace) -> None:
+    from trainer.data.ticket_table import Columns
+    from trainer.evaluation.search_judge import SearchQuestion, judge_search, search_record
+    from trainer.evaluation.search_show import print_search
+
+    columns = Columns(
+        number=options.number_column,
+        texts=tuple(filter(None, map(str.strip, options.text_columns.split(",")))),
+        duplicate_of=options.duplicate_column,
+        cluster=options.cluster_column,
+        date=options.date_column,
+    )
+    asked = {name: getattr(options, name) for name in (*SHARED, *OF_SEARCH)}
+    question = SearchQuestion(
+        **asked, dims=parse_dims(options.dims), columns=columns, reading=reading_from(options)
+    )
+    judgement = judge_search(question)
+    print_search(judgement)
+    if options.json:
+        from trainer.system.files import write_json
+
+        write_json(options.json, search_record(judgement))

@@ -122,7 +122,7 @@ def judge(question: Question) -> Judgement:
     device = default_device()
     names = {"model": question.model} | ({"baseline": question.baseline} if question.baseline else {})
     encoders = {system: load_encoder(name).to(device) for system, name in names.items()}
-    dims = _fit_dims(question.dims, encoders.values())
+    dims = fit_dims(question.dims, encoders.values())
     fit_on = next((table for table in (data.dev, data.table) if table is not None and has_both_labels(table)), None)
     kept: dict[str, Thresholds | None] = {}
     if fit_on is not None:  # may be bad: before work
@@ -227,7 +227,7 @@ def _read(question: Question) -> _Data:
     return _Data(table, dev, general)
 
 
-def _fit_dims(dims: tuple[int, ...], encoders: Iterable[Encoder]) -> tuple[int, ...]:
+def fit_dims(dims: tuple[int, ...], encoders: Iterable[Encoder]) -> tuple[int, ...]:
     """The dims asked for, else the common width."""
     encoders = list(encoders)
     narrowest = min(encoders, key=lambda encoder: encoder.width)

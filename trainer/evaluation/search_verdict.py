@@ -121,3 +121,92 @@ def surely_below_zero(samples: Mapping[str, Float]) -> list[str]:
             break
         worse.append(name)
     return [name for name in samples if name in worse]
+
+
+def sentences(assessment: SearchAssessment, metric: str) -> list[str]:
+    """The assessment for people, at its largest dim; the first sentence is the verdict on a model beside a baseline.
+
+    What the model surely lost is named first.
+    """
+    dim = max(assessment.metrics["model"], key=int)
+    said = []
+    if assessment.surely_worse:
+        lost = "; ".join(_lost(assessment, name) for name in assessment.surely_worse)
+        said.append(f"The model is surely worse than the baseline at finding the right ticket: {lost}.")
+    said.append(f"{_success(assessment, 'success@5', dim)}.")
+    if assessment.verdict:
+        said[-1] = f"{said[-1][:-1]}; {_deploy(assessment, metric)}; {_noticed(assessment, dim)}."
+        said.append(f"{_success(assessment, 'success@10', dim)}.")
+    return said + _beside_words(assessment, metric, dim)
+
+
+def _lost(assessment: SearchAssessment, loss: str) -> str:
+    name, _, dim = loss.removesuffix(" dims").partition(" at ")
+    before, after = (assessment.metrics[system][dim][name] for system in ("baseline", "model"))
+    low, high = assessment.intervals["model less baseline"][dim][name]
+    return f"{loss} {before:.3f} -> {after:.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _success(assessment: SearchAssessment, name: str, dim: str) -> str:
+    """How often the right ticket is among the first few, of 100, with the interval of the change."""
+    first = {"success@5": "five", "success@10": "ten"}[name]
+    after = f"{100 * assessment.metrics['model'][dim][name]:.0f}"
+    ends = assessment.intervals["model"][dim][name]
+    interval = "[{:.0f}, {:.0f}]".format(*(100 * end for end in ends))
+    if "baseline" in assessment.metrics:
+        after = f"{100 * assessment.metrics['baseline'][dim][name]:.0f} -> {after}"
+        ends = assessment.intervals["model less baseline"][dim][name]
+        interval = "[{:+.0f}, {:+.0f}]".format(*(100 * end for end in ends))
+    interval = "(no interval)" if np.isnan(ends).any() else interval
+    return f"The right ticket is among the first {first} for {after} of 100 tickets {interval} at {dim} dims"
+
+
+def _deploy(assessment: SearchAssessment, metric: str) -> str:
+    guarded = " and ".join(GUARDED)
+    if assessment.verdict == Verdict.BETTER:
+        return f"deploy: yes, because {metric} is surely better at every dim, and {guarded} are surely worse at none"
+    if assessment.surely_worse:
+        return f"deploy: no, because it surely lost {', '.join(assessment.surely_worse)}"
+    dims = [dim for dim, verdict in assessment.verdicts.items() if verdict != Verdict.BETTER]
+    if assessment.verdict == Verdict.NOT_BETTER:
+        return f"deploy: no, because {metric} is not better at {', '.join(dims)} dims"
+    return f"deploy: not on this evidence, because {metric} may be no better at {', '.join(dims)} dims"
+
+
+def _noticed(assessment: SearchAssessment, dim: str) -> str:
+    low, high = assessment.intervals["model less baseline"][dim]["success@5"]
+    change = 100 * (assessment.metrics["model"][dim]["success@5"] - assessment.metrics["baseline"][dim]["success@5"])
+    if low > 0 or high < 0:
+        more = "more" if low > 0 else "fewer"
+        return f"users will notice that {abs(change):.0f} {more} of 100 searches show it among the first five"
+    return "that users will notice a difference is not shown"
+
+
+def _beside_words(assessment: SearchAssessment, metric: str, dim: str) -> list[str]:
+    """What the model is worth to one who can search by words."""
+    if "bm25" not in assessment.metrics:
+        return []
+
+    def compare(first: str, second: str) -> tuple[Verdict, str]:
+        ends = assessment.intervals[f"{first} less {second}"][dim][metric]
+        values = [assessment.metrics[system][dim][metric] for system in (second, first)]
+        figures = "{:.3f} -> {:.3f}".format(*values) + " [{:+.3f}, {:+.3f}]".format(*ends)
+        return paired_verdict(*ends), f"{metric} {figures} at {dim} dims"
+
+    alone, figures = compare("model", "bm25")
+    words = {
+        Verdict.BETTER: "The model beats BM25, a search by words without any model",
+        Verdict.NOT_BETTER: "The model loses to BM25, a search by words without any model",
+        Verdict.UNCLEAR: "The model is not surely better than BM25, a search by words without any model",
+    }
+    said = [f"{words[alone]}: {figures}."]
+    both, figures = compare("bm25+model", "bm25")
+    if Verdict.BETTER not in (alone, both):
+        return [*said, f"It adds nothing to BM25 that is sure: both together, {figures}."]
+    gain, figures = compare("bm25+model", "model")
+    words = {
+        Verdict.BETTER: "BM25 and the model together are better than the model alone",
+        Verdict.NOT_BETTER: "BM25 and the model together are no better than the model alone",
+        Verdict.UNCLEAR: "Whether BM25 and the model together are better than the model alone is not sure",
+    }
+    return [*said, f"{words[gain]}: {figures}."]
