@@ -22,7 +22,7 @@ To enter it and have `trainer`, `python` and `pytest` there:
 
 TRAINER_EXTRAS=real,track ./launch.sh installs more extras, which stay installed:
 
-  mine    scikit-learn: build-pairs, and the TF-IDF of lint (always installed)
+  mine    scikit-learn, bm25s: build-pairs, the TF-IDF of lint, BM25 of evaluate (always installed)
   report  matplotlib: report.html (always installed)
   data    openpyxl, pyarrow: pairs and tickets in XLSX and Parquet
   track   tensorboard: log.tensorboard

@@ -175,7 +175,7 @@ def test_closed_forms_are_means_of_drawn_orders_deep_in_a_ranking(seed: int) -> 
         for right, size, gap in zip(relevant, tied, apart, strict=True):
             order += [0] * gap + rng.permutation([1] * right + [0] * (size - right)).tolist()
         ranked = [place if right else -place - 1 for place, right in enumerate(order)]
-        drawn.append(list(of_order(ranked, {text for text in ranked if text > 0 or order[0] and text == 0}).values()))
+        drawn.append(list(of_order(ranked, {text for text in ranked if text > 0 or (order[0] and text == 0)}).values()))
     error = np.std(drawn, axis=0) / math.sqrt(len(drawn)) + 1e-9
     assert (np.abs(found - np.mean(drawn, axis=0)) < 5 * error).all()
 
@@ -324,7 +324,7 @@ def okapi(query: list[str], texts: list[list[str]]) -> list[float]:
     return scores
 
 
-WORDS = "disk full printer queue login fails mail slow vpn drops again today".split()
+WORDS = ["disk", "full", "printer", "queue", "login", "fails", "mail", "slow", "vpn", "drops", "again", "today"]
 
 
 def sentences(count: int, seed: int) -> list[str]:
@@ -355,7 +355,9 @@ def test_bm25_is_its_definition() -> None:
 def test_a_text_without_a_known_word_finds_by_chance() -> None:
     pytest.importorskip("bm25s")
     links = csr_matrix(np.eye(40)[[1, 2]])
-    found = search(BM25Scores(["", "?!"], [f"word{i} again" for i in range(40)]), SearchTask(links, csr_matrix((2, 40))))
+    found = search(
+        BM25Scores(["", "?!"], [f"word{i} again" for i in range(40)]), SearchTask(links, csr_matrix((2, 40)))
+    )
     assert found["success@10"] == pytest.approx(np.full((1, 2), 10 / 40))
 
 
@@ -390,9 +392,7 @@ def test_the_fusion_is_that_of_both_rankings() -> None:
 
 def assert_mean_of_orders(found: dict[str, np.ndarray], scores: np.ndarray, task: SearchTask, jitter: float) -> None:
     """Compare with the mean of 200 orders of what ties: exactly where none does, else to 5 standard errors."""
-    draws = [
-        slow(scores + np.random.default_rng(n).uniform(0, jitter, size=scores.shape), task) for n in range(200)
-    ]
+    draws = [slow(scores + np.random.default_rng(n).uniform(0, jitter, size=scores.shape), task) for n in range(200)]
     for name in NAMES:
         drawn = np.array([each[name] for each in draws])
         error = drawn.std(axis=0) / np.sqrt(len(drawn))

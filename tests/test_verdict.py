@@ -185,7 +185,9 @@ def test_a_metric_is_required_by_a_known_name() -> None:
         require_metric(name, "x")
     assert set(JUDGED_BY) == (METRICS.keys() - {"false_positive_rate"}) | set(SEARCH_METRICS)
     for name in ("accuracy", "false_positive_rate", "threshold", ""):
-        with pytest.raises(InputError, match=r"^--metric x: use one of auto, spearman, pearson, .*, mrr@10, ndcg@10, map@100$"):
+        with pytest.raises(
+            InputError, match=r"^--metric x: use one of auto, spearman, pearson, .*, mrr@10, ndcg@10, map@100$"
+        ):
             require_metric(name, "--metric x")
 
 

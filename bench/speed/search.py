@@ -1,4 +1,4 @@
-"""What judging by search costs: 10,000 queries among 100,000 texts, a model beside its baseline at 5 dims, all measures.
+"""What judging by search costs: 10,000 queries among 100,000 texts, a model beside its baseline, 5 dims, all measures.
 
 Embeddings are random, width 768, of texts in clusters of two to six, with coordinates that carry less towards the end
 of the embedding. Measured are the seconds of the clock and of the processor (all threads) for `search` over both models
@@ -50,7 +50,9 @@ def find_others(clusters: np.ndarray, count: int, random: np.random.Generator) -
     queries = random.permutation(np.flatnonzero(sizes[clusters] > 1))[:count]
     texts = np.arange(len(clusters))
     members = csr_matrix((np.ones(len(texts), dtype=np.int8), (clusters, texts)), shape=(len(sizes), len(texts)))
-    own = csr_matrix((np.ones(len(queries), dtype=np.int8), (np.arange(len(queries)), queries)), (len(queries), len(texts)))
+    own = csr_matrix(
+        (np.ones(len(queries), dtype=np.int8), (np.arange(len(queries)), queries)), (len(queries), len(texts))
+    )
     relevant = members[clusters[queries]] - own
     relevant.eliminate_zeros()
     return queries, SearchTask(relevant, own)
@@ -100,8 +102,8 @@ def main() -> None:
     found = measure(options.texts, options.queries)
     print(
         f"{found['queries']:,} queries among {found['texts']:,} texts, {found['models']} models, {len(DIMS)} dims: "
-        f"{found['seconds']:.1f} s ({found['seconds_of_search']:.1f} s of them search), {found['cpu_seconds']:.1f} s of "
-        f"the processor, {found['extra_bytes'] / 2**20:.0f} MiB beside the embeddings"
+        f"{found['seconds']:.1f} s ({found['seconds_of_search']:.1f} s of them search), {found['cpu_seconds']:.1f} s "
+        f"of the processor, {found['extra_bytes'] / 2**20:.0f} MiB beside the embeddings"
     )
     print(f"Record: {save_record('search', {'environment': environment(), **found}, options.results)}")
 

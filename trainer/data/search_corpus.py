@@ -201,7 +201,9 @@ def parse_dates(raw: RawTable, column: str) -> NDArray[np.float64]:
     if len({tuple(parsed) for parsed in fitting.values()}) > 1:
         raise raw.error(0, column, f"{brief(cells[0])} may be day first or month first: write 2024-12-31")
     if not fitting:
-        known = [_iso_seconds(cell) is not None or any(_parse_all([cell], form) for form in DATE_FORMATS) for cell in cells]
+        known = [
+            _iso_seconds(cell) is not None or any(_parse_all([cell], form) for form in DATE_FORMATS) for cell in cells
+        ]
         row = known.index(False) if False in known else 0
         raise raw.error(row, column, f"{brief(cells[row])} is no date like those of other rows: write 2024-12-31 13:45")
     return np.array(next(iter(fitting.values())), dtype=np.float64)

@@ -14,10 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.identifiers import clean_id, id_key, is_rounded, link_rows
-from trainer.data.raw_table import RawTable, brief
+from trainer.data.identifiers import clean_id, id_key, link_rows
+from trainer.data.raw_table import RawTable
 from trainer.data.readers import Reading
-from trainer.data.ticket_table import Columns, read_ticket_table, text_of_cell, texts_of_cell
+from trainer.data.ticket_table import (
+    Columns,
+    ids_of_column,
+    join_cells,
+    read_ticket_table,
+    text_of_cell,
+    texts_of_cell,
+)
 from trainer.system.console import progress, tracked
 from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import (
@@ -110,7 +117,8 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
     rows = len(raw)
     numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number) or []]
     categories = _categories(raw, columns.category)
-    links = link_rows(raw.source, numbers, ids_of_column(raw, columns.duplicate_of), ids_of_column(raw, columns.cluster))
+    duplicates, clusters = (ids_of_column(raw, column) for column in (columns.duplicate_of, columns.cluster))
+    links = link_rows(raw.source, numbers, duplicates, clusters)
     whole, cleaned = _texts(raw, columns.texts, quality)
     prints = fingerprints(cleaned)
     languages = [language(text) for text in tracked(cleaned, "Guessing languages")]

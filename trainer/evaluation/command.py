@@ -9,7 +9,7 @@ from trainer.data.readers import add_reading_options, reading_from
 from trainer.errors import InputError
 from trainer.system.arguments import Parser, parse_dims
 
-DESCRIPTION = """Judge an encoder: on labelled pairs, or by search among the tickets of a corpus, in which a ticket whose
+DESCRIPTION = """Judge an encoder: on labelled pairs, or by search among the tickets of a corpus, where a ticket whose
 duplicates are known should find them."""
 # Options that belong to one of the two ways of judging.
 OF_PAIRS = ("dev", "rule", "forgetting", "fewest")
@@ -47,8 +47,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metric",
         default="auto",
-        help="what the verdict goes by: a metric of pairs or of search (default: spearman; mrr@10 for positives alone and "
-        "for a corpus)",
+        help="what the verdict goes by: a metric of pairs or of search (default: spearman; mrr@10 for positives alone "
+        "and for a corpus)",
     )
     parser.add_argument(
         "--forgetting",
@@ -125,9 +125,7 @@ def _judge_search(options: argparse.Namespace) -> None:
         date=options.date_column,
     )
     asked = {name: getattr(options, name) for name in (*SHARED, *OF_SEARCH)}
-    question = SearchQuestion(
-        **asked, dims=parse_dims(options.dims), columns=columns, reading=reading_from(options)
-    )
+    question = SearchQuestion(**asked, dims=parse_dims(options.dims), columns=columns, reading=reading_from(options))
     judgement = judge_search(question)
     print_search(judgement)
     if options.json:

@@ -106,7 +106,7 @@ class Opened(NamedTuple):
     slack: Sequence[float]
     """[M] how far a score in a tile may be from the exact one."""
     exact: Callable[[int, Int, Int], Float]
-    """The exact scores [P] in a ranking of queries (rows of the block) and candidates, to ask for where there is slack."""
+    """Exact scores [P] in a ranking of queries (rows of the block) and candidates, to ask for where there is slack."""
 
 
 class Scores(Protocol):

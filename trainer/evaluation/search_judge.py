@@ -1,8 +1,8 @@
-"""`trainer evaluate` on a corpus: does the right ticket come up, by a model, by the untouched one, by words, by both?"""
+"""`trainer evaluate` on a corpus: does the right ticket come up: by a model, by a baseline, by words, by both?"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class SearchQuestion:
     """File of pairs; texts of positive ones search for each other."""
     corpus: str | None = None
     """File of tickets whose texts are candidates beside those of the pairs."""
-    columns: Columns = Columns()
+    columns: Columns = field(default_factory=Columns)
     """What the file of tickets calls its fields."""
     queries: str = ""
     """COLUMN=VALUE: only such tickets search."""

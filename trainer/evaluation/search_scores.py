@@ -45,7 +45,12 @@ class EmbeddingScores:
             ValueError: the shapes do not fit, or the dims are not ascending ones of 1 .. E.
         """
         width = corpus.shape[1]
-        if queries.shape[1] != width or list(dims) != sorted(set(dims)) or not dims or not 1 <= dims[0] <= dims[-1] <= width:
+        if (
+            queries.shape[1] != width
+            or list(dims) != sorted(set(dims))
+            or not dims
+            or not 1 <= dims[0] <= dims[-1] <= width
+        ):
             raise ValueError(f"queries {queries.shape}, corpus {corpus.shape} and dims {list(dims)} do not fit")
         for name, rows in (("queries", queries), ("corpus", corpus)):
             if not np.isfinite(rows.sum(axis=1, dtype=np.float64)).all():
@@ -135,7 +140,7 @@ class BM25Scores:
     """Okapi BM25 of the words of whole texts (Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework");
     one ranking.
 
-    Words are runs of letters and digits of the canonical form; k1 = 1.5, b = 0.75, and the never negative IDF of Lucene.
+    Words are runs of letters and digits of the canonical form; k1 = 1.5, b = 0.75, and Lucene's IDF, never negative.
     """
 
     rankings = 1
@@ -147,7 +152,7 @@ class BM25Scores:
             import bm25s
         except ImportError as error:
             raise InputError("judging by search needs bm25s, for BM25: install the extra `mine`") from error
-        split = dict(stopwords=[], show_progress=False)
+        split = {"stopwords": [], "show_progress": False}
         tokens = bm25s.tokenize([canonical_form(text) for text in corpus], **split)
         self.size = len(corpus)
         self.index = bm25s.BM25(auto_compile=False)

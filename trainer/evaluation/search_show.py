@@ -19,6 +19,10 @@ NAMES = {
 }
 
 
+SHOWN = (("model", "baseline"), ("model", "bm25"), ("bm25+model", "bm25"), ("bm25+model", "model"))
+"""Differences in the tables; the record has them all."""
+
+
 def print_search(judgement: SearchJudgement) -> None:
     """Show a table a dim, a row a system and a row a difference, then the sentences."""
     question, facts, assessment = judgement.question, judgement.facts, judgement.assessment
@@ -34,7 +38,7 @@ def print_search(judgement: SearchJudgement) -> None:
     for name, why in (("repeated_numbers", "their ticket number again"), ("without_text", "no text")):
         if facts.get(name):
             console.print(f"{facts[name]} rows left out: {why}", markup=False)
-    columns = tuple(dict.fromkeys(("success@1", "success@5", *GUARDED, question.metric)))
+    columns = tuple(dict.fromkeys(("success@5", *GUARDED, question.metric)))
     for dim in assessment.metrics["model"]:
         _print_dim(judgement, dim, columns)
     if assessment.undefined:
@@ -48,25 +52,25 @@ def print_search(judgement: SearchJudgement) -> None:
 def _print_dim(judgement: SearchJudgement, dim: str, columns: tuple[str, ...]) -> None:
     assessment = judgement.assessment
     table = Table(title=f"{dim} dims", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("search by")
+    table.add_column("search by", no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right")
     metrics, intervals = assessment.metrics, assessment.intervals
     for system, title in NAMES.items():
         if system in metrics:
             table.add_row(title, *(_cell(metrics[system][dim][name], intervals[system][dim][name]) for name in columns))
-    for difference in intervals:
-        first, less, second = difference.partition(" less ")
-        if less:
-            changes = (metrics[first][dim][name] - metrics[second][dim][name] for name in columns)
-            cells = (_cell(*each, "+") for each in zip(changes, map(intervals[difference][dim].get, columns), strict=True))
-            bold = "bold" if difference == "model less baseline" else None
+    table.add_section()
+    for first, second in SHOWN:
+        if second in metrics:
+            ends = intervals[f"{first} less {second}"][dim]
+            cells = (_cell(metrics[first][dim][name] - metrics[second][dim][name], ends[name], "+") for name in columns)
+            bold = "bold" if second == "baseline" else None
             table.add_row(f"{NAMES[first]} less {NAMES[second]}", *cells, style=bold)
     console.print(table, markup=False)
 
 
-def _cell(value: float, ends: list[float] | None, sign: str = "") -> str:
+def _cell(value: float, ends: list[float], sign: str = "") -> str:
     """A value with its interval."""
-    if ends is None or np.isnan(ends).any():
+    if np.isnan(ends).any():
         return f"{value:{sign}.3f}"
     return f"{value:{sign}.3f} ({ends[0]:{sign}.3f},{ends[1]:{sign}.3f})"

@@ -103,9 +103,7 @@ def assess_search(
 
 def _by_dim(figures: Float, dims: Sequence[int]) -> ByDim:
     """Figures [names, M, ...] nested as people read them."""
-    return {
-        str(dim): {name: figures[n, m].tolist() for n, name in enumerate(NAMES)} for m, dim in enumerate(dims)
-    }
+    return {str(dim): {name: figures[n, m].tolist() for n, name in enumerate(NAMES)} for m, dim in enumerate(dims)}
 
 
 def surely_below_zero(samples: Mapping[str, Float]) -> list[str]:
