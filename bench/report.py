@@ -179,6 +179,44 @@ def judging(record: dict[str, Any]) -> list[str]:
     return [*lines, "", *source(record, "embeddings given")]
 
 
+def searching(record: dict[str, Any]) -> list[str]:
+    """What judging by search costs."""
+    lines = [
+        f"| {record['queries']:,} queries among {record['texts']:,} texts, {len(record['dims'])} dims of "
+        f"{record['width']}, {record['models']} models | |",
+        "|---|---:|",
+        f"| all measures, intervals, differences | {record['seconds']:.0f} s |",
+        f"| processor time of it | {record['cpu_seconds']:.0f} s |",
+        f"| memory beside the embeddings | {record['extra_bytes'] / 2**20:.0f} MiB |",
+    ]
+    return [*lines, "", *source(record, "embeddings given")]
+
+
+def search_quality(record: dict[str, Any]) -> list[str]:
+    """Who finds the right ticket how often, a row a system and dim."""
+    names = ("success@5", "success@10", "map@100")
+    titles = {"bm25": "BM25", "baseline": "untouched", "model": record["settings"]["models"]["model"]}
+    titles |= {f"bm25+{system}": f"BM25 and {titles[system]}" for system in record["settings"]["models"]}
+    lines = [f"| search by | dims | {' | '.join(names)} |", "|---|---:|---:|---:|---:|"]
+    for system, title in titles.items():
+        for dim in reversed(record["metrics"].get(system, {})):
+            cells = (
+                "{:.3f} ({:.3f}, {:.3f})".format(
+                    record["metrics"][system][dim][name], *record["intervals"][system][dim][name]
+                )
+                for name in names
+            )
+            lines.append(f"| {title} | {'' if system == 'bm25' else dim} | {' | '.join(cells)} |")
+            if system == "bm25":
+                break
+    facts, settings = record["facts"], record["settings"]
+    said = (
+        f"{facts['queries']:,} queries of {record['groups']['count']:,} clusters among {facts['texts']:,} tickets, "
+        f"{settings['max_length']['model']} tokens a text, {settings['resamples']:,} resamples"
+    )
+    return [*lines, "", *source(record, said)]
+
+
 def build_pairs(record: dict[str, Any]) -> list[str]:
     """Time and memory of building pairs by number of tickets."""
     lines = ["| tickets | processor seconds | clock seconds | peak memory |", "|---:|---:|---:|---:|"]
@@ -285,6 +323,8 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "chaos, peer": (("chaos_peer",), chaos_peer),
     "saving": (("saving",), saving),
     "judging": (("intervals",), judging),
+    "searching": (("search",), searching),
+    "search, bugs": (("search_bugs",), search_quality),
     "side by side": (("side_by_side",), side_by_side),
 }
 

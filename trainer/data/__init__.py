@@ -11,6 +11,7 @@ curriculum.PhasedBatchSampler              which rows make up each batch of a ru
 batch_filling.take_batch, spread_repeats     rows into batches: negatives with their anchor, no text twice
 batch_layout.LayoutBuilder -> BatchLayout  queries, candidates, and who is masked for whom, for the loss
 tickets.load_tickets -> Tickets            raw tickets, cleaned, for `trainer build-pairs`
+search_corpus.corpus_of_tickets            who searches for what among whom: tickets with known duplicates, pairs
 identifiers.link_rows, clean_id            ticket numbers in one spelling, and the links between them
 origins.py                                 where the rows of built pairs come from
 incidents.generate_pairs                   pairs from a seeded grammar, to try things on

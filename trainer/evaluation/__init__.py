@@ -5,7 +5,12 @@ judge.conclude                             the same from embeddings; the end of 
 verdict.assess, diagnose, forgetting       intervals, paired verdict, adversarial diagnostic, what was forgotten
 metric_choice.choose_metric                what a judgement goes by: labels, or search where there are positives alone
 pair_metrics.METRICS                       every metric of pairs by name; a new one is added there and nowhere else
-retrieval.retrieval                        success@k, recall@k, MRR and nDCG among all texts of a set
+search.search                              how well queries find their right answers in a corpus, exactly and in blocks
+search_scores                              what ranks candidates: embeddings at every dim, BM25, both fused
+search_metrics.NAMES                       success@k, recall@k, MRR, nDCG, MAP over all orders of ties; new ones go here
+retrieval.retrieval                        the same among the texts of a set of pairs
+search_judge.judge_search                  `trainer evaluate` on a corpus; search_verdict: intervals, verdict, sentences
+search_show.print_search                   its tables in the terminal
 bootstrap.bootstrap_pairs, interval        paired bootstrap; groups.py: which texts are drawn together
 thresholds.fit_thresholds                  fitted on dev, kept in the model's folder, applied frozen
 scoring.evaluate                           metrics of an encoder in the middle of training

@@ -72,7 +72,7 @@ def search(table: PairTable, embeddings: np.ndarray, dims: tuple[int, ...]) -> t
         embeddings: of the table's texts, as `sides` takes them: queries are first texts, what is found second ones.
 
     Returns:
-        The queries [Q] as canonical texts, and [M, Q] values by the names of `retrieval.NAMES`.
+        The queries [Q] as canonical texts, and [M, Q] values by the names of `search_metrics.NAMES`.
 
     Raises:
         NumericError: an embedding is NaN or Inf.

@@ -140,7 +140,8 @@ class BM25Scores:
     """Okapi BM25 of the words of whole texts (Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework");
     one ranking.
 
-    Words are runs of letters and digits of the canonical form; k1 = 1.5, b = 0.75, and Lucene's IDF, never negative.
+    Words are two or more letters and digits in a row, of the canonical form; k1 = 1.5, b = 0.75, and Lucene's IDF,
+    which is never negative.
     """
 
     rankings = 1

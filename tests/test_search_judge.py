@@ -1,0 +1,292 @@
+"""Judging by search: corpora from files, the verdict, the command."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.data.pairs import pairs_from_columns
+from trainer.data.search_corpus import corpus_of_pairs, corpus_of_tickets
+from trainer.data.ticket_table import Columns
+from trainer.errors import InputError
+from trainer.evaluation.search_metrics import NAMES
+from trainer.evaluation.search_verdict import assess_search, sentences, surely_below_zero
+from trainer.evaluation.verdict import Verdict
+from trainer.main import cli
+
+LINKED = Columns(duplicate_of="duplicate_of")
+TICKETS = [  # number, title, body, duplicate_of, opened, site
+    ("T1", "printer jam", "paper stuck on floor 2", "", "2024-01-05 10:00", "a"),
+    ("T2", "printer is jammed", "the paper is stuck", "T1", "2024-01-03 10:00", "a"),
+    ("T3", "vpn drops", "every hour", "", "2024-01-01 10:00", "b"),
+    ("T4", "PRINTER  jam", "Paper stuck on floor 2", "T1", "2024-01-07 10:00", "b"),  # a copy of T1
+    ("T5", "vpn is gone", "again", "T3", "2024-01-01 10:00", "a"),  # opened with T3
+    ("T6", "mail bounces", "", "T99", "2024-01-02 10:00", "a"),
+    ("T7", "mail comes back", "to me", "T99", "2024-01-09 10:00", "a"),
+    ("T8", "screen is black", "after the update", "", "2024-01-04 10:00", "b"),
+    ("", "", "", "", "2024-01-04 10:00", "b"),  # says nothing
+    ("T8", "screen is black", "still, after the update", "", "2024-01-06 10:00", "b"),  # T8 once more
+]
+HEADER = ("number", "short_description", "description", "duplicate_of", "opened_at", "site")
+
+
+def write(path: Path, rows: list[tuple[str, ...]] = TICKETS, header: tuple[str, ...] = HEADER) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def right_answers(path: Path, columns: Columns, queries: str = "") -> dict[str, tuple[set[str], set[str]]]:
+    """Of each query's text: the texts that are right, and those that are no candidates."""
+    corpus = corpus_of_tickets(path, columns, queries)
+    read = {}
+    for q, query in enumerate(corpus.queries):
+        right, barred = (
+            {corpus.texts[text] for text in links[q].nonzero()[1]} for links in (corpus.relevant, corpus.excluded)
+        )
+        late = set(corpus.texts[corpus.limits[q] :]) if corpus.limits is not None else set()
+        read[corpus.texts[query]] = right, barred | late
+    return read
+
+
+J1, J2, J4 = (
+    "printer jam\npaper stuck on floor 2",
+    "printer is jammed\nthe paper is stuck",
+    "PRINTER  jam\nPaper stuck on floor 2",
+)
+V3, V5, M6, M7 = "vpn drops\nevery hour", "vpn is gone\nagain", "mail bounces", "mail comes back\nto me"
+
+
+def test_who_searches_for_what(tmp_path: Path) -> None:
+    """Chains and links to tickets that are not there tie; copies are neither right nor candidates."""
+    assert right_answers(write(tmp_path / "t.csv"), LINKED) == {
+        J1: ({J2}, {J1, J4}),
+        J2: ({J1, J4}, {J2}),
+        J4: ({J2}, {J1, J4}),
+        V3: ({V5}, {V3}),
+        V5: ({V3}, {V5}),
+        M6: ({M7}, {M6}),
+        M7: ({M6}, {M7}),
+    }
+    corpus = corpus_of_tickets(tmp_path / "t.csv", LINKED)
+    expected = {
+        "read": 10,
+        "without_text": 1,
+        "repeated_numbers": 1,
+        "texts": 8,
+        "links": 5,
+        "links_to_unknown_tickets": 2,
+    }
+    assert {name: corpus.facts[name] for name in expected} == expected
+
+
+def test_only_earlier_tickets_are_found_where_there_is_a_date(tmp_path: Path) -> None:
+    columns = Columns(duplicate_of="duplicate_of", date="opened_at")
+    read = right_answers(write(tmp_path / "t.csv"), columns)
+    assert {query: right for query, (right, _) in read.items()} == {J1: {J2}, J4: {J2}, M7: {M6}}
+    assert {M7, J4, J1, "screen is black\nafter the update"} <= read[J1][1] and not {J2, V3, V5} & read[J1][1]
+
+
+@pytest.mark.parametrize(
+    "dates",
+    [
+        ["2024-01-05T10:00:00Z", "2024-01-03T12:00:00+02:00", "2024-01-06"],
+        ["05.01.2024 10:00", "03.01.2024 10:00", "06.01.2024 00:00"],
+        ["01/25/2024", "01/03/2024", "02/06/2024"],
+        ["1704448800", "1704276000", "1704499200.0"],
+        ["5 Jan 2024", "3 Jan 2024", "6 Jan 2024"],
+    ],
+)
+def test_dates_are_read_as_they_are_written(tmp_path: Path, dates: list[str]) -> None:
+    rows = [(f"T{i}", f"text {i}", "", "T1" if i else "", date, "") for i, date in enumerate(dates)]
+    corpus = corpus_of_tickets(write(tmp_path / "t.csv", rows), Columns(duplicate_of="duplicate_of", date="opened_at"))
+    assert corpus.texts == ["text 1", "text 0", "text 2"]
+
+
+def test_some_tickets_search_among_all(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv")
+    assert set(right_answers(path, LINKED, "site=b")) == {V3, J4}
+    assert set(right_answers(path, Columns(cluster="site"), "duplicate_of=T1")) == {J2, J4}
+
+
+def test_a_corpus_of_pairs_has_the_texts_of_both_files_once() -> None:
+    columns = {"texts1": ["a b", "b c", "x y", "A  B"], "texts2": ["b c", "c d", "q r", "z z"], "labels": [1, 1, 0, 0]}
+    corpus = corpus_of_pairs(pairs_from_columns(columns, "p.json"), ["C D", "new one", "x  y"], "more.csv")
+    assert corpus.source == "p.json among more.csv"
+    assert corpus.texts == ["a b", "b c", "x y", "c d", "q r", "z z", "new one"]
+    assert corpus.queries.tolist() == [0, 1, 3]
+    assert corpus.relevant.toarray()[0].nonzero()[0].tolist() == [1, 3]
+    assert (corpus.excluded.toarray() == np.eye(7)[[0, 1, 3]]).all()
+
+
+@pytest.mark.parametrize(
+    ("columns", "queries", "message"),
+    [
+        (Columns(duplicate_of="Duplicate_off"), "", r"column Duplicate_off is missing .*nearest: 'duplicate_of'.*"),
+        (Columns(cluster="sites"), "", r"column sites is missing .*nearest: 'site'.*--cluster-column"),
+        (Columns(duplicate_of="duplicate_of", date="opened"), "", r"column opened is missing .*nearest: 'opened_at'.*"),
+        (Columns(), "", "which tickets are the same problem.*--duplicate-column"),
+        (Columns(duplicate_of="site"), "", "10 of 10 links name tickets that are not in the file"),
+        (Columns(cluster="number"), "", "no ticket has a known duplicate that is another text"),
+        (LINKED, "site", "--queries site: write COLUMN=VALUE"),
+        (LINKED, "site=c", "no row has site = 'c'; it has 'a', 'b'"),
+        (LINKED, "sit=c", "column sit is missing .*nearest: 'site'.*--queries"),
+        (Columns(duplicate_of="duplicate_of", date="site"), "", "row 1, site: 'a' is no date"),
+    ],
+)
+def test_what_cannot_be_judged_is_said_in_one_line(
+    tmp_path: Path, columns: Columns, queries: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        corpus_of_tickets(write(tmp_path / "t.csv"), columns, queries)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_ambiguous_date_is_refused(tmp_path: Path) -> None:
+    rows = [(f"T{i}", f"text {i}", "", "T1", f"0{i + 1}/02/2024", "") for i in range(3)]
+    with pytest.raises(InputError, match="row 1, opened_at: '01/02/2024' may be day first or month first"):
+        corpus_of_tickets(write(tmp_path / "t.csv", rows), Columns(duplicate_of="duplicate_of", date="opened_at"))
+
+
+# ---- the verdict
+
+
+def values(count: int, **shares: float) -> dict[str, dict[str, np.ndarray]]:
+    """System -> metric -> [2, Q], 1 for a share of the queries; a smaller share is part of a larger one."""
+    order = np.random.default_rng(0).permutation(count)
+    rows = {system: np.tile((order < share * count).astype(float), (2, 1)) for system, share in shares.items()}
+    return {system.replace("_and_", "+"): dict.fromkeys(NAMES, row) for system, row in rows.items()}
+
+
+def test_intervals_are_those_of_drawing_whole_clusters() -> None:
+    """Of equal clusters of 4: four times the width that single queries would give, over 2."""
+    clusters = np.repeat(np.arange(150), 4)
+    row = np.repeat(np.random.default_rng(1).random(150) < 0.5, 4).astype(float)[None]
+    assessment = assess_search({"model": dict.fromkeys(NAMES, row)}, clusters, (8,), "mrr@10", resamples=2000)
+    low, high = assessment.intervals["model"]["8"]["mrr@10"]
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 150), rel=0.1)
+    assert assessment.metrics["model"]["8"]["mrr@10"] == pytest.approx(row.mean())
+    assert assessment.groups["count"] == 150 and assessment.verdict is None
+    single = assess_search({"model": dict.fromkeys(NAMES, row)}, np.arange(600), (8,), "mrr@10", resamples=2000)
+    assert np.diff(single.intervals["model"]["8"]["mrr@10"])[0] == pytest.approx((high - low) / 2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict", "words"),
+    [
+        (0.5, 0.62, Verdict.BETTER, "deploy: yes, because mrr@10 is surely better at every dim"),
+        (0.5, 0.5, Verdict.NOT_BETTER, "deploy: no, because mrr@10 is not better at 8, 64 dims"),
+        (0.5, 0.503, Verdict.UNCLEAR, "deploy: not on this evidence"),
+        (0.62, 0.5, Verdict.NOT_BETTER, "deploy: no, because it surely lost success@10 at 8 dims"),
+    ],
+)
+def test_the_verdict_and_its_sentence(before: float, after: float, verdict: Verdict, words: str) -> None:
+    assessment = assess_search(values(400, model=after, baseline=before), np.arange(400), (8, 64), "mrr@10")
+    said = sentences(assessment, "mrr@10")
+    assert assessment.verdict == verdict and words in " ".join(said)
+    figures = f"first five for {100 * before:.0f} -> {100 * after:.0f} of 100 tickets ["
+    assert figures in " ".join(said)
+    noticed = {Verdict.BETTER: "users will notice that 12 more of 100", Verdict.UNCLEAR: "is not shown"}
+    assert noticed.get(verdict, "") in " ".join(said)
+
+
+def test_gaining_by_the_metric_and_losing_on_search_is_not_better_and_said_first() -> None:
+    figures = values(400, model=0.6, baseline=0.5)
+    lost = values(400, model=0.45, baseline=0.5)
+    for system in figures:
+        figures[system] = figures[system] | {
+            "success@10": np.stack([lost[system]["success@10"][0], figures[system]["mrr@10"][0]])
+        }
+    assessment = assess_search(figures, np.arange(400), (8, 64), "mrr@10")
+    assert set(assessment.verdicts.values()) == {Verdict.BETTER}
+    assert assessment.verdict == Verdict.NOT_BETTER and assessment.surely_worse == ["success@10 at 8 dims"]
+    first = sentences(assessment, "mrr@10")[0]
+    assert "surely worse" in first and "success@10 at 8 dims 0.500 -> 0.450 [-0." in first
+
+
+def test_surely_below_zero_keeps_its_error_for_the_whole_family() -> None:
+    """One of forty at 2 % is luck; Holm's procedure goes on where others are beyond doubt."""
+    rng = np.random.default_rng(0)
+    drawn = np.sort(rng.normal(size=1000))
+    barely = drawn - drawn[980]  # 2 % are above zero
+    nothing = {f"same{i}": rng.normal(size=1000) for i in range(39)}
+    assert surely_below_zero({"one": barely}) == ["one"]
+    assert surely_below_zero({"one": barely} | nothing) == []
+    assert surely_below_zero({"sure": drawn - 10, "one": barely}) == ["sure", "one"]
+    assert surely_below_zero({"unknown": np.full(1000, np.nan)}) == []
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        ({"model": 0.4, "bm25": 0.6, "bm25_and_model": 0.6}, ("loses to BM25", "adds nothing to BM25")),
+        ({"model": 0.6, "bm25": 0.6, "bm25_and_model": 0.6}, ("loses to BM25", "adds nothing to BM25")),
+        ({"model": 0.4, "bm25": 0.6, "bm25_and_model": 0.7}, ("loses to BM25", "together are better than the model")),
+        ({"model": 0.7, "bm25": 0.5, "bm25_and_model": 0.6}, ("beats BM25", "no better than the model alone")),
+        ({"model": 0.502, "bm25": 0.5, "bm25_and_model": 0.5}, ("not surely better than BM25", "adds nothing")),
+    ],
+)
+def test_what_a_model_is_worth_beside_bm25(shares: dict[str, float], words: tuple[str, str]) -> None:
+    assessment = assess_search(values(500, **shares), np.arange(500), (8, 64), "mrr@10")
+    alone, both = sentences(assessment, "mrr@10")[-2:]
+    assert words[0] in alone and words[1] in both
+
+
+def test_few_clusters_give_no_interval_and_no_verdict_that_is_sure() -> None:
+    assessment = assess_search(values(30, model=0.9, baseline=0.1), np.arange(30) % 3, (8, 64), "mrr@10")
+    assert assessment.undefined and "3.0 groups" in assessment.undefined
+    assert assessment.verdict == Verdict.UNCLEAR and "(no interval)" in sentences(assessment, "mrr@10")[0]
+
+
+# ---- the command
+
+
+@pytest.mark.slow
+def test_the_command_judges_tickets_and_pairs(
+    tmp_path: Path, tiny_model: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bm25s")
+    tickets, model = write(tmp_path / "t.csv"), str(tiny_model("mpnet"))
+    asked = ["evaluate", "--model", model, "--baseline", model, "--resamples", "100", "--dims", "64,16"]
+    given = ["--tickets", str(tickets), "--duplicate-column", "DUPLICATE_OF", "--json", str(tmp_path / "found.json")]
+    assert cli([*asked, *given]) == 0
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert record["metrics"].keys() == {"bm25", "model", "baseline", "bm25+model", "bm25+baseline"}
+    assert record["metrics"]["model"].keys() == {"16", "64"} and record["metrics"]["model"]["64"].keys() == set(NAMES)
+    assert record["metrics"]["model"] == record["metrics"]["baseline"]
+    assert record["metrics"]["bm25"]["16"] == record["metrics"]["bm25"]["64"]
+    assert record["metrics"]["bm25"]["64"]["success@5"] > 0.5
+    shown = capsys.readouterr().err
+    assert "7 queries among 8 texts" in shown and "2 of 5 links name tickets that are not in the file" in shown
+    assert "The right ticket is among the first five for" in shown and "BM25 + model" in shown
+    pairs = tmp_path / "p.json"
+    pairs.write_text(json.dumps({"texts1": ["vpn drops", "mail"], "texts2": ["no vpn", "printer"], "labels": [1, 0]}))
+    assert cli([*asked, "--pairs", str(pairs), "--corpus", str(tickets)]) == 0
+    assert "2 queries among 13 texts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "either --pairs FILE or --tickets FILE"),
+        (["--pairs", "p.json", "--tickets", "t.csv"], "either --pairs FILE or --tickets FILE"),
+        (["--tickets", "t.csv", "--corpus", "t.csv"], "--corpus goes with --pairs"),
+        (["--tickets", "t.csv", "--dev", "d.json"], "--dev means nothing here"),
+        (["--tickets", "t.csv", "--threshold", "precision=0.9"], "--threshold means nothing here"),
+        (["--pairs", "p.json", "--date-column", "opened"], "--date-column means nothing here"),
+        (["--tickets", "t.csv", "--metric", "spearman"], "--metric spearman: a corpus is judged by search; use one of"),
+        (["--tickets", "t.csv", "--resamples", "5"], "--resamples 5: use 100 or more"),
+        (["--tickets", "missing.csv", "--duplicate-column", "x"], "missing.csv"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(["evaluate", "--model", "m", *arguments]) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said and said.startswith("error: ") and "\n" not in said
