@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trainer.evaluation.bootstrap import LEVEL, RESAMPLES, bootstrap_means, interval, why_undefined
-from trainer.evaluation.groups import groups_of_queries
+from trainer.evaluation.groups import FEWEST_GROUPS, Groups, groups_of_queries
 from trainer.evaluation.search_metrics import DEPTH, NAMES, Float
 from trainer.evaluation.verdict import Verdict, overall_verdict, paired_verdict
 
@@ -93,11 +93,21 @@ def assess_search(
     return SearchAssessment(
         metrics={system: _by_dim(mean, dims) for system, mean in means.items()},
         intervals=intervals,
-        undefined=why_undefined(drawn, groups),
+        undefined=_undefined(drawn, groups),
         verdicts=verdicts,
         surely_worse=worse,
         verdict=(Verdict.NOT_BETTER if worse else overall_verdict(verdicts)) if verdicts else None,
         groups={"kind": groups.kind, "count": groups.count, "effective": groups.effective},
+    )
+
+
+def _undefined(samples: Float, groups: Groups) -> str | None:
+    """Why intervals of samples [..., B] are NaN; None where none is."""
+    if groups.effective >= FEWEST_GROUPS:
+        return why_undefined(samples, groups)
+    return (
+        f"the queries are of {groups.effective:.1f} clusters of duplicates (counted as of equal size), and "
+        f"{FEWEST_GROUPS} are needed"
     )
 
 
@@ -130,10 +140,11 @@ def sentences(assessment: SearchAssessment, metric: str) -> list[str]:
     said = []
     if assessment.surely_worse:
         lost = "; ".join(_lost(assessment, name) for name in assessment.surely_worse)
-        said.append(f"The model is surely worse than the baseline at finding the right ticket: {lost}.")
+        said.append(f"The model is surely worse than the baseline at finding the right ticket: {lost}; deploy: no.")
     said.append(f"{_success(assessment, 'success@5', dim)}.")
     if assessment.verdict:
-        said[-1] = f"{said[-1][:-1]}; {_deploy(assessment, metric)}; {_noticed(assessment, dim)}."
+        because = "" if assessment.surely_worse else f"{_deploy(assessment, metric)}; "
+        said[-1] = f"{said[-1][:-1]}; {because}{_noticed(assessment, dim)}."
         said.append(f"{_success(assessment, 'success@10', dim)}.")
     return said + _beside_words(assessment, metric, dim)
 
@@ -163,8 +174,6 @@ def _deploy(assessment: SearchAssessment, metric: str) -> str:
     guarded = " and ".join(GUARDED)
     if assessment.verdict == Verdict.BETTER:
         return f"deploy: yes, because {metric} is surely better at every dim, and {guarded} are surely worse at none"
-    if assessment.surely_worse:
-        return f"deploy: no, because it surely lost {', '.join(assessment.surely_worse)}"
     dims = [dim for dim, verdict in assessment.verdicts.items() if verdict != Verdict.BETTER]
     if assessment.verdict == Verdict.NOT_BETTER:
         return f"deploy: no, because {metric} is not better at {', '.join(dims)} dims"
@@ -180,31 +189,40 @@ def _noticed(assessment: SearchAssessment, dim: str) -> str:
     return "that users will notice a difference is not shown"
 
 
-def _beside_words(assessment: SearchAssessment, metric: str, dim: str) -> list[str]:
+def _beside_words(assessment: SearchAssessment, metric: str, largest: str) -> list[str]:
     """What the model is worth to one who can search by words."""
     if "bm25" not in assessment.metrics:
         return []
+    alone, both, gain = (
+        _Comparison.of(assessment, metric, largest, *pair)
+        for pair in (("model", "bm25"), ("bm25+model", "bm25"), ("bm25+model", "model"))
+    )
+    words = "BM25, a search by words without any model"
+    said = [f"The model {alone.say('beats', 'loses to', 'is not surely better than')} {words}: {alone.figures}."]
+    for dim in assessment.metrics["model"]:
+        smaller = _Comparison.of(assessment, metric, dim, "model", "bm25")
+        if dim != largest and smaller.high < 0 <= alone.high:
+            said.append(f"Cut to {dim} dims it loses to BM25: {smaller.figures}.")
+    if not (alone.low > 0 or both.low > 0):
+        return [*said, f"It adds nothing to BM25 that is sure: both together, {both.figures}."]
+    verb = gain.say("are better than", "are worse than", "are not surely better than")
+    return [*said, f"BM25 and the model together {verb} the model alone: {gain.figures}."]
 
-    def compare(first: str, second: str) -> tuple[Verdict, str]:
-        ends = assessment.intervals[f"{first} less {second}"][dim][metric]
-        values = [assessment.metrics[system][dim][metric] for system in (second, first)]
-        figures = "{:.3f} -> {:.3f}".format(*values) + " [{:+.3f}, {:+.3f}]".format(*ends)
-        return paired_verdict(*ends), f"{metric} {figures} at {dim} dims"
 
-    alone, figures = compare("model", "bm25")
-    words = {
-        Verdict.BETTER: "The model beats BM25, a search by words without any model",
-        Verdict.NOT_BETTER: "The model loses to BM25, a search by words without any model",
-        Verdict.UNCLEAR: "The model is not surely better than BM25, a search by words without any model",
-    }
-    said = [f"{words[alone]}: {figures}."]
-    both, figures = compare("bm25+model", "bm25")
-    if Verdict.BETTER not in (alone, both):
-        return [*said, f"It adds nothing to BM25 that is sure: both together, {figures}."]
-    gain, figures = compare("bm25+model", "model")
-    words = {
-        Verdict.BETTER: "BM25 and the model together are better than the model alone",
-        Verdict.NOT_BETTER: "BM25 and the model together are no better than the model alone",
-        Verdict.UNCLEAR: "Whether BM25 and the model together are better than the model alone is not sure",
-    }
-    return [*said, f"{words[gain]}: {figures}."]
+class _Comparison(NamedTuple):
+    """One system less another, by one metric at one dim."""
+
+    low: float
+    high: float
+    figures: str
+
+    @classmethod
+    def of(cls, assessment: SearchAssessment, metric: str, dim: str, first: str, second: str) -> _Comparison:
+        low, high = assessment.intervals[f"{first} less {second}"][dim][metric]
+        before, after = (assessment.metrics[system][dim][metric] for system in (second, first))
+        interval = "(no interval)" if np.isnan(low) else f"[{low:+.3f}, {high:+.3f}]"
+        return cls(low, high, f"{metric} {before:.3f} -> {after:.3f} {interval} at {dim} dims")
+
+    def say(self, above: str, below: str, unsure: str) -> str:
+        """The word for an interval above zero, below it, or neither."""
+        return above if self.low > 0 else below if self.high < 0 else unsure
