@@ -161,7 +161,7 @@ def test_no_query_with_an_answer_is_an_error(tmp_path: Path) -> None:
 
 def test_an_ambiguous_date_is_refused(tmp_path: Path) -> None:
     rows = [(f"T{i}", f"text {i}", "", "T1", f"0{i + 1}/02/2024", "") for i in range(3)]
-    with pytest.raises(InputError, match="row 1 .*, opened_at: '01/02/2024' may be day first or month first"):
+    with pytest.raises(InputError, match=r"row 1 .*, opened_at: '01/02/2024' may be day first or month first"):
         corpus_of_tickets(write(tmp_path / "t.csv", rows), Columns(duplicate_of="duplicate_of", date="opened_at"))
 
 
@@ -296,11 +296,12 @@ def test_the_command_judges_tickets_and_pairs(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "either --pairs FILE or --tickets FILE"),
-        (["--pairs", "p.json", "--tickets", "t.csv"], "either --pairs FILE or --tickets FILE"),
-        (["--tickets", "t.csv", "--corpus", "t.csv"], "--corpus goes with --pairs"),
+        ([], "--pairs FILE, or --tickets FILE with --duplicate-column"),
+        (["--pairs", "p.json", "--tickets", "t.csv"], "--tickets means nothing here"),
+        (["--tickets", "t.csv", "--corpus", "t.csv"], "--corpus means nothing here"),
         (["--tickets", "t.csv", "--dev", "d.json"], "--dev means nothing here"),
         (["--tickets", "t.csv", "--threshold", "precision=0.9"], "--threshold means nothing here"),
+        (["--pairs", "p.json", "--corpus", "t.csv", "--date-column", "opened"], "--date-column means nothing here"),
         (["--pairs", "p.json", "--date-column", "opened"], "--date-column means nothing here"),
         (["--tickets", "t.csv", "--metric", "spearman"], "--metric spearman: a corpus is judged by search; use one of"),
         (["--tickets", "t.csv", "--resamples", "5"], "--resamples 5: use 100 or more"),

@@ -14,7 +14,7 @@ duplicates are known should find them."""
 # Options that belong to one of the two ways of judging.
 OF_PAIRS = ("dev", "rule", "forgetting", "fewest")
 OF_SEARCH = ("tickets", "corpus", "queries")
-OF_COLUMNS = ("number_column", "text_columns", "duplicate_column", "cluster_column", "date_column")
+OF_COLUMNS = ("number_column", "duplicate_column", "cluster_column", "date_column")
 SHARED = ("model", "baseline", "pairs", "label_scale", "positive_threshold", "metric", "resamples", "seed")
 
 
@@ -84,14 +84,16 @@ def _add_search_options(group: argparse._ArgumentGroup) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Evaluate a model, and a baseline beside it."""
-    by_search = bool(options.tickets or options.corpus)
-    if bool(options.tickets) == bool(options.pairs):
-        raise InputError("name what to judge by: either --pairs FILE or --tickets FILE")
-    if options.corpus and options.tickets:
-        raise InputError("--corpus goes with --pairs; --tickets are a corpus themselves")
-    unused = (*OF_PAIRS, *(("label_scale", "positive_threshold") if options.tickets else ("queries", "date_column")))
+    if not options.pairs and not options.tickets:
+        raise InputError("name what to judge by: --pairs FILE, or --tickets FILE with --duplicate-column NAME")
+    by_search = bool(options.corpus) or not options.pairs
+    unused: tuple[str, ...] = (*OF_SEARCH, *OF_COLUMNS, "text_columns")
+    if by_search and options.pairs:
+        unused = (*OF_PAIRS, "tickets", "queries", *OF_COLUMNS)
+    elif by_search:
+        unused = (*OF_PAIRS, "corpus", "label_scale", "positive_threshold")
     defaults = vars(evaluate_parser().parse_args(["--model", ""]))
-    for name in unused if by_search else (*OF_SEARCH, *OF_COLUMNS):
+    for name in unused:
         if getattr(options, name) != defaults[name]:
             option = {"rule": "--threshold"}.get(name, f"--{name.replace('_', '-')}")
             raise InputError(f"{option} means nothing here: leave it out, or see trainer evaluate --help")
