@@ -63,7 +63,7 @@ def expected_measures(groups: TieGroups, answers: Int) -> Float:
     share = relevant / tied
 
     def total(values: Float) -> Float:
-        return np.bincount(query, values, minlength=len(answers))
+        return np.bincount(query, values, minlength=len(answers)).astype(np.float64)
 
     first = place == 0
     success, reciprocal = _first_found(before[first], tied[first], relevant[first])
