@@ -100,6 +100,7 @@ def test_it_is_the_slow_version(size: int, groups: int, monkeypatch: pytest.Monk
             assert found[name][m][clear[m]] == pytest.approx(wanted, abs=1e-9), (name, dims[m])
 
 
+@pytest.mark.slow
 def test_it_is_the_evaluator_of_sentence_transformers() -> None:
     """Separate queries and corpus, where nothing is tied."""
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
@@ -342,12 +343,13 @@ def words_task(texts: list[str], seed: int) -> SearchTask:
     return SearchTask(csr_matrix(relevant), csr_matrix(np.eye(size)))
 
 
+@pytest.mark.slow
 def test_bm25_is_its_definition() -> None:
     pytest.importorskip("bm25s")
-    texts = sentences(40, seed=4)
+    texts = sentences(24, seed=4)
     task = words_task(texts, seed=5)
     scores = np.array([okapi(text.split(), [other.split() for other in texts]) for text in texts])
-    assert np.concatenate([BM25Scores(texts, texts).rows(task.block(0, 40))]) == pytest.approx(scores, rel=1e-5)
+    assert np.concatenate([BM25Scores(texts, texts).rows(task.block(0, 24))]) == pytest.approx(scores, rel=1e-5)
     found = search(BM25Scores([text.upper() for text in texts], texts), task)
     assert_mean_of_orders({name: values[0] for name, values in found.items()}, scores.round(5), task, 1e-7)
 
@@ -370,20 +372,21 @@ def test_reciprocal_ranks_share_ties_and_end_where_a_tie_reaches_too_deep(monkey
     assert reciprocal_ranks(scores, 1e-6) == pytest.approx(np.array(wanted))
 
 
+@pytest.mark.slow
 def test_the_fusion_is_that_of_both_rankings() -> None:
     """Where fused scores tie, as 1/61 + 1/62 and 1/62 + 1/61 do, by the mean over drawn orders."""
     pytest.importorskip("bm25s")
     from scipy.stats import rankdata
 
-    texts = sentences(60, seed=6)
+    texts = sentences(24, seed=6)
     task = words_task(texts, seed=7)
-    rows = np.random.default_rng(8).normal(size=(60, 8)).astype(np.float32)
+    rows = np.random.default_rng(8).normal(size=(24, 8)).astype(np.float32)
     found = search(FusedScores(BM25Scores(texts, texts), EmbeddingScores(rows, rows, (3, 8))), task)
     words = np.array([okapi(text.split(), [other.split() for other in texts]) for text in texts]).round(4)
     for m, dim in enumerate((3, 8)):
-        both, by_cosine = np.zeros((60, 60)), cosines(rows, rows, dim)
-        for query in range(60):
-            others = np.delete(np.arange(60), query)
+        both, by_cosine = np.zeros((24, 24)), cosines(rows, rows, dim)
+        for query in range(24):
+            others = np.delete(np.arange(24), query)
             shared = others[words[query, others] > 0]
             both[query, shared] += 1 / (60 + rankdata(-words[query, shared]))
             both[query, others] += 1 / (60 + rankdata(-by_cosine[query, others]))
@@ -391,11 +394,11 @@ def test_the_fusion_is_that_of_both_rankings() -> None:
 
 
 def assert_mean_of_orders(found: dict[str, np.ndarray], scores: np.ndarray, task: SearchTask, jitter: float) -> None:
-    """Compare with the mean of 200 orders of what ties: exactly where none does, else to 5 standard errors."""
-    draws = [slow(scores + np.random.default_rng(n).uniform(0, jitter, size=scores.shape), task) for n in range(200)]
+    """Compare with the mean of 100 orders of what ties: exactly where none does, else to 5 standard errors."""
+    draws = [slow(scores + np.random.default_rng(n).uniform(0, jitter, size=scores.shape), task) for n in range(100)]
     for name in NAMES:
         drawn = np.array([each[name] for each in draws])
         error = drawn.std(axis=0) / np.sqrt(len(drawn))
-        rare = np.where(error > 0, 0.02, 1e-9)  # an order of few that 200 draws meet by luck
+        rare = np.where(error > 0, 0.02, 1e-9)  # an order of few that 100 draws meet by luck
         assert (np.abs(found[name] - drawn.mean(axis=0)) <= 5 * error + rare).all(), name
         assert (error == 0).any()

@@ -38,7 +38,7 @@ class EmbeddingScores:
     queries_at_once = QUERIES_AT_ONCE
 
     def __init__(self, queries: np.ndarray, corpus: np.ndarray, dims: Sequence[int]) -> None:
-        """Take embeddings [Q, E] and [U, E], fp32, of any length, and dims in ascending order.
+        """Take embeddings [Q, E] and [U, E], which are rounded to float32, of any length, and dims in ascending order.
 
         Raises:
             NumericError: an embedding is NaN or Inf.
@@ -55,6 +55,7 @@ class EmbeddingScores:
         for name, rows in (("queries", queries), ("corpus", corpus)):
             if not np.isfinite(rows.sum(axis=1, dtype=np.float64)).all():
                 raise NumericError(f"{name}: embeddings are not finite")
+        queries, corpus = (np.asarray(rows, dtype=np.float32) for rows in (queries, corpus))
         self.queries, self.corpus, self.dims = queries, corpus, tuple(dims)
         self.query_lengths, self.corpus_lengths = (_prefix_lengths(rows, dims) for rows in (queries, corpus))
         self.rankings = len(dims)
