@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import tracemalloc
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from trainer.errors import NumericError
+from trainer.errors import InputError, NumericError
 from trainer.evaluation import search_scores
 from trainer.evaluation.search import Block, Opened, SearchTask, Tile, search
 from trainer.evaluation.search_metrics import NAMES, TieGroups, expected_measures
@@ -345,7 +346,6 @@ def words_task(texts: list[str], seed: int) -> SearchTask:
 
 @pytest.mark.slow
 def test_bm25_is_its_definition() -> None:
-    pytest.importorskip("bm25s")
     texts = sentences(24, seed=4)
     task = words_task(texts, seed=5)
     scores = np.array([okapi(text.split(), [other.split() for other in texts]) for text in texts])
@@ -355,12 +355,17 @@ def test_bm25_is_its_definition() -> None:
 
 
 def test_a_text_without_a_known_word_finds_by_chance() -> None:
-    pytest.importorskip("bm25s")
     links = csr_matrix(np.eye(40)[[1, 2]])
     found = search(
         BM25Scores(["", "?!"], [f"word{i} again" for i in range(40)]), SearchTask(links, csr_matrix((2, 40)))
     )
     assert found["success@10"] == pytest.approx(np.full((1, 2), 10 / 40))
+
+
+def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(InputError, match="install the extra `mine`"):
+        BM25Scores(["a"], ["b"])
 
 
 def test_reciprocal_ranks_share_ties_and_end_where_a_tie_reaches_too_deep(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +380,6 @@ def test_reciprocal_ranks_share_ties_and_end_where_a_tie_reaches_too_deep(monkey
 @pytest.mark.slow
 def test_the_fusion_is_that_of_both_rankings() -> None:
     """Where fused scores tie, as 1/61 + 1/62 and 1/62 + 1/61 do, by the mean over drawn orders."""
-    pytest.importorskip("bm25s")
     from scipy.stats import rankdata
 
     texts = sentences(24, seed=6)

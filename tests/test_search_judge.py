@@ -273,7 +273,6 @@ def test_few_clusters_give_no_interval_and_no_verdict_that_is_sure() -> None:
 def test_the_command_judges_tickets_and_pairs(
     tmp_path: Path, tiny_model: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("bm25s")
     tickets, model = write(tmp_path / "t.csv"), str(tiny_model("mpnet"))
     asked = ["evaluate", "--model", model, "--baseline", model, "--resamples", "100", "--dims", "64,16"]
     given = ["--tickets", str(tickets), "--duplicate-column", "DUPLICATE_OF", "--json", str(tmp_path / "found.json")]
