@@ -184,6 +184,14 @@ def test_graded_labels_are_scaled_and_the_threshold_is_in_their_own_unit(
     assert table.label.tolist() == expected
 
 
+def test_categories_are_compared_in_one_spelling_on_both_sides() -> None:
+    columns = {"text1": list("abcd"), "text2": list("efgh"), "label": [1, 0, 1, 0]}
+    table = pairs_from_columns(
+        columns | {"category1": ["Net", "net ", " ", "Café"], "category2": ["NET", "mail", "", "café"]}
+    )
+    assert table.categories1 == ["Net", "Net", "", "Café"] and table.categories2 == ["Net", "mail", "", "Café"]
+
+
 def test_booleans_are_the_ends_of_any_scale() -> None:
     table = pairs_from_columns(
         {"texts1": ["a", "b"], "texts2": ["c", "d"], "labels": [True, False]}, "x", label_scale=5

@@ -124,6 +124,8 @@ def _choose(text: str, source: str, finder: Finder, usual: str) -> str:
                 return separator
         except InputError:  # of this separator; the caller meets it again if it is chosen
             continue
+    if cells.get("\t", 0) > 1:
+        return "\t"  # texts hold commas, tabs they hardly do
     most = max(cells, key=lambda separator: cells[separator], default=usual)
     return most if cells.get(most, 0) > 1 else usual
 

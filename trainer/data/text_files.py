@@ -130,7 +130,7 @@ def guess_encoding(data: bytes, source: str) -> str:
 
 def _check_cp1252(data: bytes, source: str, start: int) -> None:
     """Raises InputError where bytes that are no UTF-8 (first at `start`) are not cp1252 either."""
-    place, fix = f"byte {start} (line {_line(data, start)})", "name its encoding (--encoding, data.encoding)"
+    place, fix = f"byte {start} (line {_line(data, start)})", "name its data.encoding"
     high = [character for character in data.decode("utf-8", "replace") if character > "\x7f"]
     if 2 * high.count("\ufffd") < len(high):  # most of what is not ASCII is sound UTF-8
         raise InputError(f"{source}: is not UTF-8 at {place}: mend it there, or {fix}")
