@@ -648,7 +648,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
         ["text2 is missing", "nearest: 'texst2'"],
     ),
     "missing CSV column": ("a.csv", "text1,text2,lable\na,b,1\n", ["column label is missing", "'lable'"]),
-    "two unnamed columns": ("a.csv", "a,1\n", ["column text1 is missing", "'a', '1'"]),
+    "two unnamed columns": ("a.csv", "a,1\n", ["columns text1, text2, label are missing", "'a', '1'"]),
     "missing key": ("a.jsonl", ROW + "\n" + '{"text1":"a","label":1}', ["row 2 (line 3), text2: is missing"]),
     "phase in some rows": ("a.jsonl", ROW[:-2] + ',"phase":1}\n' + ROW, ["row 2, phase: null"]),
     "duplicate key": ("a.json", SMALL[:-1] + ',"labels":[0]}', ["'labels' stands twice"]),

@@ -144,10 +144,10 @@ def test_letters_of_other_encodings_are_right(tmp_path: Path) -> None:
 def test_a_separator_can_be_given(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "text1^text2^label\nvpn is down^no vpn^1\nvpn is down^no mail^0\n")
     assert rows_of(read_pairs(path, reading=Reading(separator="^"))) == PAIRS
-    assert "column text1 is missing" in refusal(path)
+    assert "columns text1, text2, label are missing" in refusal(path)
     assert "one character" in refusal(path, Reading(separator="::"))
     path = write(tmp_path, "b.csv", "text1,text2,label\n" + ROWS.replace(",", "\t").format(1, 0))
-    assert "column text1 is missing" in refusal(path, Reading(separator="tab"))
+    assert "columns text1, text2, label are missing" in refusal(path, Reading(separator="tab"))
 
 
 def test_names_of_columns_do_not_command_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -254,9 +254,7 @@ REFUSED: dict[str, tuple[str, Any, list[str]]] = {
     "labels above the scale": (
         "a.csv",
         "text1,text2,label\na,b,1\nc,d,2\n",
-        [
-            "2.0 is not between 0 and 1: correct it, or set data.label_scale (now 1) to the highest label; 0 is"
-        ],
+        ["2.0 is not between 0 and 1: correct it, or set data.label_scale (now 1) to the highest label; 0 is"],
     ),
     "tickets": ("t.csv", "Number,Short description,Description\n1,a,b\n", ["holds tickets", "trainer build-pairs"]),
     "tickets in JSON": ("t.json", {"result": [{"number": "1", "summary": "a"}]}, ["holds tickets", "t.json --output"]),
