@@ -202,7 +202,7 @@ def test_columns_can_be_mapped(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert "text1=Titel A, text2=Titel B, label=Gleich?" in capfd.readouterr().err
     other = write(tmp_path, "b.json", RECORDS)
     assert rows_of(read_pairs(other, reading=Reading(columns=columns))) == PAIRS
-    assert "none of data.columns" in capfd.readouterr().err
+    assert "none of the columns that were named" in capfd.readouterr().err
     message = refusal(path, Reading(columns=("text1=Titel A", "label=Gleihc")))
     assert "column Gleihc is missing" in message and "nearest: 'Gleich?'" in message and "data.columns" in message
 

@@ -91,7 +91,7 @@ def in_words_of(command: str, message: str) -> str:
     if "data.columns" in OPTIONS.get(command, {}):  # as a shell takes them: --columns "text1=Title" "label=same"
         message = re.sub(
             r'data\.columns = \[("(?:[^"\\]|\\.)*"(?:, "(?:[^"\\]|\\.)*")*)\]',
-            lambda columns: "data.columns " + re.sub(r'", "', '" "', columns[1]),
+            lambda columns: "data.columns " + columns[1].replace('", "', '" "'),
             message,
         )
 
@@ -123,11 +123,8 @@ JUDGED = READ | {
     "data.label_scale": "--label-scale",
     "data.positive_threshold": "--positive-threshold",
 }
-OPTIONS = {
-    "evaluate": JUDGED,
-    "lint": JUDGED,
-    "build-pairs": READ,
-}  # of a command, by the setting of training that they stand for
+# Of a command, by the setting of training that they stand for.
+OPTIONS = {"evaluate": JUDGED, "lint": JUDGED, "build-pairs": READ}
 ON_CPU = "; where a GPU is full, CUDA_VISIBLE_DEVICES= keeps to the CPU"
 MORE_MEMORY = {  # what to do where it runs out
     "train": "set train.tokens_per_chunk, to 16384 first and lower while it still runs out",

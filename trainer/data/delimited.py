@@ -109,7 +109,9 @@ def _named(separator: str, source: str) -> str:
     """A separator that a person gave. Raises InputError."""
     named = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " "}.get(separator, separator)
     if len(named) > 1 or named in ('"', "\r", "\n", "\0"):
-        raise InputError(f"{source}: separator {separator!r}: give one character, as in --separator ';', or tab")
+        raise InputError(
+            f"{source}: separator {separator!r}: set data.separator to one character, such as ;, or to tab"
+        )
     return named
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from trainer.data.raw_table import brief, missing_column, parse_number
+from trainer.data.raw_table import COMPARED_NAMES, brief, missing_column, parse_number
 from trainer.errors import InputError
 
 # Field -> our own names for it, in rows and in columns; they win over the usual ones.
@@ -268,10 +268,10 @@ def _missing_ticket_text(source: str, names: Sequence[str]) -> InputError:
     keys = {name_key(other) for other in names}
     if all(keys & {*own, *USUAL_PAIR_NAMES[name]} for name, own in PAIR_NAMES.items() if name in REQUIRED):
         return InputError(f"{source}: holds pairs, not tickets: train on it, trainer train --set data.train={source}")
-    inner = [
-        next((name for key in keys for name in names if key in map(name_key, name.split("."))), "")
+    inner = [  # the keys of objects, as in fields.summary
+        next((name for key in keys for name in names[:COMPARED_NAMES] if key in map(name_key, name.split("."))), "")
         for keys in (USUAL_TICKET_NAMES["text1"], USUAL_TICKET_NAMES["text2"])
-    ]  # of objects, as in fields.summary
+    ]
     example = f", as in --text-columns {','.join(inner)}" if all(inner) and len(",".join(inner)) < 100 else ""
     fix = "name yours with --text-columns" + example
     return missing_column(source, ["short_description or description"], names, fix)

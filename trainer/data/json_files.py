@@ -122,9 +122,8 @@ def _inside(value: Any, name: str) -> Any:
         return None
     if name in value:
         return value[name]
-    keys = name.split(".")
-    ways = ((".".join(keys[:count]), ".".join(keys[count:])) for count in range(1, len(keys)))
-    return next((said for key, rest in ways if key in value and (said := _inside(value[key], rest)) is not None), None)
+    inside = (_inside(value[key], name[len(key) + 1 :]) for key in value if name.startswith(f"{key}."))
+    return next((said for said in inside if said is not None), None)
 
 
 def _names(records: Sequence[Record]) -> list[str]:

@@ -136,7 +136,7 @@ def read_pairs(
     finder = PairFinder(reading.columns if reading else ())
     raw = read_table(path, finder, reading)
     unused = reading and reading.columns and not any(map(finder.is_mapped, raw.names.values()))
-    say_reading(raw, finder.describe(raw.names), ["it has none of data.columns"] if unused else [])
+    say_reading(raw, finder.describe(raw.names), ["it has none of the columns that were named"] if unused else [])
     return _pair_table(raw, label_scale, positive_threshold, scale_setting)
 
 
