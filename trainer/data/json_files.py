@@ -127,14 +127,15 @@ def _inside(value: Any, name: str) -> Any:
 
 
 def _names(records: Sequence[Record]) -> list[str]:
-    """All keys, in order of appearance; those of objects in a record, or in its lists, come last, as outer.inner."""
+    """All keys, in order of appearance; those of objects in a record, or in its lists, come last, as outer.inner, the
+    outermost first."""
     plain: dict[str, None] = {}
     nested: dict[str, None] = {}
     for record in records:
         plain.update(dict.fromkeys(record))
         for key, value in record.items():
             nested.update(dict.fromkeys(_dotted(key, value, NESTED)))
-    return [*plain, *(name for name in nested if name not in plain)]
+    return [*plain, *sorted((name for name in nested if name not in plain), key=lambda name: name.count("."))]
 
 
 def _dotted(outer: str, value: Any, levels: int) -> Iterator[str]:
