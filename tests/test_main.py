@@ -210,7 +210,7 @@ def test_more_than_was_expected_is_no_time_below_zero(monkeypatch):
         ("lint", 'as in data.columns = ["label=same"]', 'as in --columns "label=same"'),
         ("evaluate", 'data.columns = ["text1=a \\"b\\"", "label=x"]', '--columns "text1=a \\"b\\"" "label=x"'),
         ("lint", "correct data.columns", "correct --columns"),
-        ("build-pairs", "name its data.encoding, as in cp1251", "name its --encoding, as in cp1251"),
+        ("build-pairs", "set data.encoding to cp1251", "set --encoding to cp1251"),
         ("build-pairs", "trainer train --set data.train=a.csv", None),  # a command to copy
         ("train", 'data.columns = ["label=same"]', None),
         ("evaluate", "or correct data.positive_threshold", "or correct --positive-threshold"),

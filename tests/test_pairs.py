@@ -669,7 +669,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "Cyrillic in a byte a letter": (
         "a.csv",
         HEAD.encode() + ("нет связи," * 20).encode("cp1251"),
-        ["byte 24 (line 2)", "western", "--encoding"],
+        ["byte 24 (line 2)", "western", "set data.encoding"],
     ),
     "UTF-8 that was damaged": (
         "a.csv",

@@ -289,7 +289,7 @@ REFUSED: dict[str, tuple[str, Any, list[str]]] = {
     "an unnamed encoding": (
         "a.csv",
         "text1,text2,label\nпринтер,экран,1\n".encode("koi8-r"),
-        ["western", "name its data.encoding"],
+        ["western", "set data.encoding"],
     ),
 }
 
