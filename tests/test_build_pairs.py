@@ -274,6 +274,7 @@ def test_negatives_above_positives_are_told(tickets: Path, tmp_path: Path, capfd
         (["--hard-negatives", "0.5:0.3:any"], ("--hard-negatives 0.5:0.3:any", "LOW:HIGH:CATEGORY")),
         (["--hard-negatives", "0.3:0.5"], ("--hard-negatives", "any")),
         (["--easy-positives", "0:0.5:same"], ("--easy-positives", "above 0")),
+        (["--sizes", "40,40,0", "--hard-negatives", "0.3:0.4:any"], ("--sizes 40,40,0", "leaves out the hard phase")),
         (["--similarity", "both"], ("--similarity both", "--model")),
         (["--augment", "synonyms=0.1"], ("--augment synonyms=0.1", "deletion")),
         (["--augment", "translation=0.1"], ("--translators",)),
