@@ -102,7 +102,7 @@ def parse_phases(sizes: str, bands: Sequence[tuple[str | None, str | None]], sim
         )
         if positives.low <= 0:
             raise InputError(f"--{name}-positives {positives}: the low end must be above 0")
-        if not number and any(bands[place]):
+        if not number and any(numbers) and any(bands[place]):
             raise InputError(
                 f"--sizes {sizes}: leaves out the {name} phase, for which a band is given: drop one of them"
             )
