@@ -453,7 +453,7 @@ def test_lint_takes_the_options(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert cli(["lint", "--pairs", str(path), *columns, "--encoding", "latin-1", "--separator", ";"]) in (0, 1)
     assert "read as latin-1, separator ;, text1=Frage" in capfd.readouterr().err
     assert cli(["lint", "--pairs", str(path), *columns[:2]]) == 2
-    assert "column text2 is missing" in capfd.readouterr().err
+    assert "columns text2, label are missing" in capfd.readouterr().err
 
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "pairs"
