@@ -34,6 +34,9 @@ from trainer.text.cleaning import (
         ("Bom dia, a impressora parou. Obrigado", "a impressora parou."),
         ("screen is black [cid:image001.png@01D2] since noon", "screen is black\nsince noon"),
         ("<p>Mail &amp; calendar</p><br/>are <b>gone</b>", "Mail & calendar\nare gone"),
+        ("Hello Bob Smith\nthe mailbox is full", "the mailbox is full"),
+        ("Hello the mailbox is full\nenlarge it", "the mailbox is full\nenlarge it"),  # no name: a sentence
+        ("Hallo, Drucker geht nicht!\nbitte helfen", "Drucker geht nicht!\nbitte helfen"),
         ("hi i cannot log on to vpn best", "i cannot log on to vpn"),
         (
             "thanks for the new laptop, but its screen flickers all the time",

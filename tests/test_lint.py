@@ -311,6 +311,10 @@ def test_negatives_alone_are_serious_and_positives_alone_a_note():
     assert names(negatives)["x", "label balance"] == SERIOUS and not negatives.figures and not negatives.notes
     assert ("x", "label balance") not in names(positives) and not positives.figures
     assert [note.partition(";")[0] for note in positives.notes] == ["x: positives alone"]
+    columns |= {"labels": [2 - row % 2 for row in range(60)]}  # 1 and 2, of which the lower is half of the higher
+    halves = lint_tables([pairs_from_columns(columns, "x", label_scale=2)])
+    told = "x: 30 of 60 labels lie between 0 and the full scale and count as positive, and none is negative"
+    assert [note.partition(";")[0] for note in halves.notes] == ["x: positives alone", told]
 
 
 def test_a_single_row_is_no_crash():

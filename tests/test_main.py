@@ -207,6 +207,12 @@ def test_more_than_was_expected_is_no_time_below_zero(monkeypatch):
             "model a/b: pooling max; set model.pooling (a setting of trainer train)",
         ),
         ("lint", "set data.label_scale (now 1) to the highest", "set --label-scale (now 1) to the highest"),
+        ("lint", 'as in data.columns = ["label=same"]', 'as in --columns "label=same"'),
+        ("evaluate", 'data.columns = ["text1=a \\"b\\"", "label=x"]', '--columns "text1=a \\"b\\"" "label=x"'),
+        ("lint", "correct data.columns", "correct --columns"),
+        ("build-pairs", "set data.encoding to cp1251", "set --encoding to cp1251"),
+        ("build-pairs", "trainer train --set data.train=a.csv", None),  # a command to copy
+        ("train", 'data.columns = ["label=same"]', None),
         ("evaluate", "or correct data.positive_threshold", "or correct --positive-threshold"),
         ("build-pairs", "model.max_length = 9: lower", "model.max_length (a setting of trainer train) = 9: lower"),
         ("evaluate", "x/data.train: no file; data.train.json, my-data.dev", None),  # paths are no settings

@@ -184,6 +184,14 @@ def test_graded_labels_are_scaled_and_the_threshold_is_in_their_own_unit(
     assert table.label.tolist() == expected
 
 
+def test_categories_are_compared_in_one_spelling_on_both_sides() -> None:
+    columns = {"text1": list("abcd"), "text2": list("efgh"), "label": [1, 0, 1, 0]}
+    table = pairs_from_columns(
+        columns | {"category1": ["Net", "net ", " ", "Café"], "category2": ["NET", "mail", "", "café"]}
+    )
+    assert table.categories1 == ["Net", "Net", "", "Café"] and table.categories2 == ["Net", "mail", "", "Café"]
+
+
 def test_booleans_are_the_ends_of_any_scale() -> None:
     table = pairs_from_columns(
         {"texts1": ["a", "b"], "texts2": ["c", "d"], "labels": [True, False]}, "x", label_scale=5
@@ -640,7 +648,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
         ["text2 is missing", "nearest: 'texst2'"],
     ),
     "missing CSV column": ("a.csv", "text1,text2,lable\na,b,1\n", ["column label is missing", "'lable'"]),
-    "two unnamed columns": ("a.csv", "a,1\n", ["column text1 is missing", "'a', '1'"]),
+    "two unnamed columns": ("a.csv", "a,1\n", ["columns text1, text2, label are missing", "'a', '1'"]),
     "missing key": ("a.jsonl", ROW + "\n" + '{"text1":"a","label":1}', ["row 2 (line 3), text2: is missing"]),
     "phase in some rows": ("a.jsonl", ROW[:-2] + ',"phase":1}\n' + ROW, ["row 2, phase: null"]),
     "duplicate key": ("a.json", SMALL[:-1] + ',"labels":[0]}', ["'labels' stands twice"]),
@@ -661,7 +669,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "Cyrillic in a byte a letter": (
         "a.csv",
         HEAD.encode() + ("нет связи," * 20).encode("cp1251"),
-        ["byte 24 (line 2)", "western", "--encoding"],
+        ["byte 24 (line 2)", "western", "set data.encoding"],
     ),
     "UTF-8 that was damaged": (
         "a.csv",

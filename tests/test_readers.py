@@ -17,6 +17,7 @@ from pyarrow import parquet
 from trainer.data import text_files
 from trainer.data.pairs import PairTable, graded_labels, pairs_from_columns, read_pairs
 from trainer.data.readers import Reading
+from trainer.data.run_data import read_general
 from trainer.errors import InputError
 from trainer.main import cli
 
@@ -143,10 +144,10 @@ def test_letters_of_other_encodings_are_right(tmp_path: Path) -> None:
 def test_a_separator_can_be_given(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "text1^text2^label\nvpn is down^no vpn^1\nvpn is down^no mail^0\n")
     assert rows_of(read_pairs(path, reading=Reading(separator="^"))) == PAIRS
-    assert "column text1 is missing" in refusal(path)
+    assert "columns text1, text2, label are missing" in refusal(path)
     assert "one character" in refusal(path, Reading(separator="::"))
     path = write(tmp_path, "b.csv", "text1,text2,label\n" + ROWS.replace(",", "\t").format(1, 0))
-    assert "column text1 is missing" in refusal(path, Reading(separator="tab"))
+    assert "columns text1, text2, label are missing" in refusal(path, Reading(separator="tab"))
 
 
 def test_names_of_columns_do_not_command_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +202,7 @@ def test_columns_can_be_mapped(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert "text1=Titel A, text2=Titel B, label=Gleich?" in capfd.readouterr().err
     other = write(tmp_path, "b.json", RECORDS)
     assert rows_of(read_pairs(other, reading=Reading(columns=columns))) == PAIRS
-    assert "none of data.columns" in capfd.readouterr().err
+    assert "none of the columns that were named" in capfd.readouterr().err
     message = refusal(path, Reading(columns=("text1=Titel A", "label=Gleihc")))
     assert "column Gleihc is missing" in message and "nearest: 'Gleich?'" in message and "data.columns" in message
 
@@ -235,12 +236,39 @@ REFUSED: dict[str, tuple[str, Any, list[str]]] = {
         "premise,hypothesis,gold_label\na,b,entailment\nc,d,contradiction\ne,f,neutral\n",
         ["rows 1, 2, 3 (the first on line 2), gold_label: 'entailment' is not a number: write 1 for pairs that are"],
     ),
+    "tabs without header, and more commas": (
+        "a.tsv",
+        "a, b, c, d\te\tf\ng\th\ti\n",
+        ["columns text1, text2, label are missing (found: 'a, b, c, d', 'e', 'f')"],
+    ),
+    "objects for texts": (
+        "a.jsonl",
+        [{"query": "a", "positive": [{"id": 1, "text": "b"}], "negative": []}],
+        ["positive: an object is not a text: name a key inside it, such as positive.id, positive.text"],
+    ),
+    "negative labels": (
+        "a.csv",
+        "text1,text2,label\na,b,1\nc,d,-1\n",
+        ["row 2 (line 3), label: -1.0 is not between 0 and 1: write 1 for pairs that are alike, 0 for others"],
+    ),
+    "labels above the scale": (
+        "a.csv",
+        "text1,text2,label\na,b,1\nc,d,2\n",
+        ["2.0 is not between 0 and 1: correct it, or set data.label_scale (now 1) to the highest label; 0 is"],
+    ),
     "tickets": ("t.csv", "Number,Short description,Description\n1,a,b\n", ["holds tickets", "trainer build-pairs"]),
     "tickets in JSON": ("t.json", {"result": [{"number": "1", "summary": "a"}]}, ["holds tickets", "t.json --output"]),
-    "nothing alike": ("a.csv", "Quality,#1 String,#2 String\n1,a,b\n", ["text1 is missing", "'#1 String'"]),
+    "nothing alike": (
+        "a.csv",
+        "Quality,#1 String,#2 String\n1,a,b\n",
+        [
+            "columns text1, text2, label are missing (found: 'Quality', '#1 String', '#2 String'",
+            'data.columns = ["text1=NAME", "text2=NAME", "label=NAME"], by numbers from 1 where the file has no header',
+        ],
+    ),
     "two lists": ("a.json", {"a": RECORDS, "b": RECORDS}, ["several lists ('a', 'b'), and several of them have"]),
     "no list that fits": ("a.json", {"a": [{"x": 1}], "b": [{"y": 1}]}, ["none of them has the columns"]),
-    "an empty list": ("a.json", {"records": []}, ["column text1 is missing (found: 'records')"]),
+    "an empty list": ("a.json", {"records": []}, ["columns text1, text2, label are missing (found: 'records')"]),
     "lines of cells": ("a.jsonl", '["a", "b", 1]\n["c", "d", 0]\n', ["row 1 is a list: make it an object"]),
     "rows of cells": ("a.json", [["text1", "text2", "label"], ["a", "b", 1]], ["row 1 is a list: make it an object"]),
     "ragged rows": (
@@ -261,9 +289,29 @@ REFUSED: dict[str, tuple[str, Any, list[str]]] = {
     "an unnamed encoding": (
         "a.csv",
         "text1,text2,label\nпринтер,экран,1\n".encode("koi8-r"),
-        ["western", "--encoding"],
+        ["western", "set data.encoding"],
     ),
 }
+
+
+def test_a_fixed_scale_is_not_advised_to_be_set(tmp_path: Path) -> None:
+    path = write(tmp_path, "sts.csv", "a,b,5\nc,d,50\n")
+    with pytest.raises(InputError, match=r"50.0 is not between 0 and 5: write 5 for pairs .*between$") as error:
+        read_general(str(path))
+    assert "label_scale" not in str(error.value)
+
+
+def test_what_stands_in_lists_of_objects_has_a_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"question": "a", "hits": [{"text": "b", "n": 1}, {"text": "c"}], "misses": [{"text": "d"}]},
+        {"question": "e", "hits": [{"text": "f"}], "misses": []},
+    ]
+    path = write(tmp_path, "a.jsonl", rows)
+    table = read_pairs(path, reading=Reading(columns=("positive=hits.text", "negative=misses.text")))
+    pairs = [(table.texts[one], table.texts[two]) for one, two in zip(table.text1, table.text2, strict=True)]
+    assert pairs == [("a", "b"), ("a", "c"), ("a", "d"), ("e", "f")]
+    assert table.label.tolist() == [True, True, False, True]
+    assert "positive=hits.text, negative=misses.text" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -382,7 +430,7 @@ def test_parquet_holds_pairs_triplets_and_lists(tmp_path: Path) -> None:
     assert rows_of(read_pairs(write_parquet(tmp_path / "b.dat", decimals))) == PAIRS
     lists = {name: [cell] for name, cell in BGE.items()}
     assert rows_of(read_pairs(write_parquet(tmp_path / "c.parquet", lists))) == PAIRS
-    assert "text1 is missing" in refusal(write_parquet(tmp_path / "d.parquet", {"x": [1]}))
+    assert "text1, text2, label are missing" in refusal(write_parquet(tmp_path / "d.parquet", {"x": [1]}))
     assert "no rows" in refusal(write_parquet(tmp_path / "e.parquet", {name: [] for name in COLUMNS}))
 
 
@@ -405,7 +453,7 @@ def test_lint_takes_the_options(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert cli(["lint", "--pairs", str(path), *columns, "--encoding", "latin-1", "--separator", ";"]) in (0, 1)
     assert "read as latin-1, separator ;, text1=Frage" in capfd.readouterr().err
     assert cli(["lint", "--pairs", str(path), *columns[:2]]) == 2
-    assert "column text2 is missing" in capfd.readouterr().err
+    assert "columns text2, label are missing" in capfd.readouterr().err
 
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "pairs"

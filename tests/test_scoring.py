@@ -205,6 +205,12 @@ def test_kept_thresholds_are_applied_frozen_and_in_sample_ones_are_named(model, 
     assert kept.thresholds["model"].values != loose.thresholds["model"].values
     assert "dev.json by false_positive_rate=0.2, kept in" in kept.thresholds_from["model"]
     assert kept.in_sample("baseline") and not kept.in_sample("model")
+    # Another rule than theirs would do nothing without pairs to fit on.
+    with pytest.raises(
+        InputError, match=r"--threshold f1: .*thresholds.json keeps those by false_positive_rate=0.2: name"
+    ):
+        asked(rule="f1")
+    assert asked(rule="false_positive_rate=0.2").thresholds_from == {"model": kept.thresholds_from["model"]}
     # What was fitted on the judged pairs themselves is in-sample wherever it was kept.
     own = judge(Question(str(model), str(files["dev"]), dims=(16,), resamples=100))
     assert "kept in" in own.thresholds_from["model"] and own.in_sample("model")
@@ -250,6 +256,8 @@ def test_positives_alone_are_judged_by_search(model, tiny_model, files, tmp_path
     pairs.write_text(json.dumps({name: [cells[row] for row in kept] for name, cells in columns.items()}))
     arguments = ["--model", model, "--pairs", pairs, "--baseline", tiny_model("bert"), "--dims", "64,16"]
     arguments += ["--resamples", "100", "--json", out]
+    assert cli(["evaluate", *map(str, arguments), "--threshold", "precision=0.9"]) == 2
+    assert f"--threshold precision=0.9: {pairs} holds positives alone: name pairs of both" in capfd.readouterr().err
     assert cli(["evaluate", *map(str, arguments), "--dev", str(files["dev"])]) == 0
     found, said = json.loads(out.read_text()), capfd.readouterr().err
     assert set(found["model"]["16"]) == set(found["intervals"]["difference"]["16"]) == set(SEARCH_METRICS)

@@ -417,6 +417,26 @@ DESKS: dict[str, tuple[str, Any, Columns, str]] = {
         Columns(number="Ticket#", texts=("Title", "Article"), duplicate_of="Linked"),
         "utf-16, separator tab, category Queue",
     ),
+    "Azure DevOps, whose keys hold dots": (
+        "a.json",
+        {"count": 4, "value": [
+            {"id": n, "fields": {"System.Id": n, "System.Title": body_, "System.AreaPath": team_},
+             "relations": [{"rel": "Duplicate-Of", "attributes": {"to.id": link}}] if link else None}
+            for n, body_, team_, link in rows_of(number, body, team, of_first)]},
+        Columns(texts=("fields.System.Title",), category="fields.System.AreaPath",
+                duplicate_of="relations.attributes.to.id"),
+        'the list "value", number id',
+    ),
+    "Jira's REST, with lists of links": (
+        "a.json",
+        {"issues": [
+            {"key": n, "fields": {"summary": title_, "description": body_, "components": [{"id": "1", "name": team_}],
+             "issuelinks": [{"type": {"name": "Duplicate"}, "outwardIssue": {"key": link}}] if link else []}}
+            for n, title_, body_, team_, link in rows_of(number, title, body, team, of_first)]},
+        Columns(texts=("fields.summary", "fields.description"), category="fields.components",
+                duplicate_of="fields.issuelinks.outwardIssue.key"),
+        'the list "issues", number key',
+    ),
     "pandas, of Jira's columns": (
         "a.csv",
         csv_of([["", "Issue key", "Summary", "Description", "Component", "Link", "Link.1"],
@@ -512,7 +532,11 @@ def test_a_file_without_texts_is_told_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     for content, told in (
         ("Nr,Betreff,Beschreibung\n1,a,b\n", "name yours with --text-columns"),
-        ("sentence1,sentence2,label\na,b,1\n", "holds pairs, not tickets"),
+        ("sentence1,sentence2,label\na,b,1\n", f"train on it, trainer train --set data.train={path}"),
+        (
+            "Nr,fields.Summary,fields.description.text\n1,a,b\n",
+            "--text-columns, as in --text-columns fields.Summary,fields.description.text",
+        ),
     ):
         path.write_text(content)
         with pytest.raises(InputError) as error:

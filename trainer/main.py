@@ -88,12 +88,18 @@ def in_words_of(command: str, message: str) -> str:
     if command in ("train", "settings"):
         return message
     message = message.replace("model.name = ", "model ")
+    if "data.columns" in OPTIONS.get(command, {}):  # as a shell takes them: --columns "text1=Title" "label=same"
+        message = re.sub(
+            r'data\.columns = \[("(?:[^"\\]|\\.)*"(?:, "(?:[^"\\]|\\.)*")*)\]',
+            lambda columns: "data.columns " + columns[1].replace('", "', '" "'),
+            message,
+        )
 
     def named(match: re.Match[str]) -> str:
         return OPTIONS.get(command, {}).get(match[0], f"{match[0]} (a setting of trainer train)")
 
     keys = "|".join(map(re.escape, setting_keys()))
-    return re.sub(rf"(?<![\w./-])({keys})(?![\w/-]|\.\w)", named, message)
+    return re.sub(rf"(?<![\w./-])(?<!--set )({keys})(?![\w/-]|\.\w)", named, message)
 
 
 def report(error: object) -> None:
@@ -111,8 +117,14 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argpa
 }
 
 
-JUDGED = {"data.label_scale": "--label-scale", "data.positive_threshold": "--positive-threshold"}
-OPTIONS = {"evaluate": JUDGED, "lint": JUDGED}  # of a command, by the setting of training that they stand for
+READ = {"data.encoding": "--encoding", "data.separator": "--separator"}
+JUDGED = READ | {
+    "data.columns": "--columns",
+    "data.label_scale": "--label-scale",
+    "data.positive_threshold": "--positive-threshold",
+}
+# Of a command, by the setting of training that they stand for.
+OPTIONS = {"evaluate": JUDGED, "lint": JUDGED, "build-pairs": READ}
 ON_CPU = "; where a GPU is full, CUDA_VISIBLE_DEVICES= keeps to the CPU"
 MORE_MEMORY = {  # what to do where it runs out
     "train": "set train.tokens_per_chunk, to 16384 first and lower while it still runs out",

@@ -109,7 +109,9 @@ def _named(separator: str, source: str) -> str:
     """A separator that a person gave. Raises InputError."""
     named = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " "}.get(separator, separator)
     if len(named) > 1 or named in ('"', "\r", "\n", "\0"):
-        raise InputError(f"{source}: separator {separator!r}: give one character, as in --separator ';', or tab")
+        raise InputError(
+            f"{source}: separator {separator!r}: set data.separator to one character, such as ;, or to tab"
+        )
     return named
 
 
@@ -124,6 +126,8 @@ def _choose(text: str, source: str, finder: Finder, usual: str) -> str:
                 return separator
         except InputError:  # of this separator; the caller meets it again if it is chosen
             continue
+    if cells.get("\t", 0) > 1:
+        return "\t"  # texts hold commas, tabs they hardly do
     most = max(cells, key=lambda separator: cells[separator], default=usual)
     return most if cells.get(most, 0) > 1 else usual
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from trainer.data.raw_table import brief, missing_column, parse_number
+from trainer.data.raw_table import COMPARED_NAMES, brief, missing_column, parse_number
 from trainer.errors import InputError
 
 # Field -> our own names for it, in rows and in columns; they win over the usual ones.
@@ -124,15 +124,14 @@ class PairFinder:
             found.pop("label", None)
         if "label" in found and "negative" in found:
             both = f"a label ({brief(names[found['label'][0]])}) and negatives ({brief(names[found['negative'][0]])})"
-            raise InputError(f"{source}: has {both}: say which counts, {_mapping_fix('label', 'NAME')}")
+            raise InputError(f"{source}: has {both}: say which counts, {_mapping_fix(('label', 'NAME'))}")
         by_name = "text2" in found and POSITIVE.fullmatch(name_key(names[found["text2"][0]]))
         if "text2" in found and "label" not in found and ("negative" in found or by_name):
             found["positive"] = found.pop("text2")
         if "positive" in found and "label" in found:
             found["text2"] = found.pop("positive")
-        for name in REQUIRED:
-            if name not in found and (name == "text1" or "positive" not in found):
-                raise _missing_pair_column(source, name, names)
+        if missing := [name for name in REQUIRED if name not in found and (name == "text1" or "positive" not in found)]:
+            raise _missing_pair_columns(source, missing, names)
         return found
 
     def _mapped(self, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
@@ -140,7 +139,7 @@ class PairFinder:
         found = {name: positions_of(column, names) for name, column in self.mapping.items()}
         if any(found.values()) and not all(found.values()):
             column = next(column for name, column in self.mapping.items() if not found[name])
-            raise missing_column(source, column, names, "correct data.columns")
+            raise missing_column(source, [column], names, "correct data.columns")
         return found if all(found.values()) else {}
 
     def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
@@ -177,7 +176,7 @@ def _only(
         if len(set(candidates)) == 1:
             raise InputError(f"{source}: the column {candidates[0]} stands twice in the header: remove one")
         listed = ", ".join(map(brief, candidates[:SHOWN]))
-        raise InputError(f"{source}: {name} could be any of {listed}: say which, {_mapping_fix(name, candidates[0])}")
+        raise InputError(f"{source}: {name} could be any of {listed}: say which, {_mapping_fix((name, candidates[0]))}")
     return tuple(positions)
 
 
@@ -190,18 +189,23 @@ def _parse_mapping(text: str) -> tuple[str, str]:
     return name_of_field, column.strip()
 
 
-def _mapping_fix(name: str, column: str) -> str:
-    """How to say which column a field is."""
-    return f"as in data.columns = [{json.dumps(f'{name}={column}'[:60], ensure_ascii=False)}] (--columns)"
+def _mapping_fix(*mapped: tuple[str, str]) -> str:
+    """How to say which columns fields are."""
+    listed = ", ".join(json.dumps(f"{name}={column}"[:60], ensure_ascii=False) for name, column in mapped)
+    return f"as in data.columns = [{listed}]"
 
 
-def _missing_pair_column(source: str, name: str, names: Sequence[str]) -> InputError:
+def _missing_pair_columns(source: str, missing: Sequence[str], names: Sequence[str]) -> InputError:
     keys = {name_key(other) for other in names}
     number, title, body = (keys.intersection(USUAL_TICKET_NAMES[field]) for field in ("number", "text1", "text2"))
-    if name != "label" and title and (number or body):
+    if set(missing) - {"label"} and title and (number or body):
         fix = f"make pairs of them, trainer build-pairs --tickets {source} --output pairs"
         raise InputError(f"{source}: holds tickets, not pairs of texts: {fix}")
-    return missing_column(source, name, names, f"add it, rename one, or say which it is, {_mapping_fix(name, 'NAME')}")
+    say = "add it, rename one, or say which it is" if len(missing) == 1 else "add them, or say which they are"
+    fix = f"{say}, {_mapping_fix(*((name, 'NAME') for name in missing))}"
+    if len(missing) == len(REQUIRED):
+        fix += ", by numbers from 1 where the file has no header"
+    return missing_column(source, missing, names, fix)
 
 
 # ---- tickets
@@ -237,7 +241,7 @@ class TicketFinder:
             if column:
                 found[name] = _with_repeats(positions_of(column, names), names)
                 if not found[name]:
-                    raise missing_column(source, column, names, f"name one of these with {option}")
+                    raise missing_column(source, [column], names, f"name one of these with {option}")
         taken = {position for positions in found.values() for position in positions}
         first: dict[str, int] = {}
         for position, name in enumerate(names):
@@ -267,5 +271,11 @@ def _with_repeats(positions: tuple[int, ...], names: Sequence[str]) -> tuple[int
 def _missing_ticket_text(source: str, names: Sequence[str]) -> InputError:
     keys = {name_key(other) for other in names}
     if all(keys & {*own, *USUAL_PAIR_NAMES[name]} for name, own in PAIR_NAMES.items() if name in REQUIRED):
-        return InputError(f"{source}: holds pairs, not tickets: train on it as it is, --set data.train={source}")
-    return missing_column(source, "short_description or description", names, "name yours with --text-columns")
+        return InputError(f"{source}: holds pairs, not tickets: train on it, trainer train --set data.train={source}")
+    inner = [  # the keys of objects, as in fields.summary
+        next((name for key in keys for name in names[:COMPARED_NAMES] if key in map(name_key, name.split("."))), "")
+        for keys in (USUAL_TICKET_NAMES["text1"], USUAL_TICKET_NAMES["text2"])
+    ]
+    example = f", as in --text-columns {','.join(inner)}" if all(inner) and len(",".join(inner)) < 100 else ""
+    fix = "name yours with --text-columns" + example
+    return missing_column(source, ["short_description or description"], names, fix)

@@ -109,31 +109,43 @@ class _Cells(Sequence[Any]):
         return len(self.names)
 
     def __getitem__(self, position: Any) -> Any:
-        name = self.names[position]
-        if name in self.record:
-            return self.record[name]
-        value: Any = self.record
-        for key in name.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
+        return _inside(self.record, self.names[position])
+
+
+def _inside(value: Any, name: str) -> Any:
+    """What a dotted name says of a value: of an object its key, which may hold dots itself ("System.Title"), of a list
+    what its objects say; None where there is nothing of the name."""
+    if isinstance(value, list):
+        said = [_inside(inner, name) for inner in value]
+        return [cell for one in said for cell in (one if isinstance(one, list) else [one]) if cell is not None] or None
+    if not isinstance(value, dict):
+        return None
+    if name in value:
+        return value[name]
+    inside = (_inside(value[key], name[len(key) + 1 :]) for key in value if name.startswith(f"{key}."))
+    return next((said for said in inside if said is not None), None)
 
 
 def _names(records: Sequence[Record]) -> list[str]:
-    """All keys, in order of appearance; those of objects in a record come last, as outer.inner."""
+    """All keys, in order of appearance; those of objects in a record, or in its lists, come last, as outer.inner, the
+    outermost first."""
     plain: dict[str, None] = {}
     nested: dict[str, None] = {}
     for record in records:
         plain.update(dict.fromkeys(record))
         for key, value in record.items():
-            if isinstance(value, dict):
-                nested.update(dict.fromkeys(_dotted(key, value, NESTED)))
-    return [*plain, *(name for name in nested if name not in plain)]
+            nested.update(dict.fromkeys(_dotted(key, value, NESTED)))
+    return [*plain, *sorted((name for name in nested if name not in plain), key=lambda name: name.count("."))]
 
 
-def _dotted(outer: str, value: Record, levels: int) -> Iterator[str]:
-    for key, inner in value.items():
-        yield f"{outer}.{key}"
-        if isinstance(inner, dict) and levels > 1:
+def _dotted(outer: str, value: Any, levels: int) -> Iterator[str]:
+    if isinstance(value, list):
+        for inner in value:
+            if isinstance(inner, dict):
+                yield from _dotted(outer, inner, levels)
+    elif isinstance(value, dict) and levels:
+        for key, inner in value.items():
+            yield f"{outer}.{key}"
             yield from _dotted(f"{outer}.{key}", inner, levels - 1)
 
 

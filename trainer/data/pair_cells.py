@@ -5,12 +5,14 @@ Faults are gathered, so that all cells with one fault are told at once. N is the
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from typing import Any
 
-from trainer.data.raw_table import Faults, RawTable, brief, parse_number
+from trainer.data.raw_table import Faults, RawTable, brief, fix_of_object, parse_number
 from trainer.errors import InputError
+from trainer.text.canonical import canonical_form
 
 WORDS = {"true": True, "yes": True, "y": True, "false": False, "no": False, "n": False}  # that labels may be
 MAX_PHASE = 2**31 - 1
@@ -66,7 +68,8 @@ def number_texts(raw: RawTable, faults: Faults) -> tuple[list[str], list[int], l
                 number = len(ids)
                 if not isinstance(text, str):
                     what = "is missing" if text is None else f"{brief(text)} is not a text"
-                    faults.add(row, field, what, "write a string, or remove the row")
+                    fix = fix_of_object(text, raw.names[field], "write a string, or remove the row")
+                    faults.add(row, field, what, fix)
                 elif not _has_bad_characters(row, field, text, faults):
                     if text.strip():
                         ids[text] = number
@@ -84,9 +87,11 @@ def _has_bad_characters(row: int, field: str, text: str, faults: Faults) -> bool
     return bad is not None
 
 
-def read_labels(raw: RawTable, scale: float, faults: Faults) -> list[float]:
-    """[N] labels in the file's unit."""
+def read_labels(raw: RawTable, scale: float, faults: Faults, scale_setting: str) -> list[float]:
+    """[N] labels in the file's unit; `scale_setting` may change the scale, where there is one."""
     labels = []
+    higher = f"correct it, or set {scale_setting} (now {scale:g}) to the highest label; 0 is the least alike"
+    between = f"write {scale:g} for pairs that are alike, 0 for others, or a score between"
     for row, cell in enumerate(raw.columns["label"]):
         value = cell
         if isinstance(cell, str):
@@ -98,7 +103,7 @@ def read_labels(raw: RawTable, scale: float, faults: Faults) -> list[float]:
             fix = "write 1 for pairs that are alike and 0 for others (in place of words such as these), or a score"
             faults.add(row, "label", what, fix if isinstance(cell, str) and cell.strip() else "write 0, 1 or a score")
         elif not 0 <= value <= scale:  # so written, NaN fails too
-            fix = f"correct it, or set data.label_scale (now {scale:g}) to the highest label"
+            fix = higher if scale_setting and scale < value < math.inf else between
             faults.add(row, "label", f"{brief(value)} is not between 0 and {scale:g}", fix)
         else:
             labels.append(float(value) + 0.0)  # -0.0 becomes 0.0, whose bytes the fingerprint sees
@@ -123,16 +128,23 @@ def read_phases(raw: RawTable, faults: Faults) -> list[int]:
     return phases
 
 
-def read_categories(raw: RawTable, field: str, faults: Faults) -> list[str] | None:
-    if field not in raw.columns:
-        return None
-    cells = ["" if cell is None else cell for cell in raw.columns[field]]
-    for row, cell in enumerate(cells):
-        if not isinstance(cell, str):
-            faults.add(row, field, f"{brief(cell)} is not a category", "write a string")
-        else:
-            _has_bad_characters(row, field, cell, faults)
-    return cells
+def read_categories(raw: RawTable, faults: Faults) -> tuple[list[str] | None, list[str] | None]:
+    """[N] categories of first and of second texts, None without such a column. Those that differ in case or spacing
+    alone are spelled as the first of them on either side."""
+    spelled = {"": ""}
+
+    def read(field: str) -> list[str] | None:
+        if field not in raw.columns:
+            return None
+        cells = ["" if cell is None else cell for cell in raw.columns[field]]
+        for row, cell in enumerate(cells):
+            if not isinstance(cell, str):
+                faults.add(row, field, f"{brief(cell)} is not a category", "write a string")
+            elif not _has_bad_characters(row, field, cell, faults):
+                cells[row] = spelled.setdefault(canonical_form(cell), cell)
+        return cells
+
+    return read("category1"), read("category2")
 
 
 def read_origins(raw: RawTable) -> list[str] | None:

@@ -38,6 +38,8 @@ from trainer.text.canonical import canonical_form
 
 IntArray = NDArray[np.int32]
 
+SCALE_SETTING = "data.label_scale"
+
 
 @dataclass(frozen=True, eq=False)
 class PairTable:
@@ -120,21 +122,22 @@ def read_pairs(
     label_scale: float = 1.0,
     positive_threshold: float | None = None,
     reading: Reading | None = None,
+    scale_setting: str = SCALE_SETTING,
 ) -> PairTable:
     """Read labelled pairs from a file of any format and layout that `trainer/data/README.md` lists.
 
     Labels are numbers from 0 to `label_scale`, or booleans and yes or no (the two ends of the scale). A pair is
     positive from `positive_threshold` on, which is in the unit of the file's labels (`label_scale=5,
     positive_threshold=3`: from 3 of 5 on); None means half of the scale. Positives and negatives of one text
-    (triplets) become a pair each.
+    (triplets) become a pair each. `scale_setting` is what a message may call the scale; "" where it is fixed.
 
     Raises InputError, one line naming file, row (from 1, with the line where that differs), field and fix.
     """
     finder = PairFinder(reading.columns if reading else ())
     raw = read_table(path, finder, reading)
     unused = reading and reading.columns and not any(map(finder.is_mapped, raw.names.values()))
-    say_reading(raw, finder.describe(raw.names), ["it has none of data.columns"] if unused else [])
-    return _pair_table(raw, label_scale, positive_threshold)
+    say_reading(raw, finder.describe(raw.names), ["it has none of the columns that were named"] if unused else [])
+    return _pair_table(raw, label_scale, positive_threshold, scale_setting)
 
 
 def pairs_from_columns(
@@ -172,7 +175,9 @@ def _as_list(column: Any) -> Any:
     return column.tolist() if hasattr(column, "tolist") else column
 
 
-def _pair_table(raw: RawTable, label_scale: float, positive_threshold: float | None) -> PairTable:
+def _pair_table(
+    raw: RawTable, label_scale: float, positive_threshold: float | None, scale_setting: str = SCALE_SETTING
+) -> PairTable:
     if not (math.isfinite(label_scale) and label_scale > 0):
         raise InputError(f"data.label_scale is {label_scale}: set it to the highest label of {raw.source}, above 0")
     threshold = label_scale / 2 if positive_threshold is None else positive_threshold
@@ -183,9 +188,9 @@ def _pair_table(raw: RawTable, label_scale: float, positive_threshold: float | N
     raw = one_row_a_pair(raw)
     faults = Faults(raw)
     texts, text1, text2 = number_texts(raw, faults)
-    labels = np.array(read_labels(raw, label_scale, faults), dtype=np.float64)
+    labels = np.array(read_labels(raw, label_scale, faults, scale_setting), dtype=np.float64)
     phases = read_phases(raw, faults)
-    categories = [read_categories(raw, name, faults) for name in ("category1", "category2")]
+    categories1, categories2 = read_categories(raw, faults)
     faults.check()
     forms: dict[str, int] = {}
     canonical = [forms.setdefault(canonical_form(text), len(forms)) for text in texts]
@@ -197,8 +202,8 @@ def _pair_table(raw: RawTable, label_scale: float, positive_threshold: float | N
         score=labels / label_scale,
         label=labels >= threshold,
         phase=np.array(phases, dtype=np.int32),
-        categories1=categories[0],
-        categories2=categories[1],
+        categories1=categories1,
+        categories2=categories2,
         row=np.array(raw.rows or range(1, len(raw) + 1), dtype=np.int64),
         source=raw.source,
         origins=read_origins(raw),

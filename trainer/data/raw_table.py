@@ -112,6 +112,12 @@ def brief(value: object, width: int = 40) -> str:
     return kinds.get(type(value), f"a {type(value).__name__}")
 
 
+def fix_of_object(cell: object, column: str, fix: str) -> str:
+    """What to do about a cell that should be a text: an object has keys to name instead."""
+    keys = list(itertools.islice(cell, 3)) if isinstance(cell, dict) else []
+    return f"name a key inside it, such as {', '.join(f'{column}.{key}' for key in keys)}" if keys else fix
+
+
 def parse_number(cell: str) -> float | None:
     """The number a text cell holds, NaN and infinity included, also with a decimal comma; None where it is none, as in
     "1_0"."""
@@ -121,11 +127,12 @@ def parse_number(cell: str) -> float | None:
         return None
 
 
-def missing_column(source: str, name: str, present: Sequence[str], fix: str) -> InputError:
-    """The error for a column that is not there: those that are, the nearest of them, and the fix."""
+def missing_column(source: str, missing: Sequence[str], present: Sequence[str], fix: str) -> InputError:
+    """The error for columns that are not there: those that are, the nearest of them to the first, and the fix."""
     more = f" and {len(present) - SHOWN_NAMES} more" if len(present) > SHOWN_NAMES else ""
     listed = ", ".join(map(brief, itertools.islice(present, SHOWN_NAMES))) + more
     known = {other.casefold(): other for other in present[:COMPARED_NAMES] if len(other) <= COMPARED_CHARACTERS}
-    alike = difflib.get_close_matches(name.casefold()[:COMPARED_CHARACTERS], known, n=1)
+    alike = difflib.get_close_matches(missing[0].casefold()[:COMPARED_CHARACTERS], known, n=1)
     nearest = f"; nearest: {brief(known[alike[0]])}" if alike else ""
-    return InputError(f"{source}: column {name} is missing (found: {listed or 'none'}{nearest}): {fix}")
+    which = f"column {missing[0]} is" if len(missing) == 1 else f"columns {', '.join(missing)} are"
+    return InputError(f"{source}: {which} missing (found: {listed or 'none'}{nearest}): {fix}")

@@ -91,7 +91,7 @@ def _canonical_rows(table: PairTable) -> list[tuple[frozenset[str], bool]]:
 
 def read_general(path: str) -> PairTable:
     """A set of general similarity in STS format: sentence, sentence, score 0-5, no header. Raises InputError."""
-    return read_pairs(path, label_scale=STS_SCALE)
+    return read_pairs(path, label_scale=STS_SCALE, scale_setting="")
 
 
 def _read(config: DataConfig, path: str, part: str, seed: int) -> PairTable:

@@ -130,13 +130,15 @@ def guess_encoding(data: bytes, source: str) -> str:
 
 def _check_cp1252(data: bytes, source: str, start: int) -> None:
     """Raises InputError where bytes that are no UTF-8 (first at `start`) are not cp1252 either."""
-    place, fix = f"byte {start} (line {_line(data, start)})", "name its encoding (--encoding, data.encoding)"
+    place, fix = f"byte {start} (line {_line(data, start)})", "set data.encoding"
     high = [character for character in data.decode("utf-8", "replace") if character > "\x7f"]
     if 2 * high.count("\ufffd") < len(high):  # most of what is not ASCII is sound UTF-8
-        raise InputError(f"{source}: is not UTF-8 at {place}: mend it there, or {fix}")
+        raise InputError(f"{source}: is not UTF-8 at {place}: mend it there, or {fix} to its own")
     letters = len(re.findall(rb"[A-Za-z\x80-\xff]", data))
     if len(re.findall(rb"[\x80-\xff]", data)) > CP1252_LETTERS * letters:
-        raise InputError(f"{source}: is not UTF-8 at {place}, and no western text: {fix}, as in cp1251 or shift_jis")
+        raise InputError(
+            f"{source}: is not UTF-8 at {place}, and no western text: {fix} to cp1251, shift_jis or another"
+        )
 
 
 def _line(data: bytes, position: int) -> int:

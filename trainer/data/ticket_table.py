@@ -10,7 +10,7 @@ from pathlib import Path
 from trainer.data.field_names import TicketFinder, name_key
 from trainer.data.identifiers import is_rounded
 from trainer.data.pair_cells import UNUSABLE
-from trainer.data.raw_table import RawTable, brief
+from trainer.data.raw_table import RawTable, brief, fix_of_object
 from trainer.data.readers import Reading, read_table, say_reading
 from trainer.errors import InputError
 
@@ -113,7 +113,8 @@ def texts_of_cell(raw: RawTable, column: str, row: int) -> list[str]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             texts.append(str(value))
         elif value is not None:
-            raise raw.error(row, column, f"{brief(value)} is not a text: write a string")
+            fix = fix_of_object(value, column, "write a string")
+            raise raw.error(row, column, f"{brief(value)} is not a text: {fix}")
     return list(dict.fromkeys(filter(None, texts)))
 
 

@@ -40,9 +40,9 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threshold",
         dest="rule",
-        default="f1",
+        default="",
         metavar="RULE",
-        help="f1 (default), or the lowest that keeps precision=P or false_positive_rate=R",
+        help="f1 (default, where none are kept), or the lowest that keeps precision=P or false_positive_rate=R",
     )
     parser.add_argument(
         "--metric",

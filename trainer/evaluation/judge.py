@@ -20,6 +20,7 @@ from trainer.evaluation.metric_choice import AUTO, choose_metric, require_metric
 from trainer.evaluation.pair_metrics import spearman_ceiling
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import (
+    RULE,
     Thresholds,
     fit_thresholds,
     parse_rule,
@@ -51,8 +52,8 @@ class Question:
     """Empty: the full width; in a judgement, those that were judged."""
     label_scale: float = 1.0
     positive_threshold: float | None = None
-    rule: str = "f1"
-    """How thresholds are fitted; see `thresholds.parse_rule`."""
+    rule: str = ""
+    """How thresholds are fitted; see `thresholds.parse_rule`. Empty: f1, or as those were that are kept."""
     metric: str = AUTO
     """What the verdict goes by, one of `metric_choice.JUDGED_BY`; AUTO takes Spearman, and for positives alone MRR. In
     a judgement, what it was."""
@@ -133,7 +134,7 @@ def judge(question: Question) -> Judgement:
         for system, encoder in encoders.items():
             on_rows = rows[system] if fit_on is data.table else _embed(system, encoder, fit_on)
             thresholds[system] = kept[system] or fit_thresholds(
-                pair_cosines(on_rows, fit_on, dims), fit_on, dims, question.rule, embedding_conditions(encoder)
+                pair_cosines(on_rows, fit_on, dims), fit_on, dims, question.rule or RULE, embedding_conditions(encoder)
             )
     general = None
     if data.general is not None:
@@ -188,7 +189,8 @@ def conclude(
 
 
 def _check_options(question: Question) -> None:
-    parse_rule(question.rule)
+    if question.rule:
+        parse_rule(question.rule)
     require_metric(question.metric, f"--metric {question.metric}")
     if question.forgetting and not question.baseline:
         raise InputError("--forgetting needs a model to compare with: name the one before training as --baseline")
@@ -219,6 +221,9 @@ def _read(question: Question) -> _Data:
             f"--dev {dev.source}: holds positives alone, and thresholds are fitted on both labels: add negative pairs "
             "there, or leave --dev out"
         )
+    if question.rule and dev is None and not has_both_labels(table):
+        fix = "name pairs of both labels to fit on with --dev, or leave --threshold out"
+        raise InputError(f"--threshold {question.rule}: {table.source} holds positives alone: {fix}")
     if dev is not None and (shared := check_overlap(dev, table, allow=True)):
         raise InputError(
             f"--dev {dev.source}: {shared} of its texts are also in {table.source}; remove them from one side"
@@ -242,8 +247,15 @@ def fit_dims(dims: tuple[int, ...], encoders: Iterable[Encoder]) -> tuple[int, .
 
 
 def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thresholds | None:
-    """Thresholds kept beside a model, where none are to be fitted on dev."""
-    return None if question.dev else stored_thresholds(Path(encoder.spec.name), dims, embedding_conditions(encoder))
+    """Thresholds kept beside a model, unless dev is to fit others. Raises InputError for those of another rule."""
+    if question.dev:
+        return None
+    folder = Path(encoder.spec.name)
+    kept = stored_thresholds(folder, dims, embedding_conditions(encoder))
+    if kept and question.rule not in ("", kept.rule):
+        fix = "name pairs to fit on with --dev, or leave --threshold out"
+        raise InputError(f"--threshold {question.rule}: {folder / THRESHOLDS} keeps those by {kept.rule}: {fix}")
+    return kept
 
 
 def _embed(system: str, encoder: Encoder, table: PairTable) -> np.ndarray:

@@ -18,6 +18,7 @@ from trainer.system.run_files import THRESHOLDS
 
 SIMILARITY = "cosine"
 """What is compared with a threshold: of embeddings cut to the dim, so the dot product once they have length 1."""
+RULE = "f1"  # how they are fitted where nobody asks for another way
 RULES = "f1, precision=P with P above 0 and up to 1, or false_positive_rate=R with R from 0 to below 1"
 
 

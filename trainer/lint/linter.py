@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.pairs import PairTable, read_pairs
+from trainer.data.pairs import PairTable, graded_labels, read_pairs
 from trainer.data.readers import Reading
 from trainer.errors import InputError
 from trainer.evaluation.scoring import pair_cosines as encoder_cosines
@@ -122,6 +122,12 @@ def lint_tables(
     parts = parts_of(tables)
     report = Report({table.source: len(table) for table in tables})
     report.notes += [f"{table.source}: {POSITIVES_ALONE}" for table in tables if table.label.all()]
+    report.notes += [
+        f"{table.source}: {graded} of {len(table)} labels lie between 0 and the full scale and count as positive, and "
+        "none is negative; the positive threshold draws the line"
+        for table in tables
+        if table.label.all() and (graded := graded_labels(table))
+    ]
     for part, lengths in zip(parts, tokens.lengths, strict=True):
         for check in (checks.contradictions, checks.broken_chains, checks.repeats, checks.dominance):
             report.findings += check(part)

@@ -9,7 +9,16 @@ from typing import Any
 from trainer.data.readers import add_reading_options, reading_from
 from trainer.data.tickets import OPTIONAL_REASONS, Columns, Filter
 from trainer.errors import InputError
-from trainer.mining.settings import BANDS, PHASES, SIMILARITIES, Settings, parse_augment, parse_phases
+from trainer.mining.settings import (
+    BANDS,
+    MARGIN,
+    PHASES,
+    SIMILARITIES,
+    TRANSLATE_LANGUAGE,
+    Settings,
+    parse_augment,
+    parse_phases,
+)
 from trainer.system.arguments import Parser
 from trainer.text.cleaning import LANGUAGES
 
@@ -82,9 +91,8 @@ def _add_mining_options(group: Any, add: Any) -> None:
     add(
         group,
         "--margin",
-        "such a negative scores at most (1 - margin) x its anchor's positive",
+        f"such a negative scores at most (1 - margin) x its anchor's positive (default: {MARGIN:g})",
         type=float,
-        default=0.05,
     )
     for place, phase in enumerate(PHASES):
         bands = zip(("positives", "negatives"), BANDS["tfidf"][place], BANDS["encoder"][place], strict=True)
@@ -119,8 +127,7 @@ def _add_output_options(group: Any, add: Any) -> None:
     add(
         group,
         "--translate-language",
-        "what THERE reads; texts of other languages are left out",
-        default="en",
+        f"what THERE reads; texts of other languages are left out (default: {TRANSLATE_LANGUAGE})",
         metavar="LANG",
     )
 
@@ -130,6 +137,10 @@ def settings_from(options: argparse.Namespace) -> Settings:
     for name in ("min_words", "max_words", "per_template"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: write a whole number above 0")
+    if options.margin is not None and not options.model:
+        raise InputError(f"--margin {options.margin:g} needs an encoder: name one with --model")
+    if options.translate_language is not None and not options.translators:
+        raise InputError(f"--translate-language {options.translate_language} needs --translators THERE BACK: add them")
     bands = [(getattr(options, f"{phase}_positives"), getattr(options, f"{phase}_negatives")) for phase in PHASES]
     settings = Settings(
         tickets=options.tickets,
@@ -153,14 +164,14 @@ def settings_from(options: argparse.Namespace) -> Settings:
         phases=parse_phases(options.sizes, bands, options.similarity),
         similarity=options.similarity,
         model=options.model,
-        margin=options.margin,
+        margin=MARGIN if options.margin is None else options.margin,
         dev_share=options.dev_share,
         test_share=options.test_share,
         largest_group=options.max_group,
         most_uses=options.max_uses,
         augment=parse_augment(options.augment),
         translators=tuple(options.translators) if options.translators else None,
-        translate_language=options.translate_language,
+        translate_language=options.translate_language or TRANSLATE_LANGUAGE,
         raw_texts=options.texts == "raw",
         strict=options.strict,
         seed=options.seed,

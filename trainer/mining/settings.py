@@ -15,6 +15,8 @@ from trainer.mining.positives import CATEGORY_RULES, Band, Phase
 
 PHASES = ("easy", "medium", "hard")
 SIMILARITIES = ("tfidf", "encoder", "both")
+MARGIN = 0.05  # by default
+TRANSLATE_LANGUAGE = "en"
 
 
 # By similarity, then phase: the bands of positives and of negatives. Those of an encoder fit all-MiniLM-L6-v2, whose
@@ -44,14 +46,14 @@ class Settings:
     phases: tuple[Phase, ...]
     similarity: str = "tfidf"
     model: str | None = None
-    margin: float = 0.05
+    margin: float = MARGIN
     dev_share: float = 0.08
     test_share: float = 0.08
     largest_group: int = 300
     most_uses: int = 25
     augment: tuple[tuple[str, float], ...] = ()  # kind, share of the train pairs
     translators: tuple[str, str] | None = None
-    translate_language: str = "en"
+    translate_language: str = TRANSLATE_LANGUAGE
     raw_texts: bool = False
     strict: bool = False
     seed: int = 0
@@ -100,6 +102,10 @@ def parse_phases(sizes: str, bands: Sequence[tuple[str | None, str | None]], sim
         )
         if positives.low <= 0:
             raise InputError(f"--{name}-positives {positives}: the low end must be above 0")
+        if not number and any(numbers) and any(bands[place]):
+            raise InputError(
+                f"--sizes {sizes}: leaves out the {name} phase, for which a band is given: drop one of them"
+            )
         if number:
             phases.append(Phase(place + 1, name, number, positives, negatives))
     return tuple(phases)

@@ -46,11 +46,17 @@ _ADDRESSEE = (
     "all|team|it|sir|madam|mam|colleagues?|everyone|everybody|folks|guys|there|help ?-?desk|service ?-?desk|support|"
     "zusammen|kollegen|liebe|damen und herren|equipe|à tous|todos|tutti"
 )
+# Words that make of what follows a greeting a sentence, not a name: "Hello the printer is jammed".
+_SENTENCE = (
+    "the|is|are|was|not|can|cannot|have|has|does|my|our|i|we|please|need|when|after|for|with|from|"
+    "ist|sind|nicht|kein|keine|ich|wir|kann|mein|meine|bitte|geht|est|pas|je|nous|mon|está|puedo|não|meu|non|è"
+)
 _GREETING = re.compile(
     r"^[\s,.;:>|-]*(?:(?:hi|hello|hallo|hey|dear|greetings|gentles|good (?:morning|afternoon|evening|day)|"
     r"guten (?:tag|morgen|abend)|"
     r"sehr geehrte[rs]?|liebe[rs]?|bonjour|bonsoir|hola|buenos d[ií]as|buenas tardes|ol[áa]|bom dia|boa tarde|"
-    rf"ciao|buongiorno)\b(?:[ \t]+(?:{_ADDRESSEE})\b)*(?:[^,.!:\n]{{0,25}}[,!:\n])?[\s,.!:]*)+",
+    rf"ciao|buongiorno)\b(?:[ \t]+(?:{_ADDRESSEE})\b)*"
+    rf"(?:(?![^,.!:\n]{{0,25}}\b(?:{_SENTENCE})\b)[^,.!:\n]{{0,25}}[,!:\n])?[\s,.!:]*)+",
     re.IGNORECASE | re.MULTILINE,
 )
 _CLOSING = re.compile(

@@ -17,7 +17,7 @@ from trainer.data.pairs import PairTable
 from trainer.data.split import has_both_labels
 from trainer.evaluation.judge import Judgement, Question, conclude, judgement_record
 from trainer.evaluation.scoring import pair_cosines
-from trainer.evaluation.thresholds import Thresholds, fit_thresholds, thresholds_text
+from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, thresholds_text
 from trainer.model.embedding import embed, embed_cached
 from trainer.model.encoder import EmbeddingConditions, Encoder, embedding_conditions
 from trainer.model.export import export
@@ -35,7 +35,6 @@ from trainer.training.run_folder import clear_results
 from trainer.training.setup import Run, load_base
 from trainer.training.strength import FULL, choose_strength, set_strength
 
-RULE = "f1"  # how the thresholds that go with the model are fitted
 WORST = 20  # pairs that are shown to a person
 LONGEST_SHOWN = 400  # characters of their texts
 
