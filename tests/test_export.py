@@ -382,6 +382,65 @@ def test_a_run_is_told_of_its_model(tiny_model: Build, tmp_path: Path) -> None:
         load_encoder(str(tmp_path / "run"))
 
 
+# ---- what a folder's weights and its cut were
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_half_weights_are_trained_and_exported_as_float32(
+    stored: torch.dtype, tiny_model: Build, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The adapter too makes its base float32, whatever its files hold."""
+    base = tmp_path / "half"
+    shutil.copytree(tiny_model("bert"), base)
+    AutoModel.from_pretrained(base).to(stored).save_pretrained(base)
+    encoder = exported(base, tmp_path / "run", lora=True)
+    said = capfd.readouterr().err
+    assert f"its weights are {str(stored).removeprefix('torch.')}; they are trained, judged and exported in" in said
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    for folder in (MODEL, ADAPTER):
+        assert_peer_agrees(tmp_path / "run" / folder, encoder)
+    stored_types = {value.dtype for value in load_file(tmp_path / "run" / MODEL / "model.safetensors").values()}
+    assert stored_types == {torch.float32}
+
+
+@pytest.mark.parametrize(("cut", "usual"), [(16, 16), (WIDTH + 1, WIDTH), (None, WIDTH)])
+def test_where_a_folder_cuts_embeddings_is_read(cut: int | None, usual: int, prompted: Path) -> None:
+    edit_json(prompted / "config_sentence_transformers.json", truncate_dim=cut)
+    encoder = load_encoder(str(prompted))
+    assert encoder.usual_dim == usual == peer_of(prompted).encode(TEXTS[:1]).shape[1]
+
+
+@pytest.mark.parametrize("cut", [0, -1, "16", 16.0, True, [16]])
+def test_a_cut_that_is_no_number_of_values_is_refused(cut: Any, prompted: Path) -> None:
+    edit_json(prompted / "config_sentence_transformers.json", truncate_dim=cut)
+    with pytest.raises(InputError, match=r"truncate_dim = .* in config_sentence_transformers\.json is no whole number"):
+        load_encoder(str(prompted))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "dims", "gives"), [([], ["16"], 16), (["loss.dims=[64, 16]"], ["64", "16"], 64)], ids=["left", "asked"]
+)
+def test_an_export_cuts_where_its_base_did_if_it_is_trained_for_that(
+    asked: list[str], dims: list[str], gives: int, prompted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Thresholds, what others get who name no dim, and what `trainer evaluate` judges are for the same dim."""
+    edit_json(prompted / "config_sentence_transformers.json", truncate_dim=16)
+    pairs, run = tmp_path / "pairs.json", tmp_path / "run"
+    pairs.write_text(json.dumps(generate_pairs(48, 0, "train")))
+    settings = [f"model.name={prompted}", f"data.train={pairs}", "data.dev_fraction=0.4", "curriculum.epochs=1", *asked]
+    settings += ["train.batch_size=8", "optim.lr=1e-3", "eval.choose_strength=false"]
+    assert cli(["train", "--output-dir", str(run), *(word for one in settings for word in ("--set", one))]) == 0
+    assert ("cuts embeddings to 16 values (truncate_dim)" in capfd.readouterr().err.replace("\n", " ")) is bool(asked)
+    assert list(json.loads((run / MODEL / "thresholds.json").read_text())["values"]) == dims
+    for folder in (MODEL, ADAPTER):
+        assert peer_of(run / folder).encode(TEXTS[:1]).shape[1] == gives
+    record = tmp_path / "record.json"
+    assert cli(["evaluate", "--model", str(run / MODEL), "--pairs", str(pairs), "--json", str(record)]) == 0
+    assert json.loads(record.read_text())["question"]["dims"] == [gives]
+
+
 # ---- prompts
 
 

@@ -47,6 +47,7 @@ class EncoderSpec:
     default_prompt: str | None = None  # the name of the one that `encode` uses
     query_prompt: str = ""  # put before the first text of every pair
     document_prompt: str = ""  # put before the second one
+    truncate_dim: int | None = None  # what the folder has embeddings cut to by those who name no dim
     adapter: bool = False  # the folder holds an adapter, which is merged into its base
 
     @property
@@ -85,6 +86,11 @@ class Encoder(nn.Module):
     def width(self) -> int:
         """E, the embedding width."""
         return int(self.model.config.hidden_size)
+
+    @property
+    def usual_dim(self) -> int:
+        """The length of an embedding for those who name none: E, or less where the folder has it cut."""
+        return min(self.width, self.spec.truncate_dim or self.width)
 
     @property
     def path(self) -> str:

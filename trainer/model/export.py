@@ -23,6 +23,7 @@ from torch import Tensor
 from trainer import __version__
 from trainer.errors import StorageError
 from trainer.model.encoder import Encoder, EncoderSpec
+from trainer.model.folder import SETTINGS
 from trainer.model.proof import check_exports, merged
 from trainer.system.files import DEBRIS, new_folder, sync, write_file, write_manifest
 from trainer.system.run_files import ADAPTER, MODEL
@@ -168,12 +169,13 @@ def _write_modules(path: Path, spec: EncoderSpec, width: int, model_options: Map
         # Under the names that encode_query and encode_document look for first.
         prompts |= {"query": spec.query_prompt, "document": spec.document_prompt}
     _write_json(
-        path / "config_sentence_transformers.json",
+        path / SETTINGS,
         {
             "__version__": {"matryoshka_trainer": __version__},
             "prompts": prompts,
             "default_prompt_name": spec.default_prompt,
             "similarity_fn_name": "cosine",
+            **({"truncate_dim": spec.truncate_dim} if spec.truncate_dim else {}),
         },
     )
 

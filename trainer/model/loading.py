@@ -48,6 +48,7 @@ LOADING_ERRORS = (
 )
 SHORTEST = 3  # start, one token, end
 UNBOUNDED = 10**6  # tokenizers write a huge model_max_length where they know of none
+HALF_TYPES = ("float16", "bfloat16")
 PADDINGS = ("eos_token", "unk_token", "sep_token", "cls_token", "bos_token", "mask_token")
 """What a tokenizer without a padding token may pad with: special tokens that it has already, which no text changes."""
 
@@ -83,7 +84,8 @@ def load_encoder(
     if is_adapter(folder):
         return _load_adapted(folder, root, name, max_length=max_length, pooling=pooling, prompts=prompts)
     spec = read_spec(name, root, max_length, pooling, prompts)
-    if "auto_map" in optional_json(folder / "config.json", name):
+    config = optional_json(folder / "config.json", name)
+    if "auto_map" in config:
         raise InputError(f"model.name = {name}: config.json asks to run code of its own (auto_map); use another model")
     require_safetensors(folder, name)
     backbone = _load_backbone(folder, name)
@@ -92,6 +94,8 @@ def load_encoder(
     notes = []
     if substitute := make_padding_safe(tokenizer, backbone, name):
         notes.append(f"model.name = {name}: its tokenizer has no padding token; {substitute} serves as one")
+    if (stored := config.get("dtype", config.get("torch_dtype"))) in HALF_TYPES:
+        notes.append(f"model.name = {name}: its weights are {stored}; they are trained, judged and exported in float32")
     if backbone.config.model_type not in FAMILIES:
         notes.append(f"{backbone.config.model_type} is none of {', '.join(FAMILIES)}: training on the padded path")
     for note in notes if announce else ():
