@@ -112,8 +112,8 @@ def save_adapter(encoder: Encoder, folder: Path) -> None:
         _write_modules(path, spec, encoder.width, options)
         write_manifest(path)
         (path / "README.md").write_text(
-            f"# Adapter for {base}\n\nIt needs that model beside it, and the library `peft`. The merged model is in "
-            f"`../{MODEL}`, with its card and its thresholds.\n",
+            f"# Adapter for {base}\n\nIt needs that model beside it, loaded as float32 whatever it is stored in, and "
+            f"the library `peft`. The merged model is in `../{MODEL}`, with its card and its thresholds.\n",
             encoding="utf-8",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -131,7 +132,11 @@ def _load_adapted(folder: Path, root: Path, name: str, max_length: int, **option
 
 
 def hush_transformers() -> None:
-    """Turn off its loading reports and bars, which would drown ours; what matters of them is checked here."""
+    """Turn off its loading reports and bars, which would drown ours; what matters of them is checked here.
+
+    So are its warnings of what will change: PEFT asks it for a property by an old name, which no user can help.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
