@@ -118,7 +118,7 @@ def _load_adapted(folder: Path, root: Path, name: str, max_length: int, **option
         raise InputError(f"model.name = {name}: holds an adapter whose base cannot be used: {error}") from error
     try:
         adapted = peft.PeftModel.from_pretrained(base.model, folder)
-        backbone = adapted.merge_and_unload()
+        backbone = adapted.merge_and_unload().requires_grad_(True)  # PEFT had frozen the base
     except LOADING_ERRORS as error:
         raise InputError(f"model.name = {name}: cannot load the adapter: {first_line(error)}") from error
     make_lean(backbone)
