@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from oracles import LAYERS, LONGEST, WIDTH, edit_json, write_old_layout
@@ -351,6 +352,24 @@ def test_an_adapter_folder_is_read_with_its_base(tiny_model: Build, tmp_path: Pa
         shutil.copy(adapter / name, bare / name)
     plain = load_encoder(str(bare), max_length=30, pooling="cls")
     np.testing.assert_allclose(plain.encode(TEXTS), encoder.encode(TEXTS), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_an_adapter_of_dora_is_read_by_all(tiny_model: Build, tmp_path: Path) -> None:
+    """By sentence-transformers, which loads adapters through transformers, and by PEFT."""
+    base, adapter = tiny_model("bert"), tmp_path / "adapter"
+    encoder = load_encoder(str(base))
+    add_lora(encoder, LoraConfig(rank=4, dora=True))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in encoder.trainable().values():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    export.save_adapter(encoder, adapter)
+    assert_peer_agrees(adapter, encoder)
+    read = peft.PeftModel.from_pretrained(AutoModel.from_pretrained(base), adapter)
+    trained_weights, read_weights = (peft.get_peft_model_state_dict(model) for model in (encoder.backbone, read))
+    assert trained_weights.keys() == read_weights.keys()
+    assert all(torch.equal(value, read_weights[name]) for name, value in trained_weights.items())
 
 
 @pytest.mark.slow
