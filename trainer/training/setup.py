@@ -286,10 +286,7 @@ def check_dims_fit(config: Config, encoder: Encoder) -> None:
 
 
 def keep_cut_that_fits(config: Config, encoder: Encoder) -> None:
-    """Have exports cut by themselves as the base's folder does where that is the largest dim of the run, else not.
-
-    By their verdict, thresholds and card an export is for the dims of the run.
-    """
+    """Have exports cut embeddings as the base's folder does where that is the run's largest dim, else not."""
     cut = encoder.spec.truncate_dim
     if cut is not None and cut != max(config.loss.dims):
         encoder.spec = replace(encoder.spec, truncate_dim=None)
