@@ -276,8 +276,13 @@ def test_a_section_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
         (f"loss.weights=[1, -{'9' * 309}]", "loss.weights must be a finite number, not inf"),
         ("output.dir=3", "output.dir must be a string, not 3"),
         ("loss.dims=64", "loss.dims must be a list, not 64 (write [64])"),
-        ('loss.dims="256,128"', "loss.dims must be a list, not '256,128' (write [256, 128])"),
-        ('loss.dims="[256, 128"', "loss.dims must be a list, not '[256, 128' (write [256, 128])"),
+        *(
+            (
+                f'loss.dims="{dims}"',
+                f"loss.dims must be a list, not '{dims}' (write [256, 128], on a command line between single quotes)",
+            )
+            for dims in ("256,128", "[256, 128")
+        ),
         ('loss.dims="many"', "loss.dims must be a list, not 'many'"),
         ('lora.enabled="True"', "lora.enabled must be true or false, not 'True' (write true)"),
         ('lora.enabled="No"', "lora.enabled must be true or false, not 'No' (write false)"),

@@ -8,6 +8,7 @@ import math
 import pickle
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -819,14 +820,26 @@ def test_an_unknown_family_takes_the_padded_path_and_says_so(family: str, tiny_m
 
 def test_lora_in_an_unknown_family_asks_for_endings(tiny_model: Build, tmp_path: Path) -> None:
     folder = build_other("electra", tmp_path / "electra", tiny_model("bert"))
-    with pytest.raises(
-        InputError,
-        match=r'"attention" is not known for electra; name endings of its linear layers: attention\.output',
-    ):
+    with pytest.raises(InputError, match=r"not known for electra; name endings .*: attention\.output.*; or set lora\."):
         add_lora(load_encoder(str(folder)), LoraConfig())
     encoder = load_encoder(str(folder))
     add_lora(encoder, LoraConfig(targets=("query", "value")))
     assert adapted(encoder) == {"attention.self.query", "attention.self.value"}
+
+
+def test_a_model_without_linear_layers_is_for_full_fine_tuning(tiny_model: Build, tmp_path: Path) -> None:
+    folder = build_other("gpt2", tmp_path / "gpt2", tiny_model("bert"))
+    with pytest.raises(InputError, match=r"^lora\.enabled: gpt2 has no linear layers .*; set lora\.enabled = false$"):
+        add_lora(load_encoder(str(folder)), LoraConfig())
+
+
+def test_nothing_warns_of_what_users_cannot_change(tiny_model: Build) -> None:
+    """PEFT asks transformers for a property by its old name."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        encoder = load_encoder(str(tiny_model("bert")))
+        add_lora(encoder, LoraConfig())
+        assert not [warning for warning in caught if warning.category is FutureWarning]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from oracles import LAYERS, LONGEST, WIDTH, edit_json, write_old_layout
@@ -340,6 +341,7 @@ def test_an_adapter_folder_is_read_with_its_base(tiny_model: Build, tmp_path: Pa
     read = load_encoder(str(adapter))
     assert (read.spec.max_length, read.spec.pooling, read.spec.name) == (30, "cls", str(adapter))
     np.testing.assert_allclose(read.encode(TEXTS), encoder.encode(TEXTS), rtol=0, atol=TOLERANCE)
+    assert read.trainable().keys() == load_encoder(str(tmp_path / "run" / MODEL)).trainable().keys() != set()
     with pytest.raises(InputError, match="holds an adapter, on which no other can be trained"):
         require_own_weights(read)
     require_own_weights(load_encoder(str(tmp_path / "run" / MODEL)))
@@ -350,6 +352,41 @@ def test_an_adapter_folder_is_read_with_its_base(tiny_model: Build, tmp_path: Pa
         shutil.copy(adapter / name, bare / name)
     plain = load_encoder(str(bare), max_length=30, pooling="cls")
     np.testing.assert_allclose(plain.encode(TEXTS), encoder.encode(TEXTS), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_an_adapter_of_dora_is_read_by_all(tiny_model: Build, tmp_path: Path) -> None:
+    """By sentence-transformers, which loads adapters through transformers, and by PEFT."""
+    base, adapter = tiny_model("bert"), tmp_path / "adapter"
+    encoder = load_encoder(str(base))
+    add_lora(encoder, LoraConfig(rank=4, dora=True))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in encoder.trainable().values():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    export.save_adapter(encoder, adapter)
+    assert_peer_agrees(adapter, encoder)
+    read = peft.PeftModel.from_pretrained(AutoModel.from_pretrained(base), adapter)
+    trained_weights, read_weights = (peft.get_peft_model_state_dict(model) for model in (encoder.backbone, read))
+    assert trained_weights.keys() == read_weights.keys()
+    assert all(torch.equal(value, read_weights[name]) for name, value in trained_weights.items())
+
+
+@pytest.mark.slow
+def test_all_weights_are_trained_on_from_an_adapter_as_from_its_merged_model(tiny_model: Build, tmp_path: Path) -> None:
+    """What `require_own_weights` advises; the two differ by the rounding of the merge, which AdamW enlarges."""
+    exported(tiny_model("bert"), tmp_path / "first", lora=True)
+    pairs, cosines = tmp_path / "pairs.json", []
+    pairs.write_text(json.dumps(generate_pairs(48, 0, "train")))
+    for kind in (ADAPTER, MODEL):
+        settings = [f"model.name={tmp_path / 'first' / kind}", f"data.train={pairs}", "data.dev_fraction=0.4"]
+        settings += ["lora.enabled=false", "curriculum.epochs=1", "train.batch_size=8", "optim.lr=1e-3"]
+        settings += ["eval.choose_strength=false", "train.precision=fp32", f"output.dir={tmp_path / kind}"]
+        assert cli(["train", *(word for one in settings for word in ("--set", one))]) == 0
+        assert not (tmp_path / kind / ADAPTER).exists()
+        assert_peer_agrees(tmp_path / kind / MODEL, load_encoder(str(tmp_path / kind / MODEL)))
+        cosines.append(json.loads((tmp_path / kind / "scores.json").read_text())["final"][str(WIDTH)])
+    np.testing.assert_allclose(*cosines, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -380,6 +417,67 @@ def test_a_run_is_told_of_its_model(tiny_model: Build, tmp_path: Path) -> None:
     shutil.copytree(tiny_model("bert"), tmp_path / "run" / MODEL)
     with pytest.raises(InputError, match=r"is the folder of a run; its model is .*run/model$"):
         load_encoder(str(tmp_path / "run"))
+
+
+# ---- what a folder's weights and its cut were
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_half_weights_are_trained_and_exported_as_float32(
+    stored: torch.dtype, tiny_model: Build, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The adapter too makes its base float32, whatever its files hold."""
+    base = tmp_path / "half"
+    shutil.copytree(tiny_model("bert"), base)
+    AutoModel.from_pretrained(base).to(stored).save_pretrained(base)
+    encoder = exported(base, tmp_path / "run", lora=True)
+    said = capfd.readouterr().err
+    assert f"its weights are {str(stored).removeprefix('torch.')}; they are trained, judged and exported in" in said
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    for folder in (MODEL, ADAPTER):
+        assert_peer_agrees(tmp_path / "run" / folder, encoder)
+    stored_types = {value.dtype for value in load_file(tmp_path / "run" / MODEL / "model.safetensors").values()}
+    assert stored_types == {torch.float32}
+
+
+@pytest.mark.parametrize(("cut", "usual"), [(16, 16), (WIDTH + 1, WIDTH), (None, WIDTH)])
+def test_where_a_folder_cuts_embeddings_is_read(cut: int | None, usual: int, prompted: Path) -> None:
+    edit_json(prompted / "config_sentence_transformers.json", truncate_dim=cut)
+    encoder = load_encoder(str(prompted))
+    assert encoder.usual_dim == usual == encoder.encode([]).shape[1]
+    np.testing.assert_allclose(encoder.encode(TEXTS), peer_of(prompted).encode(TEXTS), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("cut", [0, -1, "16", 16.0, True, [16]])
+def test_a_cut_that_is_no_number_of_values_is_refused(cut: Any, prompted: Path) -> None:
+    edit_json(prompted / "config_sentence_transformers.json", truncate_dim=cut)
+    with pytest.raises(InputError, match=r"truncate_dim = .* in config_sentence_transformers\.json is no whole number"):
+        load_encoder(str(prompted))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "dims", "gives"), [([], ["16"], 16), (["loss.dims=[64, 16]"], ["64", "16"], 64)], ids=["left", "asked"]
+)
+def test_an_export_cuts_where_its_base_did_if_it_is_trained_for_that(
+    asked: list[str], dims: list[str], gives: int, prompted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Thresholds, what others get who name no dim, and what `trainer evaluate` judges are for the same dim."""
+    edit_json(prompted / "config_sentence_transformers.json", truncate_dim=16)
+    pairs, run = tmp_path / "pairs.json", tmp_path / "run"
+    pairs.write_text(json.dumps(generate_pairs(48, 0, "train")))
+    settings = [f"model.name={prompted}", f"data.train={pairs}", "data.dev_fraction=0.4", "curriculum.epochs=1", *asked]
+    settings += ["train.batch_size=8", "optim.lr=1e-3", "eval.choose_strength=false"]
+    assert cli(["train", "--output-dir", str(run), *(word for one in settings for word in ("--set", one))]) == 0
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert ("cuts embeddings to 16 values (truncate_dim)" in said) is bool(asked)
+    assert list(json.loads((run / MODEL / "thresholds.json").read_text())["values"]) == dims
+    for folder in (MODEL, ADAPTER):
+        assert peer_of(run / folder).encode(TEXTS[:1]).shape[1] == gives
+    record = tmp_path / "record.json"
+    assert cli(["evaluate", "--model", str(run / MODEL), "--pairs", str(pairs), "--json", str(record)]) == 0
+    assert json.loads(record.read_text())["question"]["dims"] == [gives]
 
 
 # ---- prompts

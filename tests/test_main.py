@@ -40,6 +40,21 @@ def test_a_bad_command_line_is_one_line_and_exit_2(arguments, capfd):
     assert said.startswith("error: ") and said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "is_said"),
+    [
+        (["train", "train.seed=1"], True),
+        (["train", "--set", "loss.dims=[256,", "128]"], True),
+        (["lint", "--pairs", "a.json", "extra"], False),
+    ],
+)
+def test_words_that_belong_to_no_option_are_told_of_quotes(arguments, is_said, capfd):
+    assert cli(arguments) == 2
+    said = capfd.readouterr().err
+    assert f"unrecognized arguments: {arguments[-1]}; " in said and said.count("\n") == 1
+    assert ("behind a --set of its own, and a value with spaces between single quotes" in said) is is_said
+
+
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_out_of_memory_says_what_that_command_can_do(command, monkeypatch, capfd):
     def exhausted(_):

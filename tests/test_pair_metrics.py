@@ -163,6 +163,8 @@ def test_threshold_is_halfway_and_the_lowest_of_equals() -> None:
     # One positive on top (P 1, R 1/2) and everything (P 1/2, R 1) both give F1 2/3.
     assert best_f1(np.array([0.9, 0.5, 0.3, 0.1]), np.array([1, 0, 0, 1])) == (2 / 3, 0.1)
     assert best_f1(np.array([0.2, 0.2, 0.2]), np.array([1, 0, 0])) == (0.5, 0.2)
+    smallest = np.float16(6e-8)  # half of which is 0
+    assert best_f1(np.array([-smallest, 0], dtype=np.float16), np.array([1, 0])) == (2 / 3, float(-smallest))
 
 
 @over_dtypes

@@ -211,6 +211,20 @@ def test_the_metric_that_the_run_goes_by_is_shown_before_and_after(
     assert " -> ".join(values) in capfd.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_the_card_and_the_summary_say_that_the_export_is_the_untouched_model(
+    alpha: float, run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "width", 400)
+    dev = json.loads((run / "metrics.json").read_text())["dev"]
+    card = model_card(Config(), dev, "dev", alpha, has_thresholds=True, sided=False)
+    print_summary({"dev": dev}, 1, alpha, run / "model", sided=False)
+    for text in (card, capfd.readouterr().err):
+        assert (f"{alpha:.1f}: the export is the untouched model" in text) is (alpha == 0)
+    assert ("not changed by fine-tuning" in card) is (alpha == 0) and "fine-tun" in card.split("\n\n")[1]
+
+
 @pytest.fixture(scope="module")
 def positives_run(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished run on positives alone, some of them held out, and what it said."""

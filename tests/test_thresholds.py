@@ -76,6 +76,28 @@ def test_rules_that_are_none(text: str) -> None:
         parse_rule(text)
 
 
+@pytest.mark.parametrize(
+    ("rule", "labels", "called"),
+    [
+        ("f1", [1, 1, 0, 1], [True, True, True, True]),
+        ("precision=0.5", [1, 1, 0, 1], [True, True, True, True]),
+        ("false_positive_rate=0", [0, 1, 0, 1], [False, False, False, False]),
+        ("f1", [1, 1, 0, 0], [True, True, False, False]),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_whoever_rounds_a_cosine_otherwise_decides_alike(
+    rule: str, labels: list[int], called: list[bool], dtype: Any
+) -> None:
+    """Also where all or none are called positive, and no threshold lies halfway between two scores."""
+    texts = {f"texts{side}": [f"{side} {i}" for i in range(4)] for side in (1, 2)}
+    pairs = pairs_from_columns({**texts, "labels": labels}, "dev.json")
+    cosines = np.array([0.9, 0.7, 0.5, 0.3], dtype=dtype)
+    threshold = fit_thresholds(cosines[None], pairs, (64,), rule, MODEL).values["64"]
+    for rounding in (-5e-6, 0.0, 5e-6):
+        assert (cosines + rounding >= threshold).tolist() == called
+
+
 @pytest.fixture
 def table() -> PairTable:
     labels = (np.arange(40) % 2).tolist()

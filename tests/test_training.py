@@ -159,6 +159,7 @@ def test_bf16_trains_on_any_processor(run_small, lora, capfd):
     assert code == 0
     said = capfd.readouterr().err
     assert "Precision: bf16, as train.precision says" in said
+    assert said.index(f"Folder of the run: {folder}") < said.index("Encoder on cpu")  # before the first step
     assert multiplies_bf16() or "times as long as in fp32" in said
     metadata = json.loads((folder / "training_metadata.json").read_text())
     assert metadata["precision"] == "bf16" and set(metadata["products"]) == {"fp32", "bf16"}

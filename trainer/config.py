@@ -187,7 +187,7 @@ class OptimConfig(Section):
 class LossConfig(Section):
     dims: tuple[int, ...] = ()
     """Matryoshka sizes to train: the loss is taken on the first so many values of each embedding; empty takes the
-    model's width and what is below it of 512, 256, 128 and 64."""
+    length of the model's embeddings and what is below it of 512, 256, 128 and 64."""
     weights: tuple[float, ...] = ()
     """One a dim; empty weighs every dim 1."""
     scale: float = 20.0

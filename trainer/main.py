@@ -41,8 +41,6 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         make_parser, work = COMMANDS[command]
         options = make_parser().parse_args(arguments)
         tune_process()
-        # PEFT still asks transformers for a property by its old name; a user can do nothing about it.
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         # Of a card that torch has no code for, in many lines; `require_code` says it in one.
         warnings.filterwarnings("ignore", message=r"\s*(Found GPU\d|.* with CUDA capability sm_)")
         work(options)

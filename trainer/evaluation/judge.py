@@ -49,7 +49,7 @@ class Question:
     """Pairs to fit thresholds on; without, those kept in a model's folder, else the judged pairs themselves."""
     baseline: str | None = None
     dims: tuple[int, ...] = ()
-    """Empty: the full width; in a judgement, those that were judged."""
+    """Empty: the full width, or what the folder cuts to; in a judgement, those that were judged."""
     label_scale: float = 1.0
     positive_threshold: float | None = None
     rule: str = ""
@@ -233,17 +233,18 @@ def _read(question: Question) -> _Data:
 
 
 def fit_dims(dims: tuple[int, ...], encoders: Iterable[Encoder]) -> tuple[int, ...]:
-    """The dims asked for, else the common width."""
+    """The dims asked for, else the common one of those who name none."""
     encoders = list(encoders)
     narrowest = min(encoders, key=lambda encoder: encoder.width)
-    if not dims and len({encoder.width for encoder in encoders}) > 1:
-        widths = ", ".join(f"{encoder.spec.name} is {encoder.width} wide" for encoder in encoders)
-        raise InputError(f"{widths}: name dims that fit both, such as --dims {narrowest.width}")
+    usual = {encoder.usual_dim for encoder in encoders}
+    if not dims and len(usual) > 1:
+        widths = ", ".join(f"{encoder.spec.name} is {encoder.usual_dim} wide" for encoder in encoders)
+        raise InputError(f"{widths}: name dims that fit both, such as --dims {min(usual)}")
     if dims and max(dims) > narrowest.width:
         raise InputError(
             f"--dims {max(dims)}: {narrowest.spec.name} is {narrowest.width} wide; use dims up to {narrowest.width}"
         )
-    return dims or (narrowest.width,)
+    return dims or (min(usual),)
 
 
 def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thresholds | None:

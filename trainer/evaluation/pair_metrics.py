@@ -275,5 +275,5 @@ def _below(values: FloatArray, last: int) -> float:
     """A threshold that calls positive the descending distinct values up to index `last`, and nothing below."""
     upper, lower = values[last], values[min(last + 1, len(values) - 1)]
     middle = lower / 2 + upper / 2
-    # Between two adjacent floats there is no middle, and rounding may give the lower one, which must stay below.
-    return float(middle if middle > lower else upper)
+    # Between two adjacent floats there is no middle, rounding may give the lower one, and half the smallest is 0.
+    return float(middle if lower < middle < upper else upper)

@@ -19,6 +19,8 @@ from trainer.system.run_files import THRESHOLDS
 SIMILARITY = "cosine"
 """What is compared with a threshold: of embeddings cut to the dim, so the dot product once they have length 1."""
 RULE = "f1"  # how they are fitted where nobody asks for another way
+MARGIN = 1e-5
+"""More than a cosine in fp32 differs by between libraries, batches and processors."""
 RULES = "f1, precision=P with P above 0 and up to 1, or false_positive_rate=R with R from 0 to below 1"
 
 
@@ -71,15 +73,28 @@ def fit_thresholds(
     values: dict[str, float] = {}
     for dim, scores in zip(dims, cosines, strict=True):
         if kind == "f1":
-            values[str(dim)] = best_f1(scores, table.label)[1]
+            threshold = best_f1(scores, table.label)[1]
         elif kind == "false_positive_rate":
-            values[str(dim)] = threshold_for_false_positive_rate(scores, table.label, target)
+            threshold = threshold_for_false_positive_rate(scores, table.label, target)
         else:
             try:
-                values[str(dim)] = threshold_for_precision(scores, table.label, target)
+                threshold = threshold_for_precision(scores, table.label, target)
             except ValueError as error:
                 raise InputError(f"{table.source}: {dim} dims: {error}; ask for less") from error
+        values[str(dim)] = clear_of_the_ends(threshold, scores)
     return Thresholds(values, rule, table.source, table.fingerprint(), float(table.label.mean()), model)
+
+
+def clear_of_the_ends(threshold: float, scores: np.ndarray) -> float:
+    """A threshold that calls all or none of the scores positive, moved away from the last of them by MARGIN.
+
+    Others stand halfway between two scores, but these at one, where a pair would be called otherwise by whoever rounds
+    its cosine otherwise.
+    """
+    lowest, highest = float(scores.min()), float(scores.max())
+    if threshold <= lowest:
+        return lowest - MARGIN
+    return highest + MARGIN if threshold > highest else threshold
 
 
 def thresholds_text(thresholds: Thresholds) -> str:

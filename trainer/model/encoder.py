@@ -47,6 +47,7 @@ class EncoderSpec:
     default_prompt: str | None = None  # the name of the one that `encode` uses
     query_prompt: str = ""  # put before the first text of every pair
     document_prompt: str = ""  # put before the second one
+    truncate_dim: int | None = None  # what the folder has embeddings cut to by those who name no dim
     adapter: bool = False  # the folder holds an adapter, which is merged into its base
 
     @property
@@ -87,6 +88,11 @@ class Encoder(nn.Module):
         return int(self.model.config.hidden_size)
 
     @property
+    def usual_dim(self) -> int:
+        """The length of an embedding for those who name none: E, or less where the folder has it cut."""
+        return min(self.width, self.spec.truncate_dim or self.width)
+
+    @property
     def path(self) -> str:
         """How texts go through the model in training, in words."""
         if self.model.config.model_type not in FAMILIES:
@@ -125,7 +131,7 @@ class Encoder(nn.Module):
         Args:
             texts: N texts in any order; none give no rows.
             side: "query" or "document": the prompt of that side of a pair; None: the model's default prompt.
-            dims: keep the first so many values of each embedding (Matryoshka); None keeps all.
+            dims: keep the first so many values of each embedding (Matryoshka); None all, or what its folder says.
             normalize: True gives rows of length one, False rows as they are pooled; None does as the model's folder
                 says, before the cut.
             tokens_per_batch: most tokens that go through the model at once, which bounds the memory.
@@ -143,7 +149,7 @@ class Encoder(nn.Module):
         if tokens_per_batch < 1:
             raise InputError(f"encode: tokens_per_batch = {tokens_per_batch}: use 1 or more")
         if not texts:
-            return np.empty((0, dims or self.width), dtype=np.float32)
+            return np.empty((0, dims or self.usual_dim), dtype=np.float32)
         prompts = {None: self.spec.prompt, "query": self.spec.query_prompt, "document": self.spec.document_prompt}
         if side not in prompts:
             raise InputError(f'encode: side = {side!r}: use "query", "document" or None')
@@ -153,7 +159,7 @@ class Encoder(nn.Module):
         )
         if normalize is None and self.spec.normalize:
             rows = nn.functional.normalize(rows, dim=1)
-        rows = rows[:, :dims]
+        rows = rows[:, : dims or self.usual_dim]
         return (nn.functional.normalize(rows, dim=1) if normalize else rows).cpu().numpy()
 
     def tokenize(self, texts: Sequence[str], prompts: Sequence[str], *, cached: bool = False) -> TokenTable:

@@ -18,15 +18,18 @@ from typing import Any
 import peft
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainer import __version__
 from trainer.errors import StorageError
 from trainer.model.encoder import Encoder, EncoderSpec
+from trainer.model.folder import ADAPTER_WEIGHTS, SETTINGS
 from trainer.model.proof import check_exports, merged
 from trainer.system.files import DEBRIS, new_folder, sync, write_file, write_manifest
 from trainer.system.run_files import ADAPTER, MODEL
 
+MAGNITUDE = ".lora_magnitude_vector"
 # A sentence-transformers module list that every version of that library since 2.0 reads.
 _MODULES = (
     ("", "sentence_transformers.models.Transformer"),
@@ -106,15 +109,24 @@ def save_adapter(encoder: Encoder, folder: Path) -> None:
     with new_folder(folder) as path:
         with _full_disk_is_named(path):
             encoder.backbone.save_pretrained(str(path), safe_serialization=True)
+            _name_magnitudes_for_all(path / ADAPTER_WEIGHTS)
             save_tokenizer(encoder, path)
         (path / "README.md").unlink(missing_ok=True)  # PEFT's is a form to fill in
         _write_modules(path, spec, encoder.width, options)
         write_manifest(path)
         (path / "README.md").write_text(
-            f"# Adapter for {base}\n\nIt needs that model beside it, and the library `peft`. The merged model is in "
-            f"`../{MODEL}`, with its card and its thresholds.\n",
+            f"# Adapter for {base}\n\nIt needs that model beside it, loaded as float32 whatever it is stored in, and "
+            f"the library `peft`. The merged model is in `../{MODEL}`, with its card and its thresholds.\n",
             encoding="utf-8",
         )
+
+
+def _name_magnitudes_for_all(file: Path) -> None:
+    """Rename DoRA's magnitudes, which transformers leaves out under the name that PEFT writes; both read this one."""
+    weights = load_file(file)
+    if any(name.endswith(MAGNITUDE) for name in weights):
+        renamed = {f"{name}.weight" if name.endswith(MAGNITUDE) else name: value for name, value in weights.items()}
+        save_file(renamed, file, metadata={"format": "pt"})
 
 
 def save_tokenizer(encoder: Encoder, folder: Path) -> None:
@@ -168,12 +180,13 @@ def _write_modules(path: Path, spec: EncoderSpec, width: int, model_options: Map
         # Under the names that encode_query and encode_document look for first.
         prompts |= {"query": spec.query_prompt, "document": spec.document_prompt}
     _write_json(
-        path / "config_sentence_transformers.json",
+        path / SETTINGS,
         {
             "__version__": {"matryoshka_trainer": __version__},
             "prompts": prompts,
             "default_prompt_name": spec.default_prompt,
             "similarity_fn_name": "cosine",
+            **({"truncate_dim": spec.truncate_dim} if spec.truncate_dim else {}),
         },
     )
 

@@ -15,6 +15,8 @@ from trainer.system.files import MANIFEST, find_damage
 
 # Patterns of a snapshot: never pickles, ONNX files or code.
 HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors", "adapter_model.safetensors"]
+SETTINGS = "config_sentence_transformers.json"
+"""The file of a sentence-transformers folder with what its embeddings depend on beside the modules."""
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 AUTO = ("auto",)
 """Prompts that the folder names."""
@@ -139,7 +141,15 @@ def read_spec(
         default_prompt=default,
         query_prompt=sides[0],
         document_prompt=sides[1],
+        truncate_dim=_read_truncate_dim(root, name),
     )
+
+
+def _read_truncate_dim(root: Path, name: str) -> int | None:
+    dim = optional_json(root / SETTINGS, name).get("truncate_dim")
+    if dim is not None and (type(dim) is not int or dim < 1):
+        raise InputError(f"model.name = {name}: truncate_dim = {dim!r} in {SETTINGS} is no whole number above 0")
+    return dim
 
 
 def _read_prompts(
@@ -154,10 +164,10 @@ def _read_prompts(
         if query == document:
             return ((("query", query), ("document", query)), "query", (query, query)) if query else ((), None, ("", ""))
         return (("query", query), ("document", document)), None, (query, document)
-    settings = optional_json(root / "config_sentence_transformers.json", name)
+    settings = optional_json(root / SETTINGS, name)
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str | None) for prompt in prompts.values()):
-        raise InputError(f"model.name = {name}: prompts in config_sentence_transformers.json are no named texts")
+        raise InputError(f"model.name = {name}: prompts in {SETTINGS} are no named texts")
     if default is not None and default not in list(prompts):
         raise InputError(f"model.name = {name}: default_prompt_name {default!r} is none of its prompts")
     if any(SURROGATES.search(prompt or "") for prompt in prompts.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,7 @@ LOADING_ERRORS = (
 )
 SHORTEST = 3  # start, one token, end
 UNBOUNDED = 10**6  # tokenizers write a huge model_max_length where they know of none
+HALF_TYPES = ("float16", "bfloat16")
 PADDINGS = ("eos_token", "unk_token", "sep_token", "cls_token", "bos_token", "mask_token")
 """What a tokenizer without a padding token may pad with: special tokens that it has already, which no text changes."""
 
@@ -83,7 +85,8 @@ def load_encoder(
     if is_adapter(folder):
         return _load_adapted(folder, root, name, max_length=max_length, pooling=pooling, prompts=prompts)
     spec = read_spec(name, root, max_length, pooling, prompts)
-    if "auto_map" in optional_json(folder / "config.json", name):
+    config = optional_json(folder / "config.json", name)
+    if "auto_map" in config:
         raise InputError(f"model.name = {name}: config.json asks to run code of its own (auto_map); use another model")
     require_safetensors(folder, name)
     backbone = _load_backbone(folder, name)
@@ -92,6 +95,8 @@ def load_encoder(
     notes = []
     if substitute := make_padding_safe(tokenizer, backbone, name):
         notes.append(f"model.name = {name}: its tokenizer has no padding token; {substitute} serves as one")
+    if (stored := config.get("dtype", config.get("torch_dtype"))) in HALF_TYPES:
+        notes.append(f"model.name = {name}: its weights are {stored}; they are trained, judged and exported in float32")
     if backbone.config.model_type not in FAMILIES:
         notes.append(f"{backbone.config.model_type} is none of {', '.join(FAMILIES)}: training on the padded path")
     for note in notes if announce else ():
@@ -113,7 +118,7 @@ def _load_adapted(folder: Path, root: Path, name: str, max_length: int, **option
         raise InputError(f"model.name = {name}: holds an adapter whose base cannot be used: {error}") from error
     try:
         adapted = peft.PeftModel.from_pretrained(base.model, folder)
-        backbone = adapted.merge_and_unload()
+        backbone = adapted.merge_and_unload().requires_grad_(True)  # PEFT had frozen the base
     except LOADING_ERRORS as error:
         raise InputError(f"model.name = {name}: cannot load the adapter: {first_line(error)}") from error
     make_lean(backbone)
@@ -127,7 +132,11 @@ def _load_adapted(folder: Path, root: Path, name: str, max_length: int, **option
 
 
 def hush_transformers() -> None:
-    """Turn off its loading reports and bars, which would drown ours; what matters of them is checked here."""
+    """Turn off its loading reports and bars, which would drown ours; what matters of them is checked here.
+
+    So are its warnings of what will change: PEFT asks it for a property by an old name, which no user can help.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 

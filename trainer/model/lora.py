@@ -59,10 +59,15 @@ def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
     "attention" and "ffn" are the projections of the model's family, anything else the ending of a module's name.
 
     Raises:
-        InputError: one of them matches nothing.
+        InputError: one of them matches nothing, or there are no linear layers.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    endings = ", ".join(sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linear})) or "none"
+    endings = ", ".join(sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linear}))
+    if not linear:
+        raise InputError(
+            f"lora.enabled: {model.config.model_type} has no linear layers of the kind that adapters go around; set "
+            "lora.enabled = false"
+        )
     family = FAMILIES.get(model.config.model_type)
     matched: set[str] = set()
     for target in targets:
@@ -71,7 +76,7 @@ def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
             if family is None:
                 raise InputError(
                     f'lora.targets: "{target}" is not known for {model.config.model_type}; name endings of its linear '
-                    f"layers: {endings}"
+                    f"layers: {endings}; or set lora.enabled = false"
                 )
             patterns = family.attention if target == "attention" else family.ffn
         for pattern in patterns:

@@ -11,6 +11,8 @@ class Parser(argparse.ArgumentParser):
     """Reports a bad command line as one line, like every other bad input."""
 
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse's never returns; neither does this
+        if message.startswith("unrecognized") and "--set " in self.format_usage():
+            message += "; each setting stands behind a --set of its own, and a value with spaces between single quotes"
         raise InputError(f"{message}; see {self.prog} --help")
 
 

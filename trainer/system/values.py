@@ -15,6 +15,7 @@ from trainer.errors import InputError
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+NOT_FOR_SHELLS = {" ", '"'}  # they end a word there, or are taken away
 ALIKE = 0.6  # likeness from which a name is suggested
 
 
@@ -73,7 +74,8 @@ def _list_hint(value: Any, item: Any) -> str:
     items = [word if item is str else _meant(word, item) for word in words if word]
     if not items or None in items:
         return ""
-    return f" (write {toml_value(items)}{', on a command line between single quotes' if item is str else ''})"
+    shown = toml_value(items)
+    return f" (write {shown}{', on a command line between single quotes' if NOT_FOR_SHELLS & set(shown) else ''})"
 
 
 def toml_value(value: Any) -> str:

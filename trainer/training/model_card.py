@@ -26,6 +26,8 @@ NO_THRESHOLDS = (
     "of both labels."
 )
 NO_INTERVAL = "at some dim no interval of the difference could be computed: these pairs are too few to tell"
+UNTOUCHED = ": the export is the untouched model"
+"""What a strength of 0.0 is followed by."""
 
 
 def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: float, model: Path, sided: bool) -> None:
@@ -44,7 +46,9 @@ def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: flo
     name, record = list(records.items())[-1]
     meaning = NO_INTERVAL if record["question"]["metric"] in record["undefined"] else MEANING[record["verdict"]]
     console.print(
-        f"{record['verdict']} on {name}: {meaning} (best at step {best_step}, strength {alpha:.1f}).", markup=False
+        f"{record['verdict']} on {name}: {meaning} (best at step {best_step}, strength {alpha:.1f}"
+        f"{'' if alpha else UNTOUCHED}).",
+        markup=False,
     )
     if "threshold" not in next(iter(records["dev"]["final"].values())):
         console.print(f"No {THRESHOLDS}: dev holds positives alone; trainer evaluate --dev fits and keeps them")
@@ -132,6 +136,7 @@ def model_card(config: Config, record: dict[str, Any], on: str, alpha: float, ha
         ends = _ends(record["intervals"]["difference"][dim][metric])
         rows.append(f"| {dim} | {' | '.join(cells)} | {ends} | {record['verdicts'][dim]} |")
     dims = ", ".join(map(str, config.loss.dims))
+    done = "fine-tuned" if alpha else "not changed by fine-tuning"
     how = f"LoRA (rank {config.lora.rank})" if config.lora.enabled else "full fine-tuning"
     return "\n".join(
         [
@@ -141,9 +146,10 @@ def model_card(config: Config, record: dict[str, Any], on: str, alpha: float, ha
             "tags: [sentence-similarity, matryoshka]",
             "---",
             "",
-            f"# {Path(config.model.name).name}, fine-tuned on labelled pairs",
+            f"# {Path(config.model.name).name}, {done} on labelled pairs",
             "",
-            f"Trained by {how} with multiple-negatives ranking at the dims {dims}; strength of the update {alpha:.1f}.",
+            f"Trained by {how} with multiple-negatives ranking at the dims {dims}; strength of the update {alpha:.1f}"
+            f"{'' if alpha else UNTOUCHED}.",
             f"Against the untouched model, by {metric} on {record['pairs']} held-out pairs ({on}): "
             f"**{record['verdict']}**.",
             "",

@@ -53,7 +53,8 @@ def plan_record(run: Run) -> dict[str, Any]:
 
 
 def describe(run: Run) -> None:
-    """Write what the run is going to do; again when it is resumed, since cadences may have changed."""
+    """Write what the run is going to do, and say where; again when it is resumed, since cadences may have changed."""
+    console.print(f"Folder of the run: {run.folder}", markup=False)
     if run.is_main:
         write_file(run.folder / CONFIG, dump_config(run.config))
         write_json(run.folder / PLAN, plan_record(run))

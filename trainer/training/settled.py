@@ -20,7 +20,7 @@ from trainer.system.values import toml_value
 
 LORA_RATE, FULL_RATE = 1e-3, 1e-4
 DIMS_BELOW = (512, 256, 128, 64)
-NOT_SHOWN = ("output.dir",)  # said where it is
+NOT_SHOWN = ("output.dir",)  # said by `plan.describe`
 
 
 def settle(config: Config, width: int, pairs: PairTable) -> Config:

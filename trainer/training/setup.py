@@ -171,8 +171,9 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
     with accelerator.local_main_process_first():
         model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
         encoder = load_base(config, model_name, announce=True)
-    config = settle(config, encoder.width, data.train)
+    config = settle(config, encoder.usual_dim, data.train)
     check_dims_fit(config, encoder)
+    keep_cut_that_fits(config, encoder)
     if config.lora.enabled:
         require_own_weights(encoder)
         resolve_targets(encoder.model, config.lora.targets)  # complains before any work is done
@@ -282,3 +283,16 @@ def check_dims_fit(config: Config, encoder: Encoder) -> None:
             f"loss.dims = {list(config.loss.dims)}: {config.model.name} is {encoder.width} wide; "
             f"use dims up to {encoder.width}, or leave them out for those that fit it"
         )
+
+
+def keep_cut_that_fits(config: Config, encoder: Encoder) -> None:
+    """Have exports cut embeddings as the base's folder does where that is the run's largest dim, else not."""
+    cut = encoder.spec.truncate_dim
+    if cut is not None and cut != max(config.loss.dims):
+        encoder.spec = replace(encoder.spec, truncate_dim=None)
+        if cut < encoder.width:
+            console.print(
+                f"model.name = {config.model.name}: cuts embeddings to {cut} values (truncate_dim); the exported model "
+                f"will not, since it is trained for the dims {', '.join(map(str, config.loss.dims))}",
+                markup=False,
+            )
