@@ -45,12 +45,11 @@ def slow(queries: np.ndarray, documents: np.ndarray, threshold: float) -> int:
 def test_every_pair_is_counted_for_both_its_tickets(
     count: int, dim: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cosines that are candidates themselves, and blocks that cut the groups: what is equal to a threshold reaches it."""
+    """Cosines that are candidates themselves, and blocks that cut the groups: equal to a threshold reaches it."""
     monkeypatch.setattr(module, "ROWS", rows)
-    monkeypatch.setattr(module, "GROUPS", 4 if rows == 7 else 40)  # groups of more than a block
     embeddings = exact_rows(count, seed=count)
     before = embeddings.copy()
-    counts = count_alerts(embeddings, embeddings, dim)
+    counts = count_alerts(embeddings, embeddings, dim, groups=4 if rows == 7 else 40)  # of more than a block, or less
     assert counts.alerts[0] == count * (count - 1) == counts.pairs.sum()
     for threshold in (-1.0, -0.25, 0.0, 0.5, 0.5 + 1 / STEPS, 0.75, 1.0):
         expected = slow(embeddings[:, :dim], embeddings[:, :dim], threshold)
@@ -65,7 +64,7 @@ def test_sides_that_differ_are_counted_both_ways(seed: int) -> None:
     """A model with a prompt for each side: i may find j where j does not find i."""
     rng = np.random.default_rng(seed)
     queries, documents = (rng.normal(size=(50, 9)).astype(np.float32) for _ in range(2))
-    counts = count_alerts(queries, documents, 7, seed=seed)
+    counts = count_alerts(queries, documents, 7, groups=3, seed=seed)
     for threshold in (-0.5, 0.0, 0.3, 0.8):
         assert counts.per_ticket(threshold) * 50 == pytest.approx(slow(queries[:, :7], documents[:, :7], threshold))
 
@@ -74,7 +73,7 @@ def test_sides_that_differ_are_counted_both_ways(seed: int) -> None:
 def test_the_lowest_threshold_that_raises_no_more(wanted: float) -> None:
     rng = np.random.default_rng(3)
     embeddings = (rng.normal(size=(120, 24)) + 0.4).astype(np.float32)
-    counts = count_alerts(embeddings, embeddings, 24)
+    counts = count_alerts(embeddings, embeddings, 24, groups=2)
     threshold = threshold_for_alerts(counts, wanted)
     unit = embeddings.astype(np.float64) / np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
     cosines = (unit @ unit.T)[~np.eye(120, dtype=bool)]
@@ -84,7 +83,7 @@ def test_the_lowest_threshold_that_raises_no_more(wanted: float) -> None:
 
 def test_alerts_that_no_threshold_reaches() -> None:
     embeddings = np.random.default_rng(3).normal(size=(120, 24)).astype(np.float32)
-    counts = count_alerts(embeddings, embeddings, 24)
+    counts = count_alerts(embeddings, embeddings, 24, groups=2)
     for wanted in (0.0, -1.0, 119.5, float("nan")):
         with pytest.raises(ValueError, match="more than 0 and at most 119"):
             threshold_for_alerts(counts, wanted)
@@ -92,7 +91,7 @@ def test_alerts_that_no_threshold_reaches() -> None:
         threshold_for_alerts(counts, 0.01)  # one pair is two alerts
     same = np.ones((30, 4), dtype=np.float32)
     with pytest.raises(ValueError, match="the highest raises 29 alerts a ticket"):
-        threshold_for_alerts(count_alerts(same, same, 4), 28.0)
+        threshold_for_alerts(count_alerts(same, same, 4, groups=1), 28.0)
 
 
 @pytest.mark.parametrize("count", [1, 0])

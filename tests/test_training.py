@@ -499,9 +499,7 @@ def test_lora_targets_that_are_not_known_name_the_endings_there_are(tiny_model):
     with pytest.raises(InputError, match=r"'q_proj' matches no linear layer; there are attention\.attn\.k, "):
         resolve_targets(model, ("q_proj",))
     model.config.model_type = "novel"
-    with pytest.raises(
-        InputError, match=r"not known for novel; name endings .*: attention\.attn\.k, "
-    ):
+    with pytest.raises(InputError, match=r"not known for novel; name endings .*: attention\.attn\.k, "):
         resolve_targets(model, ("attention",))
 
 

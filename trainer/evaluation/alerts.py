@@ -1,8 +1,8 @@
 """How many alerts a ticket a threshold raises: all pairs of a set of texts, counted at every candidate threshold.
 
-An alert is another ticket whose cosine reaches the threshold; a pair that does is an alert for both its tickets. Labelled
-pairs cannot tell how many there will be: they are a few hundred, chosen, and half positive, where the pairs of all
-tickets are millions and nearly all negative. Those pairs need no labels to be counted.
+An alert is another ticket whose cosine reaches the threshold; a pair that does is an alert for both its tickets.
+Labelled pairs cannot tell how many there will be: they are a few hundred, chosen, and half positive, where the pairs of
+all tickets are millions and nearly all negative. Those pairs need no labels to be counted.
 
 Nothing is drawn: all N^2 / 2 cosines are computed, block by block, and counted into steps of 1 / STEPS; what is kept
 does not grow with N. Intervals are those of a bootstrap over tickets: they are dealt into GROUPS groups at random, each
@@ -63,7 +63,9 @@ class AlertCounts:
         return shares
 
 
-def count_alerts(queries: np.ndarray, documents: np.ndarray, dim: int, *, seed: int = 0) -> AlertCounts:
+def count_alerts(
+    queries: np.ndarray, documents: np.ndarray, dim: int, *, groups: int = GROUPS, seed: int = 0
+) -> AlertCounts:
     """Count the alerts of N tickets, each compared with all others but itself; shows progress.
 
     The cost is N^2 / 2 products of width `dim` (N^2 where the sides differ), the memory that of the embeddings, a block
@@ -73,12 +75,13 @@ def count_alerts(queries: np.ndarray, documents: np.ndarray, dim: int, *, seed: 
         queries: [N, E] finite embeddings of N >= 2 tickets of different texts, as the new ticket.
         documents: [N, E] the same as past tickets; the same array where the model makes no difference.
         dim: the width to cut to.
-        seed: of the dealing into groups.
+        groups: to deal the tickets into; intervals need FEWEST_GROUPS or more.
+        seed: of the dealing.
     """
     count = len(queries)
     if count < 2 or queries.shape != documents.shape:
         raise ValueError(f"two tickets or more are needed, on both sides, not {len(queries)} and {len(documents)}")
-    groups = min(GROUPS, count)
+    groups = min(groups, count)
     order = np.random.default_rng(seed).permutation(count)
     edges = np.linspace(0, count, groups + 1).astype(int)
     alike = queries is documents

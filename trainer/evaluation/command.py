@@ -48,6 +48,20 @@ def evaluate_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="STS set (sentence, sentence, score 0-5; no header) to judge before (baseline) and after",
     )
+    parser.add_argument(
+        "--prevalence",
+        type=float,
+        metavar="P",
+        help="share of positives among the pairs that the model will meet, as in 0.01: precision, F1 and the threshold "
+        "there (with --dev, the threshold that is kept)",
+    )
+    parser.add_argument("--tickets", metavar="FILE", help="unlabelled tickets to count alerts on, in all their pairs")
+    parser.add_argument(
+        "--alerts-per-ticket",
+        type=float,
+        metavar="A",
+        help="find the threshold at which a ticket of --tickets raises so many alerts on average",
+    )
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
     parser.add_argument(

@@ -54,9 +54,7 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(np.sum(np.diff(hits, prepend=0) * (hits / predicted)) / positive.sum())
 
 
-def distinct_cuts(
-    scores: np.ndarray, labels: np.ndarray
-) -> tuple[FloatArray, NDArray[np.int64], NDArray[np.int64]]:
+def distinct_cuts(scores: np.ndarray, labels: np.ndarray) -> tuple[FloatArray, NDArray[np.int64], NDArray[np.int64]]:
     """For each of D distinct scores, from the top: the score, the positives and the pairs at or above it; [D] each."""
     return _cuts(*_labelled(scores, labels))
 

@@ -1,12 +1,12 @@
 """Thresholds where few pairs are positive: pure functions on arrays.
 
-Recall and the false-positive rate are shares of one class each, so they are the same whatever the share of positives is.
+Recall and the false-positive rate are shares of one class each, so they are the same whatever the share of positives.
 Precision and F1 are not: with a share p of positives, recall r and false-positive rate f,
 
     precision = p r / (p r + (1 - p) f),   F1 = 2 p r / (p + p r + (1 - p) f)
 
-(Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori probabilities", for the assumption: only the
-shares of the classes differ, not what is in them.) A false-positive rate of 1 % is a detail where half of the pairs are
+(The assumption is that of Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori probabilities":
+only the shares of the classes differ, not what is in them.) A false-positive rate of 1 % is a detail where half of the pairs are
 positive, and a flood of false alarms where one in a thousand is.
 
 Legend: N pairs, D distinct scores, S scorings, B resamples, b resamples at a time.
@@ -14,10 +14,10 @@ Legend: N pairs, D distinct scores, S scorings, B resamples, b resamples at a ti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from trainer.evaluation.bootstrap import CELLS_AT_ONCE, RESAMPLES
 from trainer.evaluation.groups import FEWEST_GROUPS, Groups, resample_counts
@@ -26,16 +26,17 @@ from trainer.evaluation.pair_metrics import distinct_cuts, threshold_below
 Float = NDArray[np.float64]
 Flagged = Callable[[np.ndarray], Float]
 """Share of all pairs, of which nearly none is positive, that reach each of some thresholds."""
+TELLING = 3  # negatives called positive, with fewer of which a rate is not told from 0: the rule of three
 
 
-def precision_at_share(recall: np.ndarray, false_positive_rate: np.ndarray, share: float) -> Float:
+def precision_at_share(recall: ArrayLike, false_positive_rate: ArrayLike, share: float) -> Float:
     """Precision where this share of the pairs is positive; NaN where nothing is called positive."""
     hits, alarms = share * np.asarray(recall), (1 - share) * np.asarray(false_positive_rate)
     called = hits + alarms
     return np.divide(hits, called, out=np.full(np.shape(called), np.nan), where=called > 0)
 
 
-def f1_at_share(recall: np.ndarray, false_positive_rate: np.ndarray, share: float) -> Float:
+def f1_at_share(recall: ArrayLike, false_positive_rate: ArrayLike, share: float) -> Float:
     """F1 where this share of the pairs is positive."""
     hits, alarms = share * np.asarray(recall), (1 - share) * np.asarray(false_positive_rate)
     score: Float = 2 * hits / (share + hits + alarms)
@@ -49,6 +50,16 @@ def smallest_rate(negatives: int) -> float:
     '0.7%'
     """
     return min(1.0, 3 / negatives)
+
+
+def percent(share: float) -> str:
+    """A share in words, two digits of it, so that a small one is not 0 %.
+
+    >>> percent(0.5), percent(0.118), percent(0.00234), percent(1.0)
+    ('50 %', '12 %', '0.23 %', '100 %')
+    """
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
 
 
 def threshold_at_share(
@@ -78,9 +89,9 @@ def threshold_at_share(
     return float(np.nextafter(values[0], values.dtype.type(np.inf)))
 
 
-def rate_of_unlabelled(flagged: np.ndarray, recall: np.ndarray, share: float) -> Float:
+def rate_of_unlabelled(flagged: ArrayLike, recall: ArrayLike, share: float) -> Float:
     """False-positive rates by flagged = share * recall + (1 - share) * rate, at least 0."""
-    rates: Float = np.clip((flagged - share * recall) / (1 - share), 0.0, 1.0)
+    rates: Float = np.clip((np.asarray(flagged) - share * np.asarray(recall)) / (1 - share), 0.0, 1.0)
     return rates
 
 
@@ -123,7 +134,7 @@ def resampled_thresholds(
 def resampled_rates(
     scores: np.ndarray,
     labels: np.ndarray,
-    thresholds: np.ndarray,
+    thresholds: Sequence[float] | np.ndarray,
     groups: Groups,
     *,
     resamples: int = RESAMPLES,

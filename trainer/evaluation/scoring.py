@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.split import has_both_labels
-from trainer.errors import NumericError
+from trainer.errors import InputError, NumericError
 from trainer.evaluation.pair_metrics import pair_metrics, prefix_cosines
 from trainer.evaluation.retrieval import retrieval
 from trainer.model.embedding import embed, tokenize_sides
@@ -122,3 +122,17 @@ def metrics_at(cosines: np.ndarray, table: PairTable, thresholds: Mapping[str, f
         dim: pair_metrics(scores, table.score, table.label, threshold)
         for (dim, threshold), scores in zip(thresholds.items(), cosines, strict=True)
     }
+
+
+def common_dims(dims: tuple[int, ...], encoders: Iterable[Encoder]) -> tuple[int, ...]:
+    """The dims asked for, else the common width. Raises InputError where they do not fit all encoders."""
+    encoders = list(encoders)
+    narrowest = min(encoders, key=lambda encoder: encoder.width)
+    if not dims and len({encoder.width for encoder in encoders}) > 1:
+        widths = ", ".join(f"{encoder.spec.name} is {encoder.width} wide" for encoder in encoders)
+        raise InputError(f"{widths}: name dims that fit both, such as --dims {narrowest.width}")
+    if dims and max(dims) > narrowest.width:
+        raise InputError(
+            f"--dims {max(dims)}: {narrowest.spec.name} is {narrowest.width} wide; use dims up to {narrowest.width}"
+        )
+    return dims or (narrowest.width,)
