@@ -6,8 +6,8 @@ Precision and F1 are not: with a share p of positives, recall r and false-positi
     precision = p r / (p r + (1 - p) f),   F1 = 2 p r / (p + p r + (1 - p) f)
 
 (The assumption is that of Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori probabilities":
-only the shares of the classes differ, not what is in them.) A false-positive rate of 1 % is a detail where half of the pairs are
-positive, and a flood of false alarms where one in a thousand is.
+only the shares of the classes differ, not what is in them.) A false-positive rate of 1 % is a detail where half of the
+pairs are positive, and a flood of false alarms where one in a thousand is.
 
 Legend: N pairs, D distinct scores, S scorings, B resamples, b resamples at a time.
 """

@@ -148,7 +148,8 @@ def _rows(
     chosen: list[dict[str, Any]] = []
     if thresholds is not None:
         own, fits = thresholds.positive_share, share == thresholds.positive_share
-        where = f"{thresholds.rule} on {thresholds.source}, where {percent(own)} are positive"
+        in_sample = " (in-sample)" if thresholds.data_fingerprint == judged[0].fingerprint() else ""
+        where = f"{thresholds.rule} on {thresholds.source}, where {percent(own)} are positive{in_sample}"
         ends = _fit_ends(asked, fitted_on, thresholds, dim, counts) if fits else None
         chosen.append({"chosen": where, "threshold": thresholds.values[dim], "threshold_interval": ends})
         if share is not None and not fits:

@@ -75,8 +75,8 @@ def _print_real_world(world: Mapping[str, Any]) -> None:
         console.print(table)
     drawn = "; alerts, and the threshold for them, over the tickets" if tickets is not None else ""
     console.print(
-        "Intervals: recall, precision and F1 over groups of the judged texts, a fitted threshold over groups of the texts "
-        f"that it was fitted on{drawn}",
+        "Intervals: recall, precision and F1 over groups of the judged texts, a fitted threshold over groups of the "
+        f"texts that it was fitted on{drawn}",
         markup=False,
     )
     for note in world["notes"]:
