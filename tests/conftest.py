@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork of tests that fork
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; tiny tensors gain nothing from more
 
 import importlib.util

@@ -58,7 +58,7 @@ def check_padding(encoder: Encoder, texts: list[str]) -> None:
             f"{name}: its own forward pass does not take a padded batch: {first_line(error)}; use another model"
         ) from error
     alone = _unit_embeddings(encoder, probes)
-    if not np.isfinite(alone).all():
+    if not torch.isfinite(alone).all():
         return  # no fault of padding: the first judgement says how many, of which data
     gap = _largest_difference(padded, alone)
     if not gap <= RELOAD_TOLERANCE:
