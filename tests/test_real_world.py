@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ def texts(count: int, seed: int) -> list[str]:
 
 def pairs(count: int, seed: int) -> dict[str, list[Any]]:
     first, labels = texts(count, seed), [i % 2 for i in range(count)]
-    second = [text + " again" if label else other for text, label, other in zip(first, labels, texts(count, seed + 99))]
+    rows = zip(first, labels, texts(count, seed + 99), strict=True)
+    second = [text + " again" if label else other for text, label, other in rows]
     return {"texts1": first, "texts2": second, "labels": labels}
 
 
@@ -83,8 +85,6 @@ def test_the_threshold_at_a_share_is_fitted_kept_and_refitted(
     asked: dict[str, Any], tiny_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """With dev, what is kept is for the share; without, the kept one stands beside one fitted on the judged pairs."""
-    import shutil
-
     model = tmp_path / "model"
     shutil.copytree(tiny_model("mpnet"), model)
     question = asked["question"] | {"model": str(model), "dev": pairs_from_columns(pairs(80, 7), "dev.json")}
@@ -217,7 +217,8 @@ def test_words_that_nobody_misreads() -> None:
     by_dim = {"384": {"threshold": 0.5514, "share_of_pairs": 0.12, "alerts_per_ticket": 107.88}}
     words = alerts_in_words({"texts": 900, "counted": 900, "by_dim": by_dim})
     assert words.startswith(
-        'On the 900 training texts, at 384 dims the threshold 0.5514 flags 12 % of all pairs: 108 "same problem" a ticket.'
+        "On the 900 training texts, at 384 dims the threshold 0.5514 flags 12 % of all pairs: "
+        '108 "same problem" a ticket.'
     )
     words = alerts_in_words({"texts": 90_000, "counted": 2000, "by_dim": by_dim})
     assert "On the 90,000 training texts (by the pairs of 2,000 of them), at" in words and not alerts_in_words(None)
