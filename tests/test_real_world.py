@@ -60,6 +60,7 @@ def test_nothing_is_added_where_nothing_is_asked(asked: dict[str, Any]) -> None:
     assert judge(Question(**asked["question"])).real_world is None
 
 
+@pytest.mark.slow
 def test_alerts_are_those_of_all_pairs_of_different_tickets(asked: dict[str, Any]) -> None:
     rows, world = rows_of(asked, tickets=asked["tickets"], alerts_per_ticket=3.0)
     assert world["tickets"] == {"source": asked["tickets"], "count": 60}  # the copy is no ticket of its own
@@ -106,6 +107,7 @@ def test_the_threshold_at_a_share_is_fitted_kept_and_refitted(
     assert refitted["threshold_interval"][0] <= refitted["threshold"] <= refitted["threshold_interval"][1]
 
 
+@pytest.mark.slow
 def test_too_few_negatives_are_said_and_tickets_are_the_tail(asked: dict[str, Any]) -> None:
     """At a share of 0.001 a threshold above all 40 negatives looks perfect; it is not called so."""
     rule = {"prevalence": 0.001, "rule": "false_positive_rate=0"}
@@ -122,6 +124,7 @@ def test_too_few_negatives_are_said_and_tickets_are_the_tail(asked: dict[str, An
     assert row["f1"] == pytest.approx(0.002 * row["recall"] / (0.001 + 0.001 * row["recall"] + 0.999 * rate))
 
 
+@pytest.mark.slow
 def test_positives_alone_have_alerts_but_no_precision(asked: dict[str, Any]) -> None:
     columns = {name: values[1::2] for name, values in pairs(80, 0).items()}
     question = asked["question"] | {"pairs": pairs_from_columns(columns, "alike.json")}
@@ -133,6 +136,7 @@ def test_positives_alone_have_alerts_but_no_precision(asked: dict[str, Any]) -> 
         judge(Question(**question, prevalence=0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -150,6 +150,9 @@ def stored_thresholds(folder: Path, dims: Sequence[int], model: EmbeddingConditi
         values = {dim: float(value) for dim, value in stored.values.items()}
         if not np.isfinite(list(values.values())).all():
             raise ValueError("a threshold is not finite")
+        if not (0 <= float(stored.positive_share) <= 1 and set(map(type, [*stored.tail, ""])) == {str}):
+            raise ValueError("a share or a dim is none")
+        stored = replace(stored, positive_share=float(stored.positive_share), tail=tuple(stored.tail))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as thresholds; {again}") from error
     if stored.model.weights_fingerprint != model.weights_fingerprint:
@@ -162,4 +165,4 @@ def stored_thresholds(folder: Path, dims: Sequence[int], model: EmbeddingConditi
             raise InputError(f"{path}: fitted at {name} {fitted!r}, which is {now!r} now; {again}")
     if missing := [str(dim) for dim in dims if str(dim) not in values]:
         raise InputError(f"{path}: no threshold for {', '.join(missing)} dims; {again}")
-    return replace(stored, values={str(dim): values[str(dim)] for dim in dims}, tail=tuple(stored.tail))
+    return replace(stored, values={str(dim): values[str(dim)] for dim in dims})
