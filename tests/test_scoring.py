@@ -182,7 +182,7 @@ def test_the_evaluate_command(model, tiny_model, files, tmp_path, capfd):
         assert set(found[part]) == dims
     assert set(found["intervals"]) == {"model", "baseline", "difference"}
     assert found["verdict"] in ("BETTER", "NOT BETTER", "UNCLEAR") and found["spearman_ceiling"] > 0.8
-    assert found["thresholds_from"]["model"] == f"{files['dev']} by f1"
+    assert found["thresholds_from"]["model"] == f"{files['dev']} by f1, where 50 % are positive"
     for system in ("model", "baseline"):
         assert found["thresholds"][system]["values"].keys() == dims
         assert {dim: found[system][dim]["threshold"] for dim in dims} == found["thresholds"][system]["values"]
@@ -198,12 +198,12 @@ def test_kept_thresholds_are_applied_frozen_and_in_sample_ones_are_named(model, 
         return judge(Question(str(model), str(files["test"]), dims=(64, 16), resamples=100, **options))
 
     loose = asked()
-    assert loose.thresholds_from["model"] == f"{files['test']} by f1 (in-sample)"
+    assert loose.thresholds_from["model"] == f"{files['test']} by f1, where 50 % are positive (in-sample)"
     arguments = ["--model", model, "--pairs", files["test"], "--dev", files["dev"], "--dims", "64,16"]
     assert cli(["evaluate", *map(str, arguments), "--threshold", "false_positive_rate=0.2"]) == 0
     kept = asked(baseline=str(tiny_model("bert")))
     assert kept.thresholds["model"].values != loose.thresholds["model"].values
-    assert "dev.json by false_positive_rate=0.2, kept in" in kept.thresholds_from["model"]
+    assert "dev.json by false_positive_rate=0.2, where 50 % are positive, kept in" in kept.thresholds_from["model"]
     assert kept.in_sample("baseline") and not kept.in_sample("model")
     # Another rule than theirs would do nothing without pairs to fit on.
     with pytest.raises(

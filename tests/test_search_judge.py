@@ -296,7 +296,8 @@ def test_the_command_judges_tickets_and_pairs(
     ("arguments", "message"),
     [
         ([], "--pairs FILE, or --tickets FILE with --duplicate-column"),
-        (["--pairs", "p.json", "--tickets", "t.csv"], "--tickets means nothing here"),
+        (["--pairs", "p.json", "--queries", "part=dev"], "--queries means nothing here"),
+        (["--tickets", "t.csv", "--prevalence", "0.01"], "--prevalence means nothing here"),
         (["--tickets", "t.csv", "--corpus", "t.csv"], "--corpus means nothing here"),
         (["--tickets", "t.csv", "--dev", "d.json"], "--dev means nothing here"),
         (["--tickets", "t.csv", "--threshold", "precision=0.9"], "--threshold means nothing here"),

@@ -13,6 +13,9 @@ search_judge.judge_search                  `trainer evaluate` on a corpus; searc
 search_show.print_search                   its tables in the terminal
 bootstrap.bootstrap_pairs, interval        paired bootstrap; groups.py: which texts are drawn together
 thresholds.fit_thresholds                  fitted on dev, kept in the model's folder, applied frozen
+real_world.real_world                      thresholds at another share of positives, and in alerts a ticket
+prevalence.threshold_at_share              precision, F1 and thresholds reweighted to a share of positives
+alerts.count_alerts                        all pairs of unlabelled tickets, counted at every threshold
 scoring.evaluate                           metrics of an encoder in the middle of training
 show.print_judgement, command.py           tables in the terminal; the options of `trainer evaluate`
 """

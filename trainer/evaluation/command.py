@@ -12,7 +12,7 @@ from trainer.system.arguments import Parser, parse_dims
 DESCRIPTION = """Judge an encoder: on labelled pairs, or by search among the tickets of a corpus, where a ticket whose
 duplicates are known should find them."""
 # Options that belong to one of the two ways of judging.
-OF_PAIRS = ("dev", "rule", "forgetting", "fewest")
+OF_PAIRS = ("dev", "rule", "forgetting", "fewest", "prevalence", "alerts_per_ticket")
 OF_SEARCH = ("tickets", "corpus", "queries")
 OF_COLUMNS = ("number_column", "duplicate_column", "cluster_column", "date_column")
 SHARED = ("model", "baseline", "pairs", "label_scale", "positive_threshold", "metric", "resamples", "seed")
@@ -55,6 +55,19 @@ def evaluate_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="STS set (sentence, sentence, score 0-5; no header) to judge before (baseline) and after",
     )
+    parser.add_argument(
+        "--prevalence",
+        type=float,
+        metavar="P",
+        help="share of positives among the pairs that the model will meet, as in 0.01: precision, F1 and the threshold "
+        "there (with --dev, the threshold that is kept)",
+    )
+    parser.add_argument(
+        "--alerts-per-ticket",
+        type=float,
+        metavar="A",
+        help="find the threshold at which a ticket of --tickets raises so many alerts on average",
+    )
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
     parser.add_argument(
@@ -67,7 +80,10 @@ def evaluate_parser() -> argparse.ArgumentParser:
 
 
 def _add_search_options(group: argparse._ArgumentGroup) -> None:
-    text = "tickets to search among; each with known duplicates (--duplicate-column, --cluster-column) is a query"
+    text = (
+        "tickets to search among; each with known duplicates (--duplicate-column, --cluster-column) is a query. With "
+    )
+    text += "--pairs: unlabelled tickets to count alerts on, in all their pairs"
     group.add_argument("--tickets", metavar="FILE", help=text)
     text = "with --pairs: tickets to search among beside the pairs' own texts; texts of positive pairs are queries"
     group.add_argument("--corpus", metavar="FILE", help=text)
@@ -87,7 +103,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if not options.pairs and not options.tickets:
         raise InputError("name what to judge by: --pairs FILE, or --tickets FILE with --duplicate-column NAME")
     by_search = bool(options.corpus) or not options.pairs
-    unused: tuple[str, ...] = (*OF_SEARCH, *OF_COLUMNS, "text_columns")
+    unused: tuple[str, ...] = ("corpus", "queries", *OF_COLUMNS, "text_columns")
     if by_search and options.pairs:
         unused = (*OF_PAIRS, "tickets", "queries", *OF_COLUMNS)
     elif by_search:
@@ -104,7 +120,7 @@ def _judge_pairs(options: argparse.Namespace) -> None:
     from trainer.evaluation.judge import Question, judge, judgement_record, keep_thresholds
     from trainer.evaluation.show import print_judgement
 
-    asked = {name: getattr(options, name) for name in (*SHARED, *OF_PAIRS)}
+    asked = {name: getattr(options, name) for name in (*SHARED, *OF_PAIRS, "tickets")}
     judgement = judge(Question(**asked, dims=parse_dims(options.dims), reading=reading_from(options)))
     print_judgement(judgement)
     if options.json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from trainer.errors import InputError
 from trainer.evaluation.bootstrap import RESAMPLES
 from trainer.evaluation.metric_choice import AUTO, choose_metric, require_metric
 from trainer.evaluation.pair_metrics import spearman_ceiling
-from trainer.evaluation.scoring import pair_cosines
+from trainer.evaluation.prevalence import percent
+from trainer.evaluation.real_world import Asked, count_for, read_texts, real_world
+from trainer.evaluation.scoring import common_dims, pair_cosines
 from trainer.evaluation.thresholds import (
     RULE,
     Thresholds,
     fit_thresholds,
-    parse_rule,
     store_thresholds,
     stored_thresholds,
 )
@@ -65,6 +66,12 @@ class Question:
     seed: int = 0
     fewest: int = FEWEST
     """Pairs of either kind that the adversarial diagnostic needs."""
+    prevalence: float | None = None
+    """Share of positives among the pairs that the model will meet; thresholds are fitted at it."""
+    tickets: str | None = None
+    """File of tickets to count alerts on."""
+    alerts_per_ticket: float | None = None
+    """The alerts a ticket to find a threshold for."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ class Judgement:
     pairs: int
     forgetting: dict[str, dict[str, dict[str, Any]]] | None
     """Dim -> metric -> before, after, and the interval of their difference."""
+    real_world: dict[str, Any] | None = None
+    """Thresholds at the prevalence and in alerts a ticket (`real_world.real_world`), where that was asked for."""
 
     def in_sample(self, system: str) -> bool:
         """Whether a system's thresholds were fitted on the judged pairs, which flatters F1, precision and recall."""
@@ -118,31 +127,38 @@ def judge(question: Question) -> Judgement:
         NumericError: an embedding is NaN or Inf.
     """
     _check_options(question)
-    data = _read(question)
+    asked = _asked(question)
+    data, tickets = _read(question), read_texts(asked, question.reading)
+    asked.check_pairs(data.table)
     metric = choose_metric(question.metric, [data.table], f"--metric {question.metric}")
     device = default_device()
     names = {"model": question.model} | ({"baseline": question.baseline} if question.baseline else {})
     encoders = {system: load_encoder(name).to(device) for system, name in names.items()}
-    dims = fit_dims(question.dims, encoders.values())
+    dims = common_dims(question.dims, encoders.values())
+    counts = {system: count_for(encoder, tickets, dims) for system, encoder in encoders.items()}
     fit_on = next((table for table in (data.dev, data.table) if table is not None and has_both_labels(table)), None)
     kept: dict[str, Thresholds | None] = {}
     if fit_on is not None:  # may be bad: before work
         kept = {system: _stored(encoder, question, dims) for system, encoder in encoders.items()}
     rows = {system: _embed(system, encoder, data.table) for system, encoder in encoders.items()}
-    thresholds = {}
+    thresholds, on_rows = {}, rows
     if fit_on is not None:
+        if fit_on is not data.table:
+            on_rows = {system: _embed(system, encoder, fit_on) for system, encoder in encoders.items()}
         for system, encoder in encoders.items():
-            on_rows = rows[system] if fit_on is data.table else _embed(system, encoder, fit_on)
-            thresholds[system] = kept[system] or fit_thresholds(
-                pair_cosines(on_rows, fit_on, dims), fit_on, dims, question.rule or RULE, embedding_conditions(encoder)
-            )
+            cosines, conditions = pair_cosines(on_rows[system], fit_on, dims), embedding_conditions(encoder)
+            at = question.rule or RULE, conditions, question.prevalence, counts[system]
+            thresholds[system] = kept[system] or fit_thresholds(cosines, fit_on, dims, *at)
     general = None
     if data.general is not None:
         general = data.general, {system: _embed(system, encoder, data.general) for system, encoder in encoders.items()}
     kept_in = {system: Path(names[system]) / THRESHOLDS for system in kept if kept[system]}
     dev = data.dev.source if data.dev is not None else None
     named = replace(question, pairs=data.table.source, dev=dev, dims=dims, metric=metric)
-    return conclude(named, data.table, rows, thresholds, general, kept_in)
+    judgement = conclude(named, data.table, rows, thresholds, general, kept_in)
+    just_fitted = (fit_on, on_rows) if fit_on is not None and not any(kept.values()) else None
+    world = real_world(asked, dims, (data.table, rows), just_fitted, thresholds, counts)
+    return replace(judgement, real_world=world)
 
 
 def conclude(
@@ -188,9 +204,14 @@ def conclude(
     )
 
 
+def _asked(question: Question) -> Asked:
+    names = ("prevalence", "alerts_per_ticket", "tickets", "rule", "resamples", "seed")
+    asked = {name: getattr(question, name) for name in names}
+    return Asked(**asked | {"rule": question.rule or RULE})
+
+
 def _check_options(question: Question) -> None:
-    if question.rule:
-        parse_rule(question.rule)
+    _asked(question).check()
     require_metric(question.metric, f"--metric {question.metric}")
     if question.forgetting and not question.baseline:
         raise InputError("--forgetting needs a model to compare with: name the one before training as --baseline")
@@ -232,21 +253,6 @@ def _read(question: Question) -> _Data:
     return _Data(table, dev, general)
 
 
-def fit_dims(dims: tuple[int, ...], encoders: Iterable[Encoder]) -> tuple[int, ...]:
-    """The dims asked for, else the common one of those who name none."""
-    encoders = list(encoders)
-    narrowest = min(encoders, key=lambda encoder: encoder.width)
-    usual = {encoder.usual_dim for encoder in encoders}
-    if not dims and len(usual) > 1:
-        widths = ", ".join(f"{encoder.spec.name} is {encoder.usual_dim} wide" for encoder in encoders)
-        raise InputError(f"{widths}: name dims that fit both, such as --dims {min(usual)}")
-    if dims and max(dims) > narrowest.width:
-        raise InputError(
-            f"--dims {max(dims)}: {narrowest.spec.name} is {narrowest.width} wide; use dims up to {narrowest.width}"
-        )
-    return dims or (min(usual),)
-
-
 def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thresholds | None:
     """Thresholds kept beside a model, unless dev is to fit others. Raises InputError for those of another rule."""
     if question.dev:
@@ -271,7 +277,8 @@ def _embed(system: str, encoder: Encoder, table: PairTable) -> np.ndarray:
 def _origin(thresholds: Thresholds, table: PairTable, file: Path | None) -> str:
     kept = f", kept in {file}" if file else ""
     in_sample = " (in-sample)" if thresholds.data_fingerprint == table.fingerprint() else ""
-    return f"{thresholds.source} by {thresholds.rule}{kept}{in_sample}"
+    share = f"where {percent(thresholds.positive_share)} are positive"
+    return f"{thresholds.source} by {thresholds.rule}, {share}{kept}{in_sample}"
 
 
 def keep_thresholds(judgement: Judgement) -> None:

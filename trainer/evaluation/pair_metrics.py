@@ -54,6 +54,11 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(np.sum(np.diff(hits, prepend=0) * (hits / predicted)) / positive.sum())
 
 
+def distinct_cuts(scores: np.ndarray, labels: np.ndarray) -> tuple[FloatArray, NDArray[np.int64], NDArray[np.int64]]:
+    """For each of D distinct scores, from the top: the score, the positives and the pairs at or above it; [D] each."""
+    return _cuts(*_labelled(scores, labels))
+
+
 def roc_points(scores: np.ndarray, labels: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """False-positive rates and recalls [D + 1] from (0, 0) to (1, 1), a point a distinct score, from the top."""
     scores, positive = _labelled(scores, labels)
@@ -73,7 +78,7 @@ def best_f1(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     values, hits, predicted = _cuts(scores, positive)
     f1 = 2 * hits / (predicted + positive.sum())
     best = len(f1) - 1 - int(np.argmax(f1[::-1]))
-    return float(f1[best]), _below(values, best)
+    return float(f1[best]), threshold_below(values, best)
 
 
 def threshold_for_precision(scores: np.ndarray, labels: np.ndarray, precision: float) -> float:
@@ -88,7 +93,7 @@ def threshold_for_precision(scores: np.ndarray, labels: np.ndarray, precision: f
         raise ValueError(
             f"no threshold reaches a precision of {precision:g}: the highest is {max(hits / predicted):.4f}"
         )
-    return _below(values, int(reached[-1]))
+    return threshold_below(values, int(reached[-1]))
 
 
 def threshold_for_false_positive_rate(scores: np.ndarray, labels: np.ndarray, rate: float) -> float:
@@ -100,7 +105,7 @@ def threshold_for_false_positive_rate(scores: np.ndarray, labels: np.ndarray, ra
     scores, positive = _labelled(scores, labels)
     values, hits, predicted = _cuts(scores, positive)
     kept = int(np.sum((predicted - hits) / (~positive).sum() <= rate))
-    return _below(values, kept - 1) if kept else float(np.nextafter(values[0], values.dtype.type(np.inf)))
+    return threshold_below(values, kept - 1) if kept else float(np.nextafter(values[0], values.dtype.type(np.inf)))
 
 
 def classify_at(scores: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, float]:
@@ -271,7 +276,7 @@ def _cuts(scores: FloatArray, positive: BoolArray) -> tuple[FloatArray, NDArray[
     return descending[last], np.cumsum(positive[order])[last], last + 1
 
 
-def _below(values: FloatArray, last: int) -> float:
+def threshold_below(values: FloatArray, last: int) -> float:
     """A threshold that calls positive the descending distinct values up to index `last`, and nothing below."""
     upper, lower = values[last], values[min(last + 1, len(values) - 1)]
     middle = lower / 2 + upper / 2

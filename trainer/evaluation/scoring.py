@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.split import has_both_labels
-from trainer.errors import NumericError
+from trainer.errors import InputError, NumericError
 from trainer.evaluation.pair_metrics import pair_metrics, prefix_cosines
 from trainer.evaluation.retrieval import retrieval
 from trainer.model.embedding import embed, tokenize_sides
@@ -122,3 +122,18 @@ def metrics_at(cosines: np.ndarray, table: PairTable, thresholds: Mapping[str, f
         dim: pair_metrics(scores, table.score, table.label, threshold)
         for (dim, threshold), scores in zip(thresholds.items(), cosines, strict=True)
     }
+
+
+def common_dims(dims: tuple[int, ...], encoders: Iterable[Encoder]) -> tuple[int, ...]:
+    """The dims asked for, else the common one of those who name none. Raises InputError where they do not fit all."""
+    encoders = list(encoders)
+    narrowest = min(encoders, key=lambda encoder: encoder.width)
+    usual = {encoder.usual_dim for encoder in encoders}
+    if not dims and len(usual) > 1:
+        widths = ", ".join(f"{encoder.spec.name} is {encoder.usual_dim} wide" for encoder in encoders)
+        raise InputError(f"{widths}: name dims that fit both, such as --dims {min(usual)}")
+    if dims and max(dims) > narrowest.width:
+        raise InputError(
+            f"--dims {max(dims)}: {narrowest.spec.name} is {narrowest.width} wide; use dims up to {narrowest.width}"
+        )
+    return dims or (min(usual),)

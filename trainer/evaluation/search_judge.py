@@ -13,8 +13,8 @@ from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, corpus_of_
 from trainer.data.ticket_table import Columns
 from trainer.errors import InputError
 from trainer.evaluation.bootstrap import RESAMPLES
-from trainer.evaluation.judge import fit_dims
 from trainer.evaluation.metric_choice import AUTO, BY_SEARCH, SEARCH_METRICS
+from trainer.evaluation.scoring import common_dims
 from trainer.evaluation.search import Scores, SearchTask, search
 from trainer.evaluation.search_metrics import Float
 from trainer.evaluation.search_scores import BM25Scores, EmbeddingScores, FusedScores
@@ -93,7 +93,7 @@ def judge_search(question: SearchQuestion) -> SearchJudgement:
     words = BM25Scores(texts, corpus.texts)
     names = {"model": question.model} | ({"baseline": question.baseline} if question.baseline else {})
     encoders = {system: load_encoder(name).to(default_device()) for system, name in names.items()}
-    dims = tuple(sorted(fit_dims(question.dims, encoders.values())))
+    dims = tuple(sorted(common_dims(question.dims, encoders.values())))
     task = SearchTask(corpus.relevant, corpus.excluded, corpus.limits)
     systems: dict[str, Scores] = {"bm25": words}
     for system, encoder in encoders.items():

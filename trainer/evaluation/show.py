@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from trainer.evaluation.judge import Judgement
 from trainer.evaluation.metric_choice import NO_NEGATIVES
+from trainer.evaluation.prevalence import percent
 from trainer.evaluation.verdict import PASSING, insufficient, no_intervals
 from trainer.system.console import console
 
@@ -47,10 +49,38 @@ def print_judgement(judgement: Judgement) -> None:
         _print_diagnostic(judgement)
     if judgement.forgetting:
         _print_forgetting(judgement.forgetting)
+    if judgement.real_world:
+        _print_real_world(judgement.real_world)
     if judgement.spearman_ceiling:
         console.print(f"Highest Spearman reachable with these binary labels: {judgement.spearman_ceiling:.4f}")
     if judgement.verdict:
         console.print(f"Verdict by {question.metric} over all dims: {judgement.verdict}")
+
+
+def _print_real_world(world: Mapping[str, Any]) -> None:
+    """A table a system, a row a threshold at a dim."""
+    share, tickets = world["prevalence"], world["tickets"]
+    about = [f"where {percent(share)} of the pairs are positive"] if share is not None else []
+    if tickets is not None:
+        about.append(f"alerts on the {tickets['count']} different tickets of {tickets['source']}")
+    names = {"recall": "recall"} | ({"precision": "precision", "f1": "F1"} if share is not None else {})
+    names |= {"alerts": "alerts a ticket"} if tickets is not None else {}
+    for system, by_dim in world["systems"].items():
+        table = _table(f"{system}: thresholds {', '.join(about)}", "dims", ("threshold", *names.values()))
+        table.add_column("threshold chosen by")
+        for dim, rows in by_dim.items():
+            for row in rows:
+                cells = (_cell(row.get(name, np.nan), row.get(f"{name}_interval")) for name in ("threshold", *names))
+                table.add_row(dim, *cells, escape(row["chosen"]))
+        console.print(table)
+    drawn = "; alerts, and the threshold for them, over the tickets" if tickets is not None else ""
+    console.print(
+        "Intervals: recall, precision and F1 over groups of the judged texts, a fitted threshold over groups of the "
+        f"texts that it was fitted on{drawn}",
+        markup=False,
+    )
+    for note in world["notes"]:
+        console.print(note, markup=False)
 
 
 def _table(title: str, first: str, columns: Iterable[str]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -11,7 +11,9 @@ import numpy as np
 
 from trainer.data.pairs import PairTable
 from trainer.errors import InputError
+from trainer.evaluation.alerts import AlertCounts
 from trainer.evaluation.pair_metrics import best_f1, threshold_for_false_positive_rate, threshold_for_precision
+from trainer.evaluation.prevalence import TELLING, threshold_at_share
 from trainer.model.encoder import EmbeddingConditions
 from trainer.system.files import write_file
 from trainer.system.run_files import THRESHOLDS
@@ -37,12 +39,15 @@ class Thresholds:
     data_fingerprint: str
     """Of those pairs: `PairTable.fingerprint`."""
     positive_share: float
-    """Of those pairs: how many of them are positive. Among pairs with fewer the precision is lower."""
+    """The share of positives that they were fitted at: that of those pairs, or the one asked for. Among pairs with
+    fewer the precision is lower."""
     model: EmbeddingConditions
     """The model whose cosines they are for."""
     similarity: str = SIMILARITY
     normalize_embeddings: bool = True
     """Embeddings are brought to length 1 after they were cut to the dim."""
+    tail: tuple[str, ...] = ()
+    """Dims whose false-positive rates came from unlabelled tickets: the pairs have too few negatives to tell them."""
 
 
 def parse_rule(text: str) -> tuple[str, float]:
@@ -59,18 +64,34 @@ def parse_rule(text: str) -> tuple[str, float]:
 
 
 def fit_thresholds(
-    cosines: np.ndarray, table: PairTable, dims: Sequence[int], rule: str, model: EmbeddingConditions
+    cosines: np.ndarray,
+    table: PairTable,
+    dims: Sequence[int],
+    rule: str,
+    model: EmbeddingConditions,
+    share: float | None = None,
+    alerts: Mapping[str, AlertCounts] | None = None,
 ) -> Thresholds:
     """Fit a threshold at every dim on cosines [M, N] of a table's pairs.
 
     Args:
         model: that the cosines are of (`encoder.embedding_conditions`).
+        share: of positives to fit at; None takes that of the table.
+        alerts: of unlabelled tickets by dim, for false-positive rates at that share that the table cannot tell.
 
     Raises:
         InputError: the rule is not known, or cannot be kept on these pairs.
     """
     kind, target = parse_rule(rule)
     values: dict[str, float] = {}
+    if share is not None:
+        fitted = {
+            str(dim): value_at_share(scores, table, share, rule, (alerts or {}).get(str(dim)))
+            for dim, scores in zip(dims, cosines, strict=True)
+        }
+        values = {dim: value for dim, (value, _) in fitted.items()}
+        tail = tuple(dim for dim, (_, by_tail) in fitted.items() if by_tail)
+        return Thresholds(values, rule, table.source, table.fingerprint(), share, model, tail=tail)
     for dim, scores in zip(dims, cosines, strict=True):
         if kind == "f1":
             threshold = best_f1(scores, table.label)[1]
@@ -95,6 +116,22 @@ def clear_of_the_ends(threshold: float, scores: np.ndarray) -> float:
     if threshold <= lowest:
         return lowest - MARGIN
     return highest + MARGIN if threshold > highest else threshold
+
+
+def value_at_share(
+    scores: np.ndarray, table: PairTable, share: float, rule: str, alerts: AlertCounts | None
+) -> tuple[float, bool]:
+    """The threshold of scores [N] at a share of positives, and whether unlabelled tickets gave false-positive rates.
+
+    They do where it would call fewer than TELLING negatives of the table positive. Raises as `fit_thresholds`.
+    """
+    try:
+        value = threshold_at_share(scores, table.label, share, parse_rule(rule))
+        if alerts is None or int((scores[~table.label] >= value).sum()) >= TELLING:
+            return value, False
+        return threshold_at_share(scores, table.label, share, parse_rule(rule), alerts.flagged), True
+    except ValueError as error:
+        raise InputError(f"{table.source}: {error}; ask for less") from error
 
 
 def thresholds_text(thresholds: Thresholds) -> str:
@@ -129,6 +166,9 @@ def stored_thresholds(folder: Path, dims: Sequence[int], model: EmbeddingConditi
         values = {dim: float(value) for dim, value in stored.values.items()}
         if not np.isfinite(list(values.values())).all():
             raise ValueError("a threshold is not finite")
+        if not (0 <= float(stored.positive_share) <= 1 and set(map(type, [*stored.tail, ""])) == {str}):
+            raise ValueError("a share or a dim is none")
+        stored = replace(stored, positive_share=float(stored.positive_share), tail=tuple(stored.tail))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as thresholds; {again}") from error
     if stored.model.weights_fingerprint != model.weights_fingerprint:

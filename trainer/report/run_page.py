@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.evaluation.metric_choice import NO_NEGATIVES, TITLES, headline
+from trainer.evaluation.prevalence import percent
 from trainer.evaluation.verdict import Verdict, insufficient, no_intervals
 from trainer.report.plots import (
     draw_dims,
@@ -95,10 +96,16 @@ def _pictures(run: Record) -> list[Picture]:
     if run.by_labels:
         labels, before, after = scores["labels"], scores["baseline"], scores["final"]
         frozen = scores["thresholds"]["final"]
+        fitted = f"fitted where {percent(judged['thresholds']['model']['positive_share'])} are positive"
         pictures += [
-            Picture(draw_histograms(labels, before, after, frozen), "Cosines of positive and negative pairs"),
+            Picture(
+                draw_histograms(labels, before, after, frozen),
+                f"Cosines of positive and negative pairs; the threshold was {fitted}",
+            ),
             Picture(draw_roc(labels, before, after), "ROC curves, before and after"),
-            Picture(draw_threshold(labels, after, frozen), "Where the frozen threshold stands on these pairs"),
+            Picture(
+                draw_threshold(labels, after, frozen), f"Where the frozen threshold, {fitted}, stands on these pairs"
+            ),
         ]
     if run.strength:
         grey = ", on grey what was ruled out" if run.strength.get("ruled_out") else ""
@@ -184,6 +191,7 @@ def _environment_table(run: Record) -> Table:
         "queries": f"{judged['queries']} among {judged['texts']} texts",
         **({"highest Spearman reachable": _number(judged["spearman_ceiling"])} if run.by_labels else {}),
         "thresholds": judged["thresholds_from"]["model"] if run.by_labels else "none: these pairs have no negatives",
+        **({"alerts a ticket, by dim": alerts} if (alerts := _alerts(run.metrics)) else {}),
         **({"general similarity, Spearman": _changes(forgotten)} if forgotten else {}),
         **({"strengths ruled out": _spans(run.strength)} if run.strength and run.strength.get("ruled_out") else {}),
         "trained values": f"{metadata['trained_count']:,} of {metadata['model']['parameters']:,}",
@@ -194,6 +202,18 @@ def _environment_table(run: Record) -> Table:
         "fingerprints": {name: value[:16] for name, value in metadata["fingerprints"].items()},
     }
     return Table(["what", "value"], [[name, _words(value)] for name, value in rows.items()], texts=(1,))
+
+
+def _alerts(metrics: Mapping[str, Any]) -> str:
+    """What the thresholds flag among the training texts; "" where that was not counted."""
+    counted = metrics.get("alerts_on_training_texts")
+    if not counted:
+        return ""
+    each = [
+        f"{dim} dims: {percent(entry['share_of_pairs'])} of all pairs, {entry['alerts_per_ticket']:,.1f} a ticket"
+        for dim, entry in counted["by_dim"].items()
+    ]
+    return f"on the {counted['texts']:,} training texts the threshold flags, {'; '.join(each)}"
 
 
 def _spans(strength: Mapping[str, Any]) -> str:

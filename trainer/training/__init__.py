@@ -19,5 +19,6 @@ Start with `loop.py`, which tells the whole story in the order it happens; every
     finish        strength, judgement, export and its proof, the last files
     strength      how far to go from the untouched weights to the trained ones
     model_card    README.md of the exported model, and the table a run ends with
+    training_alerts  how many alerts a ticket the thresholds raise on the training texts
     command       `trainer train`; settings_command: `trainer settings`
 """

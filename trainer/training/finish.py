@@ -34,6 +34,7 @@ from trainer.training.model_card import model_card, print_summary
 from trainer.training.run_folder import clear_results
 from trainer.training.setup import Run, load_base
 from trainer.training.strength import FULL, choose_strength, set_strength
+from trainer.training.training_alerts import alerts_on_training
 
 WORST = 20  # pairs that are shown to a person
 LONGEST_SHOWN = 400  # characters of their texts
@@ -78,9 +79,14 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
 
     # ---- Export, read back from disk and compared.
     fitted = judgements["dev"].thresholds.get("model")  # not by positives alone
+    alerts = None
+    if fitted is not None:
+        alerts = alerts_on_training(systems["model"], run.data.train, fitted, run.config.train.seed)
+        metrics["alerts_on_training_texts"] = alerts
     spec = run.encoder.spec
     sided = bool(spec.query_prompt or spec.document_prompt)
-    card = model_card(run.config, records[judged_on], judged_on, alpha, has_thresholds=fitted is not None, sided=sided)
+    with_thresholds: dict[str, Any] = {"has_thresholds": fitted is not None, "alerts": alerts}
+    card = model_card(run.config, records[judged_on], judged_on, alpha, sided=sided, **with_thresholds)
     kept_beside = {THRESHOLDS: thresholds_text(fitted)} if fitted is not None else {}
     options: dict[str, Any] = {"untouched": alpha == 0, "dims": run.config.loss.dims}
     differences = export(run.encoder, untouched, run.folder, card, probes, kept_beside, **options)
@@ -95,7 +101,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
         write_report(run.folder, json_ready(metrics))
     signals.ignore()
     write_json(run.folder / METRICS, metrics)
-    print_summary(records, state.best.step, alpha, run.folder / MODEL, sided)
+    print_summary(records, state.best.step, alpha, run.folder / MODEL, sided, alerts)
     console.print(f"Report: {run.folder / REPORT}" if drawn else INSTALL, markup=False)
     return metrics
 

@@ -11,8 +11,10 @@ from rich.table import Table
 
 from trainer.config import Config
 from trainer.evaluation.metric_choice import TITLES, headline
+from trainer.evaluation.prevalence import percent
 from trainer.system.console import console
 from trainer.system.run_files import THRESHOLDS
+from trainer.training.training_alerts import alerts_in_words
 
 MEANING = {
     "BETTER": "the 95 % interval of the difference to the untouched model lies above 0 at every dim",
@@ -30,11 +32,19 @@ UNTOUCHED = ": the export is the untouched model"
 """What a strength of 0.0 is followed by."""
 
 
-def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: float, model: Path, sided: bool) -> None:
+def print_summary(
+    records: dict[str, dict[str, Any]],
+    best_step: int,
+    alpha: float,
+    model: Path,
+    sided: bool,
+    alerts: dict[str, Any] | None = None,
+) -> None:
     """The end of a run: before, after and verdict at every dim of each held-out set, and how to use the model.
 
     Args:
         records: what was found on "dev" and, where there is one, "test"; the last one's verdict counts.
+        alerts: what `alerts_on_training` counted.
     """
     for name, record in records.items():
         _print_changes(name, record)
@@ -52,6 +62,8 @@ def print_summary(records: dict[str, dict[str, Any]], best_step: int, alpha: flo
     )
     if "threshold" not in next(iter(records["dev"]["final"].values())):
         console.print(f"No {THRESHOLDS}: dev holds positives alone; trainer evaluate --dev fits and keeps them")
+    if "model" in records["dev"]["thresholds"]:
+        console.print(f"{_thresholds(records['dev'])}. {alerts_in_words(alerts)}", markup=False)
     if name == "dev":
         console.print("Dev has also picked the model, so expect a little less on other pairs; data.test would tell.")
     console.print(f"Model: {model}\n", markup=False)
@@ -103,29 +115,44 @@ def usage(model: Path, dim: str, sided: bool) -> str:
     )
 
 
+def _thresholds(record: dict[str, Any]) -> str:
+    kept = record["thresholds"]["model"]
+    values = ", ".join(f"{value:.4f} at {dim} dims" for dim, value in kept["values"].items())
+    share = percent(kept["positive_share"])
+    return (
+        f'Thresholds of "same problem" are cosines ({values}), fitted on dev, where {share} of the pairs are positive'
+    )
+
+
 def thresholds_in_words(record: dict[str, Any]) -> str:
     """What a person must know to use the thresholds that are kept beside the model."""
-    kept = record["thresholds"]["model"]
-    fitted = kept["model"]
-    values = ", ".join(f"{value:.4f} at {dim} dims" for dim, value in kept["values"].items())
+    fitted = record["thresholds"]["model"]["model"]
     prompts = "no prompts"
     if fitted["query_prompt"] or fitted["document_prompt"]:
         shown = " and ".join(json.dumps(fitted[f"{side}_prompt"], ensure_ascii=False) for side in ("query", "document"))
         prompts = f"the prompts {shown} before first and second texts (`encode_query`, `encode_document`)"
     return (
-        f'Thresholds of "same problem" are cosines ({values}), fitted on dev, where {kept["positive_share"]:.0%} of '
-        f"the pairs are positive, at {fitted['max_length']} tokens, with {prompts}; they are in `{THRESHOLDS}`. "
+        f"{_thresholds(record)}, at {fitted['max_length']} tokens, with {prompts}; they are in `{THRESHOLDS}`. "
         "Embeddings cut to a dim are not of length 1: without `normalize_embeddings=True` a dot product is no cosine."
     )
 
 
-def model_card(config: Config, record: dict[str, Any], on: str, alpha: float, has_thresholds: bool, sided: bool) -> str:
+def model_card(
+    config: Config,
+    record: dict[str, Any],
+    on: str,
+    alpha: float,
+    has_thresholds: bool,
+    sided: bool,
+    alerts: dict[str, Any] | None = None,
+) -> str:
     """README.md of the exported model: what it is, how it did, how to use it. It quotes no training text.
 
     Args:
         record: what was found on the held-out set `on`.
         has_thresholds: whether THRESHOLDS lies beside it.
         sided: whether the two texts of a pair have prompts of their own.
+        alerts: what `alerts_on_training` counted.
     """
     metric, titles = record["question"]["metric"], shown_metrics(record)
     columns = [name for name in titles if name != "f1" or metric == "f1"]
@@ -159,6 +186,7 @@ def model_card(config: Config, record: dict[str, Any], on: str, alpha: float, ha
             "",
             thresholds_in_words(record) if has_thresholds else NO_THRESHOLDS,
             "",
+            *([alerts_in_words(alerts), ""] if alerts else []),
             "```python",
             usage(Path("path/to/model"), min(record["final"], key=int), sided),
             "```",

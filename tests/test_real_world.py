@@ -1,0 +1,228 @@
+"""`trainer evaluate` at another share of positives and in alerts a ticket; the alerts that a model card counts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainer.data.pairs import PairTable, pairs_from_columns
+from trainer.errors import InputError
+from trainer.evaluation.judge import Question, judge, judgement_record, keep_thresholds
+from trainer.evaluation.show import print_judgement
+from trainer.evaluation.thresholds import fit_thresholds
+from trainer.main import cli
+from trainer.model.encoder import EmbeddingConditions, embedding_conditions
+from trainer.model.loading import load_encoder
+from trainer.system.console import console
+from trainer.training import training_alerts
+from trainer.training.training_alerts import alerts_in_words, alerts_on_training
+
+WORDS = ["printer", "vpn", "mail", "screen", "paper", "jammed", "black", "drops", "bounces", "slow", "update", "floor"]
+
+
+def texts(count: int, seed: int) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [f"{' '.join(rng.choice(WORDS, 6))} {i}" for i in range(count)]
+
+
+def pairs(count: int, seed: int) -> dict[str, list[Any]]:
+    first, labels = texts(count, seed), [i % 2 for i in range(count)]
+    rows = zip(first, labels, texts(count, seed + 99), strict=True)
+    second = [text + " again" if label else other for text, label, other in rows]
+    return {"texts1": first, "texts2": second, "labels": labels}
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]) -> dict[str, Any]:
+    """What questions have in common: a tiny model, pairs of both labels, a file of tickets with a copy."""
+    folder = tmp_path_factory.mktemp("world")
+    tickets = texts(60, 5)
+    lines = ["number,short_description", *(f"T{i},{text}" for i, text in enumerate([*tickets, tickets[0].upper()]))]
+    (folder / "tickets.csv").write_text("\n".join(lines))
+    table = pairs_from_columns(pairs(80, 0), "judged.json")
+    common = {"model": str(tiny_model("mpnet")), "pairs": table, "dims": (16,), "resamples": 100}
+    return {"question": common, "tickets": str(folder / "tickets.csv"), "folder": folder, "texts": tickets}
+
+
+def rows_of(asked: dict[str, Any], **options: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    world = judge(Question(**asked["question"], **options)).real_world
+    assert world is not None
+    return world["systems"]["model"]["16"], world
+
+
+def test_nothing_is_added_where_nothing_is_asked(asked: dict[str, Any]) -> None:
+    assert judge(Question(**asked["question"])).real_world is None
+
+
+@pytest.mark.slow
+def test_alerts_are_those_of_all_pairs_of_different_tickets(asked: dict[str, Any]) -> None:
+    rows, world = rows_of(asked, tickets=asked["tickets"], alerts_per_ticket=3.0)
+    assert world["tickets"] == {"source": asked["tickets"], "count": 60}  # the copy is no ticket of its own
+    encoder = load_encoder(asked["question"]["model"])
+    embeddings = encoder.encode(asked["texts"])[:, :16].astype(np.float64)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    cosines = (embeddings @ embeddings.T)[~np.eye(60, dtype=bool)]
+    in_use, chosen = rows
+    for row in rows:
+        low, high = ((cosines >= row["threshold"] + shift).sum() / 60 for shift in (2e-5, -2e-5))
+        assert low <= row["alerts"] <= high
+        assert row["share_of_pairs"] == pytest.approx(row["alerts"] / 59)
+        assert row["alerts_interval"][0] <= row["alerts"] <= row["alerts_interval"][1]
+        assert row["recall_interval"][0] <= row["recall"] <= row["recall_interval"][1]
+    assert in_use["chosen"] == "f1 on judged.json, where 50 % are positive (in-sample)"
+    assert chosen["chosen"] == f"3 alerts a ticket on {asked['tickets']}" and 2 < chosen["alerts"] <= 3
+    assert chosen["threshold_interval"][0] <= chosen["threshold"] <= chosen["threshold_interval"][1]
+    assert any("3 alerts a ticket are 5.1 % of all pairs. 40 negatives cannot tell rates under 8 %" in note
+               for note in world["notes"])  # fmt: skip
+
+
+def test_the_threshold_at_a_share_is_fitted_kept_and_refitted(
+    asked: dict[str, Any], tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """With dev, what is kept is for the share; without, the kept one stands beside one fitted on the judged pairs."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model("mpnet"), model)
+    question = asked["question"] | {"model": str(model), "dev": pairs_from_columns(pairs(80, 7), "dev.json")}
+    judgement = judge(Question(**question, prevalence=0.05))
+    keep_thresholds(judgement)
+    assert judgement.real_world is not None
+    (row,) = judgement.real_world["systems"]["model"]["16"]
+    assert row["chosen"] == "f1 on dev.json, where 5 % are positive"
+    assert "where 5 % are positive" in judgement.thresholds_from["model"]
+    assert row["threshold"] == judgement.thresholds["model"].values["16"]
+    recall, rate = row["recall"], row["false_positive_rate"]
+    if rate > 3 / 40:
+        assert row["precision"] == pytest.approx(0.05 * recall / (0.05 * recall + 0.95 * rate))
+    again = judge(Question(**question | {"dev": None}, prevalence=0.2)).real_world
+    assert again is not None
+    kept, refitted = again["systems"]["model"]["16"]
+    assert kept["threshold"] == row["threshold"] and kept["threshold_interval"] is None
+    assert refitted["chosen"] == "f1 on judged.json, where 20 % are positive (in-sample)"
+    assert refitted["threshold_interval"][0] <= refitted["threshold"] <= refitted["threshold_interval"][1]
+
+
+@pytest.mark.slow
+def test_too_few_negatives_are_said_and_tickets_are_the_tail(asked: dict[str, Any]) -> None:
+    """At a share of 0.001 a threshold above all 40 negatives looks perfect; it is not called so."""
+    rule = {"prevalence": 0.001, "rule": "false_positive_rate=0"}
+    (row,), world = rows_of(asked, **rule)
+    assert row["false_positive_rate"] == 0
+    if row["recall"]:
+        assert row["precision"] == 1.0 and row["precision_interval"][0] < 0.02  # the rule of three: 3 / 40
+    assert any(
+        "40 negatives cannot tell rates under 8 %: a threshold that calls 0 of them" in n for n in world["notes"]
+    )
+    (row, *_), world = rows_of(asked, tickets=asked["tickets"], **rule)
+    assert row["rate_from"] == asked["tickets"] and any("from the pairs of" in note for note in world["notes"])
+    rate = max(0.0, (row["share_of_pairs"] - 0.001 * row["recall"]) / 0.999)
+    assert row["f1"] == pytest.approx(0.002 * row["recall"] / (0.001 + 0.001 * row["recall"] + 0.999 * rate))
+
+
+@pytest.mark.slow
+def test_positives_alone_have_alerts_but_no_precision(asked: dict[str, Any]) -> None:
+    columns = {name: values[1::2] for name, values in pairs(80, 0).items()}
+    question = asked["question"] | {"pairs": pairs_from_columns(columns, "alike.json")}
+    world = judge(Question(**question, tickets=asked["tickets"], alerts_per_ticket=2)).real_world
+    assert world is not None
+    (row,) = world["systems"]["model"]["16"]
+    assert row["alerts"] <= 2 and 0 <= row["recall"] <= 1 and "precision" not in row
+    with pytest.raises(InputError, match=r"--prevalence: alike\.json holds positives alone"):
+        judge(Question(**question, prevalence=0.1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prevalence", "0"], "--prevalence 0: write a share of positives between 0 and 1"),
+        (["--prevalence", "1"], "--prevalence 1: write"),
+        (["--prevalence", "nan"], "--prevalence nan: write"),
+        (["--alerts-per-ticket", "5"], "name the tickets to count alerts on as --tickets FILE"),
+        (["--alerts-per-ticket", "0", "--tickets", "TICKETS"], "--alerts-per-ticket 0: write a number above 0"),
+        (["--alerts-per-ticket", "60", "--tickets", "TICKETS"], "60 tickets raise more than 0 and at most 59 alerts"),
+        (["--alerts-per-ticket", "0.001", "--tickets", "TICKETS"], "no threshold raises so few"),
+        (["--tickets", "missing.csv"], "missing.csv"),
+        (["--tickets", "ONE"], "1 different texts; alerts need two tickets or more"),
+    ],
+)
+def test_bad_input_is_one_line(
+    options: list[str], message: str, asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, one = asked["folder"] / "judged.json", asked["folder"] / "one.csv"
+    file.write_text(json.dumps(pairs(80, 0)))
+    one.write_text("number,short_description\n1,printer is jammed\n2,Printer is  jammed\n")
+    named = {"TICKETS": asked["tickets"], "ONE": str(one)}
+    arguments = ["evaluate", "--model", asked["question"]["model"], "--pairs", str(file), "--dims", "16"]
+    assert cli([*arguments, *(named.get(option, option) for option in options)]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1 and message in error[0]
+
+
+def test_the_terminal_says_where_a_threshold_belongs(asked: dict[str, Any]) -> None:
+    options = {"prevalence": 0.02, "tickets": asked["tickets"], "alerts_per_ticket": 3.0}
+    judgement = judge(Question(**asked["question"], **options))
+    with console.capture() as capture:
+        print_judgement(judgement)
+    shown = " ".join(capture.get().split())
+    assert "thresholds where 2 % of the pairs are positive, alerts on the 60 different tickets of" in shown
+    assert "alerts a ticket" in shown and "cannot tell rates under" in shown
+    json.dumps(judgement_record(judgement))
+
+
+def test_thresholds_take_the_tail_of_tickets_where_negatives_are_few() -> None:
+    class Tail:
+        """Alerts of tickets half of whose pairs lie above 0.5."""
+
+        def flagged(self, thresholds: np.ndarray) -> np.ndarray:
+            return np.where(np.asarray(thresholds) > 0.8, 0.0, 0.5)
+
+    table = pairs_from_columns(pairs(40, 0), "dev.json")
+    scores = np.where(table.label, np.linspace(0.6, 0.95, 40), 0.1)[None]
+    conditions = EmbeddingConditions("weights", "mean", 128, "", "")
+    alone = fit_thresholds(scores, table, (8,), "f1", conditions, 0.01)
+    assert alone.values["8"] < 0.6 and alone.positive_share == 0.01 and alone.tail == ()
+    with_tail = fit_thresholds(scores, table, (8,), "f1", conditions, 0.01, {"8": Tail()})  # type: ignore[dict-item]
+    assert 0.78 < with_tail.values["8"] < 0.82 and with_tail.tail == ("8",)
+
+
+@pytest.fixture
+def table() -> PairTable:
+    columns = pairs(60, 3)
+    columns["texts2"][0] = columns["texts1"][1].upper()  # a copy
+    return pairs_from_columns(columns, "train.json")
+
+
+@pytest.mark.parametrize("most", [2000, 50])
+def test_the_card_says_how_many_alerts_a_ticket(
+    most: int, table: PairTable, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_alerts, "MOST_TEXTS", most)
+    encoder = load_encoder(asked["question"]["model"])
+    labels = np.where(table.label, 0.9, 0.5)[None]
+    thresholds = fit_thresholds(labels, table, (16,), "f1", embedding_conditions(encoder))  # 0.7
+    counted = alerts_on_training(encoder, table, thresholds, seed=0)
+    assert counted is not None and counted["texts"] == 119 and counted["counted"] == min(119, most)
+    entry = counted["by_dim"]["16"]
+    assert entry["alerts_per_ticket"] == pytest.approx(118 * entry["share_of_pairs"])
+    unique = {text.casefold(): text for text in reversed(table.texts)}.values()
+    rows = encoder.encode(list(unique))[:, :16].astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    share = (rows @ rows.T >= 0.7)[~np.eye(119, dtype=bool)].mean()
+    assert entry["share_of_pairs"] == pytest.approx(share, abs=1e-3 if most > 119 else 0.25)
+
+
+def test_words_that_nobody_misreads() -> None:
+    by_dim = {"384": {"threshold": 0.5514, "share_of_pairs": 0.12, "alerts_per_ticket": 107.88}}
+    words = alerts_in_words({"texts": 900, "counted": 900, "by_dim": by_dim})
+    assert words.startswith(
+        "On the 900 training texts, at 384 dims the threshold 0.5514 flags 12 % of all pairs: "
+        '108 "same problem" a ticket.'
+    )
+    words = alerts_in_words({"texts": 90_000, "counted": 2000, "by_dim": by_dim})
+    assert "On the 90,000 training texts (by the pairs of 2,000 of them), at" in words and not alerts_in_words(None)

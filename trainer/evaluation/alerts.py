@@ -1,0 +1,188 @@
+"""How many alerts a ticket a threshold raises: all pairs of a set of texts, counted at every candidate threshold.
+
+An alert is another ticket whose cosine reaches the threshold; a pair that does is an alert for both its tickets.
+Labelled pairs cannot tell how many there will be: they are a few hundred, chosen, and half positive, where the pairs of
+all tickets are millions and nearly all negative. Those pairs need no labels to be counted.
+
+Nothing is drawn: all N^2 / 2 cosines are computed, block by block, and counted into steps of 1 / STEPS; what is kept
+does not grow with N. Intervals are those of a bootstrap over tickets: they are dealt into GROUPS groups at random, each
+resample draws as many groups, with replacement, and a pair of groups counts once for every two copies drawn (Owen 2007,
+"The pigeonhole bootstrap"). They say what other tickets of the same kind would give, not what another month brings.
+
+Legend: N tickets, G groups, P = G (G + 1) / 2 pairs of groups, C and D candidates (fine, coarse), B resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.evaluation.bootstrap import RESAMPLES
+from trainer.evaluation.groups import FEWEST_GROUPS, resample_counts
+from trainer.system.console import progress
+from trainer.system.gpu import default_device
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+STEPS = 2**16  # candidates between 0 and 1, both below and above 0: cosines in float32 are no finer than 1e-7
+COARSE = 2**12  # the same where they are counted by groups, for intervals
+GROUPS = 40
+ROWS = 2048  # of a block: its cosines are 16 MB
+RESAMPLES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class AlertCounts:
+    """Alerts of all N tickets at every candidate threshold: k / STEPS for k = -STEPS .. STEPS."""
+
+    tickets: int
+    """N."""
+    alerts: Int
+    """[C] a pair that reaches the candidate is two, one for each of its tickets."""
+    by_groups: Int
+    """[P, D] the same by pair of groups, at the candidates k / COARSE."""
+    pairs: Int
+    """[P] what `by_groups` would be were every pair an alert."""
+    groups: int
+
+    def per_ticket(self, threshold: float) -> float:
+        """Alerts a ticket at a threshold, which is rounded to the nearest candidate."""
+        return float(self.alerts[_candidate(threshold)]) / self.tickets
+
+    def flagged(self, thresholds: np.ndarray) -> Float:
+        """The share of all pairs that reach thresholds, of their shape; rounded likewise."""
+        rows = np.clip(np.rint(np.asarray(thresholds) * STEPS), -STEPS, STEPS).astype(np.int64) + STEPS
+        shares: Float = self.alerts[rows] / (self.tickets * (self.tickets - 1.0))
+        return shares
+
+
+def count_alerts(
+    queries: np.ndarray, documents: np.ndarray, dim: int, *, groups: int = GROUPS, seed: int = 0
+) -> AlertCounts:
+    """Count the alerts of N tickets, each compared with all others but itself; shows progress.
+
+    The cost is N^2 / 2 products of width `dim` (N^2 where the sides differ), the memory that of the embeddings, a block
+    and the counts.
+
+    Args:
+        queries: [N, E] finite embeddings of N >= 2 tickets of different texts, as the new ticket.
+        documents: [N, E] the same as past tickets; the same array where the model makes no difference.
+        dim: the width to cut to.
+        groups: to deal the tickets into; intervals need FEWEST_GROUPS or more.
+        seed: of the dealing.
+    """
+    count = len(queries)
+    if count < 2 or queries.shape != documents.shape:
+        raise ValueError(f"two tickets or more are needed, on both sides, not {len(queries)} and {len(documents)}")
+    groups = min(groups, count)
+    order = np.random.default_rng(seed).permutation(count)
+    edges = np.linspace(0, count, groups + 1).astype(int)
+    alike = queries is documents
+    new = _unit(queries, order, dim)
+    past = new if alike else _unit(documents, order, dim)
+    combinations = list(combinations_with_replacement(range(groups), 2))
+    by_groups = np.empty((len(combinations), 2 * COARSE + 1), dtype=np.int64)
+    total, pairs = torch.zeros(2 * STEPS + 1, dtype=torch.int64), np.empty(len(combinations), dtype=np.int64)
+    sizes = np.diff(edges)
+    with progress(f"Counting alerts at {dim} dims", len(combinations)) as advance:
+        for row, (a, b) in enumerate(combinations):
+            first, second = (range(int(edges[group]), int(edges[group + 1])) for group in (a, b))
+            histogram = _histogram(new, past, first, second)
+            if a != b:  # the other way round
+                histogram = 2 * histogram if alike else histogram + _histogram(new, past, second, first)
+            total += histogram
+            by_groups[row] = _at_or_above(_coarser(histogram).numpy())
+            pairs[row] = sizes[a] * (sizes[a] - 1) if a == b else 2 * sizes[a] * sizes[b]
+            advance()
+    return AlertCounts(count, _at_or_above(total.numpy()), by_groups, pairs, groups)
+
+
+def threshold_for_alerts(counts: AlertCounts, alerts: float) -> float:
+    """The lowest candidate threshold at which a ticket raises at most so many alerts on average.
+
+    Raises ValueError, in words, where no threshold reaches that: below one alert in all, or where so many pairs are
+    equally alike at the top that none is above them; and for more alerts than there are other tickets.
+    """
+    most = counts.tickets - 1
+    if not 0 < alerts <= most:
+        raise ValueError(f"{counts.tickets} tickets raise more than 0 and at most {most} alerts each")
+    per_ticket = counts.alerts / counts.tickets
+    first = int((per_ticket > alerts).sum())
+    if first == len(per_ticket) or per_ticket[first] == 0:
+        raise ValueError(
+            f"no threshold raises so few: among these {counts.tickets} tickets the highest raises "
+            f"{per_ticket[per_ticket > 0][-1]:.2g} alerts a ticket"
+        )
+    return (first - STEPS) / STEPS
+
+
+def resample_alerts(counts: AlertCounts, resamples: int = RESAMPLES, seed: int = 0) -> Float:
+    """[B, D] alerts a ticket at the coarse candidates in resamples of the tickets; NaN with too few groups to draw."""
+    first, second = np.array(list(combinations_with_replacement(range(counts.groups), 2))).T
+    by_groups, parts = counts.by_groups.astype(np.float64), []
+    for drawn in resample_counts(counts.groups, resamples, seed, RESAMPLES_AT_ONCE):
+        weights = drawn[:, first].astype(np.float64) * drawn[:, second]
+        parts.append((counts.tickets - 1) * (weights @ by_groups) / (weights @ counts.pairs)[:, None])
+    samples: Float = np.concatenate(parts)
+    return samples if counts.groups >= FEWEST_GROUPS else np.full_like(samples, np.nan)
+
+
+def resampled_thresholds(samples: Float, alerts: float) -> Float:
+    """[B] the threshold that `threshold_for_alerts` would choose in each resample of `resample_alerts`."""
+    first = np.minimum((samples > alerts).sum(axis=1), samples.shape[1] - 1)
+    return np.where(np.isnan(samples[:, 0]), np.nan, (first - COARSE) / COARSE)
+
+
+def resampled_per_ticket(counts: AlertCounts, samples: Float, threshold: float) -> Float:
+    """[B] alerts a ticket at a threshold in each resample of `resample_alerts`.
+
+    The coarse candidate nearby says how much more or fewer than in the counts, which are fine.
+    """
+    row = int(np.clip(round(threshold * COARSE), -COARSE, COARSE)) + COARSE
+    whole = counts.by_groups[:, row].sum() / counts.tickets
+    return samples[:, row] * (counts.per_ticket(threshold) / whole) if whole else samples[:, row]
+
+
+def _candidate(threshold: float) -> int:
+    return int(np.clip(round(threshold * STEPS), -STEPS, STEPS)) + STEPS
+
+
+def _unit(embeddings: np.ndarray, order: np.ndarray, dim: int) -> Tensor:
+    """Rows of length 1 of the prefixes, in an order; zeros stay."""
+    rows = torch.from_numpy(np.ascontiguousarray(embeddings[order, :dim], dtype=np.float32)).to(default_device())
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def _blocks(rows: range) -> Iterator[range]:
+    for start in range(rows.start, rows.stop, ROWS):
+        yield range(start, min(start + ROWS, rows.stop))
+
+
+def _histogram(new: Tensor, past: Tensor, first: range, second: range) -> Tensor:
+    """[2 STEPS + 1] how many cosines of two ranges of rows lie in each step; a ticket with itself is left out."""
+    histogram = torch.zeros(2 * STEPS + 2, dtype=torch.int64)
+    for rows in _blocks(first):
+        for others in _blocks(second):
+            cosines = new[rows.start : rows.stop] @ past[others.start : others.stop].T
+            steps = (cosines * STEPS).floor_().clamp_(-STEPS, STEPS).to(torch.int32) + (STEPS + 1)
+            if rows == others:
+                steps.fill_diagonal_(0)  # left out below
+            histogram += torch.bincount(steps.flatten(), minlength=len(histogram)).cpu()
+    return histogram[1:]
+
+
+def _coarser(histogram: Tensor) -> Tensor:
+    """[2 COARSE + 1] of a histogram [2 STEPS + 1]; the last step of either holds 1 alone."""
+    padding = STEPS // COARSE - 1
+    return torch.nn.functional.pad(histogram, (0, padding)).view(-1, STEPS // COARSE).sum(dim=1)
+
+
+def _at_or_above(histogram: np.ndarray) -> Int:
+    return np.cumsum(histogram[::-1], dtype=np.int64)[::-1]

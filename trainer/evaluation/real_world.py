@@ -1,0 +1,258 @@
+"""What thresholds are worth outside of the labelled pairs: at another share of positives, and in alerts a ticket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainer.data.pairs import PairTable
+from trainer.data.readers import Reading
+from trainer.data.split import has_both_labels
+from trainer.data.ticket_table import Columns
+from trainer.data.tickets import OPTIONAL_REASONS, Filter, load_tickets
+from trainer.errors import InputError
+from trainer.evaluation import alerts as tail
+from trainer.evaluation import prevalence
+from trainer.evaluation.alerts import AlertCounts
+from trainer.evaluation.bootstrap import interval
+from trainer.evaluation.groups import Groups, groups_of_texts
+from trainer.evaluation.prevalence import TELLING, percent, smallest_rate
+from trainer.evaluation.scoring import pair_cosines
+from trainer.evaluation.thresholds import Thresholds, parse_rule, value_at_share
+from trainer.model.embedding import embed_cached, tokenize_sides
+from trainer.model.encoder import Encoder
+
+Counts = Mapping[str, AlertCounts]
+"""Dim -> alerts of a set of texts."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person asks about the world that the pairs were taken from."""
+
+    prevalence: float | None
+    alerts_per_ticket: float | None
+    tickets: str | None
+    rule: str
+    resamples: int
+    seed: int
+
+    def check(self) -> None:
+        """Raise InputError for options that make no sense."""
+        if self.prevalence is not None and not 0 < self.prevalence < 1:
+            raise InputError(
+                f"--prevalence {self.prevalence:g}: write a share of positives between 0 and 1, as in 0.01"
+            )
+        if self.alerts_per_ticket is not None:
+            if not self.alerts_per_ticket > 0:
+                raise InputError(f"--alerts-per-ticket {self.alerts_per_ticket:g}: write a number above 0")
+            if not self.tickets:
+                raise InputError("--alerts-per-ticket: name the tickets to count alerts on as --tickets FILE")
+
+    def check_pairs(self, table: PairTable) -> None:
+        """Raise InputError where the judged pairs cannot tell what is asked."""
+        if self.prevalence is not None and not has_both_labels(table):
+            raise InputError(f"--prevalence: {table.source} holds positives alone, and precision needs negatives too")
+
+
+def read_texts(asked: Asked, reading: Reading | None) -> list[str]:
+    """The texts of the tickets, cleaned as `trainer build-pairs` does it, copies of a text once; [] for no file.
+
+    Raises InputError for a bad file, and for one with fewer than two different texts.
+    """
+    if not asked.tickets:
+        return []
+    quality = Filter(min_words=1, keep=OPTIONAL_REASONS)
+    texts = load_tickets(asked.tickets, Columns(), quality, reading).texts
+    if len(texts) < 2:
+        raise InputError(f"--tickets {asked.tickets}: {len(texts)} different texts; alerts need two tickets or more")
+    return texts
+
+
+def count_for(encoder: Encoder, texts: list[str], dims: tuple[int, ...]) -> Counts:
+    """The alerts of different texts by dim, from cached embeddings; {} for none."""
+    if not texts:
+        return {}
+    embeddings = embed_cached(encoder, tokenize_sides(encoder, texts), description="Embedding (tickets)")
+    return count_embedded(embeddings, len(texts), dims)
+
+
+def count_embedded(embeddings: np.ndarray, texts: int, dims: tuple[int, ...], groups: int = tail.GROUPS) -> Counts:
+    """The alerts by dim of embeddings of T texts, [T, E], or [2 T, E] where sides differ (`tokenize_sides`)."""
+    queries = embeddings[:texts]
+    documents = embeddings[-texts:] if len(embeddings) > texts else queries
+    return {str(dim): tail.count_alerts(queries, documents, dim, groups=groups) for dim in dims}
+
+
+def real_world(
+    asked: Asked,
+    dims: tuple[int, ...],
+    judged: tuple[PairTable, Mapping[str, np.ndarray]],
+    fitted_on: tuple[PairTable, Mapping[str, np.ndarray]] | None,
+    thresholds: Mapping[str, Thresholds],
+    counts: Mapping[str, Counts],
+) -> dict[str, Any] | None:
+    """What --json holds as "real_world"; None where nothing was asked.
+
+    Args:
+        judged: held-out pairs, and embeddings of their texts by system.
+        fitted_on: the pairs that thresholds were fitted on just now, likewise.
+        thresholds: in use, by system; none where there are no negatives.
+        counts: alerts of the tickets by system and dim; none without tickets.
+
+    Raises InputError where no threshold reaches the alerts.
+    """
+    if asked.prevalence is None and not asked.tickets:
+        return None
+    notes: dict[str, None] = {}
+    systems: dict[str, Any] = {}
+    for system, rows in judged[1].items():
+        cosines = pair_cosines(rows, judged[0], dims)
+        on = None if fitted_on is None else (fitted_on[0], pair_cosines(fitted_on[1][system], fitted_on[0], dims))
+        systems[system] = {
+            str(dim): _rows(
+                asked,
+                str(dim),
+                (judged[0], cosines[m]),
+                None if on is None else (on[0], on[1][m]),
+                thresholds.get(system),
+                counts.get(system, {}).get(str(dim)),
+                notes,
+            )
+            for m, dim in enumerate(dims)
+        }
+    some = next(iter(counts.values()), {})
+    return {
+        "prevalence": asked.prevalence,
+        "alerts_per_ticket": asked.alerts_per_ticket,
+        "tickets": {"source": asked.tickets, "count": next(iter(some.values())).tickets} if some else None,
+        "systems": systems,
+        "notes": list(notes),
+    }
+
+
+def _rows(
+    asked: Asked,
+    dim: str,
+    judged: tuple[PairTable, np.ndarray],
+    fitted_on: tuple[PairTable, np.ndarray] | None,
+    thresholds: Thresholds | None,
+    counts: AlertCounts | None,
+    notes: dict[str, None],
+) -> list[dict[str, Any]]:
+    """The thresholds at one dim, and what each is worth."""
+    share = asked.prevalence
+    chosen: list[dict[str, Any]] = []
+    if thresholds is not None:
+        own, fits = thresholds.positive_share, share == thresholds.positive_share
+        in_sample = " (in-sample)" if thresholds.data_fingerprint == judged[0].fingerprint() else ""
+        where = f"{thresholds.rule} on {thresholds.source}, where {percent(own)} are positive{in_sample}"
+        ends = _fit_ends(asked, fitted_on, thresholds, dim, counts) if fits else None
+        chosen.append({"chosen": where, "threshold": thresholds.values[dim], "threshold_interval": ends})
+        if share is not None and not fits:
+            value, by_tail = value_at_share(judged[1], judged[0], share, asked.rule, counts)
+            where = f"{asked.rule} on {judged[0].source}, where {percent(share)} are positive (in-sample)"
+            refit = Thresholds({dim: value}, asked.rule, "", "", share, thresholds.model, tail=(dim,) * by_tail)
+            ends = _fit_ends(asked, judged, refit, dim, counts)
+            chosen.append({"chosen": where, "threshold": value, "threshold_interval": ends})
+    samples = tail.resample_alerts(counts, asked.resamples, asked.seed) if counts is not None else None
+    if asked.alerts_per_ticket is not None and counts is not None and samples is not None:
+        try:
+            value = tail.threshold_for_alerts(counts, asked.alerts_per_ticket)
+        except ValueError as error:
+            option = f"--alerts-per-ticket {asked.alerts_per_ticket:g}"
+            raise InputError(f"{option}: {asked.tickets}, {dim} dims: {error}; ask for another number") from error
+        ends = interval(tail.resampled_thresholds(samples, asked.alerts_per_ticket)).tolist()
+        where = f"{asked.alerts_per_ticket:g} alerts a ticket on {asked.tickets}"
+        chosen.append({"chosen": where, "threshold": value, "threshold_interval": ends})
+        _note_tail(asked.alerts_per_ticket, counts, judged[0], notes)
+    groups = _groups(judged[0])
+    return [row | _worth(asked, row["threshold"], judged, groups, counts, samples, notes) for row in chosen]
+
+
+def _worth(
+    asked: Asked,
+    threshold: float,
+    judged: tuple[PairTable, np.ndarray],
+    groups: Groups,
+    counts: AlertCounts | None,
+    samples: np.ndarray | None,
+    notes: dict[str, None],
+) -> dict[str, Any]:
+    """Recall on the judged pairs; precision and F1 at the share; alerts. Each with its interval."""
+    (table, scores), share = judged, asked.prevalence
+    options = {"resamples": asked.resamples, "seed": asked.seed}
+    called, negatives = scores >= threshold, int((~table.label).sum())
+    recall = float(called[table.label].mean())
+    recalls, rates = (
+        x[0] for x in prevalence.resampled_rates(scores[None], table.label, [threshold], groups, **options)
+    )
+    worth: dict[str, Any] = {"recall": recall, "recall_interval": interval(recalls).tolist()}
+    if counts is not None and samples is not None:
+        alarms = tail.resampled_per_ticket(counts, samples, threshold)
+        worth |= {"alerts": counts.per_ticket(threshold), "alerts_interval": interval(alarms).tolist()}
+        worth["share_of_pairs"] = worth["alerts"] / (counts.tickets - 1)
+    if not negatives:
+        return worth
+    wrong = int(called[~table.label].sum())
+    rate = worth["false_positive_rate"] = wrong / negatives
+    if share is None:
+        return worth
+    by_tail = wrong < TELLING and counts is not None
+    if by_tail and counts is not None:
+        rate = float(prevalence.rate_of_unlabelled(worth["share_of_pairs"], recall, share))
+        rates = prevalence.rate_of_unlabelled(alarms / (counts.tickets - 1), recalls, share)
+    for name, measure in (("precision", prevalence.precision_at_share), ("f1", prevalence.f1_at_share)):
+        ends = interval(measure(recalls, rates, share)).tolist()
+        if wrong < TELLING and not by_tail:  # no resample shows what so few negatives cannot
+            ends[0] = min(ends[0], float(measure(worth["recall_interval"][0], smallest_rate(negatives), share)))
+        worth |= {name: float(measure(recall, rate, share)), f"{name}_interval": ends}
+    if wrong < TELLING:
+        limit = f"{_limit(negatives)}: a threshold that calls {wrong} of them positive"
+        notes[
+            f"{limit} takes its false-positive rate from the pairs of {asked.tickets}"
+            if by_tail
+            else f"{limit} may be wrong that often, which the low end of its precision allows for; --tickets would tell"
+        ] = None
+    return worth | {"rate_from": asked.tickets if by_tail else table.source}
+
+
+def _fit_ends(
+    asked: Asked,
+    fitted_on: tuple[PairTable, np.ndarray] | None,
+    thresholds: Thresholds,
+    dim: str,
+    counts: AlertCounts | None,
+) -> list[float] | None:
+    """The interval of a threshold that was fitted at the prevalence just now; None for one that was kept."""
+    if fitted_on is None or asked.prevalence is None:
+        return None
+    flagged = counts.flagged if counts is not None and dim in thresholds.tail else None
+    table, scores = fitted_on
+    rule, options = parse_rule(asked.rule), {"resamples": asked.resamples, "seed": asked.seed}
+    drawn = prevalence.resampled_thresholds(
+        scores, table.label, asked.prevalence, rule, _groups(table), flagged, **options
+    )
+    ends: list[float] = interval(drawn).tolist()
+    return ends
+
+
+def _note_tail(alerts: float, counts: AlertCounts, table: PairTable, notes: dict[str, None]) -> None:
+    """Say where the labelled negatives could not have told the rate that is asked for."""
+    rate, negatives = alerts / (counts.tickets - 1), int((~table.label).sum())
+    if negatives and rate < smallest_rate(negatives):
+        notes[
+            f"{alerts:g} alerts a ticket are {percent(rate)} of all pairs. {_limit(negatives)}, so the tickets' own "
+            "pairs are counted"
+        ] = None
+
+
+def _limit(negatives: int) -> str:
+    return f"{negatives} negatives cannot tell rates under {100 * smallest_rate(negatives):.1g} %"
+
+
+def _groups(table: PairTable) -> Groups:
+    return groups_of_texts(table.canonical[table.text1], table.canonical[table.text2], table.label)
