@@ -7,7 +7,9 @@ import json
 import os
 import re
 import shutil
+import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,21 @@ def edited(data: bytes, edits: Edits) -> bytes:
         at = int(where * len(data))
         data = data[:at] + inserted + data[at + removed :]
     return data
+
+
+def printed_in_a_fork(work: Callable[[], object], out: Path) -> str:
+    """What `work` prints in a forked process: what it changes stays there, and nothing is imported anew."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with out.open("w") as lines, redirect_stdout(lines):
+                work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == 0, f"the forked process ended with {code}"
+    return out.read_text()
