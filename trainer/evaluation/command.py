@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.data.readers import add_reading_options, reading_from
 from trainer.errors import InputError
-from trainer.system.arguments import Parser, parse_dims
+from trainer.system.arguments import Parser, parse_dims, parse_names
 
 DESCRIPTION = """Judge an encoder: on labelled pairs, or by search among the tickets of a corpus, where a ticket whose
 duplicates are known should find them."""
@@ -34,7 +34,9 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "fitted on the judged pairs and labelled in-sample)",
     )
     parser.add_argument("--baseline", metavar="NAME", help="model to compare with")
-    parser.add_argument("--dims", metavar="N,N,...", help="Matryoshka dims (default: the models' width)")
+    parser.add_argument(
+        "--dims", metavar="N,N,...", help="Matryoshka dims (default: the models' width, or what their folders cut to)"
+    )
     parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
     parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
     parser.add_argument(
@@ -137,7 +139,7 @@ def _judge_search(options: argparse.Namespace) -> None:
 
     columns = Columns(
         number=options.number_column,
-        texts=tuple(filter(None, map(str.strip, options.text_columns.split(",")))),
+        texts=parse_names(options.text_columns),
         duplicate_of=options.duplicate_column,
         cluster=options.cluster_column,
         date=options.date_column,

@@ -21,13 +21,7 @@ from trainer.evaluation.pair_metrics import spearman_ceiling
 from trainer.evaluation.prevalence import percent
 from trainer.evaluation.real_world import Asked, count_for, read_texts, real_world
 from trainer.evaluation.scoring import common_dims, pair_cosines
-from trainer.evaluation.thresholds import (
-    RULE,
-    Thresholds,
-    fit_thresholds,
-    store_thresholds,
-    stored_thresholds,
-)
+from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, store_thresholds, stored_thresholds
 from trainer.evaluation.verdict import FEWEST, Assessment, Verdict, assess, forgetting, overall_verdict
 from trainer.model.embedding import embed, embed_cached, tokenize_sides
 from trainer.model.encoder import Encoder, embedding_conditions
