@@ -105,7 +105,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if not options.pairs and not options.tickets:
         raise InputError("name what to judge by: --pairs FILE, or --tickets FILE with --duplicate-column NAME")
     by_search = bool(options.corpus) or not options.pairs
-    unused: tuple[str, ...] = ("corpus", "queries", *OF_COLUMNS, "text_columns")
+    unused: tuple[str, ...] = ("corpus", "queries", *OF_COLUMNS, *(() if options.tickets else ("text_columns",)))
     if by_search and options.pairs:
         unused = (*OF_PAIRS, "tickets", "queries", *OF_COLUMNS)
     elif by_search:
@@ -123,7 +123,8 @@ def _judge_pairs(options: argparse.Namespace) -> None:
     from trainer.evaluation.show import print_judgement
 
     asked = {name: getattr(options, name) for name in (*SHARED, *OF_PAIRS, "tickets")}
-    judgement = judge(Question(**asked, dims=parse_dims(options.dims), reading=reading_from(options)))
+    asked |= {"text_columns": parse_names(options.text_columns), "dims": parse_dims(options.dims)}
+    judgement = judge(Question(**asked, reading=reading_from(options)))
     print_judgement(judgement)
     if options.json:
         from trainer.system.files import write_json

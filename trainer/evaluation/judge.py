@@ -64,6 +64,8 @@ class Question:
     """Share of positives among the pairs that the model will meet; thresholds are fitted at it."""
     tickets: str | None = None
     """File of tickets to count alerts on."""
+    text_columns: tuple[str, ...] = ()
+    """What that file calls its texts, title first; empty: the usual names."""
     alerts_per_ticket: float | None = None
     """The alerts a ticket to find a threshold for."""
 
@@ -199,9 +201,8 @@ def conclude(
 
 
 def _asked(question: Question) -> Asked:
-    names = ("prevalence", "alerts_per_ticket", "tickets", "rule", "resamples", "seed")
-    asked = {name: getattr(question, name) for name in names}
-    return Asked(**asked | {"rule": question.rule or RULE})
+    names = ("prevalence", "alerts_per_ticket", "tickets", "text_columns", "resamples", "seed")
+    return Asked(rule=question.rule or RULE, **{name: getattr(question, name) for name in names})
 
 
 def _check_options(question: Question) -> None:

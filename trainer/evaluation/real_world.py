@@ -36,6 +36,7 @@ class Asked:
     prevalence: float | None
     alerts_per_ticket: float | None
     tickets: str | None
+    text_columns: tuple[str, ...]
     rule: str
     resamples: int
     seed: int
@@ -66,7 +67,7 @@ def read_texts(asked: Asked, reading: Reading | None) -> list[str]:
     if not asked.tickets:
         return []
     quality = Filter(min_words=1, keep=OPTIONAL_REASONS)
-    texts = load_tickets(asked.tickets, Columns(), quality, reading).texts
+    texts = load_tickets(asked.tickets, Columns(texts=asked.text_columns), quality, reading).texts
     if len(texts) < 2:
         raise InputError(f"--tickets {asked.tickets}: {len(texts)} different texts; alerts need two tickets or more")
     return texts
