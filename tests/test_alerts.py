@@ -19,8 +19,6 @@ from trainer.evaluation.alerts import (
 )
 from trainer.evaluation.groups import resample_counts
 
-CANDIDATES = np.arange(-STEPS, STEPS + 1) / STEPS
-
 
 def exact_rows(count: int, seed: int) -> np.ndarray:
     """Embeddings of 16 signs and of 4 signs (the rest zero): all cosines are multiples of 1 / 16, exactly."""

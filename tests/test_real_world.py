@@ -149,6 +149,9 @@ def test_positives_alone_have_alerts_but_no_precision(asked: dict[str, Any]) -> 
         (["--alerts-per-ticket", "0.001", "--tickets", "TICKETS"], "no threshold raises so few"),
         (["--tickets", "missing.csv"], "missing.csv"),
         (["--tickets", "ONE"], "1 different texts; alerts need two tickets or more"),
+        (["--tickets", "ODD"], "name yours with --text-columns"),
+        (["--tickets", "ODD", "--text-columns", "Was"], "1 different texts; alerts need two tickets or more"),
+        (["--text-columns", "Was"], "--text-columns means nothing here"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -157,7 +160,9 @@ def test_bad_input_is_one_line(
     file, one = asked["folder"] / "judged.json", asked["folder"] / "one.csv"
     file.write_text(json.dumps(pairs(80, 0)))
     one.write_text("number,short_description\n1,printer is jammed\n2,Printer is  jammed\n")
-    named = {"TICKETS": asked["tickets"], "ONE": str(one)}
+    odd = asked["folder"] / "odd.csv"
+    odd.write_text(one.read_text().replace("short_description", "Was"))
+    named = {"TICKETS": asked["tickets"], "ONE": str(one), "ODD": str(odd)}
     arguments = ["evaluate", "--model", asked["question"]["model"], "--pairs", str(file), "--dims", "16"]
     assert cli([*arguments, *(named.get(option, option) for option in options)]) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]

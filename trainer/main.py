@@ -126,7 +126,7 @@ OPTIONS = {"evaluate": JUDGED, "lint": JUDGED, "build-pairs": READ}
 ON_CPU = "; where a GPU is full, CUDA_VISIBLE_DEVICES= keeps to the CPU"
 MORE_MEMORY = {  # what to do where it runs out
     "train": "set train.tokens_per_chunk, to 16384 first and lower while it still runs out",
-    "evaluate": "judge a part of the pairs" + ON_CPU,
+    "evaluate": "judge a part of the pairs or tickets" + ON_CPU,
     "lint": "look at a part of the pairs, or leave out --model" + ON_CPU,
     "build-pairs": "give fewer tickets, lower --sizes and --max-words, or leave out --model" + ON_CPU,
     "report": "compare fewer runs",

@@ -69,7 +69,8 @@ def file_readers(root: Path) -> dict[str, Reader]:
     """Readers of pairs, tickets and configs."""
     from trainer.config_file import load_config, resolve_config
     from trainer.data.pairs import read_pairs
-    from trainer.data.tickets import Columns, Filter, load_tickets
+    from trainer.data.ticket_table import Columns
+    from trainer.data.tickets import Filter, load_tickets
 
     def from_file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
         path = root / name

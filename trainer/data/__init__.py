@@ -8,7 +8,7 @@ pair_cells, ticket_table                   the cells of pairs and of tickets, ch
 split.hold_out, check_overlap              held-out parts that share no text with the training pairs
 run_data.load_data -> RunData              the pairs of a run; locate_model: its base model
 curriculum.PhasedBatchSampler              which rows make up each batch of a run
-batch_filling.take_batch, spread_repeats     rows into batches: negatives with their anchor, no text twice
+batch_filling.take_batch, spread_repeats   rows into batches: negatives with their anchor, no text twice
 batch_layout.LayoutBuilder -> BatchLayout  queries, candidates, and who is masked for whom, for the loss
 tickets.load_tickets -> Tickets            raw tickets, cleaned, for `trainer build-pairs`
 search_corpus.corpus_of_tickets            who searches for what among whom: tickets with known duplicates, pairs

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.readers import brief
+from trainer.data.raw_table import brief
 from trainer.data.split import connect
 from trainer.errors import InputError
 from trainer.text.canonical import canonical_form

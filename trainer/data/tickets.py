@@ -65,7 +65,7 @@ class Filter:
     languages: tuple[str, ...] = ()  # all where empty
     per_template: int = 5
     keep: tuple[str, ...] = ()  # of OPTIONAL_REASONS: not applied
-    mask: bool = False  # hide e-mail addresses, phone numbers, ids and hosts
+    mask: bool = False  # hide names behind a label, e-mail addresses, phone numbers, ids and hosts
 
 
 @dataclass(frozen=True)

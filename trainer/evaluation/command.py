@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.data.readers import add_reading_options, reading_from
 from trainer.errors import InputError
-from trainer.system.arguments import Parser, parse_dims
+from trainer.system.arguments import Parser, parse_dims, parse_names
 
 DESCRIPTION = """Judge an encoder: on labelled pairs, or by search among the tickets of a corpus, where a ticket whose
 duplicates are known should find them."""
@@ -34,7 +34,9 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "fitted on the judged pairs and labelled in-sample)",
     )
     parser.add_argument("--baseline", metavar="NAME", help="model to compare with")
-    parser.add_argument("--dims", metavar="N,N,...", help="Matryoshka dims (default: the models' width)")
+    parser.add_argument(
+        "--dims", metavar="N,N,...", help="Matryoshka dims (default: the models' width, or what their folders cut to)"
+    )
     parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
     parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
     parser.add_argument(
@@ -103,7 +105,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if not options.pairs and not options.tickets:
         raise InputError("name what to judge by: --pairs FILE, or --tickets FILE with --duplicate-column NAME")
     by_search = bool(options.corpus) or not options.pairs
-    unused: tuple[str, ...] = ("corpus", "queries", *OF_COLUMNS, "text_columns")
+    unused: tuple[str, ...] = ("corpus", "queries", *OF_COLUMNS, *(() if options.tickets else ("text_columns",)))
     if by_search and options.pairs:
         unused = (*OF_PAIRS, "tickets", "queries", *OF_COLUMNS)
     elif by_search:
@@ -121,7 +123,8 @@ def _judge_pairs(options: argparse.Namespace) -> None:
     from trainer.evaluation.show import print_judgement
 
     asked = {name: getattr(options, name) for name in (*SHARED, *OF_PAIRS, "tickets")}
-    judgement = judge(Question(**asked, dims=parse_dims(options.dims), reading=reading_from(options)))
+    asked |= {"text_columns": parse_names(options.text_columns), "dims": parse_dims(options.dims)}
+    judgement = judge(Question(**asked, reading=reading_from(options)))
     print_judgement(judgement)
     if options.json:
         from trainer.system.files import write_json
@@ -137,7 +140,7 @@ def _judge_search(options: argparse.Namespace) -> None:
 
     columns = Columns(
         number=options.number_column,
-        texts=tuple(filter(None, map(str.strip, options.text_columns.split(",")))),
+        texts=parse_names(options.text_columns),
         duplicate_of=options.duplicate_column,
         cluster=options.cluster_column,
         date=options.date_column,

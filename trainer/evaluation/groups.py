@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.pairs import PairTable
 from trainer.data.split import connect
 
 Int = NDArray[np.int32]
@@ -72,6 +73,11 @@ def groups_of_texts(first: np.ndarray, second: np.ndarray, positive: np.ndarray)
         if effective >= FEWEST_GROUPS:
             return tried[-1]
     return max(tried, key=lambda groups: groups.effective)
+
+
+def groups_of_pairs(table: PairTable) -> Groups:
+    """The groups to draw for the pairs of a table; copies of a text are one."""
+    return groups_of_texts(table.canonical[table.text1], table.canonical[table.text2], table.label)
 
 
 def groups_of_queries(clusters: np.ndarray) -> Groups:

@@ -21,13 +21,7 @@ from trainer.evaluation.pair_metrics import spearman_ceiling
 from trainer.evaluation.prevalence import percent
 from trainer.evaluation.real_world import Asked, count_for, read_texts, real_world
 from trainer.evaluation.scoring import common_dims, pair_cosines
-from trainer.evaluation.thresholds import (
-    RULE,
-    Thresholds,
-    fit_thresholds,
-    store_thresholds,
-    stored_thresholds,
-)
+from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, store_thresholds, stored_thresholds
 from trainer.evaluation.verdict import FEWEST, Assessment, Verdict, assess, forgetting, overall_verdict
 from trainer.model.embedding import embed, embed_cached, tokenize_sides
 from trainer.model.encoder import Encoder, embedding_conditions
@@ -70,6 +64,8 @@ class Question:
     """Share of positives among the pairs that the model will meet; thresholds are fitted at it."""
     tickets: str | None = None
     """File of tickets to count alerts on."""
+    text_columns: tuple[str, ...] = ()
+    """What that file calls its texts, title first; empty: the usual names."""
     alerts_per_ticket: float | None = None
     """The alerts a ticket to find a threshold for."""
 
@@ -205,9 +201,8 @@ def conclude(
 
 
 def _asked(question: Question) -> Asked:
-    names = ("prevalence", "alerts_per_ticket", "tickets", "rule", "resamples", "seed")
-    asked = {name: getattr(question, name) for name in names}
-    return Asked(**asked | {"rule": question.rule or RULE})
+    names = ("prevalence", "alerts_per_ticket", "tickets", "text_columns", "resamples", "seed")
+    return Asked(rule=question.rule or RULE, **{name: getattr(question, name) for name in names})
 
 
 def _check_options(question: Question) -> None:

@@ -18,7 +18,7 @@ from trainer.evaluation import alerts as tail
 from trainer.evaluation import prevalence
 from trainer.evaluation.alerts import AlertCounts
 from trainer.evaluation.bootstrap import interval
-from trainer.evaluation.groups import Groups, groups_of_texts
+from trainer.evaluation.groups import Groups, groups_of_pairs
 from trainer.evaluation.prevalence import TELLING, percent, smallest_rate
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import Thresholds, parse_rule, value_at_share
@@ -36,6 +36,7 @@ class Asked:
     prevalence: float | None
     alerts_per_ticket: float | None
     tickets: str | None
+    text_columns: tuple[str, ...]
     rule: str
     resamples: int
     seed: int
@@ -66,7 +67,7 @@ def read_texts(asked: Asked, reading: Reading | None) -> list[str]:
     if not asked.tickets:
         return []
     quality = Filter(min_words=1, keep=OPTIONAL_REASONS)
-    texts = load_tickets(asked.tickets, Columns(), quality, reading).texts
+    texts = load_tickets(asked.tickets, Columns(texts=asked.text_columns), quality, reading).texts
     if len(texts) < 2:
         raise InputError(f"--tickets {asked.tickets}: {len(texts)} different texts; alerts need two tickets or more")
     return texts
@@ -169,7 +170,7 @@ def _rows(
         where = f"{asked.alerts_per_ticket:g} alerts a ticket on {asked.tickets}"
         chosen.append({"chosen": where, "threshold": value, "threshold_interval": ends})
         _note_tail(asked.alerts_per_ticket, counts, judged[0], notes)
-    groups = _groups(judged[0])
+    groups = groups_of_pairs(judged[0])
     return [row | _worth(asked, row["threshold"], judged, groups, counts, samples, notes) for row in chosen]
 
 
@@ -234,7 +235,7 @@ def _fit_ends(
     table, scores = fitted_on
     rule, options = parse_rule(asked.rule), {"resamples": asked.resamples, "seed": asked.seed}
     drawn = prevalence.resampled_thresholds(
-        scores, table.label, asked.prevalence, rule, _groups(table), flagged, **options
+        scores, table.label, asked.prevalence, rule, groups_of_pairs(table), flagged, **options
     )
     ends: list[float] = interval(drawn).tolist()
     return ends
@@ -252,7 +253,3 @@ def _note_tail(alerts: float, counts: AlertCounts, table: PairTable, notes: dict
 
 def _limit(negatives: int) -> str:
     return f"{negatives} negatives cannot tell rates under {100 * smallest_rate(negatives):.1g} %"
-
-
-def _groups(table: PairTable) -> Groups:
-    return groups_of_texts(table.canonical[table.text1], table.canonical[table.text2], table.label)

@@ -51,7 +51,7 @@ class SearchQuestion:
     queries: str = ""
     """COLUMN=VALUE: only such tickets search."""
     dims: tuple[int, ...] = ()
-    """Empty: the full width; in a judgement, those that were judged, in ascending order."""
+    """Empty: the full width, or what the folder cuts to; in a judgement, those that were judged, in ascending order."""
     metric: str = AUTO
     """What the verdict goes by, a search metric; AUTO takes MRR."""
     label_scale: float = 1.0

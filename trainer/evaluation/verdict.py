@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trainer.data.pairs import PairTable, canonical_count
 from trainer.data.split import has_both_labels
 from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_means, bootstrap_pairs, interval, why_undefined
-from trainer.evaluation.groups import Groups, groups_of_texts
+from trainer.evaluation.groups import groups_of_pairs
 from trainer.evaluation.metric_choice import SEARCH_METRICS
 from trainer.evaluation.pair_metrics import classify_at, pearson, roc_auc, spearman
 from trainer.evaluation.scoring import Metrics, metrics_at, pair_cosines, search
@@ -94,7 +94,7 @@ def assess(
     """
     # In this order whatever the caller's is: the difference is the first less the second.
     embeddings = {system: embeddings[system] for system in ("model", "baseline") if system in embeddings}
-    systems, groups = list(embeddings), _groups(table)
+    systems, groups = list(embeddings), groups_of_pairs(table)
     metrics: dict[str, Metrics] = {system: {str(dim): {} for dim in dims} for system in systems}
     samples: dict[str, np.ndarray] = {}
     diagnostic: dict[str, dict[str, Any]] = {}
@@ -127,10 +127,6 @@ def assess(
         queries=len(queries),
         texts=canonical_count(table),
     )
-
-
-def _groups(table: PairTable) -> Groups:
-    return groups_of_texts(table.canonical[table.text1], table.canonical[table.text2], table.label)
 
 
 def _search(
@@ -252,7 +248,8 @@ def forgetting(
     """
     cosines = np.stack([pair_cosines(rows, table, dims) for rows in (before, after)])
     flat, unused = cosines.reshape(-1, len(table)), np.zeros(2 * len(dims))
-    samples = bootstrap_pairs(flat, table.score, table.label, unused, _groups(table), resamples=resamples, seed=seed)
+    groups = groups_of_pairs(table)
+    samples = bootstrap_pairs(flat, table.score, table.label, unused, groups, resamples=resamples, seed=seed)
     changes: dict[str, dict[str, dict[str, Any]]] = {str(dim): {} for dim in dims}
     for name, plain in (("spearman", spearman), ("pearson", pearson)):
         old, new = samples[name].reshape(2, len(dims), resamples)

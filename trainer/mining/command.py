@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.readers import add_reading_options, reading_from
-from trainer.data.tickets import OPTIONAL_REASONS, Columns, Filter
+from trainer.data.ticket_table import Columns
+from trainer.data.tickets import OPTIONAL_REASONS, Filter
 from trainer.errors import InputError
 from trainer.mining.settings import (
     BANDS,
@@ -19,7 +20,7 @@ from trainer.mining.settings import (
     parse_augment,
     parse_phases,
 )
-from trainer.system.arguments import Parser
+from trainer.system.arguments import Parser, parse_names
 from trainer.text.cleaning import LANGUAGES
 
 DESCRIPTION = """Make labelled pairs in three phases, easy to hard, out of raw tickets. A positive is a pair of tickets
@@ -147,7 +148,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         output=options.output,
         columns=Columns(
             number=options.number_column,
-            texts=_names(options.text_columns),
+            texts=parse_names(options.text_columns),
             category=options.category_column,
             duplicate_of=options.duplicate_column,
             cluster=options.cluster_column,
@@ -182,14 +183,10 @@ def settings_from(options: argparse.Namespace) -> Settings:
 
 def _languages(text: str) -> tuple[str, ...]:
     """Languages in our spelling. Raises InputError for one that no ticket can be of."""
-    names = tuple(name.lower() for name in _names(text))
+    names = tuple(name.lower() for name in parse_names(text))
     if unknown := [name for name in names if name not in LANGUAGES]:
         raise InputError(f"--languages {unknown[0]}: is none that is told apart: name some of {', '.join(LANGUAGES)}")
     return names
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
 
 
 def build_pairs_parser() -> argparse.ArgumentParser:

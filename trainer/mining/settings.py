@@ -9,7 +9,8 @@ from typing import Any
 
 from trainer.data.origins import ALTERED
 from trainer.data.readers import Reading
-from trainer.data.tickets import Columns, Filter
+from trainer.data.ticket_table import Columns
+from trainer.data.tickets import Filter
 from trainer.errors import InputError
 from trainer.mining.positives import CATEGORY_RULES, Band, Phase
 

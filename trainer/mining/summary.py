@@ -12,7 +12,7 @@ from rich.table import Table
 
 from trainer import __version__
 from trainer.data.origins import KNOWN
-from trainer.data.readers import brief
+from trainer.data.raw_table import brief
 from trainer.data.tickets import REASONS, Tickets
 from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category
 from trainer.mining.neighbours import Similarity

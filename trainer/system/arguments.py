@@ -1,4 +1,4 @@
-"""Reading command lines: one-line errors, lists of dims."""
+"""Reading command lines: one-line errors, lists of names and of dims."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized") and "--set " in self.format_usage():
             message += "; each setting stands behind a --set of its own, and a value with spaces between single quotes"
         raise InputError(f"{message}; see {self.prog} --help")
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """ "a, b" -> ("a", "b"); nothing -> ()."""
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
 
 
 def parse_dims(text: str | None) -> tuple[int, ...]:

@@ -24,7 +24,8 @@ NOT_SHOWN = ("output.dir",)  # said by `plan.describe`
 
 
 def settle(config: Config, width: int, pairs: PairTable) -> Config:
-    """The config with what it leaves open settled by the model's width, the training pairs and the way of training.
+    """The config with what it leaves open settled by the length of the model's embeddings (`width`, after a cut), the
+    training pairs and the way of training.
 
     Raises:
         SettingError: a setting that does not go with what was settled, such as a floor above the rate.
@@ -94,6 +95,9 @@ EFFECTS = {
     ),
     "data.label_scale": _FROM_FILES,
     "data.positive_threshold": _FROM_FILES,
+    "data.columns": _FROM_FILES,
+    "data.encoding": _FROM_FILES,
+    "data.separator": _FROM_FILES,
     "data.allow_overlap": Effect(
         lambda run: bool(run.config.data.dev or run.config.data.test), "a dev that is split off shares no text"
     ),

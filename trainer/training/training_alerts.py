@@ -54,8 +54,8 @@ def alerts_in_words(alerts: dict[str, Any] | None) -> str:
         for dim, entry in alerts["by_dim"].items()
     ]
     return (
-        f"On the {alerts['texts']:,} training texts{drawn}, {'; '.join(each)}. `trainer evaluate --tickets FILE "
-        "--alerts-per-ticket A` finds the threshold for as many as people can look at."
+        f"On the {alerts['texts']:,} training texts{drawn}, {'; '.join(each)}. `trainer evaluate --pairs FILE "
+        "--tickets FILE --alerts-per-ticket A` finds the threshold for as many as people can look at."
     )
 
 
