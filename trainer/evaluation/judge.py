@@ -19,7 +19,7 @@ from trainer.evaluation.bootstrap import RESAMPLES
 from trainer.evaluation.metric_choice import AUTO, choose_metric, require_metric
 from trainer.evaluation.pair_metrics import spearman_ceiling
 from trainer.evaluation.prevalence import percent
-from trainer.evaluation.real_world import Asked, count_for, read_texts, real_world
+from trainer.evaluation.real_world import Asked, count_for, read_ticket_texts, real_world
 from trainer.evaluation.scoring import common_dims, pair_cosines
 from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, store_thresholds, stored_thresholds
 from trainer.evaluation.verdict import FEWEST, Assessment, Verdict, assess, forgetting, overall_verdict
@@ -124,7 +124,7 @@ def judge(question: Question) -> Judgement:
     """
     _check_options(question)
     asked = _asked(question)
-    data, tickets = _read(question), read_texts(asked, question.reading)
+    data, tickets = _read(question), read_ticket_texts(asked, question.reading)
     asked.check_pairs(data.table)
     metric = choose_metric(question.metric, [data.table], f"--metric {question.metric}")
     device = default_device()

@@ -59,7 +59,7 @@ class Asked:
             raise InputError(f"--prevalence: {table.source} holds positives alone, and precision needs negatives too")
 
 
-def read_texts(asked: Asked, reading: Reading | None) -> list[str]:
+def read_ticket_texts(asked: Asked, reading: Reading | None) -> list[str]:
     """The texts of the tickets, cleaned as `trainer build-pairs` does it, copies of a text once; [] for no file.
 
     Raises InputError for a bad file, and for one with fewer than two different texts.
