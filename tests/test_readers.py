@@ -332,9 +332,9 @@ def test_an_unknown_encoding_is_named(tmp_path: Path) -> None:
 
 def test_labels_between_the_ends_are_counted() -> None:
     columns = {"text1": ["a", "b", "c"], "text2": ["d", "e", "f"]}
-    assert graded_labels(pairs_from_columns(columns | {"label": [0, 0.5, 1]})) == 1
-    assert graded_labels(pairs_from_columns(columns | {"label": [0, 5, 1]}, label_scale=5)) == 1
-    assert graded_labels(pairs_from_columns(columns | {"label": [0, True, False]})) == 0
+    assert graded_labels(pairs_from_columns(columns | {"label": [0, 0.5, 1]})).sum() == 1
+    assert graded_labels(pairs_from_columns(columns | {"label": [0, 5, 1]}, label_scale=5)).sum() == 1
+    assert graded_labels(pairs_from_columns(columns | {"label": [0, True, False]})).sum() == 0
 
 
 # ---- workbooks and Parquet

@@ -142,6 +142,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "curriculum.replay=0.1": ([], ["curriculum.phases=[2]"]),
     "train.timeout=60": ([], []),
     "optim.floor_lr=0": ([], ["optim.warmup_ratio=0.5", "optim.hold_ratio=0.5"]),
+    "loss.pair_weight=0.5": ([], ["data.train=positives.json"]),
     "eval.largest_strength=1.5": ([], ["eval.choose_strength=false"]),
     "early_stopping.patience=2": (["eval.every=3"], ["eval.every=4"]),
     "checkpoint.every=9": ([], ["checkpoint.every=10"]),
@@ -150,7 +151,8 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
 
 def ignored(settings: list[str], processes: int = 1) -> list[str]:
     asked = config_of(*settings)
-    run = Conditions(settle(asked, 64, pairs_of([1, 2])), steps=10, processes=processes)
+    has_negatives = "data.train=positives.json" not in settings
+    run = Conditions(settle(asked, 64, pairs_of([1, 2])), 10, processes, has_negatives)
     return [line.split(" ")[0] for line in ignored_settings(asked, run)]
 
 
@@ -185,7 +187,7 @@ def test_patience_that_cannot_run_out_is_named(settings: list[str], stops: bool)
 def test_the_plan_says_what_was_set_settled_and_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = config_of("model.name=x", "curriculum.mode=mixed", "curriculum.phases=[4]", "output.dir=out")
     real = settle(asked, 384, pairs_of([1, 2]))
-    said = said_by(monkeypatch, lambda: print_settings(asked, real, steps=10, processes=1, width=384))
+    said = said_by(monkeypatch, lambda: print_settings(asked, Conditions(real, 10, 1, True), width=384))
     assert said.splitlines() == [
         'Settings that differ from the defaults: model.name = "x", data.train = "pairs.json", '
         'curriculum.mode = "mixed", curriculum.phases = [4]',
@@ -199,7 +201,8 @@ def test_a_largest_dim_below_the_width_is_said(monkeypatch: pytest.MonkeyPatch) 
     asked = config_of("loss.dims=[64, 32]")
     for width, is_said in ((384, True), (64, False)):
         real = settle(asked, width, pairs_of([1, 1]))
-        said = said_by(monkeypatch, lambda real=real, width=width: print_settings(asked, real, 10, 1, width))
+        run = Conditions(real, 10, 1, True)
+        said = said_by(monkeypatch, lambda run=run, width=width: print_settings(asked, run, width))
         assert ("largest of loss.dims, 64, is below the model's width, 384" in said) is is_said
 
 

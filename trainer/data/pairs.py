@@ -210,10 +210,10 @@ def _pair_table(
     )
 
 
-def graded_labels(table: PairTable) -> int:
-    """How many labels lie strictly between the ends of their scale: where pairs are positive or negative, the
+def graded_labels(table: PairTable) -> NDArray[np.bool_]:
+    """[N] which labels lie strictly between the ends of their scale: where pairs are positive or negative, the
     difference between them is lost."""
-    return int(((table.score > 0) & (table.score < 1)).sum())
+    return (table.score > 0) & (table.score < 1)
 
 
 def _number_by_appearance(values: NDArray[Any]) -> tuple[NDArray[Any], IntArray]:

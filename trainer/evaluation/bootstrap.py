@@ -20,17 +20,26 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.errors import InputError
 from trainer.evaluation.groups import FEWEST_GROUPS, Groups, Int, resample_counts
 from trainer.evaluation.pair_metrics import METRICS
 
 Float = NDArray[np.float64]
 
 RESAMPLES = 1000
+FEWEST_RESAMPLES = 100  # for the ends of an interval
 LEVEL = 0.95
 # A resample may lack a class, or hold equal scores only. The interval is then that of the others, while they are most.
 MOST_UNDEFINED = 0.05
 CELLS_AT_ONCE = 2**19  # weights [b, N] that are worked on together: they fit the processor's cache
 ROUNDING = 1e-12  # a sum of squares this far below its terms is 0
+
+
+def check_resampling(resamples: int, seed: int) -> None:
+    """Check what a person asks of the bootstrap. Raises InputError."""
+    for option, value, least in (("--resamples", resamples, FEWEST_RESAMPLES), ("--seed", seed, 0)):
+        if value < least:
+            raise InputError(f"{option} {value}: use {least} or more")
 
 
 def bootstrap_pairs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from trainer.data.readers import add_reading_options, reading_from
 from trainer.errors import InputError
@@ -126,10 +127,7 @@ def _judge_pairs(options: argparse.Namespace) -> None:
     asked |= {"text_columns": parse_names(options.text_columns), "dims": parse_dims(options.dims)}
     judgement = judge(Question(**asked, reading=reading_from(options)))
     print_judgement(judgement)
-    if options.json:
-        from trainer.system.files import write_json
-
-        write_json(options.json, judgement_record(judgement))
+    _write(options.json, judgement_record(judgement))
     keep_thresholds(judgement)
 
 
@@ -149,7 +147,12 @@ def _judge_search(options: argparse.Namespace) -> None:
     question = SearchQuestion(**asked, dims=parse_dims(options.dims), columns=columns, reading=reading_from(options))
     judgement = judge_search(question)
     print_search(judgement)
-    if options.json:
+    _write(options.json, search_record(judgement))
+
+
+def _write(path: Path | None, record: dict[str, Any]) -> None:
+    """Write what --json asks for."""
+    if path:
         from trainer.system.files import write_json
 
-        write_json(options.json, search_record(judgement))
+        write_json(path, record)

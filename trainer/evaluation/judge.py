@@ -15,7 +15,7 @@ from trainer.data.readers import Reading
 from trainer.data.run_data import read_general
 from trainer.data.split import check_overlap, has_both_labels, require_positives
 from trainer.errors import InputError
-from trainer.evaluation.bootstrap import RESAMPLES
+from trainer.evaluation.bootstrap import RESAMPLES, check_resampling
 from trainer.evaluation.metric_choice import AUTO, choose_metric, require_metric
 from trainer.evaluation.pair_metrics import spearman_ceiling
 from trainer.evaluation.prevalence import percent
@@ -210,11 +210,9 @@ def _check_options(question: Question) -> None:
     require_metric(question.metric, f"--metric {question.metric}")
     if question.forgetting and not question.baseline:
         raise InputError("--forgetting needs a model to compare with: name the one before training as --baseline")
-    for option, value, least in (("--resamples", question.resamples, 100), ("--fewest", question.fewest, 1)):
-        if value < least:
-            raise InputError(f"{option} {value}: use {least} or more")
-    if question.seed < 0:
-        raise InputError(f"--seed {question.seed}: use 0 or more")
+    check_resampling(question.resamples, question.seed)
+    if question.fewest < 1:
+        raise InputError(f"--fewest {question.fewest}: use 1 or more")
 
 
 def _read(question: Question) -> _Data:

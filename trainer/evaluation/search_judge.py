@@ -12,7 +12,7 @@ from trainer.data.readers import Reading
 from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, corpus_of_tickets, read_texts
 from trainer.data.ticket_table import Columns
 from trainer.errors import InputError
-from trainer.evaluation.bootstrap import RESAMPLES
+from trainer.evaluation.bootstrap import RESAMPLES, check_resampling
 from trainer.evaluation.metric_choice import AUTO, BY_SEARCH, SEARCH_METRICS
 from trainer.evaluation.scoring import common_dims
 from trainer.evaluation.search import Scores, SearchTask, search
@@ -116,9 +116,7 @@ def conclude_search(
 
 
 def _metric(question: SearchQuestion) -> str:
-    for option, value, least in (("--resamples", question.resamples, 100), ("--seed", question.seed, 0)):
-        if value < least:
-            raise InputError(f"{option} {value}: use {least} or more")
+    check_resampling(question.resamples, question.seed)
     metric = BY_SEARCH if question.metric == AUTO else question.metric
     if metric not in SEARCH_METRICS:
         raise InputError(f"--metric {metric}: a corpus is judged by search; use one of {', '.join(SEARCH_METRICS)}")

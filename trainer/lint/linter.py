@@ -126,7 +126,7 @@ def lint_tables(
         f"{table.source}: {graded} of {len(table)} labels lie between 0 and the full scale and count as positive, and "
         "none is negative; the positive threshold draws the line"
         for table in tables
-        if table.label.all() and (graded := graded_labels(table))
+        if table.label.all() and (graded := int(graded_labels(table).sum()))
     ]
     for part, lengths in zip(parts, tokens.lengths, strict=True):
         for check in (checks.contradictions, checks.broken_chains, checks.repeats, checks.dominance):

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from trainer.config_file import dump_config
-from trainer.data.pairs import PairTable
+from trainer.data.pairs import PairTable, graded_labels
 from trainer.lint.linter import Tokens, lint_tables
 from trainer.lint.show import print_findings
 from trainer.system import distributed as ranks
@@ -19,7 +19,7 @@ from trainer.system.files import write_file, write_json
 from trainer.system.numerics import unmeasured_line
 from trainer.system.run_files import CONFIG, LINT, PLAN
 from trainer.training.schedule import schedule_edges
-from trainer.training.settled import print_settings
+from trainer.training.settled import Conditions, print_settings
 from trainer.training.setup import Inputs, Run
 
 
@@ -69,7 +69,7 @@ def print_numerics(inputs: Inputs) -> None:
 
 def print_graded_labels(pairs: PairTable) -> None:
     """Say what becomes of labels between 0 and the full scale: training knows positives and negatives alone."""
-    graded = (pairs.score > 0) & (pairs.score < 1)
+    graded = graded_labels(pairs)
     if graded.any():
         positives = int((graded & pairs.label).sum())
         console.print(
@@ -81,7 +81,9 @@ def print_graded_labels(pairs: PairTable) -> None:
 
 def print_plan(run: Run) -> None:
     """Show what is about to happen: settings, trained parameters, phases, the learning rate at every boundary."""
-    print_settings(run.asked, run.config, len(run.sampler), ranks.world_size(), run.encoder.width)
+    has_negatives = not run.data.train.label.all()
+    conditions = Conditions(run.config, len(run.sampler), ranks.world_size(), has_negatives)
+    print_settings(run.asked, conditions, run.encoder.width)
     print_graded_labels(run.data.train)
     trained = sum(parameter.numel() for parameter in run.parameters.values())
     console.print(f"{len(run.sampler)} steps, training {trained:,} values in {len(run.parameters)} tensors:")

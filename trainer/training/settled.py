@@ -57,6 +57,7 @@ class Conditions:
     config: Config
     steps: int
     processes: int
+    has_negatives: bool
 
     @property
     def is_phased(self) -> bool:
@@ -110,6 +111,7 @@ EFFECTS = {
         lambda run: run.config.optim.warmup_ratio + run.config.optim.hold_ratio < 1,
         "warm-up and hold are the whole run",
     ),
+    "loss.pair_weight": Effect(lambda run: run.has_negatives, "there are no negatives"),
     "eval.largest_strength": Effect(lambda run: run.config.eval.choose_strength, "eval.choose_strength = false"),
     "early_stopping.patience": Effect(
         lambda run: run.evaluations_before_the_end > run.config.early_stopping.patience,
@@ -132,8 +134,9 @@ def ignored_settings(asked: Config, run: Conditions) -> list[str]:
     ]
 
 
-def print_settings(asked: Config, settled: Config, steps: int, processes: int, width: int) -> None:
+def print_settings(asked: Config, run: Conditions, width: int) -> None:
     """Say which settings differ from the defaults, were left open, have no effect, and which dims are not trained."""
+    settled = run.config
 
     def show(heading: str, settings: dict[str, str]) -> None:
         if settings:
@@ -142,7 +145,7 @@ def print_settings(asked: Config, settled: Config, steps: int, processes: int, w
 
     show("Settings that differ from the defaults", changed_settings(asked))
     show("Settled by the model and the pairs", changed_settings(settled, asked))
-    if ignored := ignored_settings(asked, Conditions(settled, steps, processes)):
+    if ignored := ignored_settings(asked, run):
         console.print(f"Ignored: {', '.join(ignored)}", markup=False)
     if (largest := max(settled.loss.dims)) < width:
         console.print(

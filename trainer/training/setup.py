@@ -166,8 +166,6 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
     data = load_data(config.data, config.train.seed)
     held_out = [table for table in (data.dev, data.test) if table is not None]
     config = replace(config, eval=replace(config.eval, metric=settle_metric(config.eval.metric, held_out)))
-    if config.loss.pair_weight and data.train.label.all():
-        console.print(f"loss.pair_weight = {config.loss.pair_weight:g}: without effect, as there are no negatives")
     with accelerator.local_main_process_first():
         model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
         encoder = load_base(config, model_name, announce=True)
