@@ -107,7 +107,8 @@ def check_exports(
     """
     in_memory = _unit_embeddings(encoder, probes)
     few = choose_probes(probes, PADDED_PROBES)
-    in_memory_of_few = _unit_embeddings(encoder, few)
+    rows = [probes.index(text) for text in few]
+    in_memory_of_few = in_memory.view(-1, len(probes), encoder.width)[:, rows].flatten(0, 1)
     gaps: dict[str, float] = {}
     for name in (MODEL, ADAPTER):
         if not (folder / name).exists():

@@ -51,10 +51,11 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     """
     assert state.best is not None  # the last step is always evaluated
     # ---- The best weights: what merging keeps, and training has changed.
-    trained, start = state.best.weights, run.start_values()
+    untouched = load_base(run.config, run.model_name)
+    trained, start = state.best.weights, run.start_values(untouched)
+    untouched.to(run.device)
     run.encoder.eval()
     set_strength(run.parameters, start, trained, FULL)
-    untouched = load_base(run.config, run.model_name).to(run.device)
     probes = choose_probes(run.data.dev.texts)
     check_trained(run.encoder, untouched, probes)
 

@@ -5,9 +5,11 @@ Between the two the encoder is untouched, which is when the baseline is judged (
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,8 @@ from trainer.training.fast_paths import FastPaths, choose_fast_paths
 from trainer.training.optimizer import build_optimizer
 from trainer.training.schedule import learning_rates
 from trainer.training.settled import settle
+
+_version = cache(version)  # of a package, at a few milliseconds: each checkpoint asks for four
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +137,14 @@ class Run(Inputs):
             "threads": torch.get_num_threads(),
             **self.numerics.conditions(),
             **self.fast_paths.conditions(),
-            **{name: version(name) for name in ("torch", "transformers", "peft", "numpy")},
+            **{name: _version(name) for name in ("torch", "transformers", "peft", "numpy")},
         }
 
-    def start_values(self) -> dict[str, Tensor]:
+    def start_values(self, untouched: Encoder) -> dict[str, Tensor]:
         """What the parameters that train began with, by name; LoRA's random factors are drawn anew."""
-        encoder = load_base(self.config, self.model_name)
+        encoder = untouched
         if self.config.lora.enabled:
-            add_lora(encoder, self.config.lora)
+            add_lora(encoder := copy.deepcopy(untouched), self.config.lora)
         return {name: parameter.detach() for name, parameter in encoder.trainable().items()}
 
 
