@@ -8,7 +8,10 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +21,7 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 
+from trainer.checkpoint.content import RunState
 from trainer.config import (
     Config,
     CurriculumConfig,
@@ -32,8 +36,8 @@ from trainer.config import (
 from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import pairs_from_columns
-from trainer.data.run_data import require_other_pairs
-from trainer.errors import InputError
+from trainer.data.run_data import load_data, require_other_pairs
+from trainer.errors import CheckpointError, InputError
 from trainer.evaluation.judge import Question, judge, judgement_record
 from trainer.evaluation.scoring import PairSet
 from trainer.main import cli
@@ -41,7 +45,7 @@ from trainer.model import export
 from trainer.model.embedding import embed, tokenize_for
 from trainer.model.loading import load_encoder
 from trainer.model.lora import adapters_merged, add_lora, resolve_targets
-from trainer.report.run_page import write_report
+from trainer.report.plots import draw_strength
 from trainer.system.files import find_damage, json_ready
 from trainer.system.processor import multiplies_bf16
 from trainer.system.run_files import METRICS
@@ -77,22 +81,109 @@ def pair_files(tmp_path_factory):
     return paths
 
 
-@pytest.fixture
-def run_small(tiny_model, pair_files, tmp_path):
-    """run_small(name, {key: value}, *options) -> (exit code, folder of the run)."""
-    config = tmp_path / "small.toml"
+@pytest.fixture(scope="module")
+def few(pair_files):
+    """Changes that make a run of 3 steps in one phase."""
+    columns = json.loads(pair_files["train"].read_text())
+    path = pair_files["train"].with_name("few.json")
+    path.write_text(json.dumps({key: values[:24] for key, values in columns.items()}))
+    return {"data.train": str(path), "curriculum.mode": "mixed"}
+
+
+@pytest.fixture(scope="module")
+def start(blank_report, tiny_model, pair_files, tmp_path_factory):
+    """start(folder, {key: value}, *options) -> exit code of a run of 9 steps in 3 phases."""
+    config = tmp_path_factory.mktemp("config") / "small.toml"
     config.write_text(
         f'[model]\nname = "{tiny_model("mpnet")}"\n'
         f'[data]\ntrain = "{pair_files["train"]}"\ndev = "{pair_files["dev"]}"\n'
     )
 
-    def run(name, changes=None, *options):
+    def run(folder, changes=None, *options):
         settings = [f"{key}={value}" for key, value in {**SMALL, **(changes or {})}.items()]
         sets = [word for setting in settings for word in ("--set", setting)]
-        code = cli(["train", "--config", str(config), "--output-dir", str(tmp_path / name), *sets, *options])
-        return code, tmp_path / name
+        return cli(["train", "--config", str(config), "--output-dir", str(folder), *sets, *options])
 
     return run
+
+
+@pytest.fixture
+def run_small(start, tmp_path):
+    """run_small(name, {key: value}, *options) -> (exit code, folder of the run)."""
+    return lambda name, changes=None, *options: (start(tmp_path / name, changes, *options), tmp_path / name)
+
+
+def until_finish(start, folder, changes, *options) -> tuple[Run, RunState]:
+    """A run that goes as far as its last step, and its state there."""
+    given = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "finish", lambda run, state, signals: given.extend((run, state)))
+        assert start(folder, changes, *options) == 0
+    return given[0], given[1]
+
+
+def finished(trained, folder, **choices) -> dict:
+    """The metrics.json of a run that ends in another folder, by other choices of [eval]."""
+    run, state = trained
+    folder.mkdir()
+    config = replace(run.config, eval=replace(run.config.eval, **choices))
+    with Signals() as signals:
+        finish.finish(replace(run, folder=folder, config=config), state, signals)
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def first_loss(start, folder, changes) -> float:
+    """The loss of a run's first update; there it is cut off."""
+    real = Stepper.train_step
+
+    def step(self, number, *rest):
+        return raise_interrupt() if number else real(self, number, *rest)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Stepper, "train_step", step)
+        start(folder, changes)
+    return steps_of(folder)[0]["loss"]
+
+
+@pytest.fixture(scope="module")
+def whole(start, pair_files, tmp_path_factory):
+    """Whether with LoRA -> (exit code, folder) of a whole run; not to be written to."""
+
+    @cache
+    def run(lora: bool):
+        changes = {"lora.enabled": str(lora).lower(), "lora.rank": 4, "optim.lr": 5e-3, "data.test": pair_files["test"]}
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        return start(folder, changes | CHOOSING), folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(start, tiny_model, tmp_path_factory):
+    """Whether with LoRA -> a run that has made its last step, and its state; its forgetting set is scored by its base,
+    so that it forgets."""
+    root = tmp_path_factory.mktemp("trained")
+    texts = [f"{number} {word}" for number in range(20) for word in ("vpn", "mail", "screen")]
+    pairs = [f"a {text}" for text in texts], [f"no {text[::-1]}" for text in texts]
+    base = load_encoder(str(tiny_model("mpnet")))
+    first, second = (base.encode(side, normalize=True) for side in pairs)
+    rows = zip(*pairs, 2.5 + 2.5 * (first * second).sum(1), strict=True)
+    (root / "sts.csv").write_text("".join(f"{a},{b},{score:.6f}\n" for a, b, score in rows))
+
+    @cache
+    def run(lora: bool):
+        changes = {"lora.enabled": str(lora).lower(), "optim.lr": 5e-3, "data.forgetting": root / "sts.csv"}
+        return until_finish(start, root / str(lora), {**changes, **CHOOSING, "curriculum.mode": "mixed"})
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def often(start, tmp_path_factory):
+    """A whole run that evaluates after every other step; not to be written to."""
+    folder = tmp_path_factory.mktemp("often") / "run"
+    assert start(folder, {"eval.every": 2, "log.tensorboard": "true"}, "--full-strength") == 0
+    return folder
 
 
 def lines(folder: Path) -> list[dict]:
@@ -104,9 +195,8 @@ def steps_of(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
-    changes = {"lora.enabled": str(lora).lower(), "lora.rank": 4, "optim.lr": 5e-3, "data.test": pair_files["test"]}
-    code, folder = run_small("run", changes | CHOOSING)
+def test_a_run_leaves_what_it_promises(start, whole, lora, pair_files, capfd):
+    code, folder = whole(lora)
     assert code == 0
     expected = {"config.toml", "plan.json", "log.jsonl", "metrics.json", "training_metadata.json", "model"}
     expected |= {"lint.json"}
@@ -137,12 +227,12 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
     trained = meta["trained"]
     assert all(".lora_" in name for name in trained) if lora else len(trained) > 30
     assert meta["versions"]["torch"] == torch.__version__ and set(meta["overlapping_texts"].values()) == {0}
+    assert meta["rows"] == {"train": 72, "dev": 36, "left out": 0}
     # The config on record is the config that ran.
     assert load_config(folder / "config.toml").lora.enabled is lora
     # A finished run is not overwritten.
     before = (folder / "metrics.json").read_bytes()
-    code, _ = run_small("run", changes)
-    assert code == 5 and (folder / "metrics.json").read_bytes() == before
+    assert start(folder) == 5 and (folder / "metrics.json").read_bytes() == before
     assert "finished run" in capfd.readouterr().err
     text = (folder / "model" / "README.md").read_text()
     texts = json.loads(pair_files["train"].read_text())
@@ -151,10 +241,9 @@ def test_a_run_leaves_what_it_promises(run_small, lora, pair_files, capfd):
 
 @pytest.mark.slow
 @pytest.mark.numbers
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_bf16_trains_on_any_processor(run_small, lora, capfd):
-    """On one without AVX-512, LoRA ended in the first step, and full fine-tuning took 36 times as long."""
-    changes = {"lora.enabled": str(lora).lower(), "lora.rank": 4, "curriculum.mode": "mixed"}
+def test_bf16_trains_on_any_processor(run_small, start, few, tmp_path, capfd):
+    """On one without AVX-512, LoRA ended in the first step; all weights are trained in bf16 in a test below."""
+    changes = {**few, "lora.enabled": "true", "lora.rank": 4}
     code, folder = run_small("run", {"train.precision": "bf16", **changes})
     assert code == 0
     said = capfd.readouterr().err
@@ -163,19 +252,17 @@ def test_bf16_trains_on_any_processor(run_small, lora, capfd):
     assert multiplies_bf16() or "times as long as in fp32" in said
     metadata = json.loads((folder / "training_metadata.json").read_text())
     assert metadata["precision"] == "bf16" and set(metadata["products"]) == {"fp32", "bf16"}
-    if not lora:
-        return
-    losses = [line["loss"] for line in steps_of(folder)]
-    code, folder = run_small("fp32", changes)
-    assert code == 0 and losses == pytest.approx([line["loss"] for line in steps_of(folder)], rel=0.03)
+    until_finish(start, tmp_path / "fp32", changes)
+    losses, expected = ([line["loss"] for line in steps_of(path)] for path in (folder, tmp_path / "fp32"))
+    assert losses == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.slow
-def test_the_exported_model_is_the_best_and_loads_in_sentence_transformers(run_small, tiny_model):
+def test_the_exported_model_is_the_best_and_loads_in_sentence_transformers(often, tiny_model):
     import sentence_transformers
 
-    code, folder = run_small("run", {"eval.every": 2}, "--full-strength")
-    assert code == 0 and not (folder / "strength.json").exists()
+    folder = often
+    assert not (folder / "strength.json").exists()
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["strength"] == 1.0
     values = {entry["step"]: entry["metrics"]["64"]["spearman"] for entry in metrics["evaluations"]}
@@ -195,7 +282,8 @@ def test_the_exported_model_is_the_best_and_loads_in_sentence_transformers(run_s
 
 @pytest.mark.slow
 def test_the_quickstart_visibly_learns(tmp_path, capfd):
-    code = cli(["--output-dir", str(tmp_path / "quick")])
+    """In three of its eight epochs; the first command of the README makes all of them."""
+    code = cli(["--output-dir", str(tmp_path / "quick"), "--set=curriculum.epochs=3"])
     assert code == 0
     metrics = json.loads((tmp_path / "quick" / "metrics.json").read_text())
     for dim, final in metrics["final"].items():
@@ -206,8 +294,8 @@ def test_the_quickstart_visibly_learns(tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_a_run_ends_with_what_trainer_evaluate_finds(run_small, tiny_model, pair_files):
-    code, folder = run_small("run", {"data.test": pair_files["test"], "lora.enabled": "true", "optim.lr": 5e-3})
+def test_a_run_ends_with_what_trainer_evaluate_finds(whole, tiny_model, pair_files):
+    code, folder = whole(True)
     metrics = json.loads((folder / "metrics.json").read_text())
     question = Question(
         str(folder / "model"), str(pair_files["test"]), baseline=str(tiny_model("mpnet")), dims=(64, 16)
@@ -231,24 +319,20 @@ def test_a_run_ends_with_what_trainer_evaluate_finds(run_small, tiny_model, pair
     assert wrong == sorted(wrong, reverse=True) and wrong[0] > 0
 
 
-@pytest.fixture
-def harmful(pair_files, tmp_path):
-    """Settings that train on the dev pairs themselves, every label turned round."""
+@pytest.mark.slow
+def test_harmful_training_cannot_lose_to_the_start(start, pair_files, tmp_path, capfd):
+    """Trained on the dev pairs themselves, every label turned round."""
     columns = json.loads(pair_files["dev"].read_text())
     path = tmp_path / "poisoned.json"
     path.write_text(json.dumps({**columns, "labels": [1 - label for label in columns["labels"]]}))
     settings = {"optim.lr": "5e-3", "curriculum.mode": "mixed", "curriculum.epochs": "4", "loss.pair_weight": "2.0"}
-    return {**settings, **CHOOSING, "data.train": path, "data.allow_overlap": "true"}
+    settings |= {"data.train": path, "data.allow_overlap": "true", "lora.enabled": "true"}
+    trained = until_finish(start, tmp_path / "steps", settings)
 
-
-@pytest.mark.slow
-def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, capfd):
-    changes = {**harmful, "lora.enabled": "true"}
-    code, folder = run_small("run", changes)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    strength = json.loads((folder / "strength.json").read_text())
+    metrics = finished(trained, tmp_path / "chosen", choose_strength=True)
+    strength = json.loads((tmp_path / "chosen" / "strength.json").read_text())
     alphas = [point["alpha"] for point in strength["curve"]]
-    assert code == 0 and alphas == sorted(set(alphas)) and {0.0, 0.5, 1.0} <= set(alphas)
+    assert alphas == sorted(set(alphas)) and {0.0, 0.5, 1.0} <= set(alphas)
     for dim, before in metrics["baseline"].items():
         assert metrics["final"][dim]["spearman"] >= before["spearman"]
         values = {point["alpha"]: point["dev"][dim] for point in strength["curve"]}
@@ -257,30 +341,27 @@ def test_harmful_training_cannot_lose_to_the_start(run_small, harmful, capfd):
     said = capfd.readouterr().err
     assert f"Chosen: {strength['chosen']:.1f}" in said and metrics["strength"] == strength["chosen"]
     # Negative control: with the switch off the loss is exported.
-    code, folder = run_small("whole", changes, "--full-strength")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert code == 0
+    metrics = finished(trained, tmp_path / "full", choose_strength=False)
     for dim, before in metrics["baseline"].items():
         assert metrics["final"][dim]["spearman"] < before["spearman"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [{"lora.enabled": "false"}, {"lora.enabled": "true"}], ids=["full", "lora"])
-def test_at_strength_0_the_untouched_model_is_exported(run_small, tiny_model, monkeypatch, lora):
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_at_strength_0_the_untouched_model_is_exported(trained, tiny_model, monkeypatch, tmp_path, lora):
     monkeypatch.setattr(strength, "best_strength", lambda *_: 0.0)
-    code, folder = run_small("run", lora | CHOOSING)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert code == 0 and metrics["final"] == metrics["baseline"] and metrics["verdict"] != "BETTER"
+    metrics = finished(trained(lora), tmp_path / "run")
+    assert metrics["final"] == metrics["baseline"] and metrics["verdict"] != "BETTER"
     base = load_file(tiny_model("mpnet") / "model.safetensors")
-    assert all(torch.equal(value, base[name]) for name, value in weights(folder).items())
+    assert all(torch.equal(value, base[name]) for name, value in weights(tmp_path / "run").items())
 
 
 @pytest.mark.slow
-def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_model, monkeypatch):
-    changes = {"lora.enabled": "true", "optim.lr": 5e-3, **CHOOSING}
+def test_a_strength_between_scales_the_adapter_and_both_exports(trained, tiny_model, monkeypatch, tmp_path):
+    half, whole = tmp_path / "half", tmp_path / "whole"
     monkeypatch.setattr(strength, "best_strength", lambda *_: 0.5)
-    _, half = run_small("half", changes)
-    _, whole = run_small("whole", changes, "--full-strength")
+    finished(trained(True), half)
+    finished(trained(True), whole, choose_strength=False)
     base = load_file(tiny_model("mpnet") / "model.safetensors")
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(half)[name] - base[name], (value - base[name]) / 2, rtol=0, atol=1e-6)
@@ -290,49 +371,41 @@ def test_a_strength_between_scales_the_adapter_and_both_exports(run_small, tiny_
 
 
 @pytest.mark.slow
-def test_forgetting_is_measured_along_the_curve(run_small, tmp_path):
-    path = tmp_path / "sts.csv"
-    path.write_text("\n".join(f"a vpn {i},no mail {i * 7 % 60},{i * 13 % 51 / 10}" for i in range(60)) + "\n")
-    code, folder = run_small("run", {"data.forgetting": path, **CHOOSING})
-    strength = json.loads((folder / "strength.json").read_text())
-    metrics = json.loads((folder / "metrics.json").read_text())
-    found = metrics["dev"]["forgetting"]
-    assert code == 0
-    for dim, curve in found.items():
+def test_forgetting_is_measured_along_the_curve(trained, tmp_path):
+    metrics = finished(trained(False), tmp_path / "run")
+    strength = json.loads((tmp_path / "run" / "strength.json").read_text())
+    for dim, curve in metrics["dev"]["forgetting"].items():
         values = {point["alpha"]: point["forgetting"][dim] for point in strength["curve"]}
         assert curve["spearman"]["before"] == values[0.0]
         assert curve["spearman"]["after"] == values[strength["chosen"]]
 
 
 @pytest.mark.slow
-def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(run_small, tmp_path, capfd):
-    path = tmp_path / "sts.csv"
-    texts = [f"{number} {word}" for number in range(20) for word in ("vpn", "mail", "screen")]
-    path.write_text("\n".join(f"a {text},no {text[::-1]},{i * 13 % 51 / 10}" for i, text in enumerate(texts)) + "\n")
-    free, strict = (
-        run_small(name, {"data.forgetting": path, "eval.forgetting_limit": limit, **CHOOSING})
-        for name, limit in (("free", 0), ("strict", 1e-9))
-    )
-    found = [json.loads((folder / "strength.json").read_text()) for _, folder in (free, strict)]
+def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(trained, tmp_path):
+    free, strict = tmp_path / "free", tmp_path / "strict"
+    finished(trained(False), free)
+    curve = json.loads((free / "strength.json").read_text())["curve"]
+    limit = (curve[0]["forgetting"]["64"] - curve[-1]["forgetting"]["64"]) / 2
+    finished(trained(False), strict, forgetting_limit=limit)
+    found = [json.loads((folder / "strength.json").read_text()) for folder in (free, strict)]
     curves = [{point["alpha"]: point for point in strength["curve"]} for strength in found]
-    assert [code for code, _ in (free, strict)] == [0, 0]
     assert len(common := curves[0].keys() & curves[1].keys()) >= 3
     assert all(curves[0][alpha] == curves[1][alpha] for alpha in common)
     curve = {str(point["alpha"]): point for point in found[1]["curve"]}
     falls = {
         alpha
         for alpha, point in curve.items()
-        if any(point["forgetting"][dim] < value - 1e-9 for dim, value in curve["0.0"]["forgetting"].items())
+        if any(point["forgetting"][dim] < value - limit for dim, value in curve["0.0"]["forgetting"].items())
     }
     assert falls and falls <= found[1]["ruled_out"].keys() and str(found[1]["chosen"]) not in falls
-    assert any("forgets more than 1e-09" in reason for reason in found[1]["ruled_out"].values())
+    assert any(f"forgets more than {limit:g}" in reason for reason in found[1]["ruled_out"].values())
     assert not any("forgets" in reason for reason in found[0]["ruled_out"].values())
-    assert "eval.forgetting_limit" in capfd.readouterr().err
-    assert "on grey what was ruled out" in write_report(strict[1]).read_text()
+    panels = draw_strength(found[1]).axes
+    assert [len(panel.patches) for panel in panels] == [len(found[1]["ruled_out"])] * 2  # on grey, beside both curves
 
 
 @pytest.mark.slow
-def test_an_adapter_that_is_not_applied_fails_the_run(run_small, monkeypatch, capfd):
+def test_an_adapter_that_is_not_applied_fails_the_run(trained, tmp_path, monkeypatch):
     """Negative control of the reload proof: the export forgets the adapters."""
     honest = export.merged
 
@@ -343,26 +416,28 @@ def test_an_adapter_that_is_not_applied_fails_the_run(run_small, monkeypatch, ca
         return plain
 
     monkeypatch.setattr(export, "merged", forgetful)
-    code, folder = run_small("run", {"lora.enabled": "true", "optim.lr": 5e-3})
-    assert code == 4 and "not what was trained" in capfd.readouterr().err
-    assert not (folder / "metrics.json").exists()
+    with pytest.raises(CheckpointError, match="not what was trained"):
+        finished(trained(True), tmp_path / "run", choose_strength=False)
+    assert not (tmp_path / "run" / "metrics.json").exists()
 
 
 @pytest.mark.slow
-def test_a_run_that_changes_nothing_fails(run_small, monkeypatch, capfd):
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
-    code, _ = run_small("run", {"lora.enabled": "true"})
-    assert code == 4 and "training changed nothing" in capfd.readouterr().err
+def test_a_run_that_changes_nothing_fails(trained, tmp_path):
+    run, state = trained(True)
+    zeros = {name: torch.zeros_like(value) if "lora_B" in name else value for name, value in state.best.weights.items()}
+    with pytest.raises(CheckpointError, match="training changed nothing"):
+        finished((run, replace(state, best=replace(state.best, weights=zeros))), tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_weights_whatever_the_cadence(run_small):
-    _, one = run_small("one")
-    _, two = run_small("two", {"eval.every": 1, "log.every": 2, "checkpoint.every": 3})
-    losses = {line["step"]: line["loss"] for line in steps_of(one)}
-    assert all(losses[line["step"]] == line["loss"] for line in steps_of(two))
-    _, three = run_small("three", {"train.seed": 1})
-    assert [line["loss"] for line in steps_of(three)] != list(losses.values())
+def test_the_same_seed_gives_the_same_losses_whatever_the_cadence(start, whole, tmp_path):
+    losses = {line["step"]: line["loss"] for line in steps_of(whole(False)[1])}
+    changes = {"optim.lr": 5e-3}
+    until_finish(start, tmp_path / "two", {**changes, "eval.every": 1, "log.every": 2, "checkpoint.every": 3})
+    logged = steps_of(tmp_path / "two")
+    assert [line["step"] for line in logged] == [0, 2, 4, 6, 8]
+    assert all(losses[line["step"]] == line["loss"] for line in logged)
+    assert first_loss(start, tmp_path / "three", {**changes, "train.seed": 1}) != losses[0]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -370,34 +445,39 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["write_json", "print_summary"])
-def test_a_signal_with_or_after_the_last_file_changes_nothing(moment, run_small, monkeypatch):
-    real = getattr(finish, moment)
+def test_a_signal_with_or_after_the_last_file_changes_nothing(run_small, few, monkeypatch):
+    write_json, print_summary = finish.write_json, finish.print_summary
 
-    def signalled(*args):
-        if moment == "print_summary" or args[0].name == METRICS:
+    def with_the_last_file(path, value):
+        if path.name == METRICS:
             signal.raise_signal(signal.SIGTERM)
-        real(*args)
+        write_json(path, value)
 
-    monkeypatch.setattr(finish, moment, signalled)
-    code, folder = run_small("run")
+    def after_it(*args):
+        signal.raise_signal(signal.SIGTERM)
+        print_summary(*args)
+
+    monkeypatch.setattr(finish, "write_json", with_the_last_file)
+    monkeypatch.setattr(finish, "print_summary", after_it)
+    code, folder = run_small("run", few)
     assert code == 0 and (folder / "metrics.json").exists()
     assert (folder / "report.html").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.slow
-def test_a_signal_that_is_not_ignored_is_seen(run_small, monkeypatch):
+def test_a_signal_that_is_not_ignored_is_seen(run_small, few, monkeypatch):
     """Negative control of the test above."""
     monkeypatch.setattr(Signals, "ignore", lambda self: None)
     with pytest.raises(AssertionError):
-        test_a_signal_with_or_after_the_last_file_changes_nothing("print_summary", run_small, monkeypatch)
+        test_a_signal_with_or_after_the_last_file_changes_nothing(run_small, few, monkeypatch)
 
 
 @pytest.mark.slow
-def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch):
-    changes = {"lora.enabled": "true", "train.tokens_per_chunk": 200, **CHOOSING}
-    _, whole = run_small("whole", changes)
+def test_a_stopped_run_resumes_to_the_same_result(start, run_small, tmp_path, monkeypatch):
+    """As far as to its end, which reads nothing but what is compared here."""
+    changes = {"lora.enabled": "true", "train.tokens_per_chunk": 200}
+    until_finish(start, tmp_path / "whole", changes)
     real = Stepper.train_step
 
     def signalled(self, step, batch, *asks):
@@ -413,23 +493,22 @@ def test_a_stopped_run_resumes_to_the_same_result(run_small, monkeypatch):
         "step-000005",
     }
     monkeypatch.setattr(Stepper, "train_step", real)
-    code, folder = run_small("stopped", changes, "--resume")
-    assert code == 0
-    assert [line["loss"] for line in steps_of(folder)] == [line["loss"] for line in steps_of(whole)]
-    assert [line["step"] for line in steps_of(folder)] == [line["step"] for line in steps_of(whole)]
-    for name, tensor in weights(whole).items():
-        assert torch.equal(tensor, weights(folder)[name]), name
+    until_finish(start, folder, changes, "--resume")
+    for key in ("step", "loss"):
+        assert [line[key] for line in steps_of(folder)] == [line[key] for line in steps_of(tmp_path / "whole")]
+    last = "checkpoints/step-000009/tensors.safetensors"  # weights, the best ones, optimizer, random states
+    assert (folder / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_its_first_step_or_in_its_export_is_resumed(run_small, monkeypatch, tmp_path):
+def test_a_run_killed_in_its_first_step_or_in_its_export_is_resumed(run_small, few, monkeypatch, tmp_path):
     monkeypatch.setattr(Stepper, "train_step", raise_interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_small("run")
+        run_small("run", few)
     monkeypatch.undo()
     monkeypatch.setattr(export, "check_exports", raise_interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_small("run", None, "--resume")
+        run_small("run", few, "--resume")
     monkeypatch.undo()
     assert cli(["--output-dir", str(tmp_path / "run"), "--resume"]) == 0  # with the run's own config
     assert sorted(p.name for p in (tmp_path / "run").iterdir() if p.is_dir()) == ["checkpoints", "model"]
@@ -445,15 +524,14 @@ def test_a_folder_that_holds_something_is_refused_before_any_work(run_small, tmp
 
 
 @pytest.mark.slow
-def test_tensorboard_gets_the_metrics(run_small):
-    code, folder = run_small("run", {"log.tensorboard": "true"})
+def test_tensorboard_gets_the_metrics(often):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (events,) = {path.parent for path in folder.rglob("events.*")}
+    (events,) = {path.parent for path in often.rglob("events.*")}
     accumulator = EventAccumulator(str(events))
     accumulator.Reload()
     wanted = {"loss", "lr", "loss_by_dim/64", "evaluation/64/spearman"}
-    assert code == 0 and wanted <= set(accumulator.Tags()["scalars"])
+    assert wanted <= set(accumulator.Tags()["scalars"])
 
 
 @pytest.mark.slow
@@ -482,19 +560,6 @@ def test_a_full_disk_is_exit_5(run_small, monkeypatch, capfd):
 def test_dev_and_test_must_differ(run_small, pair_files, capfd):
     code, folder = run_small("run", {"data.test": pair_files["dev"]})
     assert code == 2 and "dev.json" in capfd.readouterr().err and not folder.exists()
-
-
-@pytest.mark.slow
-def test_a_resume_with_another_setting_names_the_difference(run_small, monkeypatch, capfd):
-    monkeypatch.setattr(train, "finish", raise_interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run_small("run")
-    capfd.readouterr()
-    code, _ = run_small("run", {"optim.lr": "2e-3"}, "--resume")
-    assert code == 4 and "optim.lr was 0.001, is 0.002" in capfd.readouterr().err
-    monkeypatch.undo()
-    code, folder = run_small("run", {"log.every": "7"}, "--resume", "--full-strength")
-    assert code == 0 and not (folder / "strength.json").exists()  # what comes after the last step may differ
 
 
 def test_lora_targets_that_are_not_known_name_the_endings_there_are(tiny_model):
@@ -542,33 +607,26 @@ def test_a_number_that_is_none_stops_the_run_before_the_update(run_small, monkey
 
 
 @pytest.mark.slow
-def test_label_0_pairs_change_the_run(run_small, pair_files, tmp_path):
+def test_label_0_pairs_change_the_run(start, pair_files, tmp_path):
     """Taking labelled negatives for positives, as the notebook did, is another training."""
     columns = json.loads(pair_files["train"].read_text())
     flipped = tmp_path / "flipped.json"
     flipped.write_text(json.dumps({**columns, "labels": [1] * 71 + [0]}))
-    _, honest = run_small("honest")
-    _, notebook = run_small("notebook", {"data.train": flipped})
-    assert steps_of(honest)[0]["loss"] != steps_of(notebook)[0]["loss"]
+    honest = first_loss(start, tmp_path / "honest", {})
+    assert first_loss(start, tmp_path / "notebook", {"data.train": flipped}) != honest
 
 
 @pytest.mark.slow
-def test_a_split_is_taken_where_no_dev_file_is_named(run_small):
-    code, folder = run_small("run", {"data.dev": '""', "data.dev_fraction": 0.3, "curriculum.mode": "mixed"})
-    meta = json.loads((folder / "training_metadata.json").read_text())
-    assert code == 0 and meta["rows"]["train"] + meta["rows"]["dev"] == 72 and 15 <= meta["rows"]["dev"] <= 28
-
-
-@pytest.mark.slow
-def test_two_runs_of_one_process_in_python_each_get_their_precision(tiny_model, pair_files, tmp_path):
+@pytest.mark.numbers
+def test_two_runs_of_one_process_in_python_each_get_their_precision(tiny_model, pair_files, few, tmp_path):
     """accelerate keeps one setting for a whole process."""
     metadata = {}
     for precision in ("bf16", "fp32"):
         config = Config(
             model=ModelConfig(name=str(tiny_model("mpnet"))),
-            data=DataConfig(train=str(pair_files["train"]), dev=str(pair_files["dev"])),
+            data=DataConfig(train=few["data.train"], dev=str(pair_files["dev"])),
             lora=LoraConfig(enabled=False),
-            curriculum=CurriculumConfig(epochs=1),
+            curriculum=CurriculumConfig(mode="mixed", epochs=1),
             train=TrainConfig(batch_size=8, precision=precision),
             optim=OptimConfig(lr=5e-3),
             loss=LossConfig(dims=[64, 16]),  # a list, as a person writes it
@@ -620,7 +678,7 @@ def test_an_encoder_merged_in_place_is_its_merged_copy_and_then_itself_again(tin
 
 
 @pytest.mark.slow
-def test_early_stopping_ends_the_run(run_small, monkeypatch):
+def test_early_stopping_ends_the_run(start, tmp_path, monkeypatch):
     real = Inputs.judge_on_dev
     values = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.0, -0.1])
 
@@ -630,10 +688,8 @@ def test_early_stopping_ends_the_run(run_small, monkeypatch):
         return metrics
 
     monkeypatch.setattr(Inputs, "judge_on_dev", falling)
-    code, folder = run_small("run", {"eval.every": 1, "early_stopping.patience": 2})
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert code == 0 and len(steps_of(folder)) == 3 and metrics["best_step"] == 1
-    assert (folder / "model" / "model.safetensors").exists()
+    _, state = until_finish(start, tmp_path / "run", {"eval.every": 1, "early_stopping.patience": 2})
+    assert len(steps_of(tmp_path / "run")) == state.step == 3 and state.best.step == 1
 
 
 BAD = {
@@ -691,9 +747,8 @@ def test_overlap_is_refused_or_recorded(run_small, pair_files, tmp_path):
     path.write_text(json.dumps({key: train_pairs[key][:30] + dev_pairs[key] for key in dev_pairs}))
     code, folder = run_small("run", {"data.dev": path})
     assert code == 2 and not folder.exists()
-    code, folder = run_small("run", {"data.dev": path, "data.allow_overlap": "true"})
-    overlap = json.loads((folder / "training_metadata.json").read_text())["overlapping_texts"]["dev"]
-    assert code == 0 and overlap > 20
+    data = load_data(DataConfig(train=str(pair_files["train"]), dev=str(path), allow_overlap=True), 0)
+    assert data.overlap["dev"] > 20
 
 
 @pytest.mark.slow
@@ -702,6 +757,7 @@ def test_without_a_config_a_model_and_pairs_take_the_built_in_settings(
 ):
     """Not the toy's: a rate of 2e-3 on all weights, dims that are not the model's, a folder of its name."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "finish", lambda *_: None)
     sets = {"model.name": tiny_model("mpnet"), "data.train": pair_files["train"], "data.dev": pair_files["dev"]}
     sets |= {"train.batch_size": 24, "curriculum.mode": "mixed", "curriculum.phases": "[4]", "curriculum.epochs": 1}
     assert cli(["train", *(f"--set={key}={value}" for key, value in sets.items())]) == 0
@@ -755,7 +811,7 @@ def test_a_large_forgetting_set_is_sampled_by_the_seed(tiny_model, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_runs_without_a_folder_are_numbered(tiny_model, tmp_path, monkeypatch):
+def test_runs_without_a_folder_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config(Path(__file__).parent.parent / "configs" / "quickstart.toml")
     assert choose_folder(config, "quick", False) == Path("runs/quick")
@@ -764,7 +820,7 @@ def test_runs_without_a_folder_are_numbered(tiny_model, tmp_path, monkeypatch):
     assert choose_folder(config, "quick", True) == Path("runs/quick")
 
 
-def on_ranks(count: int, arguments: list[str]) -> list[int]:
+def on_ranks(count: int, work: Callable[[], int]) -> list[int]:
     """Exit codes of `count` forked ranks of a run: new processes would import for longer than they work."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -778,7 +834,7 @@ def on_ranks(count: int, arguments: list[str]) -> list[int]:
                 group = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
                 os.environ.update(group, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, ACCELERATE_USE_CPU="true")
                 PartialState._reset_state()  # of the runs before, in the parent
-                code = cli(arguments)
+                code = work()
             finally:
                 sys.stderr.flush()
                 os._exit(code)
@@ -787,28 +843,20 @@ def on_ranks(count: int, arguments: list[str]) -> list[int]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files, tmp_path, capfd):
+def test_two_processes_train_as_one_with_twice_the_batch(start, tiny_model, pair_files, tmp_path, capfd):
     """Dropout off: the same plan, the same losses, the same model."""
     model = tmp_path / "model"
     shutil.copytree(tiny_model("mpnet"), model)
     config = json.loads((model / "config.json").read_text())
     zero = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (model / "config.json").write_text(json.dumps({**config, **zero}))
-    settings = {**SMALL, "model.name": model, "data.train": pair_files["train"], "data.dev": pair_files["dev"]}
-    settings |= {"loss.symmetric": "true", "curriculum.replay": 0.2, **CHOOSING}
-    empty = tmp_path / "empty.toml"
-    empty.write_text("")
+    changes = {"model.name": model, "loss.symmetric": "true", "curriculum.replay": 0.2, **CHOOSING}
     one, two = tmp_path / "one", tmp_path / "two"
-
-    def arguments(folder, batch_size):
-        sets = [f"--set={key}={value}" for key, value in {**settings, "train.batch_size": batch_size}.items()]
-        return [f"--config={empty}", f"--output-dir={folder}", *sets]
-
     capfd.readouterr()
-    said = []
-    for folder, batch_size, processes in ((one, 8, 1), (two, 4, 2)):
-        assert on_ranks(processes, arguments(folder, batch_size)) == [0] * processes
-        said.append(capfd.readouterr().err)
+    until_finish(start, one, changes)
+    said = [capfd.readouterr().err]
+    assert on_ranks(2, lambda: start(two, {**changes, "train.batch_size": 4})) == [0, 0]
+    said.append(capfd.readouterr().err)
     plans = [json.loads((folder / "plan.json").read_text()) for folder in (one, two)]
     assert plans[0] == plans[1]
     # Lint speaks once, and finds what it finds alone.
@@ -818,14 +866,10 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files,
     for mine, theirs in zip(steps_of(one), steps_of(two), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4) and mine["tokens"] <= theirs["tokens"]
         assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
-    start = load_file(model / "model.safetensors")
-    chosen = [json.loads((folder / "strength.json").read_text())["chosen"] for folder in (one, two)]
-    trained = [
-        {name: start[name] + (value - start[name]) / alpha for name, value in weights(folder).items()}
-        for folder, alpha in zip((one, two), chosen, strict=True)
-    ]
-    for name, tensor in trained[0].items():
-        torch.testing.assert_close(tensor, trained[1][name], rtol=0, atol=2e-4, msg=name)
+    last = "checkpoints/step-000009/tensors.safetensors"
+    expected, tensors = (load_file(folder / last) for folder in (one, two))
+    for name in expected.keys() - {"random/0/torch"}:
+        torch.testing.assert_close(tensors[name], expected[name], rtol=0, atol=2e-4, msg=name)
     # What two ranks measured together is what one finds in their model.
     metrics = json.loads((two / "metrics.json").read_text())
     question = Question(str(two / "model"), str(pair_files["dev"]), baseline=str(model), dims=(64, 16))
