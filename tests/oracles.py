@@ -11,11 +11,15 @@ import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from trainer.checkpoint.content import RunState
+    from trainer.training.setup import Run
 
 WIDTH, LAYERS, LONGEST = 64, 2, 128  # of the tiny models
 
@@ -58,6 +62,18 @@ def kill_before_update(patch: pytest.MonkeyPatch, number: int) -> None:
         return real(self, *arguments)
 
     patch.setattr(torch.optim.AdamW, "step", step)
+
+
+def until_finish(start: Callable[..., int], *arguments: Any, **options: Any) -> tuple[Run, RunState]:
+    """A training run that is started so and goes as far as its last step, and its state there.
+
+    Its end, which takes as long as ten steps of a tiny model, is a function of these two.
+    """
+    given: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.training.loop.finish", lambda run, state, signals: given.extend((run, state)))
+        assert start(*arguments, **options) == 0
+    return given[0], given[1]
 
 
 class Payload:

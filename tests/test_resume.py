@@ -25,13 +25,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from oracles import Killed, watch_disk
+from oracles import Killed, until_finish, watch_disk
 from safetensors.torch import load_file, save_file
 
 from trainer.checkpoint import content as state
 from trainer.checkpoint import identity as run_identity
 from trainer.checkpoint import sealed_folder as checkpoint
-from trainer.checkpoint.content import RunState
 from trainer.checkpoint.identity import differences, identity, require_same_run
 from trainer.checkpoint.sealed_folder import KEEP, has_checkpoints, newest_checkpoint, save_checkpoint
 from trainer.data.incidents import generate_pairs
@@ -44,7 +43,6 @@ from trainer.system.signals import Signals
 from trainer.training import finish, loop, resume, run_folder, strength
 from trainer.training import log as logbook
 from trainer.training.log import Timer
-from trainer.training.setup import Run
 from trainer.training.step import Stepper
 
 ROOT = Path(__file__).parents[1]
@@ -126,15 +124,6 @@ def killed(start: Any, folder: Path, steps: int = 5, **changes: Any) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_after(patch, steps)
         start(folder, **changes)
-
-
-def until_finish(start: Any, folder: Path, *options: str, **changes: Any) -> tuple[Run, RunState]:
-    """A run that goes as far as its last step, and its state there: what follows is a function of these."""
-    given: list[Any] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "finish", lambda run, state, signals: given.extend((run, state)))
-        assert start(folder, *options, **changes) == 0
-    return given[0], given[1]
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from oracles import until_finish
 from safetensors.torch import load_file
 
-from trainer.checkpoint.content import RunState
 from trainer.config import (
     Config,
     CurriculumConfig,
@@ -111,15 +111,6 @@ def start(blank_report, tiny_model, pair_files, tmp_path_factory):
 def run_small(start, tmp_path):
     """run_small(name, {key: value}, *options) -> (exit code, folder of the run)."""
     return lambda name, changes=None, *options: (start(tmp_path / name, changes, *options), tmp_path / name)
-
-
-def until_finish(start, folder, changes, *options) -> tuple[Run, RunState]:
-    """A run that goes as far as its last step, and its state there."""
-    given = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "finish", lambda run, state, signals: given.extend((run, state)))
-        assert start(folder, changes, *options) == 0
-    return given[0], given[1]
 
 
 def finished(trained, folder, **choices) -> dict:
