@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.pairs import PairTable, graded_labels, read_pairs
-from trainer.data.readers import Reading
+from trainer.data.pairs import PairTable, graded_labels
 from trainer.errors import InputError
 from trainer.evaluation.scoring import pair_cosines as encoder_cosines
 from trainer.lint import score_checks, table_checks
-from trainer.lint.built import as_expected
+from trainer.lint.expected import as_expected
 from trainer.lint.findings import EXPECTED, SERIOUS, WARNING, Finding, Part, parts_of
 from trainer.lint.score_checks import TFIDF, Figures, Scores
 from trainer.model.embedding import embed_cached, tokenize_sides
@@ -70,40 +69,22 @@ class Report:
         return record
 
 
-def lint_files(
-    pairs: str,
-    held_out: Sequence[str] = (),
-    model: str | None = None,
-    *,
-    label_scale: float = 1.0,
-    positive_threshold: float | None = None,
-    reading: Reading | None = None,
-) -> Report:
-    """Look at a file of training pairs, and at held-out files beside it.
-
-    Args:
-        model: encoder to measure difficulty by; without, TF-IDF measures it and lengths are estimated.
+def measure_by(model: str, tables: Sequence[PairTable]) -> tuple[Tokens, list[Scores]]:
+    """What `lint_tables` takes from an untouched encoder: lengths, and the cosines of each table's pairs.
 
     Raises:
-        InputError: a file, the model or an option is bad.
+        InputError: the model is bad.
         NumericError: an embedding is NaN or Inf.
     """
-    tables = [
-        read_pairs(path, label_scale=label_scale, positive_threshold=positive_threshold, reading=reading)
-        for path in (pairs, *held_out)
-    ]
-    if not model:
-        return lint_tables(tables)
     hush_transformers()
-    device = default_device()
-    encoder = load_encoder(model).to(device)
+    encoder = load_encoder(model).to(default_device())
     tokens = [tokenize_sides(encoder, table.texts) for table in tables]
     cosines = [
-        encoder_cosines(embed_cached(encoder, token_table), table, (encoder.width,))[0]
-        for token_table, table in zip(tokens, tables, strict=True)
+        encoder_cosines(embed_cached(encoder, of_table), table, (encoder.width,))[0]
+        for of_table, table in zip(tokens, tables, strict=True)
     ]
-    lengths = [token_table.longest(len(table.texts)) for token_table, table in zip(tokens, tables, strict=True)]
-    return lint_tables(tables, Tokens(lengths, encoder.spec.max_length), cosines)
+    lengths = [of_table.longest(len(table.texts)) for of_table, table in zip(tokens, tables, strict=True)]
+    return Tokens(lengths, encoder.spec.max_length), cosines
 
 
 def lint_tables(

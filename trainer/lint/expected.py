@@ -1,4 +1,4 @@
-"""What lint must expect of pairs that `trainer build-pairs` made: their rules bring some findings about.
+"""Which findings are expected of pairs that `trainer build-pairs` made: their rules bring them about.
 
 Whether a row was built, and how, says its origin in the file. A finding that such rules explain is EXPECTED: there is
 nothing to mend before training, but it says how far these pairs can be trusted as a judge.
