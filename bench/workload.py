@@ -102,3 +102,9 @@ def write_model(shape: str, encoder: str | None, folder: Path) -> Path:
     tokenizer.model_max_length = 512
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def write_workload(options: argparse.Namespace, folder: Path, count: int) -> tuple[Path, Path]:
+    """The model and so many pairs of the tickets that the options name, as a folder and a file."""
+    pairs = write_pairs(ticket_pairs(options.tickets, count), folder / "pairs.json")
+    return write_model(options.model, options.encoder, folder / "model"), pairs

@@ -21,12 +21,11 @@ from typing import Any
 
 import torch
 
-from bench.measuring import clocked, extra_memory, in_new_process
+from bench.measuring import extra_memory, in_new_process
 from bench.records import finish, make_parser, settings_of
-from bench.speed.steps import build_steps, run_config
-from bench.workload import add_workload, ticket_pairs, write_model, write_pairs
+from bench.speed.steps import build_steps, run_config, update
+from bench.workload import add_workload, write_workload
 from trainer.system.process import tune_process
-from trainer.training.batch import Prepared
 from trainer.training.step import Stepper
 
 APART = 5  # chunks of the large batch between small steps
@@ -36,21 +35,12 @@ RUNS = {"small": 2, "large": 1}  # processes whose memory is taken
 def build(options: argparse.Namespace, kind: str, folder: Path) -> Stepper:
     """The steps of a run with batches of one kind: small and whole, or large and in chunks."""
     folder.mkdir()
-    model = write_model(options.model, options.encoder, folder / "model")
-    pairs = write_pairs(ticket_pairs(options.tickets, options.batch_size + 200), folder / "pairs.json")
+    model, pairs = write_workload(options, folder, options.batch_size + 200)
     train = {"precision": "fp32", "batch_size": options.small}
     if kind == "large":
         train |= {"batch_size": options.batch_size, "tokens_per_chunk": options.tokens_per_chunk}
     lora = {"enabled": not options.full, "rank": 16, "dropout": 0.0}
     return build_steps(run_config(options.model, model, pairs, lora=lora, train=train), folder / "run")
-
-
-def step(stepper: Stepper, prepared: Prepared) -> float:
-    """Seconds of an update."""
-    with clocked() as took:
-        stepper.train_step(0, prepared)
-        stepper.settle()
-    return took["seconds"]
 
 
 def extra_bytes(options: argparse.Namespace, kind: str) -> int:
@@ -61,7 +51,7 @@ def extra_bytes(options: argparse.Namespace, kind: str) -> int:
         stepper.run.prepare(0)
         with extra_memory() as extra:
             for number in range(1 if kind == "large" else 12):
-                step(stepper, stepper.run.prepare(number))
+                update(stepper, number, stepper.run.prepare(number))
     return extra["bytes"]
 
 
@@ -71,7 +61,7 @@ def times(options: argparse.Namespace) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as scratch:
         small, large = (build(options, kind, Path(scratch) / kind) for kind in ("small", "large"))
         for number in range(3):
-            step(small, small.run.prepare(number))
+            update(small, number, small.run.prepare(number))
         batch, found, chunks = large.run.prepare(0), list[float](), itertools.count()
         between = 0.0
 
@@ -80,11 +70,11 @@ def times(options: argparse.Namespace) -> dict[str, list[float]]:
             if next(chunks) % APART == 0:
                 start = time.perf_counter()
                 with torch.enable_grad():
-                    found.append(step(small, small.run.prepare(len(found))))
+                    found.append(update(small, len(found), small.run.prepare(len(found))))
                 between += time.perf_counter() - start
 
         large.run.encoder.register_forward_pre_hook(small_step)
-        seconds = step(large, batch)
+        seconds = update(large, 0, batch)
     return {"small": found, "large": [seconds - between]}
 
 

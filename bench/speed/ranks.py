@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.measuring import clocked, in_new_processes, rank_variables
+from bench.measuring import in_new_processes, rank_variables
 from bench.records import finish, make_parser, settings_of
-from bench.speed.steps import build_steps, run_config
-from bench.workload import add_workload, ticket_pairs, write_model, write_pairs
+from bench.speed.steps import build_steps, run_config, update
+from bench.workload import add_workload, write_workload
 from trainer.system import distributed
 from trainer.system.process import tune_process
 from trainer.training.step import Stepper
@@ -52,10 +52,7 @@ def seconds(stepper: Stepper, steps: int) -> list[float]:
         batch = stepper.run.prepare(step)
         if distributed.world_size() > 1:
             torch.distributed.barrier()
-        with clocked() as took:
-            stepper.train_step(step, batch)
-            stepper.settle()
-        samples.append(took["seconds"])
+        samples.append(update(stepper, step, batch))
     return samples[1:]
 
 
@@ -77,8 +74,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        model = write_model(options.model, options.encoder, Path(scratch) / "model")
-        pairs = write_pairs(ticket_pairs(options.tickets, 1000), Path(scratch) / "pairs.json")
+        model, pairs = write_workload(options, Path(scratch), 1000)
         one, two = (
             in_new_processes(take_rank, [(variables, options, model, pairs) for variables in rank_variables(count)])[0]
             for count in (1, 2)

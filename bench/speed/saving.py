@@ -26,7 +26,7 @@ import safetensors.torch
 from bench.measuring import summed, watched
 from bench.records import ROOT, finish, make_parser, settings_of
 from bench.speed.steps import run_config
-from bench.workload import add_workload, ticket_pairs, write_model, write_pairs
+from bench.workload import add_workload, write_workload
 from trainer.checkpoint import sealed_folder
 from trainer.system import files
 from trainer.system.process import tune_process
@@ -64,8 +64,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     os.environ["TRAINER_CACHE"] = str(folder / "cache")
     config = run_config(
         options.model,
-        write_model(options.model, options.encoder, folder / "model"),
-        write_pairs(ticket_pairs(options.tickets, EVERY * BATCH_SIZE), folder / "train.json"),
+        *write_workload(options, folder, EVERY * BATCH_SIZE),
         lora={"enabled": not options.full},
         curriculum={"epochs": options.saves},  # each is as long as one stretch
         train={"batch_size": BATCH_SIZE},

@@ -1,13 +1,15 @@
-"""A run over the benchmarks' pairs: its settings, and its steps about to be made."""
+"""A run over the benchmarks' pairs: its settings, its steps, and what one takes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from bench.measuring import clocked
 from bench.workload import SHAPES
 from trainer.config import Config
 from trainer.config_file import resolve_config
+from trainer.training.batch import Prepared
 from trainer.training.setup import build_run, read_inputs
 from trainer.training.step import Stepper
 
@@ -30,3 +32,11 @@ def build_steps(config: Config, folder: Path) -> Stepper:
     run = build_run(read_inputs(config, folder, {}))
     run.encoder.train()
     return Stepper(run)
+
+
+def update(stepper: Stepper, number: int, batch: Prepared) -> float:
+    """Make the update of a step; returns its seconds."""
+    with clocked() as took:
+        stepper.train_step(number, batch)
+        stepper.settle()
+    return took["seconds"]

@@ -31,8 +31,8 @@ import torch
 from bench.measuring import clocked, summed, wait_for_gpu
 from bench.records import finish, make_parser, settings_of
 from bench.speed.flops import matmul_peak, model_flops
-from bench.speed.steps import build_steps, run_config
-from bench.workload import SHAPES, add_workload, ticket_pairs, write_model, write_pairs
+from bench.speed.steps import build_steps, run_config, update
+from bench.workload import SHAPES, add_workload, write_workload
 from trainer.system.numerics import settle_numerics
 from trainer.system.process import keep_freed_memory, tune_process
 from trainer.system.processor import take_products
@@ -97,10 +97,8 @@ class Ours:
             with ExitStack() as stack:
                 for name, (owner, method) in parts.items():
                     stack.enter_context(summed(owner, method, name, spent))
-                with clocked() as took:
-                    self.stepper.train_step(self.step, batch)
-                    self.stepper.settle()
-            samples.append(spent | {"rest": took["seconds"] - sum(spent.values())})
+                seconds = update(self.stepper, self.step, batch)
+            samples.append(spent | {"rest": seconds - sum(spent.values())})
             self.step += 1
         return samples
 
@@ -168,8 +166,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Interleave blocks of both sides; returns the record."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        model = write_model(options.model, options.encoder, folder / "model")
-        pairs = write_pairs(ticket_pairs(options.tickets, options.pairs), folder / "pairs.json")
+        model, pairs = write_workload(options, folder, options.pairs)
         ours = Ours(options, model, pairs, folder)
         ours.block(options.warmup, options.precision)
         memory = peak_memory(ours.run.device)  # before the peer takes some
