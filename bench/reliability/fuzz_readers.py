@@ -127,7 +127,7 @@ def checkpoint_readers(run: Path) -> dict[str, Reader]:
         folder=run,
         config=load_config(run / "config.toml"),
         fingerprints={},
-        setting=dict,
+        conditions=dict,
         parameters=parameters,
         optimizer=SimpleNamespace(optimizer=torch.optim.AdamW(parameters.values())),
         accelerator=SimpleNamespace(scaler=None),
