@@ -12,7 +12,7 @@ launch.sh sets the project up and runs it, from any folder:
   ./launch.sh                            set up, then train a small example
   ./launch.sh [trainer arguments]        train, evaluate, ...: the trainer's own help says which
   ./launch.sh [accelerate flags] -- ...  the same under `accelerate launch`
-  ./launch.sh test [pytest arguments]    run the tests; -m "not slow" leaves out those that take over two seconds
+  ./launch.sh test [pytest arguments]    run the tests; -m "not slow" leaves out those that take over half a second
   ./launch.sh check                      lint, format and types
 
 It installs into .venv beside this file, or into the active virtual environment; a second start installs nothing.

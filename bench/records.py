@@ -1,7 +1,8 @@
-"""What every benchmark record holds, and where it goes."""
+"""What every measurement takes and writes: the options of its record, and the record, which says where it was made."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -15,6 +16,25 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "sentence-transformers", "numpy")
+
+
+def make_parser(description: str | None, record: str) -> argparse.ArgumentParser:
+    """A parser with the options of every measurement: the name of its record, and the folder."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default=record, help=f"name of the record (default: {record})")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
+    return parser
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that decide what is measured, not where anything lies."""
+    return {key: value for key, value in vars(options).items() if key not in ("name", "results", "encoder", "tickets")}
+
+
+def finish(options: argparse.Namespace, record: dict[str, Any]) -> None:
+    """Write a measurement's record, with the environment, and say where."""
+    path = save_record(options.name, {"environment": environment(), **record}, options.results)
+    print(f"Record: {path}")
 
 
 def environment() -> dict[str, Any]:

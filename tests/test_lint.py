@@ -17,7 +17,7 @@ from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
 from trainer.evaluation.scoring import pair_cosines
 from trainer.lint import linter as lint
 from trainer.lint.findings import EXPECTED, SERIOUS, WARNING
-from trainer.lint.linter import Report, Tokens, lint_files, lint_tables
+from trainer.lint.linter import Report, Tokens, lint_tables, measure_by
 from trainer.main import cli
 from trainer.model.embedding import embed_cached, tokenize_for
 from trainer.model.loading import load_encoder
@@ -284,10 +284,11 @@ def test_bad_input_is_one_line_and_exit_2(arguments, said, files, capfd):
 @pytest.mark.slow
 def test_with_a_model_lengths_and_difficulty_are_the_models(files, tiny_model, monkeypatch):
     monkeypatch.setattr(lint, "find_spec", lambda name: None)  # as without scikit-learn
-    without = lint_files(files["train"])
-    assert without.notes == [lint.NO_TFIDF] and {own.by for own in without.figures} == {"length difference"}
-    report = lint_files(files["train"], [files["dev"]], str(tiny_model("mpnet")))
     table = read_pairs(files["train"])
+    without = lint_tables([table])
+    assert without.notes == [lint.NO_TFIDF] and {own.by for own in without.figures} == {"length difference"}
+    both = [table, read_pairs(files["dev"])]
+    report = lint_tables(both, *measure_by(str(tiny_model("mpnet")), both))
     encoder = load_encoder(str(tiny_model("mpnet")))
     lengths = tokenize_for(encoder, table.texts).lengths
     own = [own for own in report.figures if own.by == "model" and own.source == files["train"]]

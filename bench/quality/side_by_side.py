@@ -4,7 +4,7 @@
     documented   positives with their labelled negatives as hard negatives, as its documentation advises
     ours         labels honoured, phases in order
 
-Every model is judged by the same code on the same held-out pairs. Writes bench/results/side_by_side.json.
+Every model is judged by the same code on the same held-out pairs.
 
     python -m bench.quality.side_by_side --model DIR --train pairs.json --dev dev.json
 """
@@ -12,20 +12,17 @@ Every model is judged by the same code on the same held-out pairs. Writes bench/
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bench.records import RESULTS, ROOT, environment, save_record
+from bench.measuring import clocked
+from bench.records import ROOT, finish, make_parser
 from trainer.config_file import load_config
 from trainer.data.pairs import PairTable, read_pairs
-from trainer.evaluation.scoring import Metrics, PairSet, evaluate
-from trainer.model.encoder import Encoder
+from trainer.evaluation.scoring import PairSet, evaluate
 from trainer.model.loading import load_encoder
-from trainer.system.console import console
 from trainer.training.loop import train
 
 CONFIG = ROOT / "configs" / "itsm_minilm.toml"
@@ -49,21 +46,16 @@ def columns_for(kind: str, table: PairTable) -> dict[str, list[str]]:
     }
 
 
-def train_peer(kind: str, table: PairTable, options: argparse.Namespace, folder: Path) -> Path:
+def train_theirs(kind: str, options: argparse.Namespace, folder: Path) -> Path:
     """Train with sentence-transformers' own trainer. Returns the folder of the model."""
-    from datasets import Dataset
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-    )
-    from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
+    from bench.peer import load_peer, train_peer
 
-    model = SentenceTransformer(options.model, device="cuda" if torch.cuda.is_available() else "cpu")
-    model.max_seq_length = options.max_length
-    data = Dataset.from_dict(columns_for(kind, table))
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(folder / "out"),
+    model = load_peer(options.model, options.max_length)
+    train_peer(
+        model,
+        columns_for(kind, read_pairs(options.train)),
+        DIMS,
+        folder / "out",
         num_train_epochs=options.epochs,
         # Triples bring as many texts with two thirds of the rows: a batch of theirs holds the positives of one of ours.
         per_device_train_batch_size=options.batch_size if kind == "notebook" else options.batch_size // 2,
@@ -71,73 +63,37 @@ def train_peer(kind: str, table: PairTable, options: argparse.Namespace, folder:
         lr_scheduler_type="cosine",
         batch_sampler="no_duplicates" if kind == "documented" else "batch_sampler",
         warmup_steps=0.15,
-        weight_decay=0.01,
         bf16=options.precision == "bf16",
-        use_cpu=not torch.cuda.is_available(),
         seed=0,
-        save_strategy="no",
-        report_to="none",
         logging_steps=10,
     )
-    loss = MatryoshkaLoss(model, MultipleNegativesRankingLoss(model), matryoshka_dims=list(DIMS))
-    SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss).train()
     model.save(str(folder / "model"))
     return folder / "model"
 
 
-def train_ours(options: argparse.Namespace, folder: Path) -> Path:
+def train_ours(kind: str, options: argparse.Namespace, folder: Path) -> Path:
     """Train with this trainer. Returns the folder of the model."""
     settings = {
-        "model.name": f'"{options.model}"',
+        "model.name": options.model,
         "model.max_length": options.max_length,
-        "data.train": f'"{options.train}"',
-        "data.dev": f'"{options.dev}"',
-        "data.allow_overlap": "true",
+        "data.train": options.train,
+        "data.dev": options.dev,
+        "data.allow_overlap": True,
         "curriculum.epochs": options.epochs,
         "train.batch_size": options.batch_size,
-        "train.precision": f'"{options.precision}"',
+        "train.precision": options.precision,
         "optim.lr": options.lr,
-        "output.dir": f'"{folder}"',
+        "output.dir": str(folder),
     }
-    config = load_config(CONFIG, [f"{key}={value}" for key, value in settings.items()])
-    return train(config, "ours").folder / "model"
+    config = load_config(CONFIG, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+    return train(config, kind).folder / "model"
 
 
-def judged(encoder: Encoder, dev: PairTable) -> Metrics:
-    """Metrics in fp32 at every dim."""
-    return evaluate(encoder, PairSet.build(dev, encoder), DIMS)
-
-
-def run_all(options: argparse.Namespace) -> dict[str, Any]:
-    """Train and judge every kind; returns the record."""
-    table, dev = read_pairs(options.train), read_pairs(options.dev)
-    record: dict[str, Any] = {
-        "environment": environment(),
-        "settings": {key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "max_length", "precision")},
-        "data": {
-            "train_rows": len(table),
-            "dev_rows": len(dev),
-            "train": table.fingerprint(),
-            "dev": dev.fingerprint(),
-        },
-        "dev": {"untouched": judged(load_encoder(options.model, max_length=options.max_length), dev)},
-        "seconds": {},
-    }
-    for kind in options.kinds:
-        with tempfile.TemporaryDirectory() as scratch:
-            start = time.perf_counter()
-            folder = Path(scratch) / kind
-            model = train_ours(options, folder) if kind == "ours" else train_peer(kind, table, options, folder)
-            record["seconds"][kind] = round(time.perf_counter() - start, 1)
-            record["dev"][kind] = judged(load_encoder(str(model), max_length=options.max_length), dev)
-        save_record(options.name, record, options.results)  # what is done is not lost with what comes after
-        for name, metrics in record["dev"].items():
-            console.print(name, {dim: round(values["spearman"], 4) for dim, values in metrics.items()})
-    return record
+KINDS = {"notebook": train_theirs, "documented": train_theirs, "ours": train_ours}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "side_by_side")
     parser.add_argument("--model", required=True, help="folder of the encoder to start from")
     parser.add_argument("--train", required=True)
     parser.add_argument("--dev", required=True)
@@ -146,10 +102,27 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--kinds", nargs="+", default=["notebook", "documented", "ours"])
-    parser.add_argument("--name", default="side_by_side", help="name of the record")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
-    run_all(parser.parse_args())
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    options = parser.parse_args()
+    table, dev = read_pairs(options.train), read_pairs(options.dev)
+    record: dict[str, Any] = {
+        "settings": {key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "max_length", "precision")},
+        "data": {f"{name}_rows": len(each) for name, each in (("train", table), ("dev", dev))},
+        "dev": {},
+        "seconds": {},
+    }
+    record["data"] |= {"train": table.fingerprint(), "dev": dev.fingerprint()}
+    for kind in ("untouched", *options.kinds):
+        with tempfile.TemporaryDirectory() as scratch:
+            model = options.model
+            if kind in KINDS:
+                with clocked() as took:
+                    model = KINDS[kind](kind, options, Path(scratch) / kind)
+                record["seconds"][kind] = round(took["seconds"], 1)
+            encoder = load_encoder(str(model), max_length=options.max_length)
+            metrics = record["dev"][kind] = evaluate(encoder, PairSet.build(dev, encoder), DIMS)
+        print(kind, {dim: round(values["spearman"], 4) for dim, values in metrics.items()}, flush=True)
+        finish(options, record)  # what is done is not lost with what comes after
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Faults that `chaos.py` plants in a run's process before the trainer starts, and a disk that is too small.
+"""Faults that are planted in a run's process before the trainer starts, and a disk that is too small.
 
 They replace functions in the child: the trainer holds no code for it. Named points are calls of the functions that
 write, rename, remove and load; the process kills itself at one of them, before or after.
@@ -17,40 +17,66 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint import sealed_folder as checkpoint
+from trainer.checkpoint import sealed_folder
 from trainer.loss.objective import Objective
 from trainer.model import export
-from trainer.system import files as storage
-from trainer.training import log as logbook
-from trainer.training import loop as train
-from trainer.training import resume
+from trainer.system import files
+from trainer.training import log, loop, resume
 from trainer.training.step import Stepper
 
 Plant = Callable[[int], None]  # called in the child with its rank, before the trainer starts
 POINTS: dict[str, tuple[Any, str]] = {
-    "fsync": (storage, "sync"),
+    "fsync": (files, "sync"),
     "write file": (Path, "write_bytes"),
     "write text": (Path, "write_text"),
     "rename": (Path, "rename"),
     "replace": (Path, "replace"),
-    "manifest": (checkpoint, "write_manifest"),
-    "retention": (checkpoint, "drop_old"),
-    "remove a checkpoint": (checkpoint, "remove_folder"),
+    "manifest": (sealed_folder, "write_manifest"),
+    "retention": (sealed_folder, "drop_old"),
+    "remove a checkpoint": (sealed_folder, "remove_folder"),
     "remove a folder": (shutil, "rmtree"),
     "save": (resume, "save_checkpoint"),
     "snapshot": (resume, "snapshot"),
     "find the newest": (resume, "newest_checkpoint"),
     "load": (resume, "load_checkpoint"),
     "restore": (resume, "restore"),
-    "log line": (logbook, "json_ready"),
+    "log line": (log, "json_ready"),
     "update": (Stepper, "train_step"),
-    "evaluation": (train, "note_evaluation"),
-    "finish": (train, "finish"),
+    "evaluation": (loop, "note_evaluation"),
+    "finish": (loop, "finish"),
     "model export": (export, "save_model"),
     "export check": (export, "check_exports"),
 }
 # Of Linux' sched.h and mount.h.
 CLONE_NEWNS, CLONE_NEWUSER, MS_REMOUNT, MS_PRIVATE, MNT_DETACH = 0x20000, 0x10000000, 0x20, 0x44000, 2
+
+
+def nothing(*_: Any) -> None:
+    """What stands where nothing is planted."""
+
+
+def wrap(owner: Any, attribute: str, before: Callable[..., Any] = nothing, after: Callable[..., Any] = nothing) -> None:
+    """Replace a function by one that hands its arguments to `before`, then its result and them to `after`."""
+    real = getattr(owner, attribute)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        before(*args)
+        result = real(*args, **kwargs)
+        after(result, *args)
+        return result
+
+    setattr(owner, attribute, wrapped)
+
+
+def at_call(number: int, act: Callable[..., Any]) -> Callable[..., None]:
+    """A function that acts at its call of that number."""
+    calls = itertools.count(1)
+
+    def count(*args: Any) -> None:
+        if next(calls) == number:
+            act(*args)
+
+    return count
 
 
 def count_calls(path: Path) -> Plant:
@@ -59,52 +85,21 @@ def count_calls(path: Path) -> Plant:
     def plant(rank: int) -> None:
         if rank == 0:
             for name, (owner, attribute) in POINTS.items():
-                wrap(owner, attribute, lambda name=name: path.open("a").write(name + "\n"))
+                wrap(owner, attribute, lambda *_, name=name: path.open("a").write(name + "\n"))
 
     return plant
-
-
-def wrap(
-    owner: Any, attribute: str, before: Callable[[], Any] = lambda: None, after: Callable[[], Any] = lambda: None
-) -> None:
-    """Replace a function by one that calls `before` and `after` around it."""
-    real = getattr(owner, attribute)
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        before()
-        result = real(*args, **kwargs)
-        after()
-        return result
-
-    setattr(owner, attribute, wrapped)
-
-
-def at_call(number: int, act: Callable[[], Any]) -> Callable[[], None]:
-    """A function that acts at its call of that number."""
-    calls = itertools.count(1)
-
-    def count() -> None:
-        if next(calls) == number:
-            act()
-
-    return count
 
 
 def kill_at(name: str, call: int, when: str) -> Plant:
     """Die at the call of that number of a named point, before or after it."""
-
-    def plant(rank: int) -> None:
-        if rank == 0:
-            die = at_call(call, lambda: os.kill(os.getpid(), signal.SIGKILL))
-            wrap(*POINTS[name], **{when: die})
-
-    return plant
+    die = at_call(call, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    return lambda rank: wrap(*POINTS[name], **{when: die}) if rank == 0 else None
 
 
 def raise_at(owner: Any, attribute: str, call: int, error: BaseException) -> Plant:
     """Raise at the call of that number."""
 
-    def fail() -> None:
+    def fail(*_: Any) -> None:
         raise error
 
     return lambda rank: wrap(owner, attribute, at_call(call, fail))
@@ -113,23 +108,13 @@ def raise_at(owner: Any, attribute: str, call: int, error: BaseException) -> Pla
 def not_a_number(what: str, call: int, ranks: tuple[int, ...]) -> Plant:
     """A loss or a gradient of one step that is NaN on some ranks."""
 
-    def plant(rank: int) -> None:
-        real, seen = Objective.forward, 0
+    def spoil(loss: Any, *_: Any) -> None:
+        if what == "loss":
+            loss.total.data.fill_(float("nan"))
+        else:
+            loss.total.register_hook(lambda gradient: gradient * float("nan"))
 
-        def spoilt(self: Objective, *args: Any, **kwargs: Any) -> Any:
-            nonlocal seen
-            seen += 1
-            loss = real(self, *args, **kwargs)
-            if seen == call and what == "loss":
-                loss.total.data.fill_(float("nan"))
-            elif seen == call:
-                loss.total.register_hook(lambda gradient: gradient * float("nan"))
-            return loss
-
-        if rank in ranks:
-            Objective.forward = spoilt  # type: ignore[method-assign]
-
-    return plant
+    return lambda rank: wrap(Objective, "forward", after=at_call(call, spoil)) if rank in ranks else None
 
 
 def small_files(size: int) -> Plant:
@@ -144,7 +129,7 @@ def small_files(size: int) -> Plant:
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Callable[[], None]]:
-    """Mount a tmpfs of so many bytes, seen by this process and its children alone. Yields what makes it large.
+    """Make a folder on a tmpfs of so many bytes, for this process and its children alone. Yields what makes it large.
 
     Raises:
         OSError: this system lets nobody mount, or not this user.
@@ -158,6 +143,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Callable[[], None]]:
     def mount(flags: int, options: str) -> None:
         call(libc.mount, b"tmpfs", bytes(folder), b"tmpfs", flags, options.encode())
 
+    folder.mkdir()
     user, group = os.getuid(), os.getgid()
     try:
         call(libc.unshare, CLONE_NEWNS)

@@ -1,6 +1,6 @@
 """The kills and the spoilt files of `chaos.py`, against Hugging Face's Trainer beside this one.
 
-    python -m bench.reliability.chaos_peer [--kills 25] [--save chaos_peer]
+    python -m bench.reliability.chaos_peer [--kills 25]
 
 The same tiny random-weight MPNet with its dropout on, the same pairs, batch, learning rate, terms of the loss, steps
 between checkpoints and number of checkpoints kept, full determinism on. After its death a run is continued as the
@@ -15,10 +15,8 @@ resume does not.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -31,23 +29,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-
 import torch
 import transformers
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from bench.records import environment, save_record
-from bench.reliability.chaos import SPOILS, Tally, campaign, corruptions, finish_run, make_targets, spoil, targets
-from bench.reliability.chaos_runs import SETTINGS, Bench, Strike, forget, fork, prepare, start_run, wait
-from trainer.checkpoint import sealed_folder as checkpoint
+from bench.records import finish
+from bench.reliability.chaos import campaign, chaos_parser
+from bench.reliability.chaos_cases import SPOILS, Result, corruptions, finish_run, make_targets, spoil, targets
+from bench.reliability.chaos_runs import SETTINGS, Bench, Strike, fork, prepare, run, run_undisturbed, wait
+from trainer.checkpoint.sealed_folder import KEEP
 from trainer.loss.matryoshka import matryoshka_mnrl
 from trainer.loss.ranking import pairwise_ranking
 from trainer.system.files import write_file
 
 OURS = "full"
 ANEW = "No valid checkpoint found"
+SAME = "as undisturbed"
 OUTCOME = "outcome.json"
 
 
@@ -109,7 +107,7 @@ def fine_tune(root: Path, folder: Path, resume: bool, stop: int) -> None:
             per_device_train_batch_size=SETTINGS["train.batch_size"],
             learning_rate=SETTINGS["optim.lr"],
             save_steps=SETTINGS["checkpoint.every"],
-            save_total_limit=checkpoint.KEEP,
+            save_total_limit=KEEP,
             logging_steps=1,
             full_determinism=True,
             remove_unused_columns=False,
@@ -154,22 +152,16 @@ def ending(bench: PeerBench, folder: Path) -> str:
     """How a finished run of the peer compares with the undisturbed one."""
     found = json.loads((folder / OUTCOME).read_text())
     different = [key for key in bench.outcome if found[key] != bench.outcome[key]]
-    return f"differs in {', '.join(different)}" if different else "as undisturbed"
+    return f"differs in {', '.join(different)}" if different else SAME
 
 
 def prepare_peer(root: Path, jobs: int) -> tuple[PeerBench, dict[str, Any]]:
     """Both undisturbed runs, and what stopping the peer in order at each of its checkpoints does."""
     bench = PeerBench(**vars(prepare(root, jobs)))
-    outcomes = []
-    for copies in (1, jobs):
-        folders, start = [bench.folder() for _ in range(copies)], time.monotonic()
-        pids = [fork(folder, partial(fine_tune, root, folder, False, 0)) for folder in folders]
-        for pid, folder in zip(pids, folders, strict=True):
-            codes, said = wait([pid], folder)
-            if codes != [0]:
-                raise SystemExit(f"the undisturbed run of the peer failed: {said}")
-            outcomes.append(json.loads((folder / OUTCOME).read_text()))
-        bench.seconds["peer"] = time.monotonic() - start
+    folders = run_undisturbed(
+        bench, "peer", jobs, lambda folder: [fork(folder, partial(fine_tune, root, folder, False, 0))]
+    )
+    outcomes = [json.loads((folder / OUTCOME).read_text()) for folder in folders]
     bench.outcome = outcomes[0]
     found = {"runs": len(outcomes), "same": sum(outcome == bench.outcome for outcome in outcomes)}
     stops = {}
@@ -187,80 +179,62 @@ def prepare_peer(root: Path, jobs: int) -> tuple[PeerBench, dict[str, Any]]:
 # ---- cases
 
 
-def kills(bench: PeerBench, number: int, rng: random.Random) -> Tally:
+def kills(bench: PeerBench, folder: Path, number: int, rng: random.Random) -> Result:
     """Kill both trainers at the same share of their time, and resume each once."""
-    tally, share = Tally(), rng.random()
-    folder, delay = bench.folder(), share * bench.seconds[OURS]
-    codes, _ = wait(start_run(bench, OURS, folder), folder, (delay, signal.SIGKILL, 0))
-    problem = finish_run(bench, OURS, folder) if codes != [0] else ""
-    tally.counts[f"ours: {problem or 'as undisturbed'}"] += 1
-    forget(folder)
-    folder, delay = bench.folder(), share * bench.seconds["peer"]
+    share, problem, wrong = rng.random(), "", ""
+    codes, _ = run(bench, OURS, folder, strike=(share * bench.seconds[OURS], signal.SIGKILL, 0))
+    if codes != [0]:
+        problem = finish_run(bench, OURS, folder)
+    counted = [f"ours: {problem or SAME}"]
+    folder, delay = folder.with_name("peer"), share * bench.seconds["peer"]
     code, _ = run_peer(bench, folder, strike=(delay, signal.SIGKILL, 0))
     said: list[str] = []
     if not (folder / OUTCOME).exists():
         code, said = run_peer(bench, folder, resume=True)
     if ANEW in said:
-        tally.counts["peer: had no checkpoint, began anew"] += 1
+        counted.append("peer: had no checkpoint, began anew")
     if code == 70:
-        tally.counts["peer: refused"] += 1
         held = sorted(path.name for path in newest(folder).iterdir())
-        tally.wrong.append(f"killed after {delay:.2f} s, resume refused, newest checkpoint held {held}: {said[-1]}")
+        wrong = f"resume refused, newest checkpoint held {held}: {said[-1]}"
         shutil.rmtree(newest(folder))
         code, _ = run_peer(bench, folder, resume=True)
-        tally.counts[f"peer: then, by hand, {ending(bench, folder) if code == 0 else 'refused again'}"] += 1
+        how = ending(bench, folder) if code == 0 else "refused again"
+        counted += ["peer: refused", f"peer: then, by hand, {how}"]
     else:
         how = ending(bench, folder)
-        tally.counts[f"peer: {how}"] += 1
-        if how != "as undisturbed":
-            tally.wrong.append(f"killed after {delay:.2f} s: {how}")
-    forget(folder)
-    return tally
+        counted.append(f"peer: {how}")
+        wrong = how if how != SAME else ""
+    return Result(counted, wrong and f"killed after {delay:.2f} s: {wrong}")
 
 
-def spoilt(bench: PeerBench, number: int, rng: random.Random) -> Tally:
+def spoilt(bench: PeerBench, folder: Path, number: int, rng: random.Random) -> Result:
     """Spoil a file of the peer's newest checkpoint and resume."""
     files = sorted(newest(bench.interrupted).iterdir())
     source, how = files[number // len(SPOILS)], SPOILS[number % len(SPOILS)]
-    tally, folder = Tally(), bench.folder()
     shutil.copytree(bench.interrupted, folder)
     spoil(newest(folder) / source.name, how, rng)
     code, said = run_peer(bench, folder, resume=True)
     noticed = code != 0 or any(line not in bench.usual for line in said)
     result = "refused" if code else ending(bench, folder)
-    tally.counts[f"{'noticed' if noticed else 'unnoticed'}, {result}"] += 1
-    if not noticed and result != "as undisturbed":
-        tally.wrong.append(f"{how} of {source.name}: unnoticed, {result}")
-    forget(folder)
-    return tally
+    wrong = f"{how} of {source.name}: unnoticed, {result}" if not noticed and result != SAME else ""
+    return Result([f"{'noticed' if noticed else 'unnoticed'}, {result}"], wrong)
 
 
 def main() -> None:
     """Run everything, print it, write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=25)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cases side by side (default: the cores)")
-    parser.add_argument("--save", metavar="NAME", help="write bench/results/NAME.json")
-    options = parser.parse_args()
+    options = chaos_parser(__doc__, "chaos_peer", kills=25).parse_args()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         bench, found = prepare_peer(Path(scratch), options.jobs)
         print(json.dumps(found, indent=2), flush=True)
         make_targets(bench)
-        ours = sum("checkpoints" in path.parts for path, _ in targets(bench))
-        peers = len(SPOILS) * len(list(newest(bench.interrupted).iterdir()))
-        for name, case, count in (
-            ("kills", kills, options.kills),
-            ("spoilt_ours", corruptions, ours),
-            ("spoilt_peer", spoilt, peers),
-        ):
-            found[name] = campaign(case, bench, count, options.seed, options.jobs).record()
-            print(name, json.dumps(found[name], indent=2), flush=True)
-    record = {"environment": environment(), "seed": options.seed, "jobs": options.jobs}
-    record |= {"seconds": round(time.monotonic() - start, 1), "undisturbed_seconds": bench.seconds, **found}
-    if options.save:
-        print(save_record(options.save, record))
+        checkpoint_files = sum("checkpoints" in path.parts for path, _ in targets(bench))
+        peer_files = len(SPOILS) * len(list(newest(bench.interrupted).iterdir()))
+        found["kills"] = campaign(kills, bench, options.kills, options)
+        found["spoilt_ours"] = campaign(corruptions, bench, checkpoint_files, options)
+        found["spoilt_peer"] = campaign(spoilt, bench, peer_files, options)
+    record = {"seed": options.seed, "jobs": options.jobs, "seconds": round(time.monotonic() - start, 1)}
+    finish(options, record | {"undisturbed_seconds": bench.seconds, **found})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs of the tiny model as real processes, and everything of them that must be equal: what `chaos.py` works with.
+"""Runs of the tiny model as real processes, and everything of them that must be equal.
 
 Processes are forked from one that has imported everything, so a run costs about two seconds.
 """
@@ -9,9 +9,7 @@ import hashlib
 import importlib
 import json
 import os
-import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -24,10 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# A pool of threads does not survive a fork. (Callers that import torch before this module set the same.)
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-
-from bench.reliability.chaos_faults import Plant, count_calls
+from bench.measuring import rank_variables
+from bench.reliability.chaos_faults import Plant, count_calls, wrap
 from trainer.data.incidents import generate_pairs
 from trainer.main import main as run_trainer
 from trainer.model.loading import load_encoder
@@ -76,7 +72,7 @@ class Bench:
 
 
 def prepare(root: Path, jobs: int = 1) -> Bench:
-    """Model, pairs and the undisturbed run of every variant, timed with as many beside it as there will be."""
+    """Model, pairs and the undisturbed run of every variant."""
     os.environ["TRAINER_CACHE"] = str(root / "cache")
     for part, rows in (("train", 72), ("dev", 36)):
         (root / f"{part}.json").write_text(json.dumps(generate_pairs(rows, 0, part)))
@@ -88,20 +84,32 @@ def prepare(root: Path, jobs: int = 1) -> Bench:
     (root / "empty.toml").write_text("")
     bench = Bench(root)
     for name in VARIANTS:
-        for copies in (1, jobs):  # the first fills the caches
-            folders, start = [bench.folder() for _ in range(copies)], time.monotonic()
-            groups = [start_run(bench, name, folder, plant=count_calls(calls_of(folder))) for folder in folders]
-            for pids, folder in zip(groups, folders, strict=True):
-                codes, said = wait(pids, folder)
-                if set(codes) != {0}:
-                    raise SystemExit(f"the undisturbed run of {name!r} failed: {said}")
-            bench.seconds[name] = time.monotonic() - start
+
+        def start(folder: Path, name: str = name) -> list[int]:
+            return start_run(bench, name, folder, plant=count_calls(calls_of(folder)))
+
+        folders = run_undisturbed(bench, name, jobs, start)
         bench.whole[name] = outcome(folders[0])
         bench.size[name] = sum(path.stat().st_size for path in folders[0].rglob("*"))
         bench.calls[name] = Counter(calls_of(folders[0]).read_text().split("\n")[:-1])
         if any(differing(bench, name, folder) for folder in folders):
             raise SystemExit(f"undisturbed runs of {name!r} differ")
     return bench
+
+
+def run_undisturbed(bench: Bench, name: str, jobs: int, start: Callable[[Path], list[int]]) -> list[Path]:
+    """Folders of undisturbed runs: one that fills the caches, then as many side by side as there will be, timed."""
+    folders: list[Path] = []
+    for copies in (1, jobs):
+        beside, begun = [bench.folder() for _ in range(copies)], time.monotonic()
+        groups = [start(folder) for folder in beside]
+        for pids, folder in zip(groups, beside, strict=True):
+            codes, said = wait(pids, folder)
+            if set(codes) != {0}:
+                raise SystemExit(f"the undisturbed run of {name!r} failed: {said}")
+        bench.seconds[name] = time.monotonic() - begun
+        folders += beside
+    return folders
 
 
 def rows_of(folder: Path) -> Path:
@@ -112,28 +120,36 @@ def calls_of(folder: Path) -> Path:
     return folder.with_name(folder.name + ".calls")
 
 
+def arguments_of(bench: Bench, variant: str, folder: Path, more: dict[str, Any]) -> list[str]:
+    """The trainer's arguments for a run of a variant, with some settings on top."""
+    paths = {"model.name": bench.root / "model", "data.train": bench.root / "train.json"}
+    everything = {**SETTINGS, **VARIANTS[variant][1], **paths, "data.dev": bench.root / "dev.json", **more}
+    texts = {key: str(value).lower() if value in (True, False) else value for key, value in everything.items()}
+    sets = [f"--set={key}={text}" for key, text in texts.items()]
+    return ["--config", str(bench.root / "empty.toml"), "--output-dir", str(folder), *sets]
+
+
 def start_run(
     bench: Bench, variant: str, folder: Path, *, resume: bool = False, plant: Plant | None = None
 ) -> list[int]:
     """Fork the processes of a run; returns their ids."""
-    ranks, settings = VARIANTS[variant]
-    paths = {"model.name": bench.root / "model", "data.train": bench.root / "train.json"}
-    everything = {**SETTINGS, **settings, **paths, "data.dev": bench.root / "dev.json"}
-    sets = [
-        f"--set={key}={str(value).lower() if value in (True, False) else value}" for key, value in everything.items()
-    ]
-    arguments = ["--config", str(bench.root / "empty.toml"), "--output-dir", str(folder), *sets]
-    arguments += ["--resume"] if resume else []
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    pids = []
-    for rank in range(ranks):
-        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        group |= {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": ranks}
-        words = {key: str(value) for key, value in group.items()} if ranks > 1 else {}
-        pids.append(fork(folder, partial(live, arguments, folder, words, rank, plant)))
-    return pids
+    ranks, _ = VARIANTS[variant]
+    arguments = [*arguments_of(bench, variant, folder, {}), *(["--resume"] if resume else [])]
+    groups: list[dict[str, str]] = rank_variables(ranks) if ranks > 1 else [{}]
+    return [fork(folder, partial(live, arguments, folder, group, rank, plant)) for rank, group in enumerate(groups)]
+
+
+def run(
+    bench: Bench,
+    variant: str,
+    folder: Path,
+    *,
+    resume: bool = False,
+    plant: Plant | None = None,
+    strike: Strike | None = None,
+) -> tuple[list[int], str]:
+    """A run from start to end; returns what `wait` does."""
+    return wait(start_run(bench, variant, folder, resume=resume, plant=plant), folder, strike)
 
 
 def live(arguments: list[str], folder: Path, group: dict[str, str], rank: int, plant: Plant | None) -> None:
@@ -171,15 +187,12 @@ def fork(folder: Path, act: Callable[[], None]) -> int:
 
 def note_rows(path: Path) -> None:
     """Write down the rows of every update that was made."""
-    real = Stepper.train_step
 
-    def noted(self: Stepper, step: int, *rest: Any) -> Any:
-        arrived = real(self, step, *rest)
+    def note(arrived: Any, stepper: Stepper, step: int, *_: Any) -> None:
         with path.open("a") as file:
-            file.write(json.dumps([step, self.run.sampler[step].tolist()]) + "\n")
-        return arrived
+            file.write(json.dumps([step, stepper.run.sampler[step].tolist()]) + "\n")
 
-    Stepper.train_step = noted  # type: ignore[method-assign]
+    wrap(Stepper, "train_step", after=note)
 
 
 def wait(pids: list[int], folder: Path, strike: Strike | None = None, limit: float = 400.0) -> tuple[list[int], str]:
@@ -248,8 +261,3 @@ def differing(bench: Bench, variant: str, folder: Path) -> list[str]:
     """What of a finished run is not as in the undisturbed one."""
     found, expected = outcome(folder), bench.whole[variant]
     return [key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)]
-
-
-def forget(folder: Path) -> None:
-    """Remove a run and what stands beside it."""
-    shutil.rmtree(folder.parent, ignore_errors=True)

@@ -21,56 +21,39 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.records import RESULTS, ROOT, environment, save_record
-from bench.workload import SHAPES, ticket_pairs, write_model
-from trainer.config import CurriculumConfig
+from bench.measuring import clocked
+from bench.records import RESULTS, ROOT, finish, make_parser, settings_of
+from bench.speed.steps import run_config
+from bench.workload import SHAPES, add_workload, ticket_pairs, write_model, write_pairs
+from trainer.config_file import dump_config
 from trainer.data.batch_layout import LayoutBuilder
-from trainer.data.curriculum import PhasedBatchSampler
+from trainer.data.curriculum import CurriculumConfig, PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of, read_pairs
 from trainer.model.embedding import tokenize_for
 from trainer.model.loading import load_encoder
 from trainer.model.tokens import TokenTable
-from trainer.system.console import console
 
 BATCHES = 50
 STARTS = 3
 
 
-def write_pairs(pairs: list[tuple[str, str]], path: Path, count: int) -> Path:
-    """`count` labelled pairs: a title with its own body, then with the body of a ticket one, two, ... places on."""
-    places = [(i % len(pairs), (i + i // len(pairs)) % len(pairs)) for i in range(count)]
-    columns = {
-        "texts1": [pairs[a][0] for a, _ in places],
-        "texts2": [pairs[b][1] for _, b in places],
-        "labels": [int(a == b) for a, b in places],
-    }
-    path.write_text(json.dumps(columns))
-    return path
-
-
 def collating(table: PairTable, tokens: TokenTable, batch_size: int) -> list[dict[str, float]]:
     """Seconds and real tokens of laying out and collating each of some batches."""
-    sampler = PhasedBatchSampler(
-        table, CurriculumConfig(mode="mixed", epochs=1), batch_size=batch_size, seed=0, world_size=1
-    )
+    one_epoch = CurriculumConfig(mode="mixed", epochs=1)
+    sampler = PhasedBatchSampler(table, one_epoch, batch_size=batch_size, seed=0, world_size=1)
     layouts = LayoutBuilder(table, positives_of(table), rank=0, all_pairs=False)
     samples = []
     for step in range(min(BATCHES, len(sampler))):
-        start = time.perf_counter()
-        batch = tokens.batch(layouts.build([sampler.local(step, 0)]).texts[0])
-        samples.append({"seconds": time.perf_counter() - start, "tokens": batch.token_count})
+        with clocked() as took:
+            batch = tokens.batch(layouts.build([sampler.local(step, 0)]).texts[0])
+        samples.append({"seconds": took["seconds"], "tokens": batch.token_count})
     return samples
 
 
-def starting(model: Path, train: Path, max_length: int, folder: Path) -> float:
+def starting(config: Path) -> float:
     """Seconds from starting the command to its first step, for which the checkpoint of step 0 is the sign."""
-    settings = {"model.name": model, "model.max_length": max_length, "data.train": train, "data.dev": "incidents"}
-    quoted = [f"{key}={value if isinstance(value, int) else json.dumps(str(value))}" for key, value in settings.items()]
-    sets = [word for setting in [*quoted, 'curriculum.mode="mixed"'] for word in ("--set", setting)]
-    empty = folder / "empty.toml"
-    empty.write_text("")
-    out = Path(tempfile.mkdtemp(dir=folder)) / "run"
-    command = [sys.executable, "-m", "trainer", "--config", str(empty), "--output-dir", str(out), *sets]
+    out = Path(tempfile.mkdtemp(dir=config.parent)) / "run"
+    command = [sys.executable, "-m", "trainer", "--config", str(config), "--output-dir", str(out)]
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
@@ -89,22 +72,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         os.environ["TRAINER_CACHE"] = str(folder / "cache")
-        max_length = SHAPES[options.model]["max_length"]
         model = write_model(options.model, options.encoder, folder / "model")
-        pairs = ticket_pairs(options.tickets)
-        train = write_pairs(pairs, folder / "train.json", options.pairs)
-        encoder, table = load_encoder(str(model), max_length=max_length), read_pairs(str(train))
-        start = time.perf_counter()
-        tokens = tokenize_for(encoder, table.texts)
-        tokenising = {"seconds": time.perf_counter() - start, "tokens": int(tokens.lengths.sum())}
+        train = write_pairs(ticket_pairs(options.tickets), folder / "train.json", options.pairs)
+        config = folder / "run.toml"
+        config.write_text(dump_config(run_config(options.model, model, train)))
+        encoder = load_encoder(str(model), max_length=SHAPES[options.model].max_length)
+        table = read_pairs(str(train))
+        with clocked() as took:
+            tokens = tokenize_for(encoder, table.texts)
+        tokenising = {"seconds": took["seconds"], "tokens": int(tokens.lengths.sum())}
         batches = collating(table, tokens, options.batch_size)
-        starting(model, train, max_length, folder)  # fills the cache with the tokens of dev
-        starts = [starting(model, train, max_length, folder) for _ in range(STARTS)]
+        starting(config)  # fills the cache with the tokens of dev
+        starts = [starting(config) for _ in range(STARTS)]
     record: dict[str, Any] = {
-        "environment": environment(),
-        "settings": {
-            key: value for key, value in vars(options).items() if key not in ("encoder", "tickets", "results")
-        },
+        "settings": settings_of(options),
         "real_tickets": options.tickets is not None,
         "tokenising": tokenising,
         "tokenising_tokens_per_s": tokenising["tokens"] / tokenising["seconds"],
@@ -121,20 +102,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=SHAPES, default="mpnet-4")
-    parser.add_argument("--encoder", help="folder of all-MiniLM-L6-v2: the model, or just its tokenizer")
-    parser.add_argument("--tickets", help="CSV with short_description and description (default: made-up words)")
+    parser = make_parser(__doc__, "input_pipeline")
+    add_workload(parser, "mpnet-4")
     parser.add_argument("--pairs", type=int, default=15_000)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
     record = measure(options)
-    console.print(
+    print(
         f"tokenising {record['tokenising_tokens_per_s']:,.0f} tokens/s, collating "
         f"{record['collating_tokens_per_s']:,.0f} tokens/s, first step after {record['start_seconds']:.1f} s"
     )
-    console.print(f"Record: {save_record('input_pipeline', record, options.results)}", markup=False)
+    finish(options, record)
 
 
 if __name__ == "__main__":

@@ -3,29 +3,27 @@
 Embeddings are random, width 768: their values cost what real ones cost. As in the real pairs, each title stands with
 its own body (1) and with another's (0). Measured are 1,000 resamples of one model's pair metrics, then all of
 `trainer.evaluation.verdict.assess`: cosines, resamples of every metric for both models and their difference, retrieval
-over the pairs' own texts, and the diagnostic. Seconds of the processor are those of all threads. Writes
-bench/results/intervals.json.
+over the pairs' own texts, and the diagnostic.
 
     python -m bench.speed.intervals
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.records import RESULTS, environment, save_record
+from bench.measuring import clocked
+from bench.records import finish, make_parser
+from bench.workload import MPNET_DIMS as DIMS
 from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_pairs
 from trainer.evaluation.groups import groups_of_texts
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.verdict import assess
 
-WIDTH, DIMS = 768, (768, 512, 256, 128, 64)
+WIDTH = DIMS[0]
 NOISE = {"baseline": 6.0, "model": 5.0}
 
 
@@ -57,35 +55,30 @@ def measure(count: int, resamples: int) -> dict[str, Any]:
     cosines = pair_cosines(rows["model"], table, DIMS)
     groups = groups_of_texts(table.text1, table.text2, table.label)
     frozen = np.full(len(DIMS), 0.3)
-    clock, processor = time.perf_counter(), time.process_time()
-    bootstrap_pairs(cosines, table.score, table.label, frozen, groups, resamples=resamples)
-    alone = {"seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - processor}
-    clock, processor = time.perf_counter(), time.process_time()
-    found = assess(table, rows, DIMS, thresholds, resamples=resamples)
+    with clocked() as alone:
+        bootstrap_pairs(cosines, table.score, table.label, frozen, groups, resamples=resamples)
+    with clocked() as took:
+        found = assess(table, rows, DIMS, thresholds, resamples=resamples)
     return {
         "pairs": len(table),
         "dims": list(DIMS),
         "resamples": resamples,
         "queries": found.queries,
         "bootstrap_of_one_model": alone,
-        "seconds": time.perf_counter() - clock,
-        "cpu_seconds": time.process_time() - processor,
+        **took,
         "spearman_difference": found.intervals["difference"][str(WIDTH)]["spearman"],
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "intervals")
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--resamples", type=int, default=RESAMPLES)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
     found = measure(options.pairs, options.resamples)
     for name, took in (("bootstrap of one model", found["bootstrap_of_one_model"]), ("two models, all of it", found)):
-        print(
-            f"{found['pairs']:,} pairs, {name}: {took['seconds']:.1f} s, {took['cpu_seconds']:.1f} s of the processor"
-        )
-    print(f"Record: {save_record('intervals', {'environment': environment(), **found}, options.results)}")
+        print(f"{found['pairs']:,} pairs, {name}: {took['seconds']:.1f} s, processor {took['cpu_seconds']:.1f} s")
+    finish(options, found)
 
 
 if __name__ == "__main__":

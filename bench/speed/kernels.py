@@ -232,15 +232,6 @@ def tables(record: dict[str, Any]) -> dict[str, list[str]]:
             )
     environment = record["environment"]
     lines += ["", f"Triton {record['triton']}; {environment['date'][:10]}."]
-    worst = ["| type | head width | kernel | most registers | most spilled | most shared memory | least occupancy |"]
-    worst.append("|---|---:|---|---:|---:|---:|---:|")
-    for dtype, width, kernel in itertools.product(DTYPES, WIDTHS, KERNELS):
-        of = [e for e in entries if (e["dtype"], e["width"], e["kernel"]) == (dtype, width, kernel)]
-        registers, spilled, shared = (max(e[name] for e in of) for name in ("registers", "spilled", "shared"))
-        worst.append(
-            f"| {dtype} | {width} | {kernel} | {registers} | {spilled} | {shared / KIB:.1f} KiB | "
-            f"{min(e['occupancy'] for e in of):.0%} |"
-        )
     times = ["| card | kernel | arithmetic | bandwidth | estimate, a layer | estimate, 12 layers |"]
     times.append("|---|---|---:|---:|---:|---:|")
     for row in record["estimates"]:
@@ -249,7 +240,7 @@ def tables(record: dict[str, Any]) -> dict[str, list[str]]:
     for row in {row["card"]: row for row in record["estimates"]}.values():
         sheet = f"{row['flops'] / 1e12:.1f} TFLOP/s, {row['bytes_per_s'] / 1e12:.3g} TB/s"
         times += ["", f"{row['card']}: {sheet} ({row['source']})."]
-    return {"bf16 at head width 64": lines, "all types": worst, "estimate": times}
+    return {"bf16 at head width 64": lines, "estimate": times}
 
 
 def render(text: str, record: dict[str, Any]) -> str:

@@ -1,9 +1,9 @@
 """What is wrong with labelled pairs, before a model is trained on them. Start with `linter.py`.
 
-    linter.lint_files, lint_tables -> Report   all checks, on files or on tables in memory
+    linter.lint_tables -> Report               all checks; measure_by: difficulty and lengths by an encoder
     table_checks.py                            what the table alone shows: contradictions, copies, overlap, balance, ...
     score_checks.py                            what scores show: shortcuts, hardness by phase, suspect labels
-    built.py                                   what is expected of pairs that build-pairs made
+    expected.py                                which findings are expected of pairs that build-pairs made
     findings.Finding, Limit, Part              what a check returns, where it becomes serious, what it looks at
     show.print_report, command.py              tables in the terminal; the options of `trainer lint`
 

@@ -37,17 +37,14 @@ def lint_parser() -> argparse.ArgumentParser:
 
 def run_lint(options: argparse.Namespace) -> None:
     """Look for what is wrong with pairs. Raises LintError where something is serious."""
-    from trainer.lint.linter import lint_files
+    from trainer.data.pairs import read_pairs
+    from trainer.lint.linter import lint_tables, measure_by
     from trainer.lint.show import print_report
 
-    report = lint_files(
-        options.pairs,
-        options.held_out,
-        options.model,
-        label_scale=options.label_scale,
-        positive_threshold=options.positive_threshold,
-        reading=reading_from(options),
-    )
+    label_options = {"label_scale": options.label_scale, "positive_threshold": options.positive_threshold}
+    paths = (options.pairs, *options.held_out)
+    tables = [read_pairs(path, reading=reading_from(options), **label_options) for path in paths]
+    report = lint_tables(tables, *measure_by(options.model, tables)) if options.model else lint_tables(tables)
     print_report(report)
     if options.json:
         from trainer.system.files import write_file

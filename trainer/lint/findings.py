@@ -18,6 +18,7 @@ from trainer.text.cleaning import fingerprints
 
 SERIOUS, WARNING, EXPECTED = "serious", "warning", "expected"
 EXAMPLES = 4  # rows named with a finding
+ALL = "all"  # the phase of what is said of a whole file
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,12 @@ class Part:
         first, second = numbers[self.table.text1], numbers[self.table.text2]
         return np.minimum(first, second) << 32 | np.maximum(first, second)
 
+    def touched(self, texts: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """[N] mask of the pairs that hold one of some texts, a mask [T]."""
+        return texts[self.table.text1] | texts[self.table.text2]
+
     def finding(
-        self,
-        severity: str | None,
-        name: str,
-        message: str,
-        values: Mapping[str, Any],
-        rows: NDArray[Any],
-        fix: str,
+        self, severity: str | None, name: str, message: str, values: Mapping[str, Any], rows: NDArray[Any], fix: str
     ) -> list[Finding]:
         """A list of the finding, or of nothing where there is no severity. `rows`: a mask [N] or indices."""
         if severity is None:
@@ -100,9 +99,21 @@ def parts_of(tables: Sequence[PairTable]) -> list[Part]:
     return [Part(table, of_text, template_of[of_text]) for table, of_text in forms_of]
 
 
-def share_of(count: int, total: int) -> str:
+def share_of(mask: NDArray[np.bool_]) -> str:
     """ "12 of 3838 (0.3 %)"."""
-    return f"{count} of {total} ({count / total:.1%})".replace("%", " %")
+    return f"{int(mask.sum())} of {len(mask)} ({100 * mask.mean():.1f} %)"
+
+
+def counted(rows: NDArray[np.bool_]) -> dict[str, Any]:
+    """The numbers of a finding: how many rows, and which share of the file."""
+    return {"rows": int(rows.sum()), "share": float(rows.mean())}
+
+
+def masks_of_phases(table: PairTable) -> dict[str, NDArray[np.bool_]]:
+    """[N] mask of the rows of ALL, then of each phase where there are two or more."""
+    phases = np.unique(table.phase)
+    of_phase = {str(phase): table.phase == phase for phase in phases} if len(phases) > 1 else {}
+    return {ALL: np.ones(len(table), dtype=np.bool_), **of_phase}
 
 
 def name_of(source: str) -> str:

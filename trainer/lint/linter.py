@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.pairs import PairTable, graded_labels, read_pairs
-from trainer.data.readers import Reading
+from trainer.data.pairs import PairTable, graded_labels
 from trainer.errors import InputError
 from trainer.evaluation.scoring import pair_cosines as encoder_cosines
-from trainer.lint import score_checks as difficulty
-from trainer.lint import table_checks as checks
-from trainer.lint.built import as_expected
+from trainer.lint import score_checks, table_checks
+from trainer.lint.expected import as_expected
 from trainer.lint.findings import EXPECTED, SERIOUS, WARNING, Finding, Part, parts_of
 from trainer.lint.score_checks import TFIDF, Figures, Scores
 from trainer.model.embedding import embed_cached, tokenize_sides
@@ -71,40 +69,22 @@ class Report:
         return record
 
 
-def lint_files(
-    pairs: str,
-    held_out: Sequence[str] = (),
-    model: str | None = None,
-    *,
-    label_scale: float = 1.0,
-    positive_threshold: float | None = None,
-    reading: Reading | None = None,
-) -> Report:
-    """Look at a file of training pairs, and at held-out files beside it.
-
-    Args:
-        model: encoder to measure difficulty by; without, TF-IDF measures it and lengths are estimated.
+def measure_by(model: str, tables: Sequence[PairTable]) -> tuple[Tokens, list[Scores]]:
+    """What `lint_tables` takes from an untouched encoder: lengths, and the cosines of each table's pairs.
 
     Raises:
-        InputError: a file, the model or an option is bad.
+        InputError: the model is bad.
         NumericError: an embedding is NaN or Inf.
     """
-    tables = [
-        read_pairs(path, label_scale=label_scale, positive_threshold=positive_threshold, reading=reading)
-        for path in (pairs, *held_out)
-    ]
-    if not model:
-        return lint_tables(tables)
     hush_transformers()
-    device = default_device()
-    encoder = load_encoder(model).to(device)
+    encoder = load_encoder(model).to(default_device())
     tokens = [tokenize_sides(encoder, table.texts) for table in tables]
     cosines = [
-        encoder_cosines(embed_cached(encoder, token_table), table, (encoder.width,))[0]
-        for token_table, table in zip(tokens, tables, strict=True)
+        encoder_cosines(embed_cached(encoder, of_table), table, (encoder.width,))[0]
+        for of_table, table in zip(tokens, tables, strict=True)
     ]
-    lengths = [token_table.longest(len(table.texts)) for token_table, table in zip(tokens, tables, strict=True)]
-    return lint_tables(tables, Tokens(lengths, encoder.spec.max_length), cosines)
+    lengths = [of_table.longest(len(table.texts)) for of_table, table in zip(tokens, tables, strict=True)]
+    return Tokens(lengths, encoder.spec.max_length), cosines
 
 
 def lint_tables(
@@ -117,7 +97,7 @@ def lint_tables(
         cosines: of a table's pairs [N] under the untouched model; None measures difficulty by TF-IDF.
     """
     tokens = tokens or Tokens(
-        [checks.estimated_tokens(table.texts) for table in tables], checks.ASSUMED_LENGTH, estimated=True
+        [table_checks.estimated_tokens(table.texts) for table in tables], table_checks.ASSUMED_LENGTH, estimated=True
     )
     parts = parts_of(tables)
     report = Report({table.source: len(table) for table in tables})
@@ -129,13 +109,11 @@ def lint_tables(
         if table.label.all() and (graded := int(graded_labels(table).sum()))
     ]
     for part, lengths in zip(parts, tokens.lengths, strict=True):
-        for check in (checks.contradictions, checks.broken_chains, checks.repeats, checks.dominance):
+        for check in table_checks.CHECKS:
             report.findings += check(part)
-        report.findings += checks.near_empty(part)
-        report.findings += checks.truncation(part, lengths, tokens.longest, tokens.estimated)
-        report.findings += checks.balance(part) + checks.telling_categories(part)
+        report.findings += table_checks.truncation(part, lengths, tokens.longest, tokens.estimated)
     for seen, held in combinations(parts, 2):
-        report.findings += checks.overlap(seen, held)
+        report.findings += table_checks.overlap(seen, held)
     words: Sequence[Scores | None] = _add_scores(report, parts, cosines) or [None] * len(tables)
     tables_of = {table.source: (table, scores) for table, scores in zip(tables, words, strict=True)}
     findings = [as_expected(finding, *tables_of[finding.source]) for finding in report.findings]
@@ -149,27 +127,27 @@ def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores]
     tfidf = tfidf_scores([part.table for part in parts], report.notes)
     hardness: list[list[Figures]] = []  # of each part
     for number, part in enumerate(parts):
-        scores = difficulty.shortcut_scores(part.table)
+        scores = score_checks.shortcut_scores(part.table)
         if tfidf:
             scores[TFIDF] = tfidf[number]
-        figures = {by: difficulty.figures_of(part.table, by, values) for by, values in scores.items()}
+        figures = {by: score_checks.figures_of(part.table, by, values) for by, values in scores.items()}
         for of_score in figures.values():
-            report.findings += difficulty.shortcuts(part, of_score)
+            report.findings += score_checks.shortcuts(part, of_score)
         if cosines is not None:
             scores[MODEL] = cosines[number]
-            figures[MODEL] = difficulty.figures_of(part.table, MODEL, cosines[number])
+            figures[MODEL] = score_checks.figures_of(part.table, MODEL, cosines[number])
         for by in (TFIDF, MODEL):
             if by in figures:
-                report.findings += difficulty.inverted(part, figures[by], scores[by])
+                report.findings += score_checks.inverted(part, figures[by], scores[by])
         judge = MODEL if cosines is not None else TFIDF
         hardness.append(figures.get(judge, []))
         if judge in scores:
-            report.findings += difficulty.suspect_labels(part, judge, scores[judge])
+            report.findings += score_checks.suspect_labels(part, judge, scores[judge])
         if number == 0:
-            report.findings += difficulty.phase_order(part, hardness[0])
+            report.findings += score_checks.phase_order(part, hardness[0])
         report.figures += chain.from_iterable(figures.values())
     for held in hardness[1:]:
-        report.findings += difficulty.easier_than(parts[0], hardness[0], held)
+        report.findings += score_checks.easier_than(parts[0], hardness[0], held)
     return tfidf
 
 

@@ -15,18 +15,14 @@ from scipy.stats import binomtest, ks_2samp, median_abs_deviation
 
 from trainer.data.pairs import PairTable
 from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category, separability
-from trainer.lint.findings import SERIOUS, WARNING, Finding, Limit, Part, name_of
+from trainer.evaluation.prevalence import percent
+from trainer.lint.findings import ALL, SERIOUS, WARNING, Finding, Limit, Part, masks_of_phases, name_of
 
 Scores = NDArray[Any]
-
-
 NO_ROWS = np.empty(0, dtype=np.int64)
 TFIDF = "TF-IDF"  # what gave the scores
-ALL = "all"  # the phase of figures of a whole file
 FEWEST = 20  # pairs of either label, below which a ROC-AUC says nothing
 SURE = 2.0  # standard errors that a difference must exceed
-
-
 # Below one half, negatives score above positives; just above it the score cannot tell them apart.
 AT_CHANCE = 0.55
 # A curriculum goes from easy to hard. At a ROC-AUC of 0.93 two phases of 1,300 pairs differ by 0.02 by luck (two
@@ -78,32 +74,19 @@ def _as_judged(severity: str | None, by: str) -> str | None:
 
 def figures_of(table: PairTable, by: str, scores: Scores) -> list[Figures]:
     """Figures of all rows, then of each phase (where there are two or more) with FEWEST pairs of either label."""
-    phases = np.unique(table.phase).tolist()
-    groups = [(ALL, np.ones(len(table), dtype=np.bool_))]
-    groups += [(str(phase), table.phase == phase) for phase in phases] if len(phases) > 1 else []
     figures = []
-    for name, rows in groups:
+    for phase, rows in masks_of_phases(table).items():
         values, labels = scores[rows], table.label[rows]
-        positives = int(labels.sum())
-        if min(positives, len(labels) - positives) < FEWEST:
+        positives, negatives = int(labels.sum()), int((~labels).sum())
+        if min(positives, negatives) < FEWEST:
             continue
         auc = roc_auc(values, labels)
-        difference, cohens_d = separability(values, labels)
-        distance = ks_2samp(values[labels], values[~labels], method="asymp").statistic
-        figures.append(
-            Figures(
-                source=table.source,
-                phase=name,
-                by=by,
-                pairs=len(values),
-                positives=positives,
-                roc_auc=auc,
-                error=auc_error(auc, positives, len(labels) - positives),
-                separability=difference,
-                separability_d=cohens_d,
-                overlap=1 - float(distance),
-            )
+        error = auc_error(auc, positives, negatives)
+        overlap = 1 - float(ks_2samp(values[labels], values[~labels], method="asymp").statistic)
+        judged = Figures(
+            table.source, phase, by, len(values), positives, auc, error, *separability(values, labels), overlap
         )
+        figures.append(judged)
     return figures
 
 
@@ -146,21 +129,19 @@ def shortcuts(part: Part, figures: Sequence[Figures]) -> list[Finding]:
 def inverted(part: Part, figures: Sequence[Figures], scores: Scores) -> list[Finding]:
     """Phases whose negatives score above their positives, or as high."""
     findings = []
-    table = part.table
-    single = len({each.phase for each in figures}) == 1
-    for each in figures:
-        if (each.phase == ALL and not single) or each.roc_auc >= AT_CHANCE:
+    order = np.argsort(-scores, kind="stable")
+    masks = masks_of_phases(part.table)
+    for each in figures if len(figures) == 1 else figures[1:]:
+        if each.roc_auc >= AT_CHANCE:
             continue
-        rows = np.ones(len(table), dtype=np.bool_) if each.phase == ALL else table.phase == int(each.phase)
-        order = np.argsort(-scores, kind="stable")
         surely = each.roc_auc < 0.5 - SURE * each.error
         findings += part.finding(
             _as_judged(SERIOUS if surely else WARNING, each.by),
             "negatives above positives" if surely else "labels at chance",
             f"phase {each.phase}: ROC-AUC {each.roc_auc:.3f} by {each.by}, positives score {each.separability:+.3f} "
-            f"against negatives, the two overlap by {each.overlap:.0%}".replace("%", " %"),
+            f"against negatives, the two overlap by {percent(each.overlap)}",
             {"phase": each.phase, "by": each.by, "roc_auc": each.roc_auc, "separability": each.separability},
-            order[(rows & ~table.label)[order]],
+            order[(masks[each.phase] & ~part.table.label)[order]],
             "check labels and bands: are the positives less alike than the negatives by design?",
         )
     return findings
@@ -239,7 +220,7 @@ def suspect_labels(part: Part, by: str, scores: Scores) -> list[Finding]:
         _as_judged(SUSPECT.severity(bound), by),
         "suspect labels",
         f"{count} of {looked} pairs with the highest and lowest scores by {by} have the other label; about "
-        f"{count / looked:.1%} of the labels may be wrong (at least {bound:.1%})".replace("%", " %"),
+        f"{percent(count / looked)} of the labels may be wrong (at least {percent(bound)})",
         {"by": by, "suspects": count, "looked_at": looked, "share": count / looked, "at_least": bound},
         np.array([row for _, row in sorted(wrong)], dtype=np.int64),
         "read these rows and correct the labels",

@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from trainer.evaluation.prevalence import percent
 from trainer.lint.findings import EXPECTED, SERIOUS, WARNING, Finding, name_of
 from trainer.lint.linter import MODEL, Report
 from trainer.lint.score_checks import TFIDF, Figures
@@ -65,7 +66,7 @@ def _figures_table(report: Report) -> Table:
     for (source, phase), scores in groups.items():
         some, judged = next(iter(scores.values())), scores.get(judge)
         cells = [f"{scores[by].roc_auc:.3f}" if by in scores else "-" for by in by_score]
-        last = (f"{judged.separability_d:.2f}", f"{judged.overlap:.0%}".replace("%", " %")) if judged else ("-", "-")
-        share = f"{some.positives / some.pairs:.0%}".replace("%", " %")
+        last = (f"{judged.separability_d:.2f}", percent(judged.overlap)) if judged else ("-", "-")
+        share = percent(some.positives / some.pairs)
         table.add_row(Text(name_of(source)), phase, str(some.pairs), share, *cells, *last)
     return table

@@ -13,7 +13,19 @@ from scipy.stats import binom
 
 from trainer.data.raw_table import brief
 from trainer.data.split import connect
-from trainer.lint.findings import WARNING, Finding, Limit, Part, name_of, share_of, worst
+from trainer.evaluation.prevalence import percent
+from trainer.lint.findings import (
+    ALL,
+    WARNING,
+    Finding,
+    Limit,
+    Part,
+    counted,
+    masks_of_phases,
+    name_of,
+    share_of,
+    worst,
+)
 from trainer.text.cleaning import count_words, strip_mail
 from trainer.text.masking import mask_text
 
@@ -67,8 +79,8 @@ def contradictions(part: Part) -> list[Finding]:
     findings = part.finding(
         CONTRADICTED.severity(rows.mean()),
         "contradictory labels",
-        f"{share_of(int(rows.sum()), len(table))} rows: the same two texts are labelled positive and negative",
-        {"rows": int(rows.sum()), "share": float(rows.mean())},
+        f"{share_of(rows)} rows: the same two texts are labelled positive and negative",
+        counted(rows),
         order[rows[order]],
         "decide which label is right, remove the other row",
     )
@@ -76,8 +88,8 @@ def contradictions(part: Part) -> list[Finding]:
     return findings + part.finding(
         worst(SELF_PAIRS.severity(self_pair.mean()), CONTRADICTED.severity(negative / len(table))),
         "self pairs",
-        f"{share_of(int(self_pair.sum()), len(table))} rows pair a text with itself, {negative} of them as negatives",
-        {"rows": int(self_pair.sum()), "negatives": negative, "share": float(self_pair.mean())},
+        f"{share_of(self_pair)} rows pair a text with itself, {negative} of them as negatives",
+        counted(self_pair) | {"negatives": negative},
         self_pair,
         "remove them: nothing is to be learnt from a text and itself",
     )
@@ -99,9 +111,8 @@ def broken_chains(part: Part) -> list[Finding]:
     return part.finding(
         BROKEN_CHAINS.severity(rows.mean()),
         "contradiction through a chain",
-        f"{share_of(int(rows.sum()), len(table))} rows are negative though positives (A like B, B like C, ...) connect "
-        "their texts",
-        {"rows": int(rows.sum()), "share": float(rows.mean())},
+        f"{share_of(rows)} rows are negative though positives (A like B, B like C, ...) connect their texts",
+        counted(rows),
         rows,
         "one link of each chain is wrong: correct it, or remove the negative",
     )
@@ -117,16 +128,16 @@ def repeats(part: Part) -> list[Finding]:
     findings = part.finding(
         DUPLICATES.severity(again.mean()),
         "duplicates",
-        f"{share_of(int(again.sum()), len(table))} rows repeat an earlier one, texts and label",
-        {"rows": int(again.sum()), "share": float(again.mean())},
+        f"{share_of(again)} rows repeat an earlier one, texts and label",
+        counted(again),
         again,
         "keep one of each",
     )
     return findings + part.finding(
         TEMPLATES.severity(template_again.mean()),
         "templated duplicates",
-        f"{share_of(int(template_again.sum()), len(table))} rows repeat an earlier one but for ids, names and numbers",
-        {"rows": int(template_again.sum()), "share": float(template_again.mean())},
+        f"{share_of(template_again)} rows repeat an earlier one but for ids, names and numbers",
+        counted(template_again),
         template_again,
         "keep one or a few of each template (trainer build-pairs does)",
     )
@@ -143,16 +154,14 @@ def dominance(part: Part) -> list[Finding]:
     """One text in a large share of the pairs."""
     table = part.table
     first, second = part.form[table.text1], part.form[table.text2]
-    size = int(part.form.max()) + 1
-    rows_of = np.bincount(first, minlength=size) + np.bincount(second[second != first], minlength=size)
-    common = int(rows_of.argmax())
-    rows = (first == common) | (second == common)
+    common = int(np.bincount(np.concatenate([first, second[second != first]])).argmax())
     text = brief(mask_text(table.texts[int(np.argmax(part.form == common))]))
+    rows = part.touched(part.form == common)
     return part.finding(
         DOMINANT.severity(rows.mean()) if rows.sum() >= DOMINANT_ROWS else None,
         "one text in many pairs",
-        f"{text} is in {share_of(int(rows.sum()), len(table))} rows",
-        {"rows": int(rows.sum()), "share": float(rows.mean())},
+        f"{text} is in {share_of(rows)} rows",
+        counted(rows),
         rows,
         "cap the pairs of a text, at a few dozen",
     )
@@ -161,16 +170,13 @@ def dominance(part: Part) -> list[Finding]:
 def near_empty(part: Part) -> list[Finding]:
     """Texts of which nothing is left without mail headers, greeting and signature."""
     texts = part.table.texts
-    empty = np.array(
-        [len(text) <= NEAR_EMPTY_LENGTH and count_words(strip_mail(text)) < FEWEST_WORDS for text in texts]
-    )
-    rows = empty[part.table.text1] | empty[part.table.text2]
+    empty = [len(text) <= NEAR_EMPTY_LENGTH and count_words(strip_mail(text)) < FEWEST_WORDS for text in texts]
+    rows = part.touched(np.array(empty))
     return part.finding(
         NEAR_EMPTY.severity(rows.mean()),
         "near-empty texts",
-        f"{share_of(int(rows.sum()), len(rows))} rows hold a text of fewer than {FEWEST_WORDS} words beside mail "
-        "headers, greeting and signature",
-        {"rows": int(rows.sum()), "share": float(rows.mean()), "texts": int(empty.sum())},
+        f"{share_of(rows)} rows hold a text of fewer than {FEWEST_WORDS} words beside headers, greeting and signature",
+        counted(rows) | {"texts": sum(empty)},
         rows,
         "remove these rows",
     )
@@ -184,14 +190,13 @@ def estimated_tokens(texts: list[str]) -> NDArray[np.int64]:
 def truncation(part: Part, tokens: NDArray[np.int64], longest: int, estimated: bool) -> list[Finding]:
     """Texts cut at the model's max length. `tokens` [T] may be cut there already."""
     cut = tokens >= longest
-    rows = cut[part.table.text1] | cut[part.table.text2]
     how = f"by an estimate, {TOKENS_PER_PIECE} tokens a word or mark" if estimated else "by the tokenizer"
     return part.finding(
         TRUNCATED.severity(cut.mean()),
         "truncated texts",
-        f"{share_of(int(cut.sum()), len(cut))} texts reach {longest} tokens, where they are cut ({how})",
+        f"{share_of(cut)} texts reach {longest} tokens, where they are cut ({how})",
         {"texts": int(cut.sum()), "share": float(cut.mean()), "max_length": longest, "estimated": estimated},
-        rows,
+        part.touched(cut),
         "raise model.max_length where the model allows it, or put what matters first",
     )
 
@@ -199,21 +204,17 @@ def truncation(part: Part, tokens: NDArray[np.int64], longest: int, estimated: b
 def balance(part: Part) -> list[Finding]:
     """Labels, in all and by phase; phases of very different size. Positives alone are no fault: see `lint_tables`."""
     table, findings = part.table, []
-    phases, sizes = np.unique(table.phase, return_counts=True)
-    groups = [("the file", np.ones(len(table), dtype=np.bool_))]
-    if len(phases) > 1:
-        groups += [(f"phase {phase}", table.phase == phase) for phase in phases]
-    for name, rows in groups:
-        share = float(table.label[rows].mean())
-        rarer = rows & (table.label == (share < 0.5))
+    for phase, rows in masks_of_phases(table).items():
+        name, share = "the file" if phase == ALL else f"phase {phase}", float(table.label[rows].mean())
         findings += part.finding(
             None if table.label.all() else BALANCE.severity(max(share, 1 - share)),
             "label balance",
-            f"{share:.1%} of the {int(rows.sum())} rows of {name} are positive".replace("%", " %"),
+            f"{percent(share)} of the {int(rows.sum())} rows of {name} are positive",
             {"group": name, "positives": share},
-            rarer,
+            rows & (table.label == (share < 0.5)),
             f"add {'negatives' if share > 0.5 else 'positives'}, or check data.positive_threshold",
         )
+    phases, sizes = np.unique(table.phase, return_counts=True)
     small = sizes < SMALL_PHASE * sizes.max()
     by_phase = {str(phase): int(size) for phase, size in zip(phases, sizes, strict=True)}
     return findings + part.finding(
@@ -222,9 +223,7 @@ def balance(part: Part) -> list[Finding]:
         f"rows by phase are {', '.join(f'{phase}: {size}' for phase, size in by_phase.items())}",
         {"sizes": by_phase},
         np.isin(table.phase, phases[small]),
-        f"fill the small phase, or leave it out (curriculum.phases); under {SMALL_PHASE:.0%} of the largest".replace(
-            "%", " %"
-        ),
+        f"fill the small phase, or leave it out (curriculum.phases); under {percent(SMALL_PHASE)} of the largest",
     )
 
 
@@ -252,30 +251,26 @@ def telling_categories(part: Part) -> list[Finding]:
     return part.finding(
         CATEGORY.severity(rows.mean()),
         "category predicts the label",
-        f"{share_of(int(rows.sum()), len(rows))} rows are in {len(examples)} categories that are nearly all of one "
-        f"label ({largest})",
-        {"rows": int(rows.sum()), "share": float(rows.mean()), "categories": len(examples)},
+        f"{share_of(rows)} rows are in {len(examples)} categories that are nearly all of one label ({largest})",
+        counted(rows) | {"categories": len(examples)},
         rows,
         "add pairs of the other label in these categories",
     )
 
 
+CHECKS = (contradictions, broken_chains, repeats, dominance, near_empty, balance, telling_categories)
+"""Those that a table alone is put to."""
+
+
 def overlap(seen: Part, held: Part) -> list[Finding]:
     """What a held-out file shares with another: texts, tickets (texts that positives connect), templates."""
-    table = held.table
-
-    def touched(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return known[table.text1] | known[table.text2]
-
     text = np.isin(held.form, seen.form)
-    size = int(max(seen.form.max(), held.form.max())) + 1
-    cluster = clusters(held, size)
-    by_text = touched(text)
-    by_ticket = touched(np.isin(cluster[held.form], cluster[seen.form])) & ~by_text
-    by_template = touched(np.isin(held.template, seen.template) & ~text) & ~by_text
+    cluster = clusters(held, int(max(seen.form.max(), held.form.max())) + 1)
+    by_text = held.touched(text)
+    by_ticket = held.touched(np.isin(cluster[held.form], cluster[seen.form])) & ~by_text
+    by_template = held.touched(np.isin(held.template, seen.template) & ~text) & ~by_text
     pairs = np.isin(held.keys(held.template), seen.keys(seen.template)) & ~by_text
-    other, total = name_of(seen.table.source), len(table)
-    findings = []
+    other, findings = name_of(seen.table.source), []
     for rows, name, what in (
         (by_text, "text overlap", f"hold one of {len(np.unique(held.form[text]))} texts"),
         (by_ticket, "ticket overlap", "hold a text that positives connect with one"),
@@ -283,17 +278,17 @@ def overlap(seen: Part, held: Part) -> list[Finding]:
         findings += held.finding(
             SEEN.severity(rows.mean()),
             name,
-            f"{share_of(int(rows.sum()), total)} rows {what} that {other} also holds",
-            {"rows": int(rows.sum()), "share": float(rows.mean()), "with": other},
+            f"{share_of(rows)} rows {what} that {other} also holds",
+            counted(rows) | {"with": other},
             rows,
             "remove these rows from one of the files; split by ticket, not by pair",
         )
     return findings + held.finding(
         worst(SEEN_TEMPLATE_PAIRS.severity(pairs.mean()), SEEN_TEMPLATES.severity(by_template.mean())),
         "template overlap",
-        f"{share_of(int(by_template.sum()), total)} more rows hold a copy of a template in {other}; {int(pairs.sum())} "
+        f"{share_of(by_template)} more rows hold a copy of a template in {other}; {int(pairs.sum())} "
         "are its pairs but for ids, names and numbers",
-        {"rows": int(by_template.sum()), "share": float(by_template.mean()), "pairs": int(pairs.sum()), "with": other},
+        counted(by_template) | {"pairs": int(pairs.sum()), "with": other},
         pairs if pairs.any() else by_template,
         "split by template (trainer build-pairs does)",
     )

@@ -1,4 +1,4 @@
-"""What lint must expect of pairs that `trainer build-pairs` made: their rules bring some findings about.
+"""Which findings are expected of pairs that `trainer build-pairs` made: their rules bring them about.
 
 Whether a row was built, and how, says its origin in the file. A finding that such rules explain is EXPECTED: there is
 nothing to mend before training, but it says how far these pairs can be trusted as a judge.
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from trainer.data.origins import ALTERED, BY_MODEL, BY_WORDS, KNOWN, ORIGINS
 from trainer.data.pairs import PairTable
-from trainer.lint.findings import EXPECTED, Finding
-from trainer.lint.score_checks import ALL, FEWEST, SHORTCUTS, TFIDF, Scores, figures_of
+from trainer.lint.findings import ALL, EXPECTED, Finding, masks_of_phases
+from trainer.lint.score_checks import FEWEST, SHORTCUTS, TFIDF, Scores, figures_of
 
 MOST = 0.5  # share of a phase's positives, or negatives, of one origin that makes the phase what it is
 JUDGE = "judge models on pairs that people labelled (data.test)"
@@ -37,7 +37,7 @@ def _reason(finding: Finding, table: PairTable, words: Scores | None) -> str:
         if chosen.any() and not _is_shortcut(table.take(~chosen), words[~chosen]):
             return f"nothing to mend: TF-IDF chose these labels (origins), so it knows them; {JUDGE}"
     if finding.name in ("negatives above positives", "labels at chance"):
-        rows = table.phase == int(finding.values["phase"]) if finding.values["phase"] != ALL else built | True
+        rows = masks_of_phases(table)[finding.values["phase"]]
         known, hard = _from(origins, (KNOWN,)), _from(origins, (BY_MODEL,))
         if finding.values["by"] == TFIDF and known[rows & table.label].mean() >= MOST:
             return "nothing to mend: most positives are known duplicates (origins), however few words they share"
