@@ -135,8 +135,9 @@ class Linear(nn.Linear):
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
         if dtype not in TYPES.values() or product_way(dtype) == TORCH:
             return super().forward(input)
-        rows = input.reshape(-1, self.in_features).to(dtype)
-        return _FastLinear.apply(rows, self.weight, self.bias).view(*input.shape[:-1], self.out_features)
+        rows = _FastLinear.apply(input.reshape(-1, self.in_features).to(dtype), self.weight, self.bias)
+        # No view of flat tokens: LoRA adds to them in place, and autograd copies a view's whole gradient for that.
+        return rows if input.ndim == 2 else rows.view(*input.shape[:-1], self.out_features)
 
 
 class LoraLinear(lora.Linear):
