@@ -8,9 +8,9 @@ import torch
 
 pytest.importorskip("triton", reason="needs the package triton (extra `test`, on Linux)")
 
-from trainer.model import attention
 from trainer.model import attention_triton as flash
 from trainer.model import packing as packed
+from trainer.model.attention import choose_attention
 from trainer.model.forward import packed_hidden_states
 from trainer.model.loading import load_encoder
 from trainer.system.transfer import to_device
@@ -39,8 +39,7 @@ def grouped(batch, inputs, heads):
     if len(inputs) == 4:
         places = torch.arange(REACH, device=DEVICE)
         bias = inputs[3][:, places[None, :] - places[:, None] + REACH - 1][None]
-    masks = [attention.attention_mask(group, bias) for group in batch.groups]
-    return attention.grouped_attention(*inputs[:3], batch.groups, masks, heads)
+    return choose_attention(batch, bias, heads, 0.0)(*inputs[:3])
 
 
 def kernel(batch, inputs, heads, dropout=0.0):

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from trainer.model.attention import attention_mask, choose_attention, grouped_attention
+from trainer.model.attention import choose_attention
 from trainer.model.packing import pack
 from trainer.system import devices, numerics, processor
 from trainer.system.numerics import settle_numerics, unmeasured_line
@@ -94,9 +94,9 @@ def test_widened_attention_rounds_only_its_result(dropout, masked):
     def attend(dtype):
         torch.manual_seed(0)
         leaves = [tensor.to(dtype, copy=True).requires_grad_() for tensor in inputs]
-        masks = [attention_mask(group, None if bias is None else bias.to(BF16).to(dtype)) for group in batch.groups]
+        attention = choose_attention(batch, None if bias is None else bias.to(BF16).to(dtype), heads, dropout)
         with torch.autocast("cpu", BF16, enabled=dtype == BF16):
-            out = grouped_attention(*leaves, batch.groups, masks, heads, dropout)
+            out = attention(*leaves)
         return out, *torch.autograd.grad(out.sum(), leaves)
 
     exact = attend(torch.float64)

@@ -9,6 +9,7 @@ Shapes: T tokens, H heads, D head width, NB blocks of rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,9 +42,20 @@ def packed_attention(
         [T, H * D].
     """
     seed = torch.randint(2**31 - 1, (1,), device=query.device) if dropout else blocks.new_zeros(1, dtype=torch.int64)
-    return _attend(query.contiguous(), key.contiguous(), value.contiguous(), blocks, bias, seed, rows, heads, dropout)[
-        0
-    ]
+    inputs = query.contiguous(), key.contiguous(), value.contiguous()
+    return _attend(*inputs, blocks, bias, seed, rows, heads, dropout)[0]
+
+
+def _outputs(query: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Room for what the forward kernel gives: [T, H * D], and the log-sum-exp of every row [H, T]."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    return torch.zeros_like(query), query.new_zeros(heads, query.shape[0], dtype=wide)
+
+
+def _gradients(inputs: Sequence[Tensor], bias: Tensor | None, like: Tensor, train_bias: bool) -> tuple[Tensor, ...]:
+    """Room for the gradients of queries, keys, values and bias; one number where the bias gets none."""
+    d_bias = torch.zeros_like(bias, dtype=like.dtype) if bias is not None and train_bias else like.new_zeros(1)
+    return *map(torch.zeros_like, inputs), d_bias
 
 
 # Custom operators, so that torch.compile passes them by and sees their shapes.
@@ -59,27 +71,10 @@ def _attend(
     heads: int,
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
-    out = torch.zeros_like(query)
-    lse_HT = query.new_zeros(heads, query.shape[0], dtype=torch.promote_types(query.dtype, torch.float32))
+    out, lse_HT = _outputs(query, heads)
     pointers = (query, key, value, bias if bias is not None else query, blocks, seed, out, lse_HT)
     _launch("forward", pointers, heads, rows, dropout, bias)
     return out, lse_HT
-
-
-@_attend.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    blocks: Tensor,
-    bias: Tensor | None,
-    seed: Tensor,
-    rows: int,
-    heads: int,
-    dropout: float,
-) -> tuple[Tensor, Tensor]:
-    lse_HT = query.new_empty(heads, query.shape[0], dtype=torch.promote_types(query.dtype, torch.float32))
-    return torch.empty_like(query), lse_HT
 
 
 @torch.library.custom_op("trainer::packed_attention_backward", mutates_args=())
@@ -101,32 +96,11 @@ def _attend_backward(
     d_out = d_out.contiguous()
     # What a weight's gradient loses because the weights of a row sum to 1; dropout does not change it.
     delta_HT = (d_out.to(lse_HT.dtype) * out).view(len(out), heads, -1).sum(2).T.contiguous()
-    d_query, d_key, d_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
-    d_bias = torch.zeros_like(bias, dtype=lse_HT.dtype) if bias is not None and train_bias else lse_HT.new_zeros(1)
+    d_query, d_key, d_value, d_bias = _gradients((query, key, value), bias, lse_HT, train_bias)
     pointers = (query, key, value, bias if bias is not None else query, blocks, seed, d_out, lse_HT, delta_HT)
     _launch("key_value", (*pointers, d_key, d_value), heads, rows, dropout, bias)
     _launch("query", (*pointers, d_query, d_bias), heads, rows, dropout, bias, train_bias)
     return d_query, d_key, d_value, d_bias
-
-
-@_attend_backward.register_fake
-def _(
-    d_out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    blocks: Tensor,
-    bias: Tensor | None,
-    seed: Tensor,
-    out: Tensor,
-    lse_HT: Tensor,
-    rows: int,
-    heads: int,
-    dropout: float,
-    train_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    d_bias = bias.new_empty(bias.shape, dtype=lse_HT.dtype) if bias is not None and train_bias else lse_HT.new_empty(1)
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), d_bias
 
 
 def _launch(
@@ -163,3 +137,10 @@ def _differentiate(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, .
 
 
 _attend.register_autograd(_differentiate, setup_context=_save)
+# What torch.compile sees of them: the shapes, by the arguments above in their order.
+_attend.register_fake(lambda query, *others: _outputs(query, heads=others[-2]))
+_attend_backward.register_fake(
+    lambda d_out, query, key, value, blocks, bias, seed, out, lse_HT, *options: _gradients(
+        (query, key, value), bias, lse_HT, train_bias=options[-1]
+    )
+)

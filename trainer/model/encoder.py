@@ -154,9 +154,7 @@ class Encoder(nn.Module):
         if side not in prompts:
             raise InputError(f'encode: side = {side!r}: use "query", "document" or None')
         tokens, kind = self.tokenize(texts, (prompts[side],)), next(self.parameters()).device.type
-        rows = self.embed(
-            tokens, np.arange(len(texts)), tokens_per_batch, lambda: torch.autocast(kind, enabled=False), "Encoding"
-        )
+        rows = self.embed(tokens, None, tokens_per_batch, lambda: torch.autocast(kind, enabled=False), "Encoding")
         if normalize is None and self.spec.normalize:
             rows = nn.functional.normalize(rows, dim=1)
         rows = rows[:, : dims or self.usual_dim]
@@ -188,12 +186,12 @@ class Encoder(nn.Module):
     def embed(
         self,
         tokens: TokenTable,
-        texts: np.ndarray,
+        texts: np.ndarray | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
         autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
         description: str = "Embedding",
     ) -> Tensor:
-        """Unnormalised embeddings [n, E] fp32, on the encoder's device, of texts [n] of a table, without gradients.
+        """Unnormalised embeddings [n, E] fp32, on the encoder's device, of texts [n] of a table, or of all of it.
 
         Dropout is off meanwhile; neither the training mode nor any random state is changed.
 
@@ -202,6 +200,7 @@ class Encoder(nn.Module):
             description: of the progress.
         """
         device = next(self.parameters()).device
+        texts = np.arange(len(tokens.lengths)) if texts is None else texts
         rows = torch.empty(len(texts), self.width, device=device)
         with evaluating(self), progress(description, len(texts)) as advance, torch.no_grad(), autocast():
             for chunk in tokens.chunks(texts, tokens_per_batch) if len(texts) else ():

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from trainer.errors import CheckpointError, InputError, first_line
-from trainer.model.embedding import embed, tokenize_sides
+from trainer.model.embedding import tokenize_sides
 from trainer.model.encoder import Encoder, evaluating
 from trainer.model.loading import LOADING_ERRORS, load_encoder
 from trainer.system.console import console
@@ -209,8 +209,8 @@ def _require_moved(what: str, moved: float, gap: float) -> None:
 
 def _unit_embeddings(encoder: Encoder, texts: list[str]) -> Tensor:
     """[S * N, E] of length 1."""
-    rows = torch.from_numpy(embed(encoder, tokenize_sides(encoder, texts), description="Checking", alone=True))
-    return normalize(rows.double(), dim=1)
+    rows = encoder.embed(tokenize_sides(encoder, texts), description="Checking")
+    return normalize(rows.cpu().double(), dim=1)
 
 
 def choose_probes(texts: list[str], count: int = 32) -> list[str]:
