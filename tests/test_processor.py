@@ -344,14 +344,14 @@ def test_the_random_state_of_any_device_is_taken_and_put_back(monkeypatch):
         def set_rng_state(state):
             calls.append(state)
 
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: METAL)
     monkeypatch.setattr(torch, "get_device_module", lambda kind: {"mps": Module}[kind])
-    devices.set_random_state(METAL, devices.random_state(METAL))
-    assert [state.tolist() for state in calls] == [[7]]
-    torch.manual_seed(3)
-    state = devices.random_state(CPU)
+    states = devices.random_states()
     first = torch.randn(4)
-    devices.set_random_state(CPU, state)
-    assert torch.equal(torch.randn(4), first)
+    devices.set_random_states(states)
+    assert [state.tolist() for state in calls] == [[7]] and torch.equal(torch.randn(4), first)
+    devices.set_random_states({"torch": states["torch"]})  # saved where there was no such device
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])

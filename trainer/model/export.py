@@ -7,7 +7,6 @@ its base from where training did. Both say all that their embeddings depend on: 
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from torch import Tensor
 from trainer import __version__
 from trainer.errors import StorageError
 from trainer.model.encoder import Encoder, EncoderSpec
+from trainer.model.families import without_pooler
 from trainer.model.folder import ADAPTER_WEIGHTS, SETTINGS
 from trainer.model.proof import check_exports, merged
 from trainer.system.files import DEBRIS, new_folder, sync, write_file, write_manifest
@@ -141,7 +141,7 @@ def save_tokenizer(encoder: Encoder, folder: Path) -> None:
 def base_pooler(encoder: Encoder) -> tuple[dict[str, Tensor], bool]:
     """(weights of the base that its class has and the encoder lacks, by name; whether these are all that it lacks)."""
     kind, weights = type(encoder.model), encoder.spec.folder
-    if "add_pooling_layer" not in inspect.signature(kind).parameters:
+    if not without_pooler(kind):
         return {}, True
     with torch.device("meta"):
         whole = kind(encoder.model.config, add_pooling_layer=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from trainer.errors import InputError, first_line
 from trainer.model.encoder import Encoder, EncoderSpec
-from trainer.model.families import FAMILIES
+from trainer.model.families import FAMILIES, without_pooler
 from trainer.model.fast_layers import make_lean
 from trainer.model.folder import (
     AUTO,
@@ -155,8 +154,7 @@ def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
                 "known by its encoder; use that, or an encoder"
             )
         options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
-        if kind is not None and "add_pooling_layer" in inspect.signature(kind).parameters:
-            options["add_pooling_layer"] = False
+        options |= without_pooler(kind) if kind is not None else {}
         model, report = factory.from_pretrained(folder, config=config, output_loading_info=True, **options)
     except LOADING_ERRORS as error:
         raise InputError(f"model.name = {name}: cannot load the model: {first_line(error)}") from error

@@ -7,7 +7,6 @@ the same afterwards. Shapes: T tokens, H heads, D head width, L tokens of a sequ
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -169,7 +168,7 @@ def dropout_errors(encoder: Encoder, dtype: torch.dtype, probability: float) -> 
 
 def layers_fault(
     encoder: Encoder, autocast: Callable[[], AbstractContextManager[None]], dtype: torch.dtype
-) -> tuple[str | None, float]:
+) -> str | None:
     """Say in what the compiled layers of an encoder differ from the eager ones; None in nothing.
 
     Without dropout the two must be equal but for rounding. Under dropout they draw other masks: the mean over many
@@ -178,9 +177,6 @@ def layers_fault(
 
     Args:
         dtype: in which the layers compute.
-
-    Returns:
-        What is wrong, and the seconds that compiling took.
     """
     device, rounding = encoder.model.device, LAYER_TOLERANCE[dtype]
     was_training = encoder.training
@@ -189,19 +185,16 @@ def layers_fault(
         with same_random_state(device):
             probe = _LayerProbe(encoder, autocast)
             with without_dropout(encoder):
-                probe.draw(compiled=False, seed=1)  # starts what runs for the first time
-                right, eager_seconds = _timed(lambda: probe.draw(compiled=False, seed=1), device)
-                mine, seconds = _timed(lambda: probe.draw(compiled=True, seed=1), device)
+                right, mine = probe.draw(compiled=False, seed=1), probe.draw(compiled=True, seed=1)
             one, other = (probe.draw(compiled=False, seed=seed) for seed in (2, 3))
-            drawn, drawn_seconds = _timed(lambda: probe.draw(compiled=True, seed=4), device)
-            again = probe.draw(compiled=True, seed=4)
+            drawn, again = (probe.draw(compiled=True, seed=4) for _ in range(2))
     finally:
         encoder.train(was_training)
     fault = _difference(right, right, mine, rounding) or _difference(one, other, drawn, rounding)
     replay_error = float((drawn[EVERY] - again[EVERY]).norm())
     if fault is None and not replay_error <= rounding * float(drawn[EVERY].norm()):
         fault = "a second pass from the same random state draws other dropout"
-    return fault, max(seconds + drawn_seconds - 2 * eager_seconds, 0.0)
+    return fault
 
 
 @contextmanager
@@ -249,19 +242,6 @@ class _LayerProbe:
         found = {name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
         mean = wide.detach().view(COPIES, -1, wide.shape[1]).mean(0)
         return {EVERY: wide.detach(), MEAN: mean, **found}
-
-
-def _timed(action: Callable[[], dict[str, Tensor]], device: torch.device) -> tuple[dict[str, Tensor], float]:
-    """What an action returns, and its seconds, the device waited for."""
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    start = now()
-    result = action()
-    return result, now() - start
 
 
 def _difference(

@@ -13,10 +13,10 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from trainer.errors import InputError, StorageError
-from trainer.model.families import FAMILIES
+from trainer.model.families import FAMILIES, without_pooler
 
 # Start, padding, end, unknown and mask. All but the mask come first in the vocabulary, in the order of their ids in the
 # published models: families that count positions from the padding id on have it at 1.
@@ -76,7 +76,7 @@ def build_tiny_mpnet(
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = AutoModel.from_config(config, **traits.without_pooler)
+        model = AutoModel.from_config(config, **without_pooler(MODEL_MAPPING[type(config)]))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
