@@ -128,9 +128,9 @@ def test_a_real_encoder_is_covered_and_its_norms_and_biases_do_not_decay(
         add_lora(encoder, lora)
     own = encoder.trainable()
     optimizer = build_optimizer(own, CONFIG)
-    held = [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
-    assert sorted(held[0] + [key for keys in held[1:] for key in keys]) == sorted(map(id, own.values()))  # each once, and nothing else
-    decayed = held[0]
+    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(held) == sorted(map(id, own.values()))  # each once, and nothing else
+    decayed = {id(parameter) for parameter in optimizer.param_groups[0]["params"]}
     names = {name for name, parameter in own.items() if id(parameter) in decayed}
     spared = own.keys() - names
     if lora:

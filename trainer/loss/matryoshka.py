@@ -12,12 +12,11 @@ tile by tile, so that no Q x G matrix is ever held.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from trainer.loss.tiled import LossWithGradients, Task, losses_and_gradients
+from trainer.loss.tiled import LossWithGradients, Task
 
 
 def matryoshka_mnrl(
@@ -74,8 +73,8 @@ def matryoshka_mnrl(
         scale = scale.to(queries) if isinstance(scale, Tensor) else queries.new_full((), scale)
         inputs, ordered = (queries, candidates, scale), [by_dim[dim] for dim in ascending]
         wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
-        task = Task(targets, excluded, ascending, ordered, total_queries, wanted)
-        total, losses_M = LossWithGradients.apply(partial(losses_and_gradients, task=task, tile=tile), *inputs)
+        task = Task(targets, excluded, ascending, ordered, total_queries, wanted, tile)
+        total, losses_M = LossWithGradients.apply(task, *inputs)
     return total, torch.stack([losses_M.detach()[ascending.index(dim)] for dim in dims])
 
 
