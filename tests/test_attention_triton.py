@@ -43,9 +43,7 @@ def grouped(batch, inputs, heads):
 
 
 def kernel(batch, inputs, heads, dropout=0.0):
-    return flash.packed_attention(
-        *inputs[:3], batch.blocks, packed.BLOCK, heads, inputs[3] if len(inputs) == 4 else None, dropout
-    )
+    return flash.packed_attention(*inputs[:3], batch.blocks, heads, inputs[3] if len(inputs) == 4 else None, dropout)
 
 
 MIXED = [3, 3, 2, 17, 90, 1]
@@ -83,8 +81,8 @@ def dropped_weights(length, heads, probability, seed):
     batch, (query, key, _), _ = problem([length], heads, length, seed=5, with_bias=False)
     identity = torch.eye(length, **KIND).repeat(1, heads)
     torch.manual_seed(seed)
-    after = flash.packed_attention(query, key, identity, batch.blocks, packed.BLOCK, heads, None, probability)
-    before = flash.packed_attention(query, key, identity, batch.blocks, packed.BLOCK, heads)
+    after = flash.packed_attention(query, key, identity, batch.blocks, heads, None, probability)
+    before = flash.packed_attention(query, key, identity, batch.blocks, heads)
     return (batch, query, key), *(x.view(length, heads, length).transpose(0, 1) for x in (before, after))
 
 

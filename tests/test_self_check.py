@@ -74,8 +74,8 @@ def wrong_key_gradient(query, key, *others):
     return out + 1e-2 * (key - key.detach())
 
 
-def no_bias_gradient(query, key, value, blocks, rows, heads, bias, dropout):
-    return packed_attention(query, key, value, blocks, rows, heads, bias.detach() + 0 * bias, dropout)
+def no_bias_gradient(query, key, value, blocks, heads, bias, dropout):
+    return packed_attention(query, key, value, blocks, heads, bias.detach() + 0 * bias, dropout)
 
 
 def not_a_number(*inputs):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.model.fast_layers import dropout as drop
-from trainer.model.packing import BLOCK, Group, TokenBatch
+from trainer.model.packing import Group, TokenBatch
 from trainer.system.processor import is_widened
 
 
@@ -28,7 +28,7 @@ def choose_attention(
         # By distance from -(L - 1) to L - 1: the first column upwards, then the first row.
         table = torch.cat([bias[0, :, :, 0].flip(1), bias[0, :, 0, 1:]], 1).float() if bias is not None else None
 
-        return lambda query, key, value: packed_attention(query, key, value, batch.blocks, BLOCK, heads, table, dropout)
+        return lambda query, key, value: packed_attention(query, key, value, batch.blocks, heads, table, dropout)
 
     masks = [attention_mask(group, bias) for group in batch.groups]
     sizes = [group.stop - group.start for group in batch.groups]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from trainer.model.attention_kernels import KERNELS, kernel_constants
+from trainer.model.packing import BLOCK
 
 
 def packed_attention(
@@ -23,7 +24,6 @@ def packed_attention(
     key: Tensor,
     value: Tensor,
     blocks: Tensor,
-    rows: int,
     heads: int,
     bias: Tensor | None = None,
     dropout: float = 0.0,
@@ -32,8 +32,7 @@ def packed_attention(
 
     Args:
         query, key, value: [T, H * D].
-        blocks: [NB, 3] int32, for each block of rows: first token of its sequence, the sequence's length, first row.
-        rows: how many rows a block has, a power of 2 from 16.
+        blocks: [NB, 3] int32, for each block of BLOCK rows: first token of its sequence, its length, first row.
         heads: H.
         bias: [H, 2R - 1] by distance, R at least the longest length; gets a gradient where it asks for one.
         dropout: probability for each attention weight.
@@ -43,7 +42,7 @@ def packed_attention(
     """
     seed = torch.randint(2**31 - 1, (1,), device=query.device) if dropout else blocks.new_zeros(1, dtype=torch.int64)
     inputs = query.contiguous(), key.contiguous(), value.contiguous()
-    return _attend(*inputs, blocks, bias, seed, rows, heads, dropout)[0]
+    return _attend(*inputs, blocks, bias, seed, heads, dropout)[0]
 
 
 def _outputs(query: Tensor, heads: int) -> tuple[Tensor, Tensor]:
@@ -67,13 +66,12 @@ def _attend(
     blocks: Tensor,
     bias: Tensor | None,
     seed: Tensor,
-    rows: int,
     heads: int,
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
     out, lse_HT = _outputs(query, heads)
     pointers = (query, key, value, bias if bias is not None else query, blocks, seed, out, lse_HT)
-    _launch("forward", pointers, heads, rows, dropout, bias)
+    _launch("forward", pointers, heads, dropout, bias)
     return out, lse_HT
 
 
@@ -88,7 +86,6 @@ def _attend_backward(
     seed: Tensor,
     out: Tensor,
     lse_HT: Tensor,
-    rows: int,
     heads: int,
     dropout: float,
     train_bias: bool,
@@ -98,8 +95,8 @@ def _attend_backward(
     delta_HT = (d_out.to(lse_HT.dtype) * out).view(len(out), heads, -1).sum(2).T.contiguous()
     d_query, d_key, d_value, d_bias = _gradients((query, key, value), bias, lse_HT, train_bias)
     pointers = (query, key, value, bias if bias is not None else query, blocks, seed, d_out, lse_HT, delta_HT)
-    _launch("key_value", (*pointers, d_key, d_value), heads, rows, dropout, bias)
-    _launch("query", (*pointers, d_query, d_bias), heads, rows, dropout, bias, train_bias)
+    _launch("key_value", (*pointers, d_key, d_value), heads, dropout, bias)
+    _launch("query", (*pointers, d_query, d_bias), heads, dropout, bias, train_bias)
     return d_query, d_key, d_value, d_bias
 
 
@@ -107,7 +104,6 @@ def _launch(
     kernel: str,
     pointers: tuple[Tensor, ...],
     heads: int,
-    rows: int,
     dropout: float,
     bias: Tensor | None,
     train_bias: bool = False,
@@ -116,24 +112,24 @@ def _launch(
     query, blocks = pointers[0], pointers[4]
     head_width = query.shape[1] // heads
     flags = {"bias": bias is not None, "dropout": dropout > 0, "train_bias": train_bias}
-    constants = kernel_constants(kernel, query.dtype, heads, head_width, rows, **flags, device=query.device.type)
+    constants = kernel_constants(kernel, query.dtype, heads, head_width, BLOCK, **flags, device=query.device.type)
     own = constants["COLUMNS" if kernel == "key_value" else "ROWS"]
     reach = (bias.shape[1] + 1) // 2 if bias is not None else 1
     sizes = (query.shape[0], reach, head_width**-0.5, dropout, 1 / (1 - dropout))
-    KERNELS[kernel][len(blocks) * (rows // own), heads](*pointers, *sizes, **constants)
+    KERNELS[kernel][len(blocks) * (BLOCK // own), heads](*pointers, *sizes, **constants)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    query, key, value, blocks, bias, seed, ctx.rows, ctx.heads, ctx.dropout = inputs
+    query, key, value, blocks, bias, seed, ctx.heads, ctx.dropout = inputs
     ctx.save_for_backward(query, key, value, blocks, bias, seed, *output)
 
 
 def _differentiate(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     bias = ctx.saved_tensors[4]
     train_bias = bias is not None and ctx.needs_input_grad[4]
-    found = _attend_backward(d_out, *ctx.saved_tensors, ctx.rows, ctx.heads, ctx.dropout, train_bias)
+    found = _attend_backward(d_out, *ctx.saved_tensors, ctx.heads, ctx.dropout, train_bias)
     d_bias = found[3].to(bias.dtype) if train_bias else None
-    return *found[:3], None, d_bias, None, None, None, None
+    return *found[:3], None, d_bias, None, None, None
 
 
 _attend.register_autograd(_differentiate, setup_context=_save)
