@@ -19,21 +19,18 @@ from trainer.system.files import cache_dir, read_cached, write_cached
 
 
 def tokenize_for(encoder: Encoder, texts: list[str]) -> TokenTable:
-    """N texts, at least one, as the queries of an encoder, from the cache where they were tokenised before.
+    """N texts as the queries of an encoder, cached: for texts that are compared with each other, whatever their side.
 
-    For texts that are compared with each other, whichever side of a pair they may stand on.
-
-    Raises:
-        InputError: the tokenizer gives no token, or tokens that the model has no embedding for.
+    Raises as `Encoder.tokenize`.
     """
     return encoder.tokenize(texts, (encoder.spec.query_prompt,), cached=True)
 
 
 def tokenize_sides(encoder: Encoder, texts: list[str]) -> TokenTable:
-    """N texts as they stand on either side of a pair, from the cache likewise; raises as `tokenize_for`.
+    """N texts as they stand on either side of a pair, cached; raises likewise.
 
     N rows where the encoder has the same prompt, or none, for both sides; else 2 * N: all as queries, then all as
-    documents. The first N rows are then those of first texts, the last N rows those of second ones.
+    documents. The first N rows are always those of first texts, the last N those of second ones.
     """
     return encoder.tokenize(texts, encoder.spec.side_prompts, cached=True)
 

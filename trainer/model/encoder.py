@@ -118,10 +118,10 @@ class Encoder(nn.Module):
         normalize: bool | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> np.ndarray:
-        """Embed texts: in fp32 where the encoder is, batches packed and sorted by length, dropout off.
+        """Embed texts in fp32, as `embed` does.
 
         The result is that of sentence-transformers' `encode`, `encode_query` or `encode_document` with
-        `truncate_dim=dims`. Shows progress; neither the training mode nor any random state is changed.
+        `truncate_dim=dims`.
 
             >>> from trainer.model.loading import load_encoder
             >>> encoder = load_encoder("models/tiny")
@@ -193,11 +193,11 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Unnormalised embeddings [n, E] fp32, on the encoder's device, of texts [n] of a table, or of all of it.
 
-        Dropout is off meanwhile; neither the training mode nor any random state is changed.
+        Without gradients or dropout, batches packed and sorted by length. Shows progress; neither the training mode nor
+        any random state is changed.
 
         Args:
             autocast: the precision to compute in.
-            description: of the progress.
         """
         device = next(self.parameters()).device
         texts = np.arange(len(tokens.lengths)) if texts is None else texts
@@ -226,7 +226,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _checked_texts(texts: Iterable[str]) -> list[str]:
-    """The texts as a list of strings. Raises InputError for anything else."""
     if isinstance(texts, str):
         raise InputError("encode: texts is one string, not a list; write encode([text])")
     if not isinstance(texts, Iterable):
@@ -248,9 +247,7 @@ class EmbeddingConditions:
     pooling: str
     max_length: int
     query_prompt: str
-    """Before the first text of a pair."""
     document_prompt: str
-    """Before the second one."""
 
 
 def embedding_conditions(encoder: Encoder) -> EmbeddingConditions:
