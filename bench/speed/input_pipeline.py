@@ -27,7 +27,7 @@ from trainer.config import CurriculumConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of, read_pairs
-from trainer.model.embedding import tokenize_for
+from trainer.model.embedding import tokenize_sides
 from trainer.model.loading import load_encoder
 from trainer.model.tokens import TokenTable
 from trainer.system.console import console
@@ -95,7 +95,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         train = write_pairs(pairs, folder / "train.json", options.pairs)
         encoder, table = load_encoder(str(model), max_length=max_length), read_pairs(str(train))
         start = time.perf_counter()
-        tokens = tokenize_for(encoder, table.texts)
+        tokens = tokenize_sides(encoder, table.texts)
         tokenising = {"seconds": time.perf_counter() - start, "tokens": int(tokens.lengths.sum())}
         batches = collating(table, tokens, options.batch_size)
         starting(model, train, max_length, folder)  # fills the cache with the tokens of dev

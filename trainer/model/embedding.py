@@ -18,16 +18,8 @@ from trainer.system.distributed import gather_rows, rank, share_object, world_si
 from trainer.system.files import cache_dir, read_cached, write_cached
 
 
-def tokenize_for(encoder: Encoder, texts: list[str]) -> TokenTable:
-    """N texts as the queries of an encoder, cached: for texts that are compared with each other, whatever their side.
-
-    Raises as `Encoder.tokenize`.
-    """
-    return encoder.tokenize(texts, (encoder.spec.query_prompt,), cached=True)
-
-
 def tokenize_sides(encoder: Encoder, texts: list[str]) -> TokenTable:
-    """N texts as they stand on either side of a pair, cached; raises likewise.
+    """N texts as they stand on either side of a pair, cached. Raises as `Encoder.tokenize`.
 
     N rows where the encoder has the same prompt, or none, for both sides; else 2 * N: all as queries, then all as
     documents. The first N rows are always those of first texts, the last N those of second ones.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,9 +107,5 @@ def _fingerprint(texts: Sequence[str], tokenizer: Any, max_length: int) -> str:
     # Every call leaves its truncation in the tokenizer, which would give the same texts another key.
     backend.no_truncation()
     backend.no_padding()
-    key = hashlib.sha256()
-    for part in (backend.to_str(), tokenizer.truncation_side, str(max_length), *texts):
-        data = part.encode()
-        key.update(len(data).to_bytes(8, "little"))
-        key.update(data)
-    return key.hexdigest()
+    key = [backend.to_str(), tokenizer.truncation_side, max_length, *texts]
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()

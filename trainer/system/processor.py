@@ -33,7 +33,6 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MARGIN = 0.7
 ROWS, WIDTH = 256, 512  # of the measured product: 1 to 3 ms in fp32 on one core
 TRIES = 5
-HOPELESS = 4.0  # a way whose first try takes this many times the fastest is not tried again
 
 # This thread's own time is not troubled by other processes; Windows counts it in ticks of 16 ms.
 CLOCK = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-5 else time.perf_counter
@@ -157,12 +156,8 @@ def _choose(dtype: torch.dtype) -> str:
     with _lock:
         if dtype not in _taken:
             ways = _candidates(dtype)
-            best = ways[0]
-            if len(ways) > 1:
-                took = dict(zip(ways, seconds(tuple((way, dtype) for way in ways)), strict=True))
-                fastest = min(ways, key=lambda way: took[way])
-                best = fastest if took[fastest] < MARGIN * took[best] else best
-            _taken[dtype] = best
+            took = dict(zip(ways, seconds(tuple((way, dtype) for way in ways)), strict=True))
+            _taken[dtype] = min(ways, key=lambda way: took[way] * (MARGIN if way == ways[0] else 1))
         return _taken[dtype]
 
 
@@ -220,17 +215,13 @@ def seconds(ways: Sequence[tuple[str, torch.dtype]]) -> tuple[float, ...]:
             torch.set_num_threads(threads)
 
 
-def fastest_times(
-    actions: Sequence[Callable[[], object]], clock: Callable[[], float] = time.perf_counter
-) -> tuple[float, ...]:
-    """The least seconds that each action took of several tries, in turn; a hopelessly slow one gets two tries."""
-    for action in actions:
-        action()  # what is done once, is not measured
-    best = [float("inf")] * len(actions)
-    for _ in range(TRIES):
-        for number, action in enumerate(actions):
-            if best[number] == float("inf") or best[number] <= HOPELESS * min(best):
-                start = clock()
-                action()
-                best[number] = min(best[number], clock() - start)
-    return tuple(best)
+def fastest_times(actions: Sequence[Callable[[], object]], clock: Callable[[], float]) -> tuple[float, ...]:
+    """The least seconds that each action took of several tries, in turn."""
+
+    def timed(action: Callable[[], object]) -> float:
+        start = clock()
+        action()
+        return clock() - start
+
+    tries = [[timed(action) for action in actions] for _ in range(1 + TRIES)]
+    return tuple(map(min, zip(*tries[1:], strict=True)))  # what is done once, is not measured
