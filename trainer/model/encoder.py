@@ -202,7 +202,7 @@ class Encoder(nn.Module):
         device = next(self.parameters()).device
         texts = np.arange(len(tokens.lengths)) if texts is None else texts
         rows = torch.empty(len(texts), self.width, device=device)
-        with evaluating(self), progress(description, len(texts)) as advance, torch.no_grad(), autocast():
+        with in_mode(self, training=False), progress(description, len(texts)) as advance, torch.no_grad(), autocast():
             for chunk in tokens.chunks(texts, tokens_per_batch) if len(texts) else ():
                 batch = to_device(tokens.batch(texts[chunk]), device)
                 rows[torch.as_tensor(chunk, device=device)] = self(batch).float()
@@ -215,10 +215,10 @@ class Encoder(nn.Module):
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode meanwhile; afterwards the mode from before."""
+def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Training or evaluation mode meanwhile; afterwards the mode from before."""
     was_training = module.training
-    module.eval()
+    module.train(training)
     try:
         yield
     finally:

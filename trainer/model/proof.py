@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 
 from trainer.errors import CheckpointError, InputError, first_line
 from trainer.model.embedding import tokenize_sides
-from trainer.model.encoder import Encoder, evaluating
+from trainer.model.encoder import Encoder, in_mode
 from trainer.model.loading import LOADING_ERRORS, load_encoder
 from trainer.system.console import console
 from trainer.system.run_files import ADAPTER, MODEL
@@ -173,7 +173,7 @@ def _padded_embeddings(encoder: Encoder, texts: list[str]) -> Tensor:
         options: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
         inputs = encoder.tokenizer(prompted, max_length=encoder.spec.max_length, **options).to(device)
         mask = inputs["attention_mask"]
-        with evaluating(encoder), torch.no_grad():
+        with in_mode(encoder, training=False), torch.no_grad():
             hidden = encoder.model(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state
         summed = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         rows.append(hidden[:, 0] if encoder.spec.pooling == "cls" else summed)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from trainer.errors import first_line
-from trainer.model.encoder import Encoder
+from trainer.model.encoder import Encoder, in_mode
 from trainer.model.families import FAMILIES, to_autocast
 from trainer.model.packing import TokenBatch
 from trainer.model.self_check import attention_fault, layers_fault, same_random_state
@@ -121,20 +121,13 @@ def eager_seconds(
 ) -> float:
     """Seconds of the encoder's eager share of a step: forward and backward of every chunk, measured on the first."""
     device, parameters = encoder.model.device, list(encoder.trainable().values())
-    was_training, was_compiled = encoder.training, encoder.compiled
-    encoder.train()
-    encoder.compiled = False
-    try:
-        with same_random_state(device):
-            for _ in range(2):  # the first time starts what runs for the first time
-                start = time.perf_counter()
-                with autocast():
-                    embeddings = encoder(chunks[0])
-                torch.autograd.grad(embeddings.sum(), parameters, allow_unused=True)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                seconds = time.perf_counter() - start
-    finally:
-        encoder.train(was_training)
-        encoder.compiled = was_compiled
+    with in_mode(encoder, training=True), same_random_state(device):
+        for _ in range(2):  # the first time starts what runs for the first time
+            start = time.perf_counter()
+            with autocast():
+                embeddings = encoder(chunks[0])
+            torch.autograd.grad(embeddings.sum(), parameters, allow_unused=True)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds = time.perf_counter() - start
     return seconds * len(chunks)
