@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from trainer.config_file import load_config, resolve_config
 from trainer.errors import InputError
 from trainer.model.loading import load_encoder
 from trainer.model.packing import pack
+from trainer.system import gpu
 from trainer.training import fast_paths
 from trainer.training.fast_paths import FastPaths, choose_fast_paths, eager_seconds
 
@@ -32,11 +34,11 @@ def test_another_word_is_an_error_with_the_fix():
 
 # ---- choosing, with stand-ins for what each check finds
 
-SOUND = {"attention": None, "layers": None, "triton": True}
+SOUND = {"attention": None, "layers": None, "update": None, "triton": True}
 
 
 @pytest.fixture
-def chosen(tiny_model, monkeypatch):
+def chosen(tiny_model, monkeypatch, tmp_path):
     """Choose for a tiny encoder, the checks finding what is given. (fast paths, encoder, whether layers were tried)."""
 
     def run(wanted, steps=1000, step_seconds=1.0, earlier=None, family="mpnet", **found):
@@ -44,14 +46,17 @@ def chosen(tiny_model, monkeypatch):
         tried = []
 
         def layers(*_):
+            time.sleep(0.002)  # the cost
             tried.append(True)
             if isinstance(found["layers"], Exception):
                 raise found["layers"]
             return found["layers"]
 
+        monkeypatch.setenv("TRAINER_CACHE", str(tmp_path))
         monkeypatch.setattr(fast_paths, "find_spec", lambda name: object() if found["triton"] else None)
         monkeypatch.setattr(fast_paths, "attention_fault", lambda *_: found["attention"])
         monkeypatch.setattr(fast_paths, "layers_fault", layers)
+        monkeypatch.setattr(fast_paths, "update_fault", lambda *_: found["update"])
         monkeypatch.setattr(fast_paths, "eager_seconds", lambda *_: step_seconds)
         encoder = load_encoder(str(tiny_model(family)))
         return choose_fast_paths(encoder, wanted, steps, tuple, nullcontext, earlier), encoder, bool(tried)
@@ -59,12 +64,13 @@ def chosen(tiny_model, monkeypatch):
     return run
 
 
-def test_what_is_sound_is_used(chosen):
+def test_what_is_sound_is_used_and_its_cost_kept(chosen):
     found, encoder, _ = chosen("on")
-    assert (found.attention, found.compiled) == ("kernel", True)
+    assert (found.attention, found.compiled, found.fused) == ("kernel", True, True)
     assert found.notes == ('Layers are compiled: train.compile = "on"',)
     assert encoder.path == "packed, attention by Triton kernel, layers compiled"
-    assert found.conditions() == {"attention": "kernel", "train.compile": True}
+    assert 0 < gpu.read_compile_seconds() < gpu.COMPILE_SECONDS
+    assert found.conditions() == {"attention": "kernel", "train.compile": True, "fused update": True}
 
 
 def test_a_short_run_does_not_pay_for_compiling(chosen):
@@ -81,6 +87,12 @@ def test_a_short_run_does_not_pay_for_compiling(chosen):
 def test_compiling_pays_where_it_saves_more_than_it_costs(steps, step_seconds, pays, chosen):
     """A fifth of every step, for a minute."""
     assert chosen("auto", steps, step_seconds)[0].compiled is pays
+
+
+def test_a_long_run_compiles_and_the_next_one_knows_the_cost(chosen):
+    assert not chosen("auto", steps=179)[0].compiled  # 36 s for 60
+    assert chosen("auto", steps=1000)[0].compiled  # 200 s for 60; it took less than one
+    assert chosen("auto", steps=179)[0].compiled
 
 
 @pytest.mark.parametrize("earlier", [True, False])
@@ -102,22 +114,27 @@ def test_without_triton_all_goes_the_plain_way(chosen):
 
 
 def test_what_is_broken_is_not_used_and_named(chosen):
-    found, encoder, _ = chosen("on", attention="values off by 2", layers=RuntimeError("no C compiler\nadvice"))
+    found, encoder, _ = chosen(
+        "on", attention="values off by 2", layers=RuntimeError("no C compiler\nadvice"), update="it breaks its promise"
+    )
     assert found == FastPaths(
         "groups",
+        False,
         False,
         (
             "The attention kernel is not used: values off by 2; attention runs in groups of sequences",
             "Layers run eagerly: RuntimeError: no C compiler",
+            "The fused update is not used: it breaks its promise; each gradient is read before the plain one",
         ),
     )
     assert encoder.attention == "groups" and not encoder.compiled
+    assert gpu.read_compile_seconds() == gpu.COMPILE_SECONDS  # what failed has no cost
 
 
 def test_what_fails_on_one_rank_is_used_on_none(chosen, monkeypatch):
     monkeypatch.setattr(fast_paths.ranks, "gather_objects", lambda value: [value, "differs here"])
     found, encoder, _ = chosen("on")
-    assert (found.attention, found.compiled) == ("groups", False)
+    assert (found.attention, found.compiled, found.fused) == ("groups", False, False)
     assert all("differs here" in note for note in found.notes) and not encoder.compiled
 
 

@@ -46,7 +46,7 @@ def stepper(tiny_model, tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_everything_that_is_fast_proves_itself(stepper, precision):
     fast_paths = stepper("run", {"train.precision": precision}).run.fast_paths
-    assert (fast_paths.attention, fast_paths.compiled) == ("kernel", True), fast_paths.notes
+    assert (fast_paths.attention, fast_paths.compiled, fast_paths.fused) == ("kernel", True, True), fast_paths.notes
 
 
 @pytest.mark.parametrize("budget", [0, 300])

@@ -18,6 +18,7 @@ from trainer.model.families import FAMILIES
 from trainer.model.loading import load_encoder
 from trainer.model.lora import add_lora
 from trainer.model.self_check import attention_fault, layers_fault
+from trainer.training.fast_paths import update_fault
 
 packed_attention = attention_triton.packed_attention
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -269,3 +270,34 @@ def test_what_a_compiler_raises_arrives(short_encoder, compiled_as, monkeypatch)
     with pytest.raises(RuntimeError, match="no C compiler"):
         layers_fault(encoder, nullcontext, torch.float32)
     assert any(module.p for module in encoder.modules() if isinstance(module, torch.nn.Dropout))  # put back
+
+
+# ---- the update
+
+
+def test_the_fused_update_passes_over_what_it_should():
+    before = torch.get_rng_state()
+    assert update_fault(DEVICE) is None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_update_that_ignores_found_inf_is_named(monkeypatch):
+    step = torch.optim.AdamW.step
+
+    def ignoring(self, *arguments):
+        self.found_inf = None
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", ignoring)
+    assert "does not pass over" in update_fault(DEVICE)
+
+
+def test_an_update_that_passes_over_everything_is_named(monkeypatch):
+    step = torch.optim.AdamW.step
+
+    def idle(self, *arguments):
+        self.found_inf = torch.ones((), device=DEVICE)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", idle)
+    assert "that is finite" in update_fault(DEVICE)

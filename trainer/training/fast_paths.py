@@ -2,6 +2,7 @@
 
     attention    a Triton kernel, or scaled_dot_product_attention over groups of sequences
     layers       compiled by torch.compile, or eager
+    update       fused, passing over a bad gradient on the device; or plain, after the host has read that it is good
 
 A way that fails to compile, or that gives something else than the plain one, is not taken, on any rank; a note says
 what, why and what is taken instead.
@@ -17,7 +18,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch.nn import Parameter
 
+from trainer.config import OptimConfig
 from trainer.errors import first_line
 from trainer.model.encoder import Encoder, in_mode
 from trainer.model.families import FAMILIES, to_autocast
@@ -25,24 +28,26 @@ from trainer.model.packing import TokenBatch
 from trainer.model.self_check import attention_fault, layers_fault, same_random_state
 from trainer.system import distributed as ranks
 from trainer.system.console import clock_time
+from trainer.system.gpu import note_compile_seconds, read_compile_seconds
+from trainer.training.optimizer import build_optimizer, skip_next_update
 
 # The share of a step that compiled layers save. Assumed: fused activations, norms, dropouts and residuals are about a
 # third of an eager step in bf16, and no such step was measured on this code.
 SAVED_SHARE = 0.2
-COMPILE_SECONDS = 60.0  # that compiling takes; a constant, so that two runs of one config choose alike
 
 
 @dataclass(frozen=True)
 class FastPaths:
-    """How the steps of a run are computed. As built: the plain ways."""
+    """How the steps of a run are computed. As built: the plain ways, with the fused update that every device has."""
 
     attention: str = "groups"  # or "kernel"
     compiled: bool = False
+    fused: bool = True  # the update
     notes: tuple[str, ...] = ()  # a line for each way that was not taken, or that needs a reason
 
     def conditions(self) -> dict[str, Any]:
         """What decides a result's last bits, for a checkpoint's identity."""
-        return {"attention": self.attention, "train.compile": self.compiled}
+        return {"attention": self.attention, "train.compile": self.compiled, "fused update": self.fused}
 
 
 def choose_fast_paths(
@@ -64,10 +69,26 @@ def choose_fast_paths(
         first_batch: lays out the chunks of a step, on the device.
         earlier: whether the layers of the run that is resumed were compiled; "auto" stays with it.
     """
+    notes: list[str] = []
+    if encoder.model.config.model_type in FAMILIES:
+        notes = _choose_for_encoder(encoder, wanted, steps, first_batch, autocast, earlier)
+    fault = _fault(lambda: update_fault(encoder.model.device))
+    if fault:
+        notes.append(f"The fused update is not used: {fault}; each gradient is read before the plain one")
+    return FastPaths(encoder.attention, encoder.compiled, fault is None, tuple(notes))
+
+
+def _choose_for_encoder(
+    encoder: Encoder,
+    wanted: str,
+    steps: int,
+    first_batch: Callable[[], Sequence[TokenBatch]],
+    autocast: Callable[[], AbstractContextManager[None]],
+    earlier: bool | None,
+) -> list[str]:
+    """Set an encoder to the attention and the layers that prove right, and return the notes on them. Collective."""
     with autocast():
         dtype = to_autocast(torch.empty(0, dtype=encoder.model.dtype, device=encoder.model.device)).dtype
-    if encoder.model.config.model_type not in FAMILIES:
-        return FastPaths()
     notes: list[str] = []
     has_triton = find_spec("triton") is not None
     fault = _fault(lambda: attention_fault(encoder, dtype) if has_triton else "Triton is not installed")
@@ -75,10 +96,12 @@ def choose_fast_paths(
     if fault:
         notes.append(f"The attention kernel is not used: {fault}; attention runs in groups of sequences")
     tried, reason = _whether_to_compile(encoder, wanted, steps, first_batch, autocast, earlier, has_triton)
+    start = time.perf_counter()
     fault = _fault(lambda: layers_fault(encoder, autocast, dtype)) if tried else None
     encoder.compiled = tried and fault is None
-    notes.append(f"Layers are compiled: {reason}" if encoder.compiled else f"Layers run eagerly: {fault or reason}")
-    return FastPaths(encoder.attention, encoder.compiled, tuple(notes))
+    if encoder.compiled and ranks.rank() == 0:
+        note_compile_seconds(time.perf_counter() - start)  # the check beside it takes less than a second
+    return [*notes, f"Layers are compiled: {reason}" if encoder.compiled else f"Layers run eagerly: {fault or reason}"]
 
 
 def _fault(check: Callable[[], str | None]) -> str | None:
@@ -108,11 +131,11 @@ def _whether_to_compile(
         return wanted == "on", f'train.compile = "{wanted}"'
     if earlier is not None:
         return earlier, "as before the run was interrupted"
-    seconds = ranks.share_object(eager_seconds(encoder, first_batch(), autocast))
+    seconds, cost = ranks.share_object((eager_seconds(encoder, first_batch(), autocast), read_compile_seconds()))
     saved = steps * seconds * SAVED_SHARE
-    return saved > COMPILE_SECONDS, (
+    return saved > cost, (
         f"over {steps} steps of {seconds:.2g} s in the encoder it saves about {clock_time(saved)}, "
-        f'and compiling takes about {clock_time(COMPILE_SECONDS)} (train.compile = "auto")'
+        f'and compiling takes about {clock_time(cost)} (train.compile = "auto")'
     )
 
 
@@ -131,3 +154,34 @@ def eager_seconds(
                 torch.cuda.synchronize(device)
             seconds = time.perf_counter() - start
     return seconds * len(chunks)
+
+
+def update_fault(device: torch.device) -> str | None:
+    """Say how the fused update breaks its promise to pass over a step whose `found_inf` is set; None where it keeps it.
+
+    Held against it: weights, both moments and the count of steps of a small optimizer like the run's.
+    """
+    with same_random_state(device):
+        parameters = {
+            "matrix": Parameter(torch.randn(3, 4, device=device)),
+            "vector": Parameter(torch.randn(5, device=device)),
+        }
+        optimizer = build_optimizer(parameters, OptimConfig(lr=0.1))
+
+        def update(skip: bool, gradient: float) -> list[torch.Tensor]:
+            for parameter in parameters.values():
+                parameter.grad = torch.full_like(parameter, gradient)
+            skip_next_update(optimizer, when=torch.tensor(skip, device=device))
+            optimizer.step()
+            states = (optimizer.state[parameter] for parameter in parameters.values())
+            tensors = [*parameters.values(), *(value for state in states for value in state.values())]
+            return [tensor.detach().clone() for tensor in tensors]
+
+        before = update(False, 1.0)
+        passed_over = update(True, float("nan"))
+        after = update(False, 1.0)
+    if not all(map(torch.equal, before, passed_over)):
+        return "it does not pass over a gradient that is not finite"
+    if any(map(torch.equal, before, after)):
+        return "it passes over a gradient that is finite"
+    return None

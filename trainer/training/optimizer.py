@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from trainer.config import OptimConfig
 
 
-def build_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig, fused: bool = True) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101): decay on matrices, none on norms, biases and scalars.
 
     The learning rate is set by the training loop before every step.
@@ -22,7 +22,7 @@ def build_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) ->
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=fused)
 
 
 def skip_next_update(optimizer: torch.optim.AdamW, when: Tensor) -> None:

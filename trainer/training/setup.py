@@ -244,7 +244,7 @@ def build_run(inputs: Inputs) -> Run:
     # exactly, but averages what are parts of one sum, has to be kept quiet in every chunk but the last, and to search
     # each graph for the learned scale, whose gradient is complete before that chunk: more lines than the sum has.
     fast_paths = prove_fast_paths(inputs)
-    optimizer = inputs.accelerator.prepare_optimizer(build_optimizer(parameters, config.optim))
+    optimizer = inputs.accelerator.prepare_optimizer(build_optimizer(parameters, config.optim, fast_paths.fused))
     set_seed((config.train.seed + 1 + ranks.rank()) % 2**32)  # dropout differs between ranks
     return Run(**vars(inputs), objective=objective, parameters=parameters, optimizer=optimizer, fast_paths=fast_paths)
 

@@ -45,7 +45,8 @@ class Stepper:
     def __init__(self, run: Run, lag: int | None = None) -> None:
         """Args: lag: how many updates may have numbers that nobody has read; by default 1 on a GPU, else 0."""
         self.run = run
-        self.lag = int(run.device.type == "cuda") if lag is None else lag
+        on_device = run.device.type == "cuda" and run.fast_paths.fused  # where a bad update is passed over
+        self.lag = int(on_device) if lag is None else lag
         self.pending: deque[tuple[int, float, Arriving]] = deque()  # step, waste, numbers still on their way
 
     def train_step(
@@ -92,7 +93,7 @@ class Stepper:
         arrived = self.settle(self.lag)
 
         # ---- update
-        if run.accelerator.scaler is None:
+        if run.accelerator.scaler is None and run.fast_paths.fused:
             skip_next_update(run.optimizer.optimizer, when=~numbers.isfinite().all())
         run.optimizer.step()
         run.optimizer.zero_grad()
