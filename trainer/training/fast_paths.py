@@ -60,7 +60,6 @@ def choose_fast_paths(
     Args:
         encoder: with everything that trains.
         wanted: `train.compile`.
-        steps: of the run.
         first_batch: lays out the chunks of a step, on the device.
         earlier: whether the layers of the run that is resumed were compiled; "auto" stays with it.
     """
