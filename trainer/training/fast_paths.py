@@ -63,17 +63,32 @@ def choose_fast_paths(
         first_batch: lays out the chunks of a step, on the device.
         earlier: whether the layers of the run that is resumed were compiled; "auto" stays with it.
     """
-    with autocast():
-        dtype = to_autocast(torch.empty(0, dtype=encoder.model.dtype, device=encoder.model.device)).dtype
     if encoder.model.config.model_type not in FAMILIES:
         return FastPaths()
+    with autocast():
+        dtype = to_autocast(torch.empty(0, dtype=encoder.model.dtype, device=encoder.model.device)).dtype
     notes: list[str] = []
     has_triton = find_spec("triton") is not None
+
+    def whether_to_compile() -> tuple[bool, str]:
+        if wanted != "off" and not has_triton:
+            return False, "Triton is not installed"
+        if wanted != "auto":
+            return wanted == "on", f'train.compile = "{wanted}"'
+        if earlier is not None:
+            return earlier, "as before the run was interrupted"
+        seconds = ranks.share_object(eager_seconds(encoder, first_batch(), autocast))
+        saved = steps * seconds * SAVED_SHARE
+        return saved > COMPILE_SECONDS, (
+            f"over {steps} steps of {seconds:.2g} s in the encoder it saves about {clock_time(saved)}, "
+            f'and compiling takes about {clock_time(COMPILE_SECONDS)} (train.compile = "auto")'
+        )
+
     fault = _fault(lambda: attention_fault(encoder, dtype) if has_triton else "Triton is not installed")
     encoder.attention = "groups" if fault else "kernel"
     if fault:
         notes.append(f"The attention kernel is not used: {fault}; attention runs in groups of sequences")
-    tried, reason = _whether_to_compile(encoder, wanted, steps, first_batch, autocast, earlier, has_triton)
+    tried, reason = whether_to_compile()
     fault = _fault(lambda: layers_fault(encoder, autocast, dtype)) if tried else None
     encoder.compiled = tried and fault is None
     notes.append(f"Layers are compiled: {reason}" if encoder.compiled else f"Layers run eagerly: {fault or reason}")
@@ -89,30 +104,6 @@ def _fault(check: Callable[[], str | None]) -> str | None:
     except Exception as error:  # of a compiler, anything
         fault = f"{type(error).__name__}: {first_line(error)}"
     return next((fault for fault in ranks.gather_objects(fault) if fault), None)
-
-
-def _whether_to_compile(
-    encoder: Encoder,
-    wanted: str,
-    steps: int,
-    first_batch: Callable[[], Sequence[TokenBatch]],
-    autocast: Callable[[], AbstractContextManager[None]],
-    earlier: bool | None,
-    has_triton: bool,
-) -> tuple[bool, str]:
-    """Whether to try to compile, and why. Collective."""
-    if wanted != "off" and not has_triton:
-        return False, "Triton is not installed"
-    if wanted != "auto":
-        return wanted == "on", f'train.compile = "{wanted}"'
-    if earlier is not None:
-        return earlier, "as before the run was interrupted"
-    seconds = ranks.share_object(eager_seconds(encoder, first_batch(), autocast))
-    saved = steps * seconds * SAVED_SHARE
-    return saved > COMPILE_SECONDS, (
-        f"over {steps} steps of {seconds:.2g} s in the encoder it saves about {clock_time(saved)}, "
-        f'and compiling takes about {clock_time(COMPILE_SECONDS)} (train.compile = "auto")'
-    )
 
 
 def eager_seconds(
