@@ -28,17 +28,12 @@ def packed_attention(
     bias: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Attention within each sequence of a flat run, for a GPU.
+    """Attention (query, key, value [T, H * D]) -> [T, H * D] within each sequence of a flat run, for a GPU.
 
     Args:
-        query, key, value: [T, H * D].
         blocks: [NB, 3] int32, for each block of BLOCK rows: first token of its sequence, its length, first row.
-        heads: H.
         bias: [H, 2R - 1] by distance, R at least the longest length; gets a gradient where it asks for one.
         dropout: probability for each attention weight.
-
-    Returns:
-        [T, H * D].
     """
     seed = torch.randint(2**31 - 1, (1,), device=query.device) if dropout else blocks.new_zeros(1, dtype=torch.int64)
     inputs = query.contiguous(), key.contiguous(), value.contiguous()

@@ -50,6 +50,8 @@ def export(
     """Write `model/`, and `adapter/` where there are adapters, into a run's folder; only what passed the proof arrives.
 
     Args:
+        base: the encoder that training began with.
+        probes: texts to compare on.
         extra_files: texts to keep in the model's folder beside it, by file name.
         untouched: the encoder is meant to be the base.
         dims: Matryoshka dims that the exports are for; the full width is always checked.

@@ -1,16 +1,17 @@
-"""What a model folder says: where its files are, its modules, its pooling, its prompts. Reads JSON alone."""
+"""What a model folder says, fetched from the hub if need be: its files, modules, pooling, prompts. Reads JSON alone."""
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from trainer.errors import first_line
+from trainer.errors import InputError, StorageError, first_line
 from trainer.model.encoder import SURROGATES, EncoderSpec
-from trainer.model.hub import download_model
+from trainer.system.failures import is_disk_full
 from trainer.system.files import MANIFEST, find_damage
 
 # Patterns of a snapshot: never pickles, ONNX files or code.
@@ -52,6 +53,38 @@ def find_folder(name: str) -> tuple[Path, Path]:
             raise UnfitModel(f"is the folder of a run; its model is {inner.parent}")
         raise UnfitModel(f"no config.json in {transformer}; name a Hugging Face model folder")
     return transformer, root
+
+
+def download_model(name: str, patterns: Sequence[str], asked: str) -> Path:
+    """The folder of a hub model's files that match the patterns, downloaded where the hub's cache lacks them.
+
+    Args:
+        asked: the setting or option that names the model, as messages begin with it: "model.name = NAME".
+
+    Raises:
+        InputError: no such model, or no network.
+        StorageError: the disk of the hub's cache is full.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():  # a bar drawn over itself is escape codes in a file
+        disable_progress_bars()
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except (HFValidationError, OSError, RuntimeError) as error:  # the hub's other errors are OSErrors
+        if is_disk_full(error):
+            raise StorageError(
+                f"{asked}: no space to download it; free some, or set HF_HOME to a folder with more"
+            ) from error
+        if isinstance(error, RuntimeError):
+            raise
+        raise InputError(
+            f"{asked}: no such folder, and not to be had from the hub ({type(error).__name__}); check the name and the "
+            "network, or name a local folder"
+        ) from error
 
 
 def is_adapter(folder: Path) -> bool:

@@ -90,17 +90,9 @@ def check_exports(
 ) -> dict[str, float]:
     """Reload `model/` and `adapter/` from disk and compare with the encoder in memory and the untouched base.
 
-    Args:
-        base: the encoder that training began with.
-        folder: the run's folder.
-        probes: texts to compare on.
-        untouched: the encoder is meant to be the base.
-        dims: Matryoshka dims to compare at, beside the full width.
-
-    Returns:
-        The largest differences of unit-length embeddings: "model" and "adapter" against memory, "base" against base;
-        "model padded" and "adapter padded" of padded batches, "model in sentence-transformers" and the like where that
-        is installed.
+    Arguments as of `export`. Returns the largest differences of unit-length embeddings: "model" and "adapter" against
+    memory, "base" against base; "model padded" and "adapter padded" of padded batches, "model in sentence-transformers"
+    and the like where that is installed.
 
     Raises:
         CheckpointError: a reloaded model is not the one in memory, or is the base and is not meant to be.
