@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trainer.system.devices import is_measured
 from trainer.system.distributed import gather_objects, share_object
@@ -16,6 +18,7 @@ from trainer.system.processor import (
     TYPES,
     WIDENED,
     bf16_slowdown,
+    fastest_times,
     has_bf16_instructions,
     multiplies_bf16,
     product_way,
@@ -26,6 +29,7 @@ from trainer.system.processor import (
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NATIVE_CAPABILITY = (8, 0)  # of a CUDA GPU that multiplies bf16
 WORKS_ANYWHERE = {"fp32": TORCH, "bf16": WIDENED}
+WIDTH = 2048  # of the product that is measured on a GPU
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,8 @@ def _choose_precision(asked: str, device: torch.device, saved: Any) -> tuple[str
         return ("bf16" if native else "fp32"), why
     if native:
         return asked, "as train.precision says"
-    slower = f": a product takes {bf16_slowdown():.1f} times as long as in fp32" if device.type == "cpu" else ""
-    return asked, f"as train.precision says, though {why}{slower}"
+    slower = bf16_slowdown() if device.type == "cpu" else _slowdown_on(device)
+    return asked, f"as train.precision says, though {why}: a product takes {slower:.1f} times as long as in fp32"
 
 
 def _can_take(chosen: Numerics, asked: str, device: torch.device) -> bool:
@@ -119,6 +123,17 @@ def bf16_support(device: torch.device) -> tuple[bool, str]:
     if not multiplies_bf16():
         return False, "the processor has instructions for bf16, but products by them are no faster than in fp32"
     return True, f"the processor multiplies bf16, in {bf16_slowdown():.2f} of the time of fp32"
+
+
+def _slowdown_on(device: torch.device) -> float:
+    """How many times as long a product in bf16 takes on a device other than the CPU as one in fp32."""
+
+    def action(dtype: torch.dtype) -> Callable[[], float]:
+        matrix: Tensor = torch.ones(WIDTH, WIDTH, dtype=dtype, device=device)
+        return lambda: (matrix @ matrix)[0, 0].item()  # waits for the device
+
+    fp32, bf16 = fastest_times([action(torch.float32), action(torch.bfloat16)], time.perf_counter)
+    return bf16 / fp32
 
 
 def unmeasured_line(device: torch.device) -> str | None:
