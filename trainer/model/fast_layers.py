@@ -135,9 +135,9 @@ class Linear(nn.Linear):
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
         if dtype not in TYPES.values() or product_way(dtype) == TORCH:
             return super().forward(input)
-        rows = _FastLinear.apply(input.reshape(-1, self.in_features).to(dtype), self.weight, self.bias)
-        # No view of flat tokens: LoRA adds to them in place, and autograd copies a view's whole gradient for that.
-        return rows if input.ndim == 2 else rows.view(*input.shape[:-1], self.out_features)
+        if input.ndim == 2:  # no view: LoRA adds to the result in place, and autograd copies a view's gradient for that
+            return _FastLinear.apply(input.to(dtype), self.weight, self.bias)
+        return self.forward(input.reshape(-1, self.in_features)).view(*input.shape[:-1], self.out_features)
 
 
 class LoraLinear(lora.Linear):
