@@ -8,9 +8,9 @@ import torch
 
 pytest.importorskip("triton", reason="needs the package triton (extra `test`, on Linux)")
 
-from trainer.model import attention
 from trainer.model import attention_triton as flash
 from trainer.model import packing as packed
+from trainer.model.attention import choose_attention
 from trainer.model.forward import packed_hidden_states
 from trainer.model.loading import load_encoder
 from trainer.system.transfer import to_device
@@ -39,14 +39,11 @@ def grouped(batch, inputs, heads):
     if len(inputs) == 4:
         places = torch.arange(REACH, device=DEVICE)
         bias = inputs[3][:, places[None, :] - places[:, None] + REACH - 1][None]
-    masks = [attention.attention_mask(group, bias) for group in batch.groups]
-    return attention.grouped_attention(*inputs[:3], batch.groups, masks, heads)
+    return choose_attention(batch, bias, heads, 0.0)(*inputs[:3])
 
 
 def kernel(batch, inputs, heads, dropout=0.0):
-    return flash.packed_attention(
-        *inputs[:3], batch.blocks, packed.BLOCK, heads, inputs[3] if len(inputs) == 4 else None, dropout
-    )
+    return flash.packed_attention(*inputs[:3], batch.blocks, heads, inputs[3] if len(inputs) == 4 else None, dropout)
 
 
 MIXED = [3, 3, 2, 17, 90, 1]
@@ -84,8 +81,8 @@ def dropped_weights(length, heads, probability, seed):
     batch, (query, key, _), _ = problem([length], heads, length, seed=5, with_bias=False)
     identity = torch.eye(length, **KIND).repeat(1, heads)
     torch.manual_seed(seed)
-    after = flash.packed_attention(query, key, identity, batch.blocks, packed.BLOCK, heads, None, probability)
-    before = flash.packed_attention(query, key, identity, batch.blocks, packed.BLOCK, heads)
+    after = flash.packed_attention(query, key, identity, batch.blocks, heads, None, probability)
+    before = flash.packed_attention(query, key, identity, batch.blocks, heads)
     return (batch, query, key), *(x.view(length, heads, length).transpose(0, 1) for x in (before, after))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -16,25 +17,7 @@ from trainer.model.loading import load_encoder
 from trainer.model.packing import pack
 from trainer.system import gpu
 from trainer.training import fast_paths
-from trainer.training.fast_paths import FastPaths, choose_fast_paths, compiling_pays, eager_seconds, saved_seconds
-
-
-@pytest.mark.parametrize(
-    ("steps", "step_seconds", "compile_seconds", "pays"),
-    [
-        (179, 0.05, 60.0, False),  # 1.8 s for a minute
-        (179, 0.05, 5.0, False),
-        (179, 1.0, 60.0, False),
-        (179, 2.0, 60.0, True),  # long steps
-        (10_000, 0.05, 60.0, True),
-        (6_000, 0.05, 60.0, False),  # it would break even
-        (6_001, 0.05, 60.0, True),
-        (0, 1.0, 0.1, False),
-    ],
-)
-def test_compiling_pays_where_it_saves_more_than_it_costs(steps, step_seconds, compile_seconds, pays):
-    assert compiling_pays(steps, step_seconds, compile_seconds) is pays
-    assert saved_seconds(steps, step_seconds) == pytest.approx(0.2 * steps * step_seconds)
+from trainer.training.fast_paths import FastPaths, choose_fast_paths, eager_seconds
 
 
 @pytest.mark.parametrize(("written", "read"), [('"auto"', "auto"), ('"on"', "on"), ("true", "on"), ("false", "off")])
@@ -51,7 +34,7 @@ def test_another_word_is_an_error_with_the_fix():
 
 # ---- choosing, with stand-ins for what each check finds
 
-SOUND = {"attention": None, "layers": (None, 3.0), "update": None, "triton": True}
+SOUND = {"attention": None, "layers": None, "update": None, "triton": True}
 
 
 @pytest.fixture
@@ -63,6 +46,7 @@ def chosen(tiny_model, monkeypatch, tmp_path):
         tried = []
 
         def layers(*_):
+            time.sleep(0.002)  # the cost
             tried.append(True)
             if isinstance(found["layers"], Exception):
                 raise found["layers"]
@@ -85,7 +69,7 @@ def test_what_is_sound_is_used_and_its_cost_kept(chosen):
     assert (found.attention, found.compiled, found.fused) == ("kernel", True, True)
     assert found.notes == ('Layers are compiled: train.compile = "on"',)
     assert encoder.path == "packed, attention by Triton kernel, layers compiled"
-    assert gpu.read_compile_seconds() == 3.0
+    assert 0 < gpu.read_compile_seconds() < gpu.COMPILE_SECONDS
     assert found.conditions() == {"attention": "kernel", "train.compile": True, "fused update": True}
 
 
@@ -96,9 +80,18 @@ def test_a_short_run_does_not_pay_for_compiling(chosen):
     assert "179 steps of 0.05 s" in note and "saves about 0:00:02" in note and "takes about 0:01:00" in note
 
 
+@pytest.mark.parametrize(
+    ("steps", "step_seconds", "pays"),
+    [(179, 1.0, False), (179, 2.0, True), (6_000, 0.05, False), (6_001, 0.05, True), (0, 1.0, False)],
+)
+def test_compiling_pays_where_it_saves_more_than_it_costs(steps, step_seconds, pays, chosen):
+    """A fifth of every step, for a minute."""
+    assert chosen("auto", steps, step_seconds)[0].compiled is pays
+
+
 def test_a_long_run_compiles_and_the_next_one_knows_the_cost(chosen):
     assert not chosen("auto", steps=179)[0].compiled  # 36 s for 60
-    assert chosen("auto", steps=1000)[0].compiled  # 200 s for 60; it took 3
+    assert chosen("auto", steps=1000)[0].compiled  # 200 s for 60; it took less than one
     assert chosen("auto", steps=179)[0].compiled
 
 

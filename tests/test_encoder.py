@@ -27,7 +27,7 @@ from trainer.config import LoraConfig
 from trainer.errors import InputError, StorageError
 from trainer.mining.augment import load_translator
 from trainer.model import export
-from trainer.model.embedding import embed, tokenize_for
+from trainer.model.embedding import embed, tokenize_sides
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.families import FAMILIES
 from trainer.model.loading import load_encoder
@@ -59,7 +59,7 @@ TEXTS = [
 
 def embeddings(encoder: Encoder, texts: list[str] | None = None) -> np.ndarray:
     """What the trainer makes of texts, at length one where the folder says so."""
-    rows = embed(encoder, tokenize_for(encoder, texts or TEXTS))
+    rows = embed(encoder, tokenize_sides(encoder, texts or TEXTS))
     return rows / np.linalg.norm(rows, axis=1, keepdims=True) if encoder.spec.normalize else rows
 
 
@@ -290,7 +290,7 @@ def test_which_max_length_holds(
     edit_json(folder / "tokenizer_config.json", model_max_length=tokenizers)
     encoder = load_encoder(str(folder), max_length=asked)
     assert encoder.spec.max_length == expected
-    assert tokenize_for(encoder, ["vpn " * 700]).lengths.tolist() == [expected]
+    assert tokenize_sides(encoder, ["vpn " * 700]).lengths.tolist() == [expected]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -766,7 +766,7 @@ def test_exactly_the_adapters_train_and_fresh_ones_change_nothing(
     assert weights_fingerprint(encoder) != fingerprint  # the adapters count
     kept = [parameter.clone() for parameter in frozen]
     encoder.train()
-    batch = tokenize_for(encoder, TEXTS).batch(np.arange(len(TEXTS)))
+    batch = tokenize_sides(encoder, TEXTS).batch(np.arange(len(TEXTS)))
     optimizer = torch.optim.SGD(encoder.trainable().values(), lr=1.0)
     encoder(batch).square().sum().backward()
     optimizer.step()

@@ -211,7 +211,7 @@ def test_a_padded_batch_that_is_not_the_texts_alone_is_refused_before_training(
 ) -> None:
     """Negative control: without the repair of padding, the check before training ends the run."""
     source = left_padded(shutil.copytree(tiny_model("bert"), tmp_path / "source"))
-    monkeypatch.setattr(loading, "make_padding_safe", lambda tokenizer, backbone, name: "")
+    monkeypatch.setattr(loading, "make_padding_safe", lambda tokenizer, backbone: "")
     with pytest.raises(InputError, match=r"embeddings of a padded batch differ by .* from those of the same texts"):
         proof.check_padding(load_encoder(str(source)), TEXTS)
     without_padding_token(source)

@@ -294,6 +294,15 @@ def test_lora_is_the_float64_layer_within_rounding_by_every_way(ways, dtype):
         assert (found.double() - right).abs().max() <= 16 * EPS[dtype] * right.abs().max().clamp(min=1)
 
 
+def test_lora_adds_in_place_to_no_view():
+    """Of a view, autograd would copy the whole gradient in every backward."""
+    model = adapted(dtype=torch.float32)
+    make_lean(model)
+    out = model.base_model.model.dense(torch.randn(9, 24, requires_grad=True))
+    before = [function for function, _ in out.grad_fn.next_functions]
+    assert "CopySlices" not in {type(function).__name__ for function in (out.grad_fn, *before)}
+
+
 def test_lora_applies_its_dropout():
     model = adapted(dropout=0.5)
     make_lean(model)

@@ -19,7 +19,7 @@ from trainer.lint import linter as lint
 from trainer.lint.findings import EXPECTED, SERIOUS, WARNING
 from trainer.lint.linter import Report, Tokens, lint_tables, measure_by
 from trainer.main import cli
-from trainer.model.embedding import embed_cached, tokenize_for
+from trainer.model.embedding import embed_cached, tokenize_sides
 from trainer.model.loading import load_encoder
 from trainer.text.canonical import canonical_form
 
@@ -187,7 +187,7 @@ def judged(real, real_encoder):
     columns = take(real[TRAIN], rows.tolist())
     table = pairs_from_columns(columns, TRAIN)
     encoder = load_encoder(str(real_encoder), max_length=32)  # enough to judge by, and quick
-    embeddings = embed_cached(encoder, tokenize_for(encoder, table.texts))
+    embeddings = embed_cached(encoder, tokenize_sides(encoder, table.texts))
     return columns, pair_cosines(embeddings, table, (encoder.width,))[0]
 
 
@@ -290,7 +290,7 @@ def test_with_a_model_lengths_and_difficulty_are_the_models(files, tiny_model, m
     both = [table, read_pairs(files["dev"])]
     report = lint_tables(both, *measure_by(str(tiny_model("mpnet")), both))
     encoder = load_encoder(str(tiny_model("mpnet")))
-    lengths = tokenize_for(encoder, table.texts).lengths
+    lengths = tokenize_sides(encoder, table.texts).lengths
     own = [own for own in report.figures if own.by == "model" and own.source == files["train"]]
     assert [figures.phase for figures in own] == ["all", "1", "2", "3"] and own[0].pairs == len(table)
     long = lint_tables([table], Tokens([lengths], int(np.median(lengths))))

@@ -17,7 +17,7 @@ from trainer.evaluation.judge import Question, judge, judgement_record
 from trainer.evaluation.metric_choice import SEARCH_METRICS
 from trainer.evaluation.scoring import PairSet, evaluate, metrics_at, pair_cosines, search
 from trainer.main import cli
-from trainer.model.embedding import embed, embed_cached, tokenize_for
+from trainer.model.embedding import embed, embed_cached, tokenize_sides
 from trainer.model.loading import load_encoder
 from trainer.system.console import console
 from trainer.system.files import json_ready
@@ -53,17 +53,17 @@ def test_each_unique_text_is_encoded_once_and_in_its_place(encoder, table, monke
         return real(self, batch)
 
     monkeypatch.setattr(type(encoder), "forward", counting)
-    tokens = tokenize_for(encoder, table.texts)
+    tokens = tokenize_sides(encoder, table.texts)
     monkeypatch.setattr("trainer.model.embedding.TOKENS_PER_BATCH", 100)
     together = embed(encoder, tokens)
     assert sum(seen) == len(table.texts) and len(seen) > 1
-    alone = np.concatenate([embed(encoder, tokenize_for(encoder, [text])) for text in table.texts])
+    alone = np.concatenate([embed(encoder, tokenize_sides(encoder, [text])) for text in table.texts])
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
 def test_metrics_are_those_of_the_cosines(encoder, table):
     metrics = evaluate(encoder, PairSet.build(table, encoder), (16, 64))
-    rows = embed(encoder, tokenize_for(encoder, table.texts)).astype(np.float64)
+    rows = embed(encoder, tokenize_sides(encoder, table.texts)).astype(np.float64)
     for dim in (16, 64):
         a, b = rows[table.text1, :dim], rows[table.text2, :dim]
         cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -118,14 +118,14 @@ def encoded(monkeypatch):
 
 def test_the_same_texts_are_not_embedded_twice_by_the_same_model(tiny_model, table, cache, encoded, tmp_path):
     first = load_encoder(str(tiny_model("mpnet")))
-    tokens = tokenize_for(first, table.texts)
+    tokens = tokenize_sides(first, table.texts)
     rows = embed_cached(first, tokens)
     assert np.array_equal(rows, embed(first, tokens)) and len(encoded) == 1
     copy = tmp_path / "copy"
     shutil.copytree(tiny_model("mpnet"), copy)
     assert np.array_equal(embed_cached(load_encoder(str(copy)), tokens), rows) and len(encoded) == 1
     # Whatever changes embeddings changes the key.
-    assert len(embed_cached(first, tokenize_for(first, table.texts[1:]))) == len(rows) - 1 and len(encoded) == 2
+    assert len(embed_cached(first, tokenize_sides(first, table.texts[1:]))) == len(rows) - 1 and len(encoded) == 2
     assert not np.array_equal(embed_cached(load_encoder(str(copy), pooling="cls"), tokens), rows)
     with torch.no_grad():
         first.model.encoder.layer[1].output.LayerNorm.bias[0] += 0.1
@@ -140,7 +140,7 @@ def test_the_same_texts_are_not_embedded_twice_by_the_same_model(tiny_model, tab
     "damage", [lambda data: b"", lambda data: data[:-1], lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]]
 )
 def test_damaged_embeddings_are_made_again(damage, encoder, table, cache, encoded):
-    tokens = tokenize_for(encoder, table.texts)
+    tokens = tokenize_sides(encoder, table.texts)
     rows = embed_cached(encoder, tokens)
     (path,) = cache.iterdir()
     whole = path.read_bytes()
@@ -280,7 +280,7 @@ def test_search_is_measured_in_training_where_it_is_asked_for(encoder, table):
         searched["16"].keys() - plain["16"].keys() == set(SEARCH_METRICS)
         and searched["16"].items() > plain["16"].items()
     )
-    queries, values = search(table, embed(encoder, tokenize_for(encoder, table.texts)), (64, 16))
+    queries, values = search(table, embed(encoder, tokenize_sides(encoder, table.texts)), (64, 16))
     assert len(queries) and searched["16"]["mrr@10"] == pytest.approx(values["mrr@10"][1].mean())
 
 

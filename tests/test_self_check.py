@@ -75,8 +75,8 @@ def wrong_key_gradient(query, key, *others):
     return out + 1e-2 * (key - key.detach())
 
 
-def no_bias_gradient(query, key, value, blocks, rows, heads, bias, dropout):
-    return packed_attention(query, key, value, blocks, rows, heads, bias.detach() + 0 * bias, dropout)
+def no_bias_gradient(query, key, value, blocks, heads, bias, dropout):
+    return packed_attention(query, key, value, blocks, heads, bias.detach() + 0 * bias, dropout)
 
 
 def not_a_number(*inputs):
@@ -232,8 +232,7 @@ def test_layers_that_are_right_pass(short_encoder, compiled_as, lora):
     torch.manual_seed(3)
     before = torch.get_rng_state()
     encoder.eval()
-    fault, seconds = layers_fault(encoder, nullcontext, torch.float32)
-    assert fault is None and seconds >= 0
+    assert layers_fault(encoder, nullcontext, torch.float32) is None
     assert torch.equal(torch.get_rng_state(), before) and not encoder.training
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert any(module.p for module in encoder.modules() if isinstance(module, torch.nn.Dropout))
@@ -254,7 +253,7 @@ def test_layers_that_are_wrong_are_named(short_encoder, compiled_as, compile_lay
     encoder = short_encoder("mpnet")
     add_lora(encoder, LoraConfig())
     compiled_as(compile_layer)
-    fault, _ = layers_fault(encoder, nullcontext, torch.float32)
+    fault = layers_fault(encoder, nullcontext, torch.float32)
     assert fault is not None and words in fault
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from trainer.errors import InputError, StorageError
-from trainer.model.families import FAMILIES
+from trainer.model.families import FAMILIES, without_pooler
 from trainer.model.tiny import build_tiny_mpnet
 
 TEXTS = ["VPN drops on srv-417", "the printer, floor 2, is jammed", "café Wi-Fi is slow"]
@@ -22,7 +22,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def load(folder: Path, family: str = "mpnet") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    options = {"output_loading_info": True, "use_safetensors": True} | FAMILIES[family].without_pooler
+    kind = MODEL_MAPPING[type(AutoConfig.from_pretrained(folder))]
+    options = {"output_loading_info": True, "use_safetensors": True} | without_pooler(kind)
     model, told = AutoModel.from_pretrained(folder, **options)
     assert not any(told.values()), told
     return model.eval(), AutoTokenizer.from_pretrained(folder)

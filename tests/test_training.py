@@ -42,7 +42,7 @@ from trainer.evaluation.judge import Question, judge, judgement_record
 from trainer.evaluation.scoring import PairSet
 from trainer.main import cli
 from trainer.model import export
-from trainer.model.embedding import embed, tokenize_for
+from trainer.model.embedding import embed, tokenize_sides
 from trainer.model.loading import load_encoder
 from trainer.model.lora import adapters_merged, add_lora, resolve_targets
 from trainer.report.plots import draw_strength
@@ -263,12 +263,12 @@ def test_the_exported_model_is_the_best_and_loads_in_sentence_transformers(often
     texts = ["VPN is down", "cannot  connect from home ", "x"]
     peer = sentence_transformers.SentenceTransformer(str(folder / "model"), device="cpu")
     ours = load_encoder(str(folder / "model"))
-    mine = embed(ours, tokenize_for(ours, texts))
+    mine = embed(ours, tokenize_sides(ours, texts))
     np.testing.assert_allclose(mine, peer.encode(texts), atol=1e-5)
     truncated = sentence_transformers.SentenceTransformer(str(folder / "model"), device="cpu", truncate_dim=16)
     np.testing.assert_allclose(mine[:, :16], truncated.encode(texts), atol=1e-5)
     base = load_encoder(str(tiny_model("mpnet")))
-    assert np.abs(mine - embed(base, tokenize_for(base, texts))).max() > 1e-3
+    assert np.abs(mine - embed(base, tokenize_sides(base, texts))).max() > 1e-3
 
 
 @pytest.mark.slow
@@ -652,7 +652,7 @@ def test_an_encoder_merged_in_place_is_its_merged_copy_and_then_itself_again(tin
     with torch.no_grad():
         for parameter in encoder.trainable().values():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    tokens = tokenize_for(encoder, ["vpn is down", "mail", "the printer on floor 2 is jammed and it smells"])
+    tokens = tokenize_sides(encoder, ["vpn is down", "mail", "the printer on floor 2 is jammed and it smells"])
     state = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     trained, before = list(encoder.trainable()), embed(encoder, tokens)
     expected = embed(export.merged(encoder), tokens)

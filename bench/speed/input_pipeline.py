@@ -25,11 +25,12 @@ from bench.measuring import clocked
 from bench.records import RESULTS, ROOT, finish, make_parser, settings_of
 from bench.speed.steps import run_config
 from bench.workload import SHAPES, add_workload, ticket_pairs, write_model, write_pairs
+from trainer.config import CurriculumConfig
 from trainer.config_file import dump_config
 from trainer.data.batch_layout import LayoutBuilder
-from trainer.data.curriculum import CurriculumConfig, PhasedBatchSampler
+from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of, read_pairs
-from trainer.model.embedding import tokenize_for
+from trainer.model.embedding import tokenize_sides
 from trainer.model.loading import load_encoder
 from trainer.model.tokens import TokenTable
 
@@ -79,7 +80,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         encoder = load_encoder(str(model), max_length=SHAPES[options.model].max_length)
         table = read_pairs(str(train))
         with clocked() as took:
-            tokens = tokenize_for(encoder, table.texts)
+            tokens = tokenize_sides(encoder, table.texts)
         tokenising = {"seconds": took["seconds"], "tokens": int(tokens.lengths.sum())}
         batches = collating(table, tokens, options.batch_size)
         starting(config)  # fills the cache with the tokens of dev

@@ -15,7 +15,7 @@ SHA-256 of log.jsonl at that moment; "identity", what must be equal for a run to
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from torch.nn import Parameter
 from trainer.checkpoint.identity import Identity
 from trainer.errors import CheckpointError
 from trainer.evaluation.scoring import Metrics
-from trainer.system.devices import random_state, set_random_state
+from trainer.system.devices import random_states, set_random_states
 from trainer.system.distributed import gather_objects, rank
 
 
@@ -53,6 +53,9 @@ class RunState:
     inexact: list[str] = field(default_factory=list)  # what differed at a resume that was allowed to
 
 
+PLAIN_FIELDS = tuple(item.name for item in fields(RunState) if item.name != "best")  # JSON as they are
+
+
 def snapshot(
     state: RunState,
     parameters: Mapping[str, Parameter],
@@ -73,16 +76,10 @@ def snapshot(
         tensors[f"weight/{name}"] = parameter
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer/{key}/{name}"] = value
-    for number, generators in enumerate(gather_objects(_random_states())):
+    for number, generators in enumerate(gather_objects(random_states())):
         tensors |= {f"random/{number}/{kind}": value for kind, value in generators.items()}
     values: dict[str, Any] = {
-        "step": state.step,
-        "baseline": state.baseline,
-        "without_best": state.without_best,
-        "evaluations": state.evaluations,
-        "seconds": state.seconds,
-        "resumed_at": state.resumed_at,
-        "inexact": state.inexact,
+        **{name: getattr(state, name) for name in PLAIN_FIELDS},
         "scaler": scaler.state_dict() if scaler is not None else None,
         "parameters": list(parameters),
         "identity": identity,
@@ -131,20 +128,18 @@ def restore(
                 optimizer.state[parameter]["step"] = tensors[f"optimizer/step/{name}"].to(parameter.device)
     if scaler is not None and values["scaler"] is not None:  # in another precision there was none
         scaler.load_state_dict(values["scaler"])
-    _set_random_states(_below(f"random/{rank()}/", tensors))
+    generators = _below(f"random/{rank()}/", tensors)
+    if generators or rank() == 0:  # a rank that the saved run did not have goes on as seeded
+        try:
+            set_random_states(generators)
+        except RuntimeError as error:
+            raise ValueError("its random states are of another version of torch") from error
     best = None
     if values["best"] is not None:
         best = Best(**values["best"], weights=_below("best/", tensors))
-    return RunState(
-        baseline=values["baseline"],
-        step=values["step"],
-        best=best,
-        without_best=values["without_best"],
-        evaluations=values["evaluations"],
-        seconds=values["seconds"],
-        resumed_at=[*values["resumed_at"], values["step"]],
-        inexact=values["inexact"],
-    )
+    state = RunState(best=best, **{name: values[name] for name in PLAIN_FIELDS})
+    state.resumed_at = [*state.resumed_at, state.step]
+    return state
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -157,22 +152,3 @@ def _of_shape(saved: Tensor, parameter: Parameter, name: str) -> Tensor:
     if saved.shape != parameter.shape:
         raise ValueError(f"{name} is {list(saved.shape)}, not {list(parameter.shape)}")
     return saved
-
-
-def _random_states() -> dict[str, Tensor]:
-    states = {"torch": torch.get_rng_state()}
-    if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
-        states[device.type] = random_state(device)
-    return states
-
-
-def _set_random_states(states: Mapping[str, Tensor]) -> None:
-    if not states and rank() > 0:  # a rank that the saved run did not have: as seeded
-        return
-    try:
-        torch.set_rng_state(states["torch"])
-    except RuntimeError as error:
-        raise ValueError("its random states are of another version of torch") from error
-    device = torch.accelerator.current_accelerator(check_available=True)
-    if device is not None and device.type in states:
-        set_random_state(device, states[device.type])

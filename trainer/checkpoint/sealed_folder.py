@@ -37,8 +37,6 @@ def save_checkpoint(
     """Write the checkpoint of a step, then drop older ones: all but the newest KEEP that are whole.
 
     Args:
-        tensors: by name, on any device.
-        state: what can be written as JSON.
         keep: steps whose checkpoints stay however old they are.
 
     Raises:

@@ -12,12 +12,11 @@ tile by tile, so that no Q x G matrix is ever held.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from trainer.loss.tiled import LossWithGradients, Task, losses_and_gradients
+from trainer.loss.tiled import LossWithGradients, Task
 
 
 def matryoshka_mnrl(
@@ -65,28 +64,6 @@ def matryoshka_mnrl(
     Raises:
         ValueError: dims, weights, targets, excluded and embeddings do not fit each other.
     """
-    targets = _checked(queries, candidates, dims, targets, excluded)
-    by_dim = dict(zip(dims, weights_of(weights, len(dims)), strict=True))
-    ascending = sorted(dims)
-    total_queries = len(queries) if total_queries is None else total_queries
-    with torch.autocast(queries.device.type, enabled=False):
-        queries, candidates = full_precision(queries), full_precision(candidates)
-        scale = scale.to(queries) if isinstance(scale, Tensor) else queries.new_full((), scale)
-        inputs, ordered = (queries, candidates, scale), [by_dim[dim] for dim in ascending]
-        wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
-        task = Task(targets, excluded, ascending, ordered, total_queries, wanted)
-        total, losses_M = LossWithGradients.apply(partial(losses_and_gradients, task=task, tile=tile), *inputs)
-    return total, torch.stack([losses_M.detach()[ascending.index(dim)] for dim in dims])
-
-
-def _checked(
-    queries: Tensor,
-    candidates: Tensor,
-    dims: Sequence[int],
-    targets: Tensor | None,
-    excluded: Tensor | None,
-) -> Tensor:
-    """Targets [Q]. Raises ValueError as `matryoshka_mnrl` does."""
     count = len(queries)
     if targets is None:
         if len(candidates) < count:
@@ -99,7 +76,17 @@ def _checked(
         raise ValueError(f"targets has shape {tuple(targets.shape)}, not ({count},)")
     if excluded is not None and (excluded.ndim != 2 or len(excluded) != count or excluded.dtype != torch.int64):
         raise ValueError(f"excluded is {excluded.dtype} of shape {tuple(excluded.shape)}, not int64 of ({count}, any)")
-    return targets
+    by_dim = dict(zip(dims, weights_of(weights, len(dims)), strict=True))
+    ascending = sorted(dims)
+    total_queries = count if total_queries is None else total_queries
+    with torch.autocast(queries.device.type, enabled=False):
+        queries, candidates = full_precision(queries), full_precision(candidates)
+        scale = scale.to(queries) if isinstance(scale, Tensor) else queries.new_full((), scale)
+        inputs, ordered = (queries, candidates, scale), [by_dim[dim] for dim in ascending]
+        wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
+        task = Task(targets, excluded, ascending, ordered, total_queries, wanted, tile)
+        total, losses_M = LossWithGradients.apply(task, *inputs)
+    return total, torch.stack([losses_M.detach()[ascending.index(dim)] for dim in dims])
 
 
 def check_dims(dims: Sequence[int], width: int) -> None:

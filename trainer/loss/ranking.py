@@ -41,7 +41,17 @@ def pairwise_ranking(
     Returns:
         The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`.
     """
-    logits = pair_logits(first, second, dims=dims, scale=scale)
+    check_dims(dims, first.shape[-1])
+    with torch.autocast(first.device.type, enabled=False):
+        first, second = (rows * row_scales(rows)[:, None] for rows in (full_precision(first), full_precision(second)))
+        ascending = sorted(dims)
+        dot = first.new_zeros(first.shape[0])
+        inverses = inverse_norms(first, ascending), inverse_norms(second, ascending)
+        by_dim = {}
+        for k, (start, stop) in enumerate(pairwise([0, *ascending])):
+            dot = dot + (first[:, start:stop] * second[:, start:stop]).sum(1)
+            by_dim[stop] = scale * dot * inverses[0][k] * inverses[1][k]
+        logits = torch.stack([by_dim[dim] for dim in dims], 1)
     # Filled, not selected: how many there are of a kind would have to be asked of the device.
     least, positive = torch.finfo(logits.dtype).min, labels[:, None]
     spread_M = torch.logsumexp(logits.masked_fill(positive, least), 0)
@@ -49,18 +59,3 @@ def pairwise_ranking(
     # log(1 + exp(x)); softplus would drop the 1 for x above 20.
     by_dim_M = torch.logaddexp(spread_M, torch.zeros_like(spread_M))
     return (by_dim_M * constants(weights_of(weights, len(dims)), by_dim_M)).sum(), by_dim_M
-
-
-def pair_logits(first: Tensor, second: Tensor, *, dims: Sequence[int], scale: float | Tensor) -> Tensor:
-    """scale * cosine of each pair at each dim [P, M], in the order of `dims`. Arguments as in `pairwise_ranking`."""
-    check_dims(dims, first.shape[-1])
-    with torch.autocast(first.device.type, enabled=False):
-        first, second = (rows * row_scales(rows)[:, None] for rows in (full_precision(first), full_precision(second)))
-        ascending = sorted(dims)
-        dot = first.new_zeros(first.shape[0])
-        inverses = inverse_norms(first, ascending), inverse_norms(second, ascending)
-        logits = {}
-        for k, (start, stop) in enumerate(pairwise([0, *ascending])):
-            dot = dot + (first[:, start:stop] * second[:, start:stop]).sum(1)
-            logits[stop] = scale * dot * inverses[0][k] * inverses[1][k]
-        return torch.stack([logits[dim] for dim in dims], 1)

@@ -22,7 +22,7 @@ Shapes: Q queries, G candidates, E width, M dims ascending, q queries of a band,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -39,9 +39,6 @@ BAND = 2**24  # dot products of a band that are kept, 64 MiB in fp32, while it h
 LEAST, MOST = 128, 1024
 # Powers of 2 take 0.4 times as long as powers of e on a CPU, so log2(e) goes into the factors of the dot products.
 LOG2_E = 1 / math.log(2)
-
-
-Computed = tuple[Tensor, Tensor, tuple[Tensor, ...]]  # weighted sum of the losses, loss of each dim [M], gradients
 
 
 def row_scales(rows: Tensor) -> Tensor:
@@ -79,17 +76,18 @@ class Task:
     weights: Sequence[float]
     total_queries: int
     with_gradients: bool  # False where nobody will ask for them; there are none then
+    tile: tuple[int, int] | None = None  # queries of a band and candidates of a tile
 
 
 class LossWithGradients(torch.autograd.Function):
-    """(compute, queries, candidates, scale) -> the weighted sum of the losses, and the loss of each dim [M].
+    """(task, queries, candidates, scale) -> the weighted sum of the losses, and the loss of each dim [M].
 
-    `compute` takes the other three, as `losses_and_gradients` does. Gradients run through the sum alone.
+    Gradients run through the sum alone.
     """
 
     @staticmethod
-    def forward(ctx: Any, compute: Callable[..., Computed], *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        total, losses_M, gradients = compute(*inputs)
+    def forward(ctx: Any, task: Task, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        total, losses_M, gradients = losses_and_gradients(task, *inputs)
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(losses_M)
         return total, losses_M
@@ -101,13 +99,12 @@ class LossWithGradients(torch.autograd.Function):
 
 
 def losses_and_gradients(
-    queries: Tensor, candidates: Tensor, scale: Tensor, task: Task, tile: tuple[int, int] | None = None
-) -> Computed:
-    """The weighted sum of the losses, the loss of each dim [M], and the gradients of the sum.
+    task: Task, queries: Tensor, candidates: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """The weighted sum of the losses, the loss of each dim [M], and the gradients of the sum in the inputs' order.
 
     Args:
-        queries, candidates, scale: [Q, E], [G, E] and a scalar, of one type; the gradients are in this order.
-        tile: queries of a band and candidates of a tile.
+        queries, candidates, scale: [Q, E], [G, E] and a scalar, of one type.
     """
     dims = task.dims
     scales = row_scales(queries), row_scales(candidates)
@@ -116,8 +113,12 @@ def losses_and_gradients(
     weights_M = constants(task.weights, queries) / task.total_queries
     slopes = weights_M[:, None] * scale * inverses[0]
     gradients = Gradients.zeros(queries, candidates, dims) if task.with_gradients else None
-    walked = bands(queries, candidates, scales, factors, task.targets, task.excluded, dims, tile)
-    summed_M = sum((_walk_twice(q, band, slopes, gradients) for q, band in walked), torch.zeros_like(weights_M))
+    summed_M = torch.zeros_like(weights_M)
+    for q, band in bands(task, queries, candidates, scales, factors):
+        log2_sums, target_logits = band.log2_sums()
+        summed_M += (log2_sums - target_logits).sum(1) / LOG2_E
+        if gradients is not None:
+            band.add_gradients(log2_sums, slopes[:, q], q, gradients)
     total, losses_M = (weights_M * summed_M).sum(), summed_M / task.total_queries
     if gradients is None:
         return total, losses_M, ()
@@ -125,14 +126,6 @@ def losses_and_gradients(
     finish_gradient(gradients.queries, queries, scales[0], inverses[0], gradients.per_query, dims)
     finish_gradient(d_candidates, candidates, scales[1], inverses[1], gradients.per_candidate, dims)
     return total, losses_M, (gradients.queries, d_candidates, (gradients.per_query.sum() / scale).view_as(scale))
-
-
-def _walk_twice(q: slice, band: Band, slopes: Tensor, gradients: Gradients | None) -> Tensor:
-    """Summed loss [M] of the queries of a band; their gradients are added where they are wanted."""
-    log2_sums, target_logits = band.log2_sums()
-    if gradients is not None:
-        band.add_gradients(log2_sums, slopes[:, q], q, gradients)
-    return (log2_sums - target_logits).sum(1) / LOG2_E
 
 
 @dataclass
@@ -152,21 +145,14 @@ class Gradients:
 
 
 def bands(
-    queries: Tensor,
-    candidates: Tensor,
-    scales: tuple[Tensor, Tensor],
-    factors: tuple[Tensor, Tensor],
-    targets: Tensor,
-    excluded: Tensor | None,
-    dims: Sequence[int],
-    tile: tuple[int, int] | None = None,
+    task: Task, queries: Tensor, candidates: Tensor, scales: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor]
 ) -> Iterator[tuple[slice, Band]]:
     """The queries band by band, with where each stands among them. A band is used up when the next is asked for.
 
-    `scales` are the `row_scales` of both sides, `factors` as in `Band` but of all queries. An excluded
-    candidate of -1 is none.
+    `scales` are the `row_scales` of both sides, `factors` as in `Band` but of all queries.
     """
-    height, width = tile or tile_shape(len(candidates), len(dims))
+    dims, targets, excluded = task.dims, task.targets, task.excluded
+    height, width = task.tile or tile_shape(len(candidates), len(dims))
     tiles = [slice(start, min(start + width, len(candidates))) for start in range(0, len(candidates), width)]
     # Every band is written to the same memory, which stays in the cache where that is large enough.
     room = queries.new_empty(len(tiles) + 1, len(dims), min(height, len(queries)) * min(width, len(candidates)))

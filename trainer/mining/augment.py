@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from trainer.errors import InputError, first_line
-from trainer.model.hub import download_model
+from trainer.model.folder import download_model
 from trainer.system.console import progress
 from trainer.text.canonical import canonical_form
 

@@ -127,13 +127,13 @@ def _check_train(report: Report, settings: Settings) -> None:
 def _embed(name: str, texts: list[str]) -> FloatArray:
     """[N, E] embeddings of length 1."""
     from trainer.errors import NumericError
-    from trainer.model.embedding import embed, tokenize_for
+    from trainer.model.embedding import embed
     from trainer.model.loading import load_encoder
     from trainer.system.gpu import default_device
 
     device = default_device()
     encoder = load_encoder(name).to(device)
-    rows = embed(encoder, tokenize_for(encoder, texts))
+    rows = embed(encoder, encoder.tokenize(texts, (encoder.spec.query_prompt,), cached=True))
     if not np.isfinite(rows).all():
         raise NumericError(f"--model {name}: some embeddings are not finite")
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -3,8 +3,7 @@
 Start at `encoder`, and follow `Encoder.encode` down:
 
     loading      `load_encoder`: a folder or hub name to an `Encoder`
-    folder       what a model folder says: modules, pooling, prompts, adapter or not
-    hub          a model's files by its hub name
+    folder       what a model folder says: modules, pooling, prompts, adapter or not; fetched from the hub if need be
     encoder      `Encoder`: texts or token batches to embeddings
     embedding    embeddings of whole data sets: cached, shared out over ranks
     export       the trained model as folders

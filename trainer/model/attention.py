@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.model.fast_layers import dropout as drop
-from trainer.model.packing import BLOCK, Group, TokenBatch
+from trainer.model.packing import Group, TokenBatch
 from trainer.system.processor import is_widened
 
 
@@ -28,15 +28,15 @@ def choose_attention(
         # By distance from -(L - 1) to L - 1: the first column upwards, then the first row.
         table = torch.cat([bias[0, :, :, 0].flip(1), bias[0, :, 0, 1:]], 1).float() if bias is not None else None
 
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return packed_attention(query, key, value, batch.blocks, BLOCK, heads, table, dropout)
-
-        return attend
+        return lambda query, key, value: packed_attention(query, key, value, batch.blocks, heads, table, dropout)
 
     masks = [attention_mask(group, bias) for group in batch.groups]
+    sizes = [group.stop - group.start for group in batch.groups]
 
-    def attend_in_groups(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return grouped_attention(query, key, value, batch.groups, masks, heads, dropout)
+    def attend_in_groups(*inputs: Tensor) -> Tensor:
+        # One split a tensor, so that backward joins the pieces once instead of adding full-size gradients by group.
+        pieces = zip(batch.groups, masks, *(flat.split(sizes) for flat in inputs), strict=True)
+        return torch.cat([_group_attention(*piece, heads, dropout) for piece in pieces])
 
     return attend_in_groups
 
@@ -52,33 +52,6 @@ def attention_mask(group: Group, bias: Tensor | None) -> Tensor | None:
         return bias
     real_keys = group.real[:, None, None, :]
     return real_keys if bias is None else bias.masked_fill(~real_keys, -torch.inf)
-
-
-def grouped_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    groups: Sequence[Group],
-    masks: Sequence[Tensor | None],
-    heads: int,
-    dropout: float = 0.0,
-) -> Tensor:
-    """Attention within each sequence of a flat run.
-
-    Args:
-        query, key, value: [T, H * D].
-        groups: the sequences, covering the run in order.
-        masks: the `attention_mask` of each.
-        heads: H.
-        dropout: probability for each attention weight.
-
-    Returns:
-        [T, H * D].
-    """
-    # One split a tensor, so that backward joins the pieces once instead of adding full-size gradients group by group.
-    sizes = [group.stop - group.start for group in groups]
-    pieces = zip(groups, masks, query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
-    return torch.cat([_group_attention(group, mask, q, k, v, heads, dropout) for group, mask, q, k, v in pieces])
 
 
 def _group_attention(

@@ -9,12 +9,14 @@ Shapes: T tokens, H heads, D head width, NB blocks of rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainer.model.attention_kernels import KERNELS, kernel_constants
+from trainer.model.packing import BLOCK
 
 
 def packed_attention(
@@ -22,28 +24,32 @@ def packed_attention(
     key: Tensor,
     value: Tensor,
     blocks: Tensor,
-    rows: int,
     heads: int,
     bias: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Attention within each sequence of a flat run, for a GPU.
+    """Attention (query, key, value [T, H * D]) -> [T, H * D] within each sequence of a flat run, for a GPU.
 
     Args:
-        query, key, value: [T, H * D].
-        blocks: [NB, 3] int32, for each block of rows: first token of its sequence, the sequence's length, first row.
-        rows: how many rows a block has, a power of 2 from 16.
-        heads: H.
+        blocks: [NB, 3] int32, for each block of BLOCK rows: first token of its sequence, its length, first row.
         bias: [H, 2R - 1] by distance, R at least the longest length; gets a gradient where it asks for one.
         dropout: probability for each attention weight.
-
-    Returns:
-        [T, H * D].
     """
     seed = torch.randint(2**31 - 1, (1,), device=query.device) if dropout else blocks.new_zeros(1, dtype=torch.int64)
-    return _attend(query.contiguous(), key.contiguous(), value.contiguous(), blocks, bias, seed, rows, heads, dropout)[
-        0
-    ]
+    inputs = query.contiguous(), key.contiguous(), value.contiguous()
+    return _attend(*inputs, blocks, bias, seed, heads, dropout)[0]
+
+
+def _outputs(query: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Room for what the forward kernel gives: [T, H * D], and the log-sum-exp of every row [H, T]."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    return torch.zeros_like(query), query.new_zeros(heads, query.shape[0], dtype=wide)
+
+
+def _gradients(inputs: Sequence[Tensor], bias: Tensor | None, like: Tensor, train_bias: bool) -> tuple[Tensor, ...]:
+    """Room for the gradients of queries, keys, values and bias; one number where the bias gets none."""
+    d_bias = torch.zeros_like(bias, dtype=like.dtype) if bias is not None and train_bias else like.new_zeros(1)
+    return *map(torch.zeros_like, inputs), d_bias
 
 
 # Custom operators, so that torch.compile passes them by and sees their shapes.
@@ -55,31 +61,13 @@ def _attend(
     blocks: Tensor,
     bias: Tensor | None,
     seed: Tensor,
-    rows: int,
     heads: int,
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
-    out = torch.zeros_like(query)
-    lse_HT = query.new_zeros(heads, query.shape[0], dtype=torch.promote_types(query.dtype, torch.float32))
+    out, lse_HT = _outputs(query, heads)
     pointers = (query, key, value, bias if bias is not None else query, blocks, seed, out, lse_HT)
-    _launch("forward", pointers, heads, rows, dropout, bias)
+    _launch("forward", pointers, heads, dropout, bias)
     return out, lse_HT
-
-
-@_attend.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    blocks: Tensor,
-    bias: Tensor | None,
-    seed: Tensor,
-    rows: int,
-    heads: int,
-    dropout: float,
-) -> tuple[Tensor, Tensor]:
-    lse_HT = query.new_empty(heads, query.shape[0], dtype=torch.promote_types(query.dtype, torch.float32))
-    return torch.empty_like(query), lse_HT
 
 
 @torch.library.custom_op("trainer::packed_attention_backward", mutates_args=())
@@ -93,7 +81,6 @@ def _attend_backward(
     seed: Tensor,
     out: Tensor,
     lse_HT: Tensor,
-    rows: int,
     heads: int,
     dropout: float,
     train_bias: bool,
@@ -101,39 +88,17 @@ def _attend_backward(
     d_out = d_out.contiguous()
     # What a weight's gradient loses because the weights of a row sum to 1; dropout does not change it.
     delta_HT = (d_out.to(lse_HT.dtype) * out).view(len(out), heads, -1).sum(2).T.contiguous()
-    d_query, d_key, d_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
-    d_bias = torch.zeros_like(bias, dtype=lse_HT.dtype) if bias is not None and train_bias else lse_HT.new_zeros(1)
+    d_query, d_key, d_value, d_bias = _gradients((query, key, value), bias, lse_HT, train_bias)
     pointers = (query, key, value, bias if bias is not None else query, blocks, seed, d_out, lse_HT, delta_HT)
-    _launch("key_value", (*pointers, d_key, d_value), heads, rows, dropout, bias)
-    _launch("query", (*pointers, d_query, d_bias), heads, rows, dropout, bias, train_bias)
+    _launch("key_value", (*pointers, d_key, d_value), heads, dropout, bias)
+    _launch("query", (*pointers, d_query, d_bias), heads, dropout, bias, train_bias)
     return d_query, d_key, d_value, d_bias
-
-
-@_attend_backward.register_fake
-def _(
-    d_out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    blocks: Tensor,
-    bias: Tensor | None,
-    seed: Tensor,
-    out: Tensor,
-    lse_HT: Tensor,
-    rows: int,
-    heads: int,
-    dropout: float,
-    train_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    d_bias = bias.new_empty(bias.shape, dtype=lse_HT.dtype) if bias is not None and train_bias else lse_HT.new_empty(1)
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), d_bias
 
 
 def _launch(
     kernel: str,
     pointers: tuple[Tensor, ...],
     heads: int,
-    rows: int,
     dropout: float,
     bias: Tensor | None,
     train_bias: bool = False,
@@ -142,24 +107,31 @@ def _launch(
     query, blocks = pointers[0], pointers[4]
     head_width = query.shape[1] // heads
     flags = {"bias": bias is not None, "dropout": dropout > 0, "train_bias": train_bias}
-    constants = kernel_constants(kernel, query.dtype, heads, head_width, rows, **flags, device=query.device.type)
+    constants = kernel_constants(kernel, query.dtype, heads, head_width, BLOCK, **flags, device=query.device.type)
     own = constants["COLUMNS" if kernel == "key_value" else "ROWS"]
     reach = (bias.shape[1] + 1) // 2 if bias is not None else 1
     sizes = (query.shape[0], reach, head_width**-0.5, dropout, 1 / (1 - dropout))
-    KERNELS[kernel][len(blocks) * (rows // own), heads](*pointers, *sizes, **constants)
+    KERNELS[kernel][len(blocks) * (BLOCK // own), heads](*pointers, *sizes, **constants)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    query, key, value, blocks, bias, seed, ctx.rows, ctx.heads, ctx.dropout = inputs
+    query, key, value, blocks, bias, seed, ctx.heads, ctx.dropout = inputs
     ctx.save_for_backward(query, key, value, blocks, bias, seed, *output)
 
 
 def _differentiate(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     bias = ctx.saved_tensors[4]
     train_bias = bias is not None and ctx.needs_input_grad[4]
-    found = _attend_backward(d_out, *ctx.saved_tensors, ctx.rows, ctx.heads, ctx.dropout, train_bias)
+    found = _attend_backward(d_out, *ctx.saved_tensors, ctx.heads, ctx.dropout, train_bias)
     d_bias = found[3].to(bias.dtype) if train_bias else None
-    return *found[:3], None, d_bias, None, None, None, None
+    return *found[:3], None, d_bias, None, None, None
 
 
 _attend.register_autograd(_differentiate, setup_context=_save)
+# What torch.compile sees of them: the shapes, by the arguments above in their order.
+_attend.register_fake(lambda query, *others: _outputs(query, heads=others[-2]))
+_attend_backward.register_fake(
+    lambda d_out, query, key, value, blocks, bias, seed, out, lse_HT, *options: _gradients(
+        (query, key, value), bias, lse_HT, train_bias=options[-1]
+    )
+)

@@ -118,10 +118,10 @@ class Encoder(nn.Module):
         normalize: bool | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> np.ndarray:
-        """Embed texts: in fp32 where the encoder is, batches packed and sorted by length, dropout off.
+        """Embed texts in fp32, as `embed` does.
 
         The result is that of sentence-transformers' `encode`, `encode_query` or `encode_document` with
-        `truncate_dim=dims`. Shows progress; neither the training mode nor any random state is changed.
+        `truncate_dim=dims`.
 
             >>> from trainer.model.loading import load_encoder
             >>> encoder = load_encoder("models/tiny")
@@ -154,9 +154,7 @@ class Encoder(nn.Module):
         if side not in prompts:
             raise InputError(f'encode: side = {side!r}: use "query", "document" or None')
         tokens, kind = self.tokenize(texts, (prompts[side],)), next(self.parameters()).device.type
-        rows = self.embed(
-            tokens, np.arange(len(texts)), tokens_per_batch, lambda: torch.autocast(kind, enabled=False), "Encoding"
-        )
+        rows = self.embed(tokens, None, tokens_per_batch, lambda: torch.autocast(kind, enabled=False), "Encoding")
         if normalize is None and self.spec.normalize:
             rows = nn.functional.normalize(rows, dim=1)
         rows = rows[:, : dims or self.usual_dim]
@@ -188,22 +186,23 @@ class Encoder(nn.Module):
     def embed(
         self,
         tokens: TokenTable,
-        texts: np.ndarray,
+        texts: np.ndarray | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
         autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
         description: str = "Embedding",
     ) -> Tensor:
-        """Unnormalised embeddings [n, E] fp32, on the encoder's device, of texts [n] of a table, without gradients.
+        """Unnormalised embeddings [n, E] fp32, on the encoder's device, of texts [n] of a table, or of all of it.
 
-        Dropout is off meanwhile; neither the training mode nor any random state is changed.
+        Without gradients or dropout, batches packed and sorted by length. Shows progress; neither the training mode nor
+        any random state is changed.
 
         Args:
             autocast: the precision to compute in.
-            description: of the progress.
         """
         device = next(self.parameters()).device
+        texts = np.arange(len(tokens.lengths)) if texts is None else texts
         rows = torch.empty(len(texts), self.width, device=device)
-        with evaluating(self), progress(description, len(texts)) as advance, torch.no_grad(), autocast():
+        with in_mode(self, training=False), progress(description, len(texts)) as advance, torch.no_grad(), autocast():
             for chunk in tokens.chunks(texts, tokens_per_batch) if len(texts) else ():
                 batch = to_device(tokens.batch(texts[chunk]), device)
                 rows[torch.as_tensor(chunk, device=device)] = self(batch).float()
@@ -216,10 +215,10 @@ class Encoder(nn.Module):
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode meanwhile; afterwards the mode from before."""
+def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Training or evaluation mode meanwhile; afterwards the mode from before."""
     was_training = module.training
-    module.eval()
+    module.train(training)
     try:
         yield
     finally:
@@ -227,7 +226,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _checked_texts(texts: Iterable[str]) -> list[str]:
-    """The texts as a list of strings. Raises InputError for anything else."""
     if isinstance(texts, str):
         raise InputError("encode: texts is one string, not a list; write encode([text])")
     if not isinstance(texts, Iterable):
@@ -249,9 +247,7 @@ class EmbeddingConditions:
     pooling: str
     max_length: int
     query_prompt: str
-    """Before the first text of a pair."""
     document_prompt: str
-    """Before the second one."""
 
 
 def embedding_conditions(encoder: Encoder) -> EmbeddingConditions:

@@ -7,11 +7,9 @@ its base from where training did. Both say all that their embeddings depend on: 
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from torch import Tensor
 from trainer import __version__
 from trainer.errors import StorageError
 from trainer.model.encoder import Encoder, EncoderSpec
+from trainer.model.families import without_pooler
 from trainer.model.folder import ADAPTER_WEIGHTS, SETTINGS
 from trainer.model.proof import check_exports, merged
 from trainer.system.files import DEBRIS, new_folder, sync, write_file, write_manifest
@@ -51,6 +50,8 @@ def export(
     """Write `model/`, and `adapter/` where there are adapters, into a run's folder; only what passed the proof arrives.
 
     Args:
+        base: the encoder that training began with.
+        probes: texts to compare on.
         extra_files: texts to keep in the model's folder beside it, by file name.
         untouched: the encoder is meant to be the base.
         dims: Matryoshka dims that the exports are for; the full width is always checked.
@@ -85,40 +86,52 @@ def save_model(encoder: Encoder, folder: Path, card: str) -> None:
         StorageError: the folder exists or cannot be written.
     """
     plain, (pooler, complete) = merged(encoder), base_pooler(encoder)
-    with new_folder(folder) as path:
-        with _full_disk_is_named(path):
-            plain.model.save_pretrained(path, state_dict=plain.model.state_dict() | pooler)
-            save_tokenizer(plain, path)
-        _write_modules(path, plain.spec, plain.width, {} if complete else {"add_pooling_layer": False})
-        write_manifest(path)  # without the card, which people edit
-        (path / "README.md").write_text(card, encoding="utf-8")
+
+    def save_weights(path: Path) -> None:
+        plain.model.save_pretrained(path, state_dict=plain.model.state_dict() | pooler)
+
+    _save(encoder, folder, save_weights, {} if complete else {"add_pooling_layer": False}, card)
 
 
 def save_adapter(encoder: Encoder, folder: Path) -> None:
     """Write the PEFT adapter alone, as a sentence-transformers folder that loads its base from where it came.
 
-    Raises:
-        StorageError: the folder exists or cannot be written.
+    Raises as `save_model`.
     """
     spec, (_, complete) = encoder.spec, base_pooler(encoder)
     # A name of the hub stays one: where its files lie on this machine is of no use elsewhere.
     base = str(spec.folder.resolve()) if Path(spec.name).is_dir() else spec.name
     for config in encoder.backbone.peft_config.values():
         config.base_model_name_or_path = base
+
+    def save_weights(path: Path) -> None:
+        encoder.backbone.save_pretrained(str(path), safe_serialization=True)
+        _name_magnitudes_for_all(path / ADAPTER_WEIGHTS)
+
+    card = (
+        f"# Adapter for {base}\n\nIt needs that model beside it, loaded as float32 whatever it is stored in, and the "
+        f"library `peft`. The merged model is in `../{MODEL}`, with its card and its thresholds.\n"
+    )
     options = {"dtype": "float32"} | ({} if complete else {"add_pooling_layer": False})
+    _save(encoder, folder, save_weights, options, card)
+
+
+def _save(
+    encoder: Encoder, folder: Path, save_weights: Callable[[Path], None], options: Mapping[str, Any], card: str
+) -> None:
+    """Write a folder whole, or not at all: weights, tokenizer, modules with options of the model's class, card."""
     with new_folder(folder) as path:
-        with _full_disk_is_named(path):
-            encoder.backbone.save_pretrained(str(path), safe_serialization=True)
-            _name_magnitudes_for_all(path / ADAPTER_WEIGHTS)
+        try:
+            save_weights(path)
             save_tokenizer(encoder, path)
+        except Exception as error:  # Rust libraries give a failed write as an error of their own, or a bare Exception
+            if "os error" not in str(error):
+                raise
+            raise StorageError(f"{path}: cannot write: {error}") from error
         (path / "README.md").unlink(missing_ok=True)  # PEFT's is a form to fill in
-        _write_modules(path, spec, encoder.width, options)
-        write_manifest(path)
-        (path / "README.md").write_text(
-            f"# Adapter for {base}\n\nIt needs that model beside it, loaded as float32 whatever it is stored in, and "
-            f"the library `peft`. The merged model is in `../{MODEL}`, with its card and its thresholds.\n",
-            encoding="utf-8",
-        )
+        _write_modules(path, encoder.spec, encoder.width, options)
+        write_manifest(path)  # without the card, which people edit
+        (path / "README.md").write_text(card, encoding="utf-8")
 
 
 def _name_magnitudes_for_all(file: Path) -> None:
@@ -141,7 +154,7 @@ def save_tokenizer(encoder: Encoder, folder: Path) -> None:
 def base_pooler(encoder: Encoder) -> tuple[dict[str, Tensor], bool]:
     """(weights of the base that its class has and the encoder lacks, by name; whether these are all that it lacks)."""
     kind, weights = type(encoder.model), encoder.spec.folder
-    if "add_pooling_layer" not in inspect.signature(kind).parameters:
+    if not without_pooler(kind):
         return {}, True
     with torch.device("meta"):
         whole = kind(encoder.model.config, add_pooling_layer=True)
@@ -158,49 +171,34 @@ def base_pooler(encoder: Encoder) -> tuple[dict[str, Tensor], bool]:
     return (pooler if complete else {}), complete
 
 
-def _write_modules(path: Path, spec: EncoderSpec, width: int, model_options: Mapping[str, Any]) -> None:
+def _write_modules(path: Path, spec: EncoderSpec, width: int, options: Mapping[str, Any]) -> None:
     """Write what sentence-transformers reads beside weights and tokenizer."""
     modules = _MODULES if spec.normalize else _MODULES[:2]
-    _write_json(
-        path / "modules.json",
-        [{"idx": i, "name": str(i), "path": where, "type": kind} for i, (where, kind) in enumerate(modules)],
-    )
     for where, _ in modules[1:]:
         (path / where).mkdir()
     pooling = {f"pooling_mode_{mode}": False for mode in ("max_tokens", "mean_sqrt_len_tokens")}
     pooling |= {"pooling_mode_cls_token": spec.pooling == "cls", "pooling_mode_mean_tokens": spec.pooling == "mean"}
-    _write_json(path / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **pooling})
-    options = {"model_args": dict(model_options)} if model_options else {}
-    _write_json(
-        path / "sentence_bert_config.json",
-        {"max_seq_length": spec.max_length, "do_lower_case": spec.lower_case, **options},
-    )
     prompts = dict(spec.prompts)
     if prompts or spec.query_prompt or spec.document_prompt:
         # Under the names that encode_query and encode_document look for first.
         prompts |= {"query": spec.query_prompt, "document": spec.document_prompt}
-    _write_json(
-        path / SETTINGS,
-        {
+    files: dict[str, Any] = {
+        "modules.json": [
+            {"idx": i, "name": str(i), "path": where, "type": kind} for i, (where, kind) in enumerate(modules)
+        ],
+        "1_Pooling/config.json": {"word_embedding_dimension": width, **pooling},
+        "sentence_bert_config.json": {
+            "max_seq_length": spec.max_length,
+            "do_lower_case": spec.lower_case,
+            **({"model_args": dict(options)} if options else {}),
+        },
+        SETTINGS: {
             "__version__": {"matryoshka_trainer": __version__},
             "prompts": prompts,
             "default_prompt_name": spec.default_prompt,
             "similarity_fn_name": "cosine",
             **({"truncate_dim": spec.truncate_dim} if spec.truncate_dim else {}),
         },
-    )
-
-
-@contextmanager
-def _full_disk_is_named(folder: Path) -> Iterator[None]:
-    """Rust libraries give a failed write as an error of their own, or as a bare Exception."""
-    try:
-        yield
-    except Exception as error:
-        if "os error" not in str(error):
-            raise
-        raise StorageError(f"{folder}: cannot write: {error}") from error
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    }
+    for name, value in files.items():
+        (path / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

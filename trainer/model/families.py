@@ -6,8 +6,10 @@ and the tests over families take it from there. One with a projection in between
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -25,15 +27,14 @@ class Family:
     ffn: tuple[str, ...]
     position_offset: bool = False  # positions start after the padding index, as fairseq's models have it
     relative_bias: bool = False  # attention scores get a learned bias by bucketed distance
-    has_pooler: bool = True  # transformers adds a pooler, which is left out, unless told not to
     # What the family's config calls them; transformers knows "num_attention_heads" in each.
     attention_dropout: str = "attention_probs_dropout_prob"
     feed_forward: str = "intermediate_size"
 
-    @property
-    def without_pooler(self) -> dict[str, bool]:
-        """The argument to `AutoModel` that leaves the pooler out."""
-        return {"add_pooling_layer": False} if self.has_pooler else {}
+
+def without_pooler(kind: type) -> dict[str, bool]:
+    """The argument of a model's class that leaves its pooler out, where it has one."""
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
 
 
 def to_autocast(hidden: Tensor) -> Tensor:
@@ -42,9 +43,15 @@ def to_autocast(hidden: Tensor) -> Tensor:
     return hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
 
 
-def _bert_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    attention, inputs = layer.attention.self, to_autocast(hidden)
-    return attention.query(inputs), attention.key(inputs), attention.value(inputs)
+def _projections(*names: str) -> Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """`Family.project` by the names of the three projections in a layer."""
+    projections_of = attrgetter(*names)
+
+    def project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (query, key, value), inputs = projections_of(layer), to_autocast(hidden)
+        return query(inputs), key(inputs), value(inputs)
+
+    return project
 
 
 def _bert_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
@@ -52,20 +59,10 @@ def _bert_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
     return layer.output(layer.intermediate(hidden), hidden)
 
 
-def _mpnet_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    attention, inputs = layer.attention.attn, to_autocast(hidden)
-    return attention.q(inputs), attention.k(inputs), attention.v(inputs)
-
-
 def _mpnet_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
     attention = layer.attention
     hidden = attention.LayerNorm(attention.dropout(attention.attn.o(context)) + hidden)
     return layer.output(layer.intermediate(hidden), hidden)
-
-
-def _distilbert_project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    attention, inputs = layer.attention, to_autocast(hidden)
-    return attention.q_lin(inputs), attention.k_lin(inputs), attention.v_lin(inputs)
 
 
 def _distilbert_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
@@ -76,7 +73,7 @@ def _distilbert_finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
 _BERT_FFN = ("intermediate.dense", r"layer.\d+.output.dense")
 _BERT = Family(
     lambda model: model.encoder.layer,
-    _bert_project,
+    _projections("attention.self.query", "attention.self.key", "attention.self.value"),
     _bert_finish,
     attention=("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
     ffn=_BERT_FFN,
@@ -88,7 +85,7 @@ FAMILIES: dict[str, Family] = {
     "xlm-roberta": _ROBERTA,
     "mpnet": Family(
         lambda model: model.encoder.layer,
-        _mpnet_project,
+        _projections("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         _mpnet_finish,
         attention=("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"),
         ffn=_BERT_FFN,
@@ -97,11 +94,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "distilbert": Family(
         lambda model: model.transformer.layer,
-        _distilbert_project,
+        _projections("attention.q_lin", "attention.k_lin", "attention.v_lin"),
         _distilbert_finish,
         attention=("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
         ffn=("ffn.lin1", "ffn.lin2"),
-        has_pooler=False,
         attention_dropout="attention_dropout",
         feed_forward="hidden_dim",
     ),

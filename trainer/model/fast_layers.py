@@ -135,8 +135,9 @@ class Linear(nn.Linear):
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
         if dtype not in TYPES.values() or product_way(dtype) == TORCH:
             return super().forward(input)
-        rows = input.reshape(-1, self.in_features).to(dtype)
-        return _FastLinear.apply(rows, self.weight, self.bias).view(*input.shape[:-1], self.out_features)
+        if input.ndim == 2:  # no view: LoRA adds to the result in place, and autograd copies a view's gradient for that
+            return _FastLinear.apply(input.to(dtype), self.weight, self.bias)
+        return self.forward(input.reshape(-1, self.in_features)).view(*input.shape[:-1], self.out_features)
 
 
 class LoraLinear(lora.Linear):

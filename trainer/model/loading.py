@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,10 +27,11 @@ from transformers.utils import logging as transformers_logging
 
 from trainer.errors import InputError, first_line
 from trainer.model.encoder import Encoder, EncoderSpec
-from trainer.model.families import FAMILIES
+from trainer.model.families import FAMILIES, without_pooler
 from trainer.model.fast_layers import make_lean
 from trainer.model.folder import (
     AUTO,
+    UnfitModel,
     base_of_adapter,
     find_folder,
     is_adapter,
@@ -79,29 +79,38 @@ def load_encoder(
         InputError: no such model, a pickle, foreign code, missing weights, or modules that cannot be honoured.
         StorageError: the disk is too full for what the hub has.
     """
-    folder, root = find_folder(name)
-    require_whole(root, name)
     hush_transformers()
+    try:
+        encoder, notes = _load(name, max_length=max_length, pooling=pooling, prompts=prompts)
+    except UnfitModel as error:
+        raise InputError(f"model.name = {name}: {error}") from error
+    for note in notes if announce else ():
+        console.print(note, markup=False)
+    return encoder
+
+
+def _load(name: str, max_length: int, **options: Any) -> tuple[Encoder, list[str]]:
+    """An encoder, and what a person should know of it. Raises UnfitModel, and as `_fit_length` and `download_model`."""
+    folder, root = find_folder(name)
+    require_whole(root)
     if is_adapter(folder):
-        return _load_adapted(folder, root, name, max_length=max_length, pooling=pooling, prompts=prompts)
-    spec = read_spec(name, root, max_length, pooling, prompts)
-    config = optional_json(folder / "config.json", name)
+        return _load_adapted(folder, root, name, max_length, **options), []
+    spec = read_spec(name, root, max_length, **options)
+    config = optional_json(folder / "config.json")
     if "auto_map" in config:
-        raise InputError(f"model.name = {name}: config.json asks to run code of its own (auto_map); use another model")
-    require_safetensors(folder, name)
-    backbone = _load_backbone(folder, name)
+        raise UnfitModel("config.json asks to run code of its own (auto_map); use another model")
+    require_safetensors(folder)
+    backbone = _load_backbone(folder)
     make_lean(backbone)
-    tokenizer = _load_tokenizer(folder, name)
+    tokenizer = _load_tokenizer(folder)
     notes = []
-    if substitute := make_padding_safe(tokenizer, backbone, name):
+    if substitute := make_padding_safe(tokenizer, backbone):
         notes.append(f"model.name = {name}: its tokenizer has no padding token; {substitute} serves as one")
     if (stored := config.get("dtype", config.get("torch_dtype"))) in HALF_TYPES:
         notes.append(f"model.name = {name}: its weights are {stored}; they are trained, judged and exported in float32")
     if backbone.config.model_type not in FAMILIES:
         notes.append(f"{backbone.config.model_type} is none of {', '.join(FAMILIES)}: training on the padded path")
-    for note in notes if announce else ():
-        console.print(note, markup=False)
-    return _complete(spec, backbone, tokenizer, max_length)
+    return _complete(spec, backbone, tokenizer, max_length), notes
 
 
 def _complete(spec: EncoderSpec, backbone: PreTrainedModel, tokenizer: Any, max_length: int) -> Encoder:
@@ -113,21 +122,21 @@ def _complete(spec: EncoderSpec, backbone: PreTrainedModel, tokenizer: Any, max_
 def _load_adapted(folder: Path, root: Path, name: str, max_length: int, **options: Any) -> Encoder:
     """An adapter's base with the adapter merged into it; what the adapter's folder does not say, the base's does."""
     try:
-        base = load_encoder(base_of_adapter(folder, name), max_length=max_length, announce=False, **options)
+        base = load_encoder(base_of_adapter(folder), max_length=max_length, announce=False, **options)
     except InputError as error:
-        raise InputError(f"model.name = {name}: holds an adapter whose base cannot be used: {error}") from error
+        raise UnfitModel(f"holds an adapter whose base cannot be used: {error}") from error
     try:
         adapted = peft.PeftModel.from_pretrained(base.model, folder)
         backbone = adapted.merge_and_unload().requires_grad_(True)  # PEFT had frozen the base
     except LOADING_ERRORS as error:
-        raise InputError(f"model.name = {name}: cannot load the adapter: {first_line(error)}") from error
+        raise UnfitModel(f"cannot load the adapter: {first_line(error)}") from error
     make_lean(backbone)
     spec, tokenizer = replace(base.spec, name=name, adapter=True), base.tokenizer
     if (root / "modules.json").is_file():
         spec = replace(read_spec(name, root, max_length, **options), folder=base.spec.folder, adapter=True)
     if (folder / "tokenizer_config.json").is_file():
-        tokenizer = _load_tokenizer(folder, name)
-        make_padding_safe(tokenizer, backbone, name)
+        tokenizer = _load_tokenizer(folder)
+        make_padding_safe(tokenizer, backbone)
     return _complete(spec, backbone, tokenizer, max_length)
 
 
@@ -141,7 +150,7 @@ def hush_transformers() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
+def _load_backbone(folder: Path) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(folder)
         factory: Any = AutoModel
@@ -150,34 +159,30 @@ def _load_backbone(folder: Path, name: str) -> PreTrainedModel:
         if encoder_kind is not None and encoder_kind is not kind and encoder_kind.__name__.endswith("EncoderModel"):
             factory, kind = AutoModelForTextEncoding, encoder_kind
         elif config.is_encoder_decoder:
-            raise InputError(
-                f"model.name = {name}: {config.model_type} is an encoder-decoder model, of which only the T5 kind is "
-                "known by its encoder; use that, or an encoder"
+            raise UnfitModel(
+                f"{config.model_type} is an encoder-decoder model, of which only the T5 kind is known by its encoder; "
+                "use that, or an encoder"
             )
         options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
-        if kind is not None and "add_pooling_layer" in inspect.signature(kind).parameters:
-            options["add_pooling_layer"] = False
+        options |= without_pooler(kind) if kind is not None else {}
         model, report = factory.from_pretrained(folder, config=config, output_loading_info=True, **options)
     except LOADING_ERRORS as error:
-        raise InputError(f"model.name = {name}: cannot load the model: {first_line(error)}") from error
+        raise UnfitModel(f"cannot load the model: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
-        raise InputError(
-            f"model.name = {name}: {len(missing)} weights are missing from the file, first {missing[0]}; use a "
-            "complete model"
-        )
+        raise UnfitModel(f"{len(missing)} weights are missing from the file, first {missing[0]}; use a complete model")
     if not isinstance(getattr(model.config, "hidden_size", None), int):
-        raise InputError(f"model.name = {name}: {config.model_type} is no text encoder; use another model")
+        raise UnfitModel(f"{config.model_type} is no text encoder; use another model")
     return model
 
 
-def _load_tokenizer(folder: Path, name: str) -> Any:
+def _load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
     except LOADING_ERRORS as error:
-        raise InputError(f"model.name = {name}: cannot load the tokenizer: {first_line(error)}") from error
+        raise UnfitModel(f"cannot load the tokenizer: {first_line(error)}") from error
     # Where its files are missing, transformers may make one that knows its special tokens and no word.
     if len(tokenizer) <= len(tokenizer.all_special_ids) or not getattr(tokenizer, "is_fast", False):
-        raise InputError(f"model.name = {name}: the folder has no fast tokenizer (tokenizer.json); add one")
+        raise UnfitModel("the folder has no fast tokenizer (tokenizer.json); add one")
     return tokenizer
 
 
@@ -190,14 +195,10 @@ def _lower_case(backend: Any) -> None:
         backend.normalizer = Normalizers([Lowercase(), *steps])
 
 
-def make_padding_safe(tokenizer: Any, backbone: Any, name: str) -> str:
+def make_padding_safe(tokenizer: Any, backbone: Any) -> str:
     """Pad on the right, where absolute positions stay what they were, and with a token that the model has.
 
-    Returns:
-        The special token that pads now because there was none for it; "" where there was one.
-
-    Raises:
-        InputError: no special token could serve.
+    Returns the special token that pads now because there was none for it; "" where there was one.
     """
     tokenizer.padding_side, embeddings = "right", backbone.get_input_embeddings().num_embeddings
     if tokenizer.pad_token is not None and tokenizer.pad_token_id < embeddings:
@@ -207,9 +208,9 @@ def make_padding_safe(tokenizer: Any, backbone: Any, name: str) -> str:
         if token is not None and tokenizer.convert_tokens_to_ids(token) < embeddings:
             tokenizer.pad_token = token
             return str(token)
-    raise InputError(
-        f"model.name = {name}: the tokenizer has no padding token, nor another special one that could serve; name one "
-        "as pad_token in tokenizer_config.json"
+    raise UnfitModel(
+        "the tokenizer has no padding token, nor another special one that could serve; name one as pad_token in "
+        "tokenizer_config.json"
     )
 
 
@@ -226,5 +227,5 @@ def _fit_length(spec: EncoderSpec, backbone: Any, tokenizer: Any, asked: int) ->
         raise InputError(f"model.max_length = {asked}: {spec.name} has positions for {positions} tokens; lower it")
     length = min(spec.max_length or tokenizer.model_max_length, positions)
     if length < SHORTEST:
-        raise InputError(f"model.name = {spec.name}: its max length is {length} tokens; set model.max_length")
+        raise UnfitModel(f"its max length is {length} tokens; set model.max_length")
     return replace(spec, max_length=length if length < UNBOUNDED else 512)

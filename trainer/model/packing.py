@@ -52,7 +52,6 @@ class TokenBatch:
     groups: tuple[Group, ...]  # for the CPU
     blocks: Tensor  # [NB, 3] int32, for the GPU: first token of the sequence, its length, first row of a block of rows
     max_length: int
-    scores: int  # attention scores a head, over all sequences
 
     @property
     def token_count(self) -> int:
@@ -63,7 +62,7 @@ class TokenBatch:
     def waste(self) -> float:
         """Share of the attention scores that is padding, where attention runs in groups."""
         padded = sum(group.count * group.length**2 for group in self.groups)
-        return 1 - self.scores / padded
+        return 1 - float(self.lengths.square().sum()) / padded
 
 
 def pack(ids: np.ndarray, lengths: np.ndarray) -> TokenBatch:
@@ -92,7 +91,6 @@ def pack(ids: np.ndarray, lengths: np.ndarray) -> TokenBatch:
         groups=tuple(group_by_length(sorted_lengths)),
         blocks=torch.from_numpy(np.stack(blocks, axis=1).astype(np.int32)),
         max_length=int(sorted_lengths[0]),
-        scores=int((sorted_lengths.astype(np.int64) ** 2).sum()),
     )
 
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from trainer.errors import CheckpointError, InputError, first_line
-from trainer.model.embedding import embed, tokenize_sides
-from trainer.model.encoder import Encoder, evaluating
+from trainer.model.embedding import tokenize_sides
+from trainer.model.encoder import Encoder, in_mode
 from trainer.model.loading import LOADING_ERRORS, load_encoder
 from trainer.system.console import console
 from trainer.system.run_files import ADAPTER, MODEL
@@ -90,17 +90,9 @@ def check_exports(
 ) -> dict[str, float]:
     """Reload `model/` and `adapter/` from disk and compare with the encoder in memory and the untouched base.
 
-    Args:
-        base: the encoder that training began with.
-        folder: the run's folder.
-        probes: texts to compare on.
-        untouched: the encoder is meant to be the base.
-        dims: Matryoshka dims to compare at, beside the full width.
-
-    Returns:
-        The largest differences of unit-length embeddings: "model" and "adapter" against memory, "base" against base;
-        "model padded" and "adapter padded" of padded batches, "model in sentence-transformers" and the like where that
-        is installed.
+    Arguments as of `export`. Returns the largest differences of unit-length embeddings: "model" and "adapter" against
+    memory, "base" against base; "model padded" and "adapter padded" of padded batches, "model in sentence-transformers"
+    and the like where that is installed.
 
     Raises:
         CheckpointError: a reloaded model is not the one in memory, or is the base and is not meant to be.
@@ -174,7 +166,7 @@ def _padded_embeddings(encoder: Encoder, texts: list[str]) -> Tensor:
         options: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
         inputs = encoder.tokenizer(prompted, max_length=encoder.spec.max_length, **options).to(device)
         mask = inputs["attention_mask"]
-        with evaluating(encoder), torch.no_grad():
+        with in_mode(encoder, training=False), torch.no_grad():
             hidden = encoder.model(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state
         summed = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         rows.append(hidden[:, 0] if encoder.spec.pooling == "cls" else summed)
@@ -210,8 +202,8 @@ def _require_moved(what: str, moved: float, gap: float) -> None:
 
 def _unit_embeddings(encoder: Encoder, texts: list[str]) -> Tensor:
     """[S * N, E] of length 1."""
-    rows = torch.from_numpy(embed(encoder, tokenize_sides(encoder, texts), description="Checking", alone=True))
-    return normalize(rows.double(), dim=1)
+    rows = encoder.embed(tokenize_sides(encoder, texts), description="Checking")
+    return normalize(rows.cpu().double(), dim=1)
 
 
 def choose_probes(texts: list[str], count: int = 32) -> list[str]:

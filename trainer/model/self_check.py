@@ -7,7 +7,6 @@ the same afterwards. Shapes: T tokens, H heads, D head width, L tokens of a sequ
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trainer.model.attention import choose_attention
-from trainer.model.encoder import Encoder
+from trainer.model.encoder import Encoder, in_mode
 from trainer.model.families import FAMILIES
 from trainer.model.forward import packed_hidden_states, pool
 from trainer.model.packing import TokenBatch, pack
@@ -56,7 +55,9 @@ def attention_fault(encoder: Encoder, dtype: torch.dtype) -> str | None:
     """
     probability = getattr(encoder.model.config, FAMILIES[encoder.model.config.model_type].attention_dropout)
     with same_random_state(encoder.model.device):
-        errors = plain_errors(encoder, dtype)
+        problem = _Problem(encoder, ATTENTION_LENGTHS, dtype)
+        mine, theirs = problem.leaves(dtype), problem.leaves(problem.wide)
+        errors = problem.errors(problem.attend(mine, "kernel"), mine, problem.attend(theirs, "groups"), theirs)
         if probability:
             errors |= dropout_errors(encoder, dtype, probability)
     tolerance = ATTENTION_TOLERANCE[dtype]
@@ -112,13 +113,6 @@ def largest_error(mine: Tensor, theirs: Tensor) -> float:
     return float((mine - theirs).abs().max() / theirs.abs().max())
 
 
-def plain_errors(encoder: Encoder, dtype: torch.dtype) -> dict[str, float]:
-    """Errors of the kernel without dropout, by what is wrong."""
-    problem = _Problem(encoder, ATTENTION_LENGTHS, dtype)
-    mine, theirs = problem.leaves(dtype), problem.leaves(problem.wide)
-    return problem.errors(problem.attend(mine, "kernel"), mine, problem.attend(theirs, "groups"), theirs)
-
-
 def dropout_errors(encoder: Encoder, dtype: torch.dtype, probability: float) -> dict[str, float]:
     """Errors of the kernel under dropout: what is drawn, and the gradient for the mask that was drawn.
 
@@ -169,7 +163,7 @@ def dropout_errors(encoder: Encoder, dtype: torch.dtype, probability: float) -> 
 
 def layers_fault(
     encoder: Encoder, autocast: Callable[[], AbstractContextManager[None]], dtype: torch.dtype
-) -> tuple[str | None, float]:
+) -> str | None:
     """Say in what the compiled layers of an encoder differ from the eager ones; None in nothing.
 
     Without dropout the two must be equal but for rounding. Under dropout they draw other masks: the mean over many
@@ -178,30 +172,19 @@ def layers_fault(
 
     Args:
         dtype: in which the layers compute.
-
-    Returns:
-        What is wrong, and the seconds that compiling took.
     """
-    device, rounding = encoder.model.device, LAYER_TOLERANCE[dtype]
-    was_training = encoder.training
-    encoder.train()
-    try:
-        with same_random_state(device):
-            probe = _LayerProbe(encoder, autocast)
-            with without_dropout(encoder):
-                probe.draw(compiled=False, seed=1)  # starts what runs for the first time
-                right, eager_seconds = _timed(lambda: probe.draw(compiled=False, seed=1), device)
-                mine, seconds = _timed(lambda: probe.draw(compiled=True, seed=1), device)
-            one, other = (probe.draw(compiled=False, seed=seed) for seed in (2, 3))
-            drawn, drawn_seconds = _timed(lambda: probe.draw(compiled=True, seed=4), device)
-            again = probe.draw(compiled=True, seed=4)
-    finally:
-        encoder.train(was_training)
+    rounding = LAYER_TOLERANCE[dtype]
+    with in_mode(encoder, training=True), same_random_state(encoder.model.device):
+        draw = _layer_probe(encoder, autocast)
+        with without_dropout(encoder):
+            right, mine = draw(False, 1), draw(True, 1)
+        one, other = (draw(False, seed) for seed in (2, 3))
+        drawn, again = (draw(True, 4) for _ in range(2))
     fault = _difference(right, right, mine, rounding) or _difference(one, other, drawn, rounding)
     replay_error = float((drawn[EVERY] - again[EVERY]).norm())
     if fault is None and not replay_error <= rounding * float(drawn[EVERY].norm()):
         fault = "a second pass from the same random state draws other dropout"
-    return fault, max(seconds + drawn_seconds - 2 * eager_seconds, 0.0)
+    return fault
 
 
 @contextmanager
@@ -222,46 +205,34 @@ def without_dropout(encoder: Encoder) -> Iterator[None]:
         setattr(config, attention, weights)
 
 
-class _LayerProbe:
-    """One batch of copies of a few sequences, and a loss on its embeddings whose gradient depends on what was drawn."""
+def _layer_probe(
+    encoder: Encoder, autocast: Callable[[], AbstractContextManager[None]]
+) -> Callable[[bool, int], dict[str, Tensor]]:
+    """(compiled, seed) -> what an encoder makes of copies of a few sequences, under the dropout of a seed.
 
-    def __init__(self, encoder: Encoder, autocast: Callable[[], AbstractContextManager[None]]) -> None:
-        self.encoder, self.autocast = encoder, autocast
-        device = encoder.model.device
-        lengths = np.minimum(LAYER_LENGTHS, encoder.spec.max_length)
-        largest = encoder.model.get_input_embeddings().num_embeddings
-        ids = np.random.default_rng(0).integers(min(5, largest - 1), largest, lengths.sum())
-        self.batch: TokenBatch = to_device(pack(np.tile(ids, COPIES), np.tile(lengths, COPIES)), device)
-        self.parameters = encoder.trainable()
-        self.weights = torch.randn(len(lengths), encoder.width, device=device).repeat(COPIES, 1)
+    Embeddings [n * COPIES, E], their mean over copies [n, E], and the gradients of all that trains, by a loss that
+    depends on what was drawn.
+    """
+    device, parameters = encoder.model.device, encoder.trainable()
+    lengths = np.minimum(LAYER_LENGTHS, encoder.spec.max_length)
+    largest = encoder.model.get_input_embeddings().num_embeddings
+    ids = np.random.default_rng(0).integers(min(5, largest - 1), largest, lengths.sum())
+    batch: TokenBatch = to_device(pack(np.tile(ids, COPIES), np.tile(lengths, COPIES)), device)
+    weights = torch.randn(len(lengths), encoder.width, device=device).repeat(COPIES, 1)
 
-    def draw(self, compiled: bool, seed: int) -> dict[str, Tensor]:
-        """Embeddings [n * COPIES, E], their mean over copies [n, E], and the gradient of every trained parameter."""
-        encoder = self.encoder
+    def draw(compiled: bool, seed: int) -> dict[str, Tensor]:
         torch.manual_seed(seed)
-        with self.autocast():
-            hidden = packed_hidden_states(encoder.model, self.batch, compiled, encoder.attention)
-            embeddings = pool(hidden, self.batch, encoder.spec.pooling)
+        with autocast():
+            embeddings = pool(
+                packed_hidden_states(encoder.model, batch, compiled, encoder.attention), batch, encoder.spec.pooling
+            )
         wide = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-        loss = (wide.square() * self.weights).sum()
-        gradients = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
-        names = (f"the gradient of {name}" for name in self.parameters)
-        found = {name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+        gradients = torch.autograd.grad((wide.square() * weights).sum(), list(parameters.values()), allow_unused=True)
+        found = zip((f"the gradient of {name}" for name in parameters), gradients, strict=True)
         mean = wide.detach().view(COPIES, -1, wide.shape[1]).mean(0)
-        return {EVERY: wide.detach(), MEAN: mean, **found}
+        return {EVERY: wide.detach(), MEAN: mean, **{name: each for name, each in found if each is not None}}
 
-
-def _timed(action: Callable[[], dict[str, Tensor]], device: torch.device) -> tuple[dict[str, Tensor], float]:
-    """What an action returns, and its seconds, the device waited for."""
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    start = now()
-    result = action()
-    return result, now() - start
+    return draw
 
 
 def _difference(

@@ -7,21 +7,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.decoders import WordPiece as WordPieceDecoder
-from tokenizers.models import WordPiece
+from tokenizers import BertWordPieceTokenizer, Tokenizer
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from trainer.errors import InputError, StorageError
-from trainer.model.families import FAMILIES
+from trainer.model.families import FAMILIES, without_pooler
 
-# Start, padding, end, unknown and mask. All but the mask come first in the vocabulary, in the order of their ids in the
-# published models: families that count positions from the padding id on have it at 1.
-ROBERTA_TOKENS = {"start": "<s>", "pad": "<pad>", "end": "</s>", "unknown": "<unk>", "mask": "<mask>"}
-BERT_TOKENS = {"pad": "[PAD]", "unknown": "[UNK]", "start": "[CLS]", "end": "[SEP]", "mask": "[MASK]"}
+# By transformers' names. All but the mask come first in the vocabulary, in the order of their ids in the published
+# models: families that count positions from the padding id on have it at 1.
+ROBERTA = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
+BERT = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
 
 
 def build_tiny_mpnet(
@@ -60,7 +57,7 @@ def build_tiny_mpnet(
     if family not in FAMILIES:
         raise InputError(f"tiny model: family is {family!r}; use one of {', '.join(FAMILIES)}")
     traits = FAMILIES[family]
-    tokenizer = _tokenizer(texts, ROBERTA_TOKENS if traits.position_offset else BERT_TOKENS, max_length)
+    tokenizer = _tokenizer(texts, ROBERTA if traits.position_offset else BERT, max_length)
     positions = max_length + tokenizer.pad_token_id + 1 if traits.position_offset else max_length
     config = AutoConfig.for_model(
         family,
@@ -76,7 +73,7 @@ def build_tiny_mpnet(
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = AutoModel.from_config(config, **traits.without_pooler)
+        model = AutoModel.from_config(config, **without_pooler(MODEL_MAPPING[type(config)]))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
@@ -98,25 +95,14 @@ def _tokenizer(texts: Iterable[str], special: dict[str, str], max_length: int) -
     characters = sorted({character for word in words for character in word})
     # Words with a digit (hosts, users, times) are spelled out: new ones keep coming, and their digits are known.
     plain = sorted(word for word in words if len(word) > 1 and not any(map(str.isdigit, word)))
-    first = [token for name, token in special.items() if name != "mask"]
-    tokens = first + characters + [f"##{character}" for character in characters] + plain + [special["mask"]]
-    backend = Tokenizer(WordPiece({token: number for number, token in enumerate(tokens)}, unk_token=special["unknown"]))
-    backend.normalizer, backend.pre_tokenizer, backend.decoder = normalizer, splitter, WordPieceDecoder()
-    start, end = special["start"], special["end"]
-    backend.post_processor = TemplateProcessing(
-        single=f"{start} $A {end}",
-        pair=f"{start} $A {end} $B {end}",
-        special_tokens=[(token, tokens.index(token)) for token in (start, end)],
-    )
+    *first, mask = special.values()
+    tokens = [*first, *characters, *(f"##{character}" for character in characters), *plain, mask]
+    backend = BertWordPieceTokenizer({token: number for number, token in enumerate(tokens)}, **special)
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
+        tokenizer_object=Tokenizer.from_str(backend.to_str()),
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
-        bos_token=start,
-        cls_token=start,
-        eos_token=end,
-        sep_token=end,
-        pad_token=special["pad"],
-        unk_token=special["unknown"],
-        mask_token=special["mask"],
+        bos_token=special["cls_token"],
+        eos_token=special["sep_token"],
+        **special,
     )

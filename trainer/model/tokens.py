@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError, safe_open
 
 from trainer.model.packing import TokenBatch, pack, ragged_arange
-from trainer.system.console import console, progress
-from trainer.system.files import cache_dir, write_file
+from trainer.system.console import progress
+from trainer.system.files import cache_dir, digest, read_cached, write_cached
 
 CHUNK = 2048  # texts handed to the tokenizer at once; it spreads each chunk over the cores
 
@@ -40,7 +39,7 @@ class TokenTable:
 
     def fingerprint(self) -> str:
         """SHA-256 of all tokens: of the texts, the tokenizer and the max length together."""
-        return _digest(self)
+        return digest(self.ids, self.offsets)
 
     def batch(self, texts: np.ndarray) -> TokenBatch:
         """The given texts [n] as one packed run."""
@@ -96,29 +95,11 @@ def tokenize_cached(texts: Sequence[str], tokenizer: Any, max_length: int) -> To
     The cache is keyed by the tokenizer's serialisation, the max length and every text.
     """
     path = cache_dir() / "tokens" / f"{_fingerprint(texts, tokenizer, max_length)}.safetensors"
-    if path.exists():
-        if (cached := _read_cached(str(path), len(texts))) is not None:
-            return cached
-        console.print(f"{path}: damaged; tokenising again", markup=False)
-    table = tokenize(texts, tokenizer, max_length)
-    arrays = {"ids": table.ids, "offsets": table.offsets}
-    write_file(path, safetensors.numpy.save(arrays, metadata={"sha256": _digest(table)}))
-    return table
-
-
-def _read_cached(path: str, count: int) -> TokenTable | None:
-    """The table of a cache file, or None where the file does not hold what its checksum says."""
-    try:
-        with safe_open(path, framework="np") as file:
-            table = TokenTable(file.get_tensor("ids"), file.get_tensor("offsets"))
-            digest = (file.metadata() or {}).get("sha256")
-    except SafetensorError:
-        return None
-    return table if digest == _digest(table) and len(table.offsets) == count + 1 else None
-
-
-def _digest(table: TokenTable) -> str:
-    return hashlib.sha256(table.ids.tobytes() + table.offsets.tobytes()).hexdigest()
+    arrays = read_cached(path, ("ids", "offsets"), "tokenising")
+    if arrays is None:
+        arrays = vars(tokenize(texts, tokenizer, max_length))
+        write_cached(path, arrays)
+    return TokenTable(**arrays)
 
 
 def _fingerprint(texts: Sequence[str], tokenizer: Any, max_length: int) -> str:
@@ -126,9 +107,5 @@ def _fingerprint(texts: Sequence[str], tokenizer: Any, max_length: int) -> str:
     # Every call leaves its truncation in the tokenizer, which would give the same texts another key.
     backend.no_truncation()
     backend.no_padding()
-    digest = hashlib.sha256()
-    for part in (backend.to_str(), tokenizer.truncation_side, str(max_length), *texts):
-        data = part.encode()
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()
+    key = [backend.to_str(), tokenizer.truncation_side, max_length, *texts]
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()

@@ -12,6 +12,6 @@ arguments     the command line's parser
 processor     what this processor multiplies, tried once, and the products that follow from it
 numerics      the precision and the products of a run: settled for all ranks, kept, taken again on resume
 devices       what differs between CPU, CUDA and other devices
-gpu           a torch that has no code for the card; what compiling cost last
+gpu           whether this torch has code for the card; what compiling cost last
 values        a setting's value: checked against its type, written as TOML; how alike two names are
 """

@@ -28,7 +28,6 @@ console = Console(
 
 PLAIN_INTERVAL_S = 10.0
 NOTEBOOK_INTERVAL_S = 0.2
-TRACKED_STEP = 100  # items; a bar costs more than what is done to one of them
 
 
 T = TypeVar("T")
@@ -102,7 +101,6 @@ def cell_display(cell: int) -> Any:
 def tracked(items: Collection[T], description: str) -> Iterator[T]:
     """Yield the items, with progress over them. For loops that do not fail: one that did would leave its bar behind."""
     with progress(description, len(items)) as advance:
-        for number, item in enumerate(items, start=1):
+        for item in items:
             yield item
-            if number % TRACKED_STEP == 0 or number == len(items):
-                advance((number - 1) % TRACKED_STEP + 1)
+            advance()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,17 +19,22 @@ def widest_float(device: torch.device) -> torch.dtype:
     return torch.float64 if is_measured(device) else torch.float32
 
 
-def random_state(device: torch.device) -> Tensor:
-    """The random state of the CPU, or of the current device of another kind."""
-    return torch.get_rng_state() if device.type == "cpu" else _module(device).get_rng_state()
+def random_states() -> dict[str, Tensor]:
+    """The random state of the CPU, under "torch", and of this process's accelerator, under its kind, if it has one."""
+    states, device = {"torch": torch.get_rng_state()}, _accelerator()
+    return states if device is None else states | {device.type: _module(device).get_rng_state()}
 
 
-def set_random_state(device: torch.device, state: Tensor) -> None:
-    """Put back what `random_state` gave."""
-    if device.type == "cpu":
-        torch.set_rng_state(state)
-    else:
-        _module(device).set_rng_state(state)
+def set_random_states(states: Mapping[str, Tensor]) -> None:
+    """Put back what `random_states` gave; an accelerator that had none keeps its own. Raises KeyError, RuntimeError."""
+    torch.set_rng_state(states["torch"])
+    device = _accelerator()
+    if device is not None and device.type in states:
+        _module(device).set_rng_state(states[device.type])
+
+
+def _accelerator() -> torch.device | None:
+    return torch.accelerator.current_accelerator(check_available=True)
 
 
 def _module(device: torch.device) -> Any:

@@ -7,15 +7,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 
 from trainer.errors import StorageError
+from trainer.system.console import console
 
 MANIFEST = "manifest.json"  # size and SHA-256 of the other files of a folder
 LOCK = ".lock"
@@ -27,6 +30,35 @@ def cache_dir() -> Path:
     if "TRAINER_CACHE" in os.environ:
         return Path(os.environ["TRAINER_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matryoshka-trainer"
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """SHA-256 of the values of arrays."""
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+
+def read_cached(path: Path, names: Collection[str], doing: str) -> dict[str, np.ndarray] | None:
+    """The arrays of a cache file; None where there is none, or it does not hold what its checksum says.
+
+    Args:
+        doing: what then has to be done again, as a person is told of a damaged file.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in names}
+            if (file.metadata() or {}).get("sha256") == digest(*arrays.values()):
+                return arrays
+    except SafetensorError:
+        pass  # said below
+    console.print(f"{path}: damaged; {doing} again", markup=False)
+    return None
+
+
+def write_cached(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keep arrays for `read_cached`, which asks for them in this order. Raises StorageError."""
+    write_file(path, safetensors.numpy.save(dict(arrays), metadata={"sha256": digest(*arrays.values())}))
 
 
 def make_folder(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ def _slowdown_on(device: torch.device) -> float:
         matrix: Tensor = torch.ones(WIDTH, WIDTH, dtype=dtype, device=device)
         return lambda: (matrix @ matrix)[0, 0].item()  # waits for the device
 
-    fp32, bf16 = fastest_times([action(torch.float32), action(torch.bfloat16)])
+    fp32, bf16 = fastest_times([action(torch.float32), action(torch.bfloat16)], time.perf_counter)
     return bf16 / fp32
 
 

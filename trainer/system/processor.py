@@ -19,7 +19,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,6 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MARGIN = 0.7
 ROWS, WIDTH = 256, 512  # of the measured product: 1 to 3 ms in fp32 on one core
 TRIES = 5
-HOPELESS = 4.0  # a way whose first try takes this many times the fastest is not tried again
 
 # This thread's own time is not troubled by other processes; Windows counts it in ticks of 16 ms.
 CLOCK = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-5 else time.perf_counter
@@ -45,15 +44,22 @@ _lock = threading.RLock()
 # ---- products
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, way: str | None = None) -> Tensor:
     """x [T, I] times weight [O, I], plus bias [O]: [T, O], in the type of x.
 
     Args:
         weight: plain and of x's type, it or its transpose contiguous (on any other oneDNN takes a thousand times as
             long); or what `prepared` made of it for that type.
+        way: None for that of x's type.
     """
-    way = product_way(x.dtype) if x.device.type == "cpu" else TORCH
-    return _product(way, x, weight, bias)
+    way = way or (product_way(x.dtype) if x.device.type == "cpu" else TORCH)
+    if way == ONEDNN:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    if way == WIDENED:
+        wide = weight if weight.is_mkldnn else weight.float()
+        with torch.autocast("cpu", enabled=False):  # which would round again what has just been widened
+            return product(x.float(), wide, None if bias is None else bias.float()).to(x.dtype)
+    return F.linear(x, weight, bias)
 
 
 def product_over_rows(a: Tensor, b: Tensor) -> Tensor:
@@ -64,16 +70,13 @@ def product_over_rows(a: Tensor, b: Tensor) -> Tensor:
         return a.float().T @ b.float()
 
 
-def prepared(weight: Tensor, dtype: torch.dtype, stays: bool = False) -> Tensor:
+def prepared(weight: Tensor, dtype: torch.dtype, stays: bool = False, way: str | None = None) -> Tensor:
     """A weight [O, I] on the CPU, rounded to a type, as `product` takes it beside rows of that type.
 
     Args:
         stays: many products will use it, so it is worth packing in oneDNN's own layout; else each call does that.
     """
-    return _prepared(product_way(dtype), weight.to(dtype), stays)
-
-
-def _prepared(way: str, weight: Tensor, stays: bool) -> Tensor:
+    weight, way = weight.to(dtype), way or product_way(dtype)
     if way == WIDENED:
         weight, way = weight.float(), product_way(torch.float32)
     packed = stays and way == ONEDNN and packs(weight.dtype)
@@ -83,16 +86,6 @@ def _prepared(way: str, weight: Tensor, stays: bool) -> Tensor:
 def is_widened(x: Tensor) -> bool:
     """Whether products of such a tensor are better taken in fp32 and rounded than in its own type."""
     return x.dtype == torch.bfloat16 and x.device.type == "cpu" and product_way(x.dtype) == WIDENED
-
-
-def _product(way: str, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    if way == ONEDNN:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    if way == WIDENED:
-        wide = weight if weight.is_mkldnn else weight.float()
-        with torch.autocast("cpu", enabled=False):  # which would round again what has just been widened
-            return product(x.float(), wide, None if bias is None else bias.float()).to(x.dtype)
-    return F.linear(x, weight, bias)
 
 
 # ---- which way
@@ -129,17 +122,15 @@ def works(way: str, dtype: torch.dtype) -> bool:
         return False
     if way == WIDENED:
         return dtype == torch.bfloat16
-    return way in (ONEDNN, TORCH) and _is_right(dtype, lambda x, weight, bias: _product(way, x, weight, bias))
+    return way in (ONEDNN, TORCH) and _is_right(dtype, partial(product, way=way))
 
 
 @cache
 def packs(dtype: torch.dtype) -> bool:
     """Whether oneDNN packs a weight of a type here, and multiplies by it."""
-
-    def by_packed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return _product(ONEDNN, x, torch.ops.mkldnn._reorder_linear_weight(weight), bias)
-
-    return works(ONEDNN, dtype) and _is_right(dtype, by_packed)
+    return works(ONEDNN, dtype) and _is_right(
+        dtype, lambda x, weight, bias: product(x, torch.ops.mkldnn._reorder_linear_weight(weight), bias, ONEDNN)
+    )
 
 
 def has_bf16_instructions() -> bool:
@@ -165,12 +156,8 @@ def _choose(dtype: torch.dtype) -> str:
     with _lock:
         if dtype not in _taken:
             ways = _candidates(dtype)
-            best = ways[0]
-            if len(ways) > 1:
-                took = dict(zip(ways, seconds(tuple((way, dtype) for way in ways)), strict=True))
-                fastest = min(ways, key=lambda way: took[way])
-                best = fastest if took[fastest] < MARGIN * took[best] else best
-            _taken[dtype] = best
+            took = dict(zip(ways, seconds(tuple((way, dtype) for way in ways)), strict=True))
+            _taken[dtype] = min(ways, key=lambda way: took[way] * (MARGIN if way == ways[0] else 1))
         return _taken[dtype]
 
 
@@ -215,8 +202,8 @@ def seconds(ways: Sequence[tuple[str, torch.dtype]]) -> tuple[float, ...]:
     x, weight = _sample(ROWS, WIDTH, torch.float32), _sample(WIDTH, WIDTH, torch.float32)
 
     def action(way: str, dtype: torch.dtype) -> Callable[[], Tensor]:
-        rows, columns = x.to(dtype), _prepared(way, weight.to(dtype), stays=True)
-        return lambda: _product(way, rows, columns)
+        rows, columns = x.to(dtype), prepared(weight, dtype, stays=True, way=way)
+        return lambda: product(rows, columns, way=way)
 
     with _lock:
         threads = torch.get_num_threads()
@@ -228,17 +215,13 @@ def seconds(ways: Sequence[tuple[str, torch.dtype]]) -> tuple[float, ...]:
             torch.set_num_threads(threads)
 
 
-def fastest_times(
-    actions: Sequence[Callable[[], object]], clock: Callable[[], float] = time.perf_counter
-) -> tuple[float, ...]:
-    """The least seconds that each action took of several tries, in turn; a hopelessly slow one gets two tries."""
-    for action in actions:
-        action()  # what is done once, is not measured
-    best = [float("inf")] * len(actions)
-    for _ in range(TRIES):
-        for number, action in enumerate(actions):
-            if best[number] == float("inf") or best[number] <= HOPELESS * min(best):
-                start = clock()
-                action()
-                best[number] = min(best[number], clock() - start)
-    return tuple(best)
+def fastest_times(actions: Sequence[Callable[[], object]], clock: Callable[[], float]) -> tuple[float, ...]:
+    """The least seconds that each action took of several tries, in turn."""
+
+    def timed(action: Callable[[], object]) -> float:
+        start = clock()
+        action()
+        return clock() - start
+
+    tries = [[timed(action) for action in actions] for _ in range(1 + TRIES)]
+    return tuple(map(min, zip(*tries[1:], strict=True)))  # what is done once, is not measured

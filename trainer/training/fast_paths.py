@@ -22,7 +22,7 @@ from torch.nn import Parameter
 
 from trainer.config import OptimConfig
 from trainer.errors import first_line
-from trainer.model.encoder import Encoder
+from trainer.model.encoder import Encoder, in_mode
 from trainer.model.families import FAMILIES, to_autocast
 from trainer.model.packing import TokenBatch
 from trainer.model.self_check import attention_fault, layers_fault, same_random_state
@@ -50,16 +50,6 @@ class FastPaths:
         return {"attention": self.attention, "train.compile": self.compiled, "fused update": self.fused}
 
 
-def compiling_pays(steps: int, step_seconds: float, compile_seconds: float) -> bool:
-    """Whether what compiled layers save over so many eager steps is more than what compiling them costs."""
-    return saved_seconds(steps, step_seconds) > compile_seconds
-
-
-def saved_seconds(steps: int, step_seconds: float) -> float:
-    """What compiled layers are expected to save over so many steps."""
-    return steps * step_seconds * SAVED_SHARE
-
-
 def choose_fast_paths(
     encoder: Encoder,
     wanted: str,
@@ -79,35 +69,39 @@ def choose_fast_paths(
         first_batch: lays out the chunks of a step, on the device.
         earlier: whether the layers of the run that is resumed were compiled; "auto" stays with it.
     """
-    with autocast():
-        dtype = to_autocast(torch.empty(0, dtype=encoder.model.dtype, device=encoder.model.device)).dtype
     notes: list[str] = []
-    packed = encoder.model.config.model_type in FAMILIES
-    has_triton = find_spec("triton") is not None
-    if packed:
-        fault = _fault(lambda: attention_fault(encoder, dtype) if has_triton else "Triton is not installed")
-        encoder.attention = "groups" if fault else "kernel"
-        if fault:
-            notes.append(f"The attention kernel is not used: {fault}; attention runs in groups of sequences")
-        tried, reason = _whether_to_compile(encoder, wanted, steps, first_batch, autocast, earlier, has_triton)
-        fault = None
-        if tried:
-            cost: list[float] = []
-
-            def check() -> str | None:
-                fault, seconds = layers_fault(encoder, autocast, dtype)
-                cost.append(seconds)
-                return fault
-
-            fault = _fault(check)
-            if fault is None and ranks.rank() == 0:
-                note_compile_seconds(cost[0])
-        encoder.compiled = tried and fault is None
-        notes.append(f"Layers are compiled: {reason}" if encoder.compiled else f"Layers run eagerly: {fault or reason}")
+    if encoder.model.config.model_type in FAMILIES:
+        notes = _choose_for_encoder(encoder, wanted, steps, first_batch, autocast, earlier)
     fault = _fault(lambda: update_fault(encoder.model.device))
     if fault:
         notes.append(f"The fused update is not used: {fault}; each gradient is read before the plain one")
     return FastPaths(encoder.attention, encoder.compiled, fault is None, tuple(notes))
+
+
+def _choose_for_encoder(
+    encoder: Encoder,
+    wanted: str,
+    steps: int,
+    first_batch: Callable[[], Sequence[TokenBatch]],
+    autocast: Callable[[], AbstractContextManager[None]],
+    earlier: bool | None,
+) -> list[str]:
+    """Set an encoder to the attention and the layers that prove right, and return the notes on them. Collective."""
+    with autocast():
+        dtype = to_autocast(torch.empty(0, dtype=encoder.model.dtype, device=encoder.model.device)).dtype
+    notes: list[str] = []
+    has_triton = find_spec("triton") is not None
+    fault = _fault(lambda: attention_fault(encoder, dtype) if has_triton else "Triton is not installed")
+    encoder.attention = "groups" if fault else "kernel"
+    if fault:
+        notes.append(f"The attention kernel is not used: {fault}; attention runs in groups of sequences")
+    tried, reason = _whether_to_compile(encoder, wanted, steps, first_batch, autocast, earlier, has_triton)
+    start = time.perf_counter()
+    fault = _fault(lambda: layers_fault(encoder, autocast, dtype)) if tried else None
+    encoder.compiled = tried and fault is None
+    if encoder.compiled and ranks.rank() == 0:
+        note_compile_seconds(time.perf_counter() - start)  # the check beside it takes less than a second
+    return [*notes, f"Layers are compiled: {reason}" if encoder.compiled else f"Layers run eagerly: {fault or reason}"]
 
 
 def _fault(check: Callable[[], str | None]) -> str | None:
@@ -137,12 +131,10 @@ def _whether_to_compile(
         return wanted == "on", f'train.compile = "{wanted}"'
     if earlier is not None:
         return earlier, "as before the run was interrupted"
-    seconds = eager_seconds(encoder, first_batch(), autocast)
-    cost = read_compile_seconds()
-    seconds, cost = ranks.share_object((seconds, cost))
-    saved = clock_time(saved_seconds(steps, seconds))
-    return compiling_pays(steps, seconds, cost), (
-        f"over {steps} steps of {seconds:.2g} s in the encoder it saves about {saved}, "
+    seconds, cost = ranks.share_object((eager_seconds(encoder, first_batch(), autocast), read_compile_seconds()))
+    saved = steps * seconds * SAVED_SHARE
+    return saved > cost, (
+        f"over {steps} steps of {seconds:.2g} s in the encoder it saves about {clock_time(saved)}, "
         f'and compiling takes about {clock_time(cost)} (train.compile = "auto")'
     )
 
@@ -152,22 +144,15 @@ def eager_seconds(
 ) -> float:
     """Seconds of the encoder's eager share of a step: forward and backward of every chunk, measured on the first."""
     device, parameters = encoder.model.device, list(encoder.trainable().values())
-    was_training, was_compiled = encoder.training, encoder.compiled
-    encoder.train()
-    encoder.compiled = False
-    try:
-        with same_random_state(device):
-            for _ in range(2):  # the first time starts what runs for the first time
-                start = time.perf_counter()
-                with autocast():
-                    embeddings = encoder(chunks[0])
-                torch.autograd.grad(embeddings.sum(), parameters, allow_unused=True)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                seconds = time.perf_counter() - start
-    finally:
-        encoder.train(was_training)
-        encoder.compiled = was_compiled
+    with in_mode(encoder, training=True), same_random_state(device):
+        for _ in range(2):  # the first time starts what runs for the first time
+            start = time.perf_counter()
+            with autocast():
+                embeddings = encoder(chunks[0])
+            torch.autograd.grad(embeddings.sum(), parameters, allow_unused=True)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds = time.perf_counter() - start
     return seconds * len(chunks)
 
 

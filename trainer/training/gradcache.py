@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trainer.loss.objective import Loss
 from trainer.model.packing import TokenBatch
-from trainer.system.devices import random_state, set_random_state
+from trainer.system.devices import random_states, set_random_states
 
 
 def backward_in_chunks(
@@ -46,7 +46,7 @@ def backward_in_chunks(
 
     states, parts = [], []
     for chunk in chunks:
-        states.append(_random_state(chunk.input_ids.device))
+        states.append(random_states())
         # On a GPU with a graph that is thrown away: a layer compiled without gradient would draw other dropout.
         with autocast(), torch.set_grad_enabled(chunk.input_ids.device.type == "cuda"):
             parts.append(encode(chunk).detach())
@@ -55,25 +55,16 @@ def backward_in_chunks(
     backward(loss.total)
     gradient = embeddings.grad
     assert gradient is not None  # every embedding of a batch takes part in its loss
-    after = _random_state(embeddings.device)
+    after = random_states()
     for chunk, state, where in zip(chunks, states, positions, strict=True):
-        _set_random_state(state, chunk.input_ids.device)
+        set_random_states(state)
         with autocast():
             rows = encode(chunk)
         rows.backward(gradient[where].to(rows.dtype))
-    _set_random_state(after, embeddings.device)
+    set_random_states(after)
     return loss
 
 
 def _inverse(positions: Sequence[Tensor]) -> Tensor:
     """Index that puts the chunks' rows, end to end, back in the order of the batch."""
     return torch.cat(list(positions)).argsort()
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.get_rng_state(), random_state(device)
-
-
-def _set_random_state(state: tuple[Tensor, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    set_random_state(device, state[1])

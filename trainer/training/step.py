@@ -27,15 +27,6 @@ from trainer.training.setup import Run
 
 
 @dataclass(frozen=True)
-class Pending:
-    """An update whose numbers may still be on their way from the device."""
-
-    step: int
-    waste: float
-    numbers: Arriving  # loss, tokens, stop, save, loss of each dim; gradient norm last
-
-
-@dataclass(frozen=True)
 class StepNumbers:
     """What is known of an update once its numbers have arrived."""
 
@@ -53,10 +44,10 @@ class Stepper:
 
     def __init__(self, run: Run, lag: int | None = None) -> None:
         """Args: lag: how many updates may have numbers that nobody has read; by default 1 on a GPU, else 0."""
-        on_device = run.device.type == "cuda" and run.fast_paths.fused  # where the update is passed over
         self.run = run
-        self.lag = (1 if on_device else 0) if lag is None else lag
-        self.pending: deque[Pending] = deque()
+        on_device = run.device.type == "cuda" and run.fast_paths.fused  # where a bad update is passed over
+        self.lag = int(on_device) if lag is None else lag
+        self.pending: deque[tuple[int, float, Arriving]] = deque()  # step, waste, numbers still on their way
 
     def train_step(
         self,
@@ -98,7 +89,7 @@ class Stepper:
         counters = [torch.full((1,), float(value), device=run.device) for value in (prepared.tokens, stop(), save())]
         parts = torch.cat([loss.total.detach().view(1), *counters, loss.by_dim]).to(widest_float(run.device))
         numbers = torch.cat([ranks.sum_over_ranks(parts), norm.detach().to(parts.dtype).view(1)])
-        self.pending.append(Pending(step, prepared.waste, Arriving(numbers)))
+        self.pending.append((step, prepared.waste, Arriving(numbers)))
         arrived = self.settle(self.lag)
 
         # ---- update
@@ -112,19 +103,19 @@ class Stepper:
         """Read the numbers of all updates but the last `lag`, in order. Raises NumericError as `train_step` does."""
         arrived = []
         while len(self.pending) > lag:
-            pending = self.pending.popleft()
-            loss, tokens, stop, save, *by_dim, norm = pending.numbers.read()
-            self.check_finite(pending.step, loss, norm)
+            step, waste, numbers = self.pending.popleft()
+            loss, tokens, stop, save, *by_dim, norm = numbers.read()
+            self.check_finite(step, loss, norm)
             logged = {
                 "loss": loss,
                 "loss_by_dim": dict(zip(map(str, self.run.config.loss.dims), by_dim, strict=True)),
                 "grad_norm": norm,
                 "skipped": not np.isfinite(norm),  # the fp16 loss scaler passes over an update that overflowed
                 "tokens": int(tokens),
-                "waste": pending.waste,
+                "waste": waste,
                 "peak_memory": peak_memory(self.run.device),
             }
-            arrived.append(StepNumbers(pending.step, logged, stop=stop > 0, save=save > 0))
+            arrived.append(StepNumbers(step, logged, stop=stop > 0, save=save > 0))
         return arrived
 
     def check_finite(self, step: int, loss: float, norm: float) -> None:

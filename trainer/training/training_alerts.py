@@ -10,7 +10,7 @@ from trainer.data.pairs import PairTable
 from trainer.evaluation.prevalence import percent
 from trainer.evaluation.real_world import count_embedded
 from trainer.evaluation.thresholds import Thresholds
-from trainer.model.embedding import embed, tokenize_sides
+from trainer.model.embedding import tokenize_sides
 from trainer.model.encoder import Encoder
 
 MOST_TEXTS = 2000  # drawn from larger sets: two million pairs tell a share of them well, and seconds embed them
@@ -29,7 +29,7 @@ def alerts_on_training(encoder: Encoder, table: PairTable, thresholds: Threshold
     if total > MOST_TEXTS:
         representatives = np.sort(np.random.default_rng(seed).choice(representatives, MOST_TEXTS, replace=False))
     texts = [table.texts[text] for text in representatives]
-    embeddings = embed(encoder, tokenize_sides(encoder, texts), description="Embedding (training texts)", alone=True)
+    embeddings = encoder.embed(tokenize_sides(encoder, texts), description="Embedding (training texts)").cpu().numpy()
     dims = tuple(int(dim) for dim in thresholds.values)
     by_dim = {}
     for dim, counts in count_embedded(embeddings, len(texts), dims, groups=1).items():
