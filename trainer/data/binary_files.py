@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from trainer.data.delimited import read_rows
-from trainer.data.raw_table import Finder, RawTable, gather, name_fields
+from trainer.data.raw_table import Finder, RawTable, table_of_cells
 from trainer.data.text_files import check_expansion
 from trainer.errors import InputError, first_line
 
@@ -26,6 +26,8 @@ BATCH_ROWS = 1024  # of Parquet at a time, between two looks at what it has beco
 
 def read_workbook(data: bytes, source: str, finder: Finder) -> RawTable:
     """The first sheet with rows of an XLSX workbook. Raises InputError."""
+    if b"xl/" not in data:
+        raise InputError(f"{source}: is a zip archive and no XLSX workbook: unpack it")
     try:
         import openpyxl
     except ImportError:
@@ -90,15 +92,7 @@ def read_parquet(data: bytes, source: str, finder: Finder) -> RawTable:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{source}: cannot be read as Parquet ({first_line(error)}): write it again") from None
-    if not cells or not len(next(iter(cells.values()))):
-        raise InputError(f"{source}: has columns but no rows: add rows")
-    columns = {
-        field: cells[chosen[0]]
-        if len(chosen) == 1
-        else [gather(row, range(len(row))) for row in zip(*(cells[position] for position in chosen), strict=True)]
-        for field, chosen in found.items()
-    }
-    return RawTable(source, columns, name_fields(found, names))
+    return table_of_cells(source, found, names, cells)
 
 
 def _cells_of_parquet(file: Any, positions: Sequence[int], source: str, size: int) -> dict[int, list[Any]]:

@@ -66,28 +66,26 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
         self._batches: list[np.ndarray] = []
         earlier: list[Unit] = []
         for number, (name, rows) in enumerate(_phase_rows(table, config, self.global_size)):
-            units = make_units(table, rows)
-            wanted = round(config.replay * len(rows)) if earlier else 0
-            self._add_phase(table, name, rows, units, earlier, wanted, config.epochs, (seed, number))
-            earlier = earlier + units
+            earlier = earlier + self._add_phase(table, config, name, rows, earlier, (seed, number))
 
     def _add_phase(
         self,
         table: PairTable,
+        config: CurriculumConfig,
         name: str,
         rows: np.ndarray,
-        units: list[Unit],
         earlier: list[Unit],
-        wanted: int,
-        epochs: int,
         seed: tuple[int, int],
-    ) -> None:
+    ) -> list[Unit]:
+        """Plan a phase; returns its units."""
+        units = make_units(table, rows)
+        replay_rows = round(config.replay * len(rows)) if earlier else 0
         first_step, replayed, repeats = len(self), 0, 0
         queue: deque[Unit] = deque()
         waiting = 0  # rows in the queue
-        for epoch in range(1, epochs + 1):
+        for epoch in range(1, config.epochs + 1):
             rng = np.random.default_rng((*seed, epoch))
-            replay = sample_units(earlier, wanted, rng)
+            replay = sample_units(earlier, replay_rows, rng)
             fresh = units + replay
             queue.extend(fresh[i] for i in rng.permutation(len(fresh)))
             waiting += sum(len(unit.rows) for unit in fresh)
@@ -106,7 +104,7 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
                 rows=len(rows),
                 positives=positives,
                 negatives=len(rows) - positives,
-                epochs=epochs,
+                epochs=config.epochs,
                 first_step=first_step,
                 steps=len(batches),
                 replayed=replayed,
@@ -114,9 +112,10 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
                 extra=extra,
                 repeats=repeats,
                 left_over=waiting,
-                negatives_per_anchor=_negatives_per_anchor(table, batches),
+                negatives_per_anchor=float(np.mean([len(np.unique(table.text2[batch])) - 1 for batch in batches])),
             )
         )
+        return units
 
     def __len__(self) -> int:
         """Steps of the whole run."""
@@ -189,8 +188,3 @@ def _count_riders(table: PairTable, batches: list[np.ndarray]) -> tuple[int, int
         riding += int((np.isin(first[negatives], anchors) | np.isin(second[negatives], anchors)).sum())
         negatives_seen += len(negatives)
     return riding, negatives_seen - riding
-
-
-def _negatives_per_anchor(table: PairTable, batches: list[np.ndarray]) -> float:
-    counts = [len(np.unique(table.text2[batch])) - 1 for batch in batches]
-    return float(np.mean(counts))

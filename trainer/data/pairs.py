@@ -32,7 +32,7 @@ from trainer.data.pair_cells import (
     read_phases,
 )
 from trainer.data.raw_table import Faults, RawTable
-from trainer.data.readers import Reading, read_table, say_reading
+from trainer.data.readers import Reading, read_table
 from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 
@@ -77,19 +77,16 @@ class PairTable:
         """The table of `rows` (indices or a mask), as read from a file of just those; `row` keeps its numbers."""
         chosen = np.arange(len(self))[rows]
         used, ids = _number_by_appearance(np.stack([self.text1[chosen], self.text2[chosen]], axis=1).ravel())
-        return PairTable(
+        lists = ((name, getattr(self, name)) for name in ("categories1", "categories2", "origins"))
+        columns: dict[str, Any] = {name: cells and [cells[row] for row in chosen] for name, cells in lists}
+        columns |= {name: getattr(self, name)[chosen] for name in ("score", "label", "phase", "row")}
+        return replace(
+            self,
             texts=[self.texts[text] for text in used],
             canonical=_number_by_appearance(self.canonical[used])[1],
             text1=ids[0::2],
             text2=ids[1::2],
-            score=self.score[chosen],
-            label=self.label[chosen],
-            phase=self.phase[chosen],
-            categories1=None if self.categories1 is None else [self.categories1[row] for row in chosen],
-            categories2=None if self.categories2 is None else [self.categories2[row] for row in chosen],
-            row=self.row[chosen],
-            source=self.source,
-            origins=None if self.origins is None else [self.origins[row] for row in chosen],
+            **columns,
         )
 
     def with_sides(self) -> PairTable:
@@ -133,10 +130,7 @@ def read_pairs(
 
     Raises InputError, one line naming file, row (from 1, with the line where that differs), field and fix.
     """
-    finder = PairFinder(reading.columns if reading else ())
-    raw = read_table(path, finder, reading)
-    unused = reading and reading.columns and not any(map(finder.is_mapped, raw.names.values()))
-    say_reading(raw, finder.describe(raw.names), ["it has none of the columns that were named"] if unused else [])
+    raw = read_table(path, PairFinder(reading.columns if reading else ()), reading)
     return _pair_table(raw, label_scale, positive_threshold, scale_setting)
 
 

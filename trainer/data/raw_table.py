@@ -76,17 +76,46 @@ class Finder(Protocol):
     def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
         """The same by the first row of a file that has no header; {} where that row is a header. Raises InputError."""
 
-
-def gather(cells: Sequence[Any], positions: Sequence[int]) -> Any:
-    """What a row says of a field: its one cell, or a list of those of its columns that are not blank."""
-    if len(positions) == 1:
-        return cells[positions[0]]
-    return [cells[position] for position in positions if cells[position] not in ("", None)]
+    def describe(self, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
+        """In words, of the names of fields: those that need saying; and what the file lacks, and what stands in."""
 
 
-def name_fields(found: Mapping[str, Sequence[int]], names: Sequence[str]) -> dict[str, str]:
-    """Field -> what the file calls it, by the first of its columns."""
-    return {field: names[positions[0]] for field, positions in found.items()}
+def finds(finder: Finder, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
+    """What a finder finds; {} where something is missing or could be one of several."""
+    try:
+        return finder.find(names, source)
+    except InputError:
+        return {}
+
+
+def table_of_cells(
+    source: str,
+    found: Mapping[str, Sequence[int]],
+    names: Sequence[str] | Mapping[int, str],
+    cells: Mapping[int, list[Any]],
+    lines: Sequence[int] | None = None,
+    notes: tuple[str, ...] = (),
+) -> RawTable:
+    """A table of the columns that a finder found; of several for a field, a list of what is not blank.
+
+    Args:
+        names: of columns, by position.
+        cells: position -> cells of that column, for all that were found.
+
+    Raises InputError: no rows.
+    """
+    if not any(map(len, cells.values())):
+        raise InputError(f"{source}: has columns but no rows: add rows")
+    columns = {
+        field: cells[positions[0]]
+        if len(positions) == 1
+        else [
+            [cell for cell in row if cell not in ("", None)]
+            for row in zip(*(cells[position] for position in positions), strict=True)
+        ]
+        for field, positions in found.items()
+    }
+    return RawTable(source, columns, {field: names[at[0]] for field, at in found.items()}, lines, notes=notes)
 
 
 def place_of(numbers: Sequence[int], line: int | None = None) -> str:

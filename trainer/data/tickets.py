@@ -52,7 +52,6 @@ REASONS = {
 OPTIONAL_REASONS = ("mixed-language", "ids-only", "template")
 """Reasons that a user can turn off."""
 
-
 IntArray = NDArray[np.int64]
 
 
@@ -84,24 +83,18 @@ class Tickets:
 
     source: str
     numbers: list[str]
-    texts: list[str]
-    """[N] cleaned."""
-    raw: list[str]
-    """[N] as in the file, the columns joined."""
-    category: IntArray
-    """[N] index into `categories`, -1 where the file has none."""
+    texts: list[str]  # [N] cleaned
+    raw: list[str]  # [N] as in the file, the columns joined
+    category: IntArray  # [N] index into `categories`, -1 where the file has none
     categories: list[str]
     languages: list[str]
     """[N] a guess, "" where unknown."""
-    duplicate: IntArray
-    """[N] number of the known duplicates' cluster; each cluster of one has its own."""
+    duplicate: IntArray  # [N] number of the known duplicates' cluster; each cluster of one has its own
     named: NDArray[np.bool_]
     """[N] whether the file names the cluster: then those of other named clusters are known to be other problems."""
-    template: IntArray
-    """[N] number of the template; copies share it."""
+    template: IntArray  # [N] number of the template; copies share it
     dropped: list[Dropped]
-    facts: dict[str, Any]
-    """Counts for the report."""
+    facts: dict[str, Any]  # counts for the report
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -25,7 +25,6 @@ TEXTS_AT_ONCE = 16
 _WORD = re.compile(r"\S+")
 _PLAIN = re.compile(r"[^\W\d_]{4,}")  # words that an edit may touch: ids and short words would turn into others
 
-
 Translator = Callable[[Sequence[str]], list[str]]
 """Texts in, as many translations out."""
 

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,10 +15,10 @@ import numpy as np
 from trainer.data.tickets import REASONS, Tickets, load_tickets
 from trainer.errors import InputError, StorageError
 from trainer.mining.augment import Translator, delete_span, edit_text, load_translator, round_trip
-from trainer.mining.negatives import HardSource, Search, take_negatives
+from trainer.mining.negatives import Search, take_negatives
 from trainer.mining.neighbours import Similarity
-from trainer.mining.positives import PARTS, mine_positives, take_positives
-from trainer.mining.settings import Settings, without_categories
+from trainer.mining.positives import mine_positives, take_positives
+from trainer.mining.settings import PARTS, Settings
 from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts
 from trainer.system.console import console
 from trainer.system.files import new_folder, write_file
@@ -44,34 +43,26 @@ def build_pairs(settings: Settings) -> Report:
     """
     if settings.output.exists():
         raise StorageError(f"{settings.output}: exists already and is not overwritten; name another or remove it")
-    translators = [load_translator(name) for name in settings.translators or ()]  # a wrong name should fail at once
+    translators = [load_translator(name) for name in settings.translators]  # a wrong name should fail at once
     tickets = load_tickets(settings.tickets, settings.columns, settings.quality, settings.reading)
-    settings, left_out = _without_categories(tickets, settings)
     _check_tickets(tickets, settings)
+    settings, left_out = _fit_categories(tickets, settings)
     console.print(f"{len(tickets)} of {tickets.facts['read']} tickets kept", markup=False)
-    embeddings = _embed(settings.model, tickets.texts) if settings.model else None
-    tfidf = tfidf_matrix(tickets.texts) if settings.similarity != "encoder" else None
-    similarity = Similarity(tfidf, embeddings if settings.similarity != "tfidf" else None)
-    mined = mine_positives(
-        tickets,
-        similarity,
-        settings.phases,
-        shares=(settings.dev_share, settings.test_share),
-        largest_group=settings.largest_group,
-        seed=settings.seed,
-    )
-    hard = HardSource(embeddings, settings.margin) if embeddings is not None else None
-    search = Search(tickets, similarity, mined, settings.phases, hard)
-    measures = Similarity(tfidf, embeddings)
+    matrices: dict[str, Any] = {}
+    if settings.model:
+        matrices["encoder"] = _embed(settings.model, tickets.texts)
+    if settings.similarity != "encoder":
+        matrices = {"tfidf": tfidf_matrix(tickets.texts)} | matrices
+    measures = Similarity(matrices)
+    similarity = Similarity({name: each for name, each in matrices.items() if settings.similarity in (name, "both")})
+    mined = mine_positives(tickets, similarity, settings)
+    search = Search(tickets, similarity, mined, settings, matrices.get("encoder"))
     report = Report(settings.figures(), tickets, left_out)
     files: dict[str, Rows] = {}
-    for number, (part, share) in enumerate(zip(PARTS, (1.0, settings.dev_share, settings.test_share), strict=True)):
-        if share:
-            chosen = _select(search, settings, number, share)
-            report.parts[part] = part_figures(tickets, measures, mined, settings.phases, chosen, number, share)
-            if hard:
-                taken = f"model, to {1 - hard.margin:g} x positive:{settings.phases[-1].negatives.category}"
-                report.parts[part][settings.phases[-1].name]["negatives"]["band"] = taken
+    for number, part in enumerate(PARTS):
+        if settings.shares[number]:
+            chosen = _select(search, number)
+            report.parts[part] = part_figures(search, measures, chosen, number)
             if part == "train":
                 _check_train(report, settings)
                 report.shortcuts = shortcuts(tickets, measures, chosen)
@@ -84,19 +75,6 @@ def build_pairs(settings: Settings) -> Report:
     return report
 
 
-def _without_categories(tickets: Tickets, settings: Settings) -> tuple[Settings, str]:
-    """The settings, with bands of any category for default bands that ask for one where tickets have no two of them;
-    and what was left out, in words."""
-    if len(tickets.categories) > 1 or not (phases := without_categories(settings.phases, settings.similarity)):
-        return settings, ""
-    bands = [f"{phase.name} {band}" for phase in settings.phases for band in (phase.positives, phase.negatives)]
-    asking = ", ".join(band for band in bands if not band.endswith(":any"))
-    present = f"all tickets are of {tickets.categories[0]!r}" if tickets.categories else "the tickets have no category"
-    return replace(settings, phases=phases), (
-        f"{present}: what the bands ask of categories is left out ({asking}); to have it name --category-column"
-    )
-
-
 def _check_tickets(tickets: Tickets, settings: Settings) -> None:
     read, largest = tickets.facts["read"], max(phase.size for phase in settings.phases)
     if read < largest:
@@ -107,13 +85,26 @@ def _check_tickets(tickets: Tickets, settings: Settings) -> None:
     if len(tickets) < 2:
         reasons = ", ".join(f"{count} {reason}" for reason, count in tickets.facts["dropped"].items())
         raise InputError(f"{tickets.source}: {len(tickets)} of {read} tickets are usable ({reasons}): give more")
-    bands = [band for phase in settings.phases for band in (phase.positives, phase.negatives)]
-    if len(tickets.categories) < 2 and any(band.category != "any" for band in bands):
-        present = f"only the category {tickets.categories[0]!r}" if tickets.categories else "no category"
-        raise InputError(
-            f"{tickets.source}: column {tickets.facts['columns']['category'] or 'for categories'} holds {present}: "
-            "name another with --category-column, or end every band in :any"
+
+
+def _fit_categories(tickets: Tickets, settings: Settings) -> tuple[Settings, str]:
+    """The settings, with bands of any category for default bands that ask for one where tickets have no two of them;
+    and what was left out, in words. Raises InputError where a band that a person gave asks for one."""
+    asking = settings.asking_for_categories()
+    if len(tickets.categories) > 1 or not asking:
+        return settings, ""
+    only = repr(tickets.categories[0]) if tickets.categories else ""
+    if settings.has_default(asking.values()):
+        present = f"all tickets are of {only}" if only else "the tickets have no category"
+        return settings.without_categories(), (
+            f"{present}: what the bands ask of categories is left out ({', '.join(asking)}); to have it name "
+            "--category-column"
         )
+    raise InputError(
+        f"{tickets.source}: column {tickets.facts['columns']['category'] or 'for categories'} holds "
+        f"{f'only the category {only}' if only else 'no category'}: name another with --category-column, or end every "
+        "band in :any"
+    )
 
 
 def _check_train(report: Report, settings: Settings) -> None:
@@ -139,20 +130,12 @@ def _embed(name: str, texts: list[str]) -> FloatArray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def _select(search: Search, settings: Settings, part: int, share: float) -> Chosen:
+def _select(search: Search, part: int) -> Chosen:
     """Positives of a part by phase, and as many negatives as can be found for them."""
-    phases = settings.phases
-    sizes = {phase.number: round(phase.size / 2 * share) for phase in phases}
-    positives = take_positives(
-        search.mined, phases, sizes, part, search.similarity.kind, settings.most_uses, settings.seed
-    )
+    positives = take_positives(search.mined, search.settings, part)
     taken = {pair for pairs in positives.values() for pair in pairs.sorted()}
-    chosen = {}
-    for phase in phases:
-        pairs = positives[phase.number]
-        negatives = take_negatives(search, phase, pairs, part, taken, most_uses=settings.most_uses, seed=settings.seed)
-        chosen[phase.number] = pairs, negatives
-    return chosen
+    phases = ((phase, positives[phase.number]) for phase in search.settings.phases)
+    return {phase.number: (pairs, take_negatives(search, phase, pairs, part, taken)) for phase, pairs in phases}
 
 
 def _rows(tickets: Tickets, measures: Similarity, chosen: Chosen, settings: Settings) -> Rows:
@@ -194,40 +177,29 @@ def _augment(
     for kind, share in settings.augment:
         random = Random(f"{settings.seed}/{kind}")
         picked = {key: random.sample(of_stratum, round(share * len(of_stratum))) for key, of_stratum in strata.items()}
-        texts = {row: rows["texts2"][row] for of_stratum in picked.values() for row in of_stratum}
-        altered = dict(
-            zip(
-                texts, _alter(kind, list(texts.values()), settings.translate_language, translators, random), strict=True
-            )
-        )
-        new = {row: text for row, text in altered.items() if text and canonical_form(text) not in known}
+        asked = [row for of_stratum in picked.values() for row in of_stratum]
+        altered = _alter(kind, [rows["texts2"][row] for row in asked], settings, translators, random)
+        pairs = zip(asked, altered, strict=True)
+        new = {row: text for row, text in pairs if text and canonical_form(text) not in known}
         fit = {key: [row for row in of_stratum if row in new] for key, of_stratum in picked.items()}
-        chosen = [
-            row
-            for key, of_stratum in fit.items()
-            for row in of_stratum[: min(len(fit[key[0], label]) for label in (0, 1))]
-        ]
+        fewest = {phase: min(len(fit[phase, label]) for label in (0, 1)) for phase, _ in fit}
+        chosen = [row for (phase, _), of_stratum in fit.items() for row in of_stratum[: fewest[phase]]]
+        changed: dict[str, list[Any]] = {"texts2": [new[row] for row in chosen], "origins": [kind] * len(chosen)}
+        changed |= {name: [None] * len(chosen) for name in COSINES.values()}  # they are of the unaltered text
         for name, column in rows.items():
-            if name == "texts2":
-                column += [new[row] for row in chosen]
-            elif name == "origins":
-                column += [kind] * len(chosen)
-            elif name in COSINES.values():
-                column += [None] * len(chosen)  # they are of the unaltered text
-            else:
-                column += [column[row] for row in chosen]
-        counts[kind] = {"asked": len(texts), "written": len(chosen)}
+            column += changed.get(name) or [column[row] for row in chosen]
+        counts[kind] = {"asked": len(asked), "written": len(chosen)}
     return counts
 
 
 def _alter(
-    kind: str, texts: list[str], source_language: str, translators: Sequence[Translator], random: Random
+    kind: str, texts: list[str], settings: Settings, translators: Sequence[Translator], random: Random
 ) -> list[str | None]:
     if kind != "translation":
         alter = delete_span if kind == "deletion" else edit_text
         return [alter(text, random) for text in texts]
     there, back = translators
-    fits = [place for place, text in enumerate(texts) if language(text) in (source_language, "")]
+    fits = [place for place, text in enumerate(texts) if language(text) in (settings.translate_language, "")]
     altered: list[str | None] = [None] * len(texts)
     for place, text in zip(fits, round_trip([texts[place] for place in fits], there, back), strict=True):
         altered[place] = text

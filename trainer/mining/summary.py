@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +14,9 @@ from trainer.data.origins import KNOWN
 from trainer.data.raw_table import brief
 from trainer.data.tickets import REASONS, Tickets
 from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category
+from trainer.mining.negatives import Search
 from trainer.mining.neighbours import Similarity
-from trainer.mining.positives import Mined, Pairs, Phase, compare_categories, usable
+from trainer.mining.positives import Pairs, compare_categories, usable
 from trainer.system.console import console
 from trainer.text.masking import mask_text
 from trainer.text.tfidf import FloatArray
@@ -24,7 +24,6 @@ from trainer.text.tfidf import FloatArray
 EXAMPLES = 3  # pairs shown of each phase and label
 EXAMPLE_LENGTH = 160
 LABELS = ("positives", "negatives")
-
 
 Chosen = dict[int, tuple[Pairs, Pairs]]
 """Phase number -> its positives and negatives, of which as many are written as both have."""
@@ -38,13 +37,10 @@ class Report:
     tickets: Tickets
     left_out: str = ""
     """What the settings ask for that these tickets have no data for, and was left out."""
-    parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    """Part -> phase name -> figures."""
-    shortcuts: dict[str, float] = field(default_factory=dict)
-    """ROC-AUC on the train pairs of what needs no model."""
+    parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # part -> phase name -> figures
+    shortcuts: dict[str, float] = field(default_factory=dict)  # ROC-AUC on the train pairs of what needs no model
     augmented: dict[str, dict[str, int]] = field(default_factory=dict)
-    files: dict[str, int] = field(default_factory=dict)
-    """Part -> rows written."""
+    files: dict[str, int] = field(default_factory=dict)  # part -> rows written
 
     def shortages(self, part: str) -> list[str]:
         """A line for each phase of a part that has fewer pairs than were asked for."""
@@ -103,23 +99,15 @@ class Report:
         }
 
 
-def part_figures(
-    tickets: Tickets,
-    measures: Similarity,
-    mined: Mined,
-    phases: Sequence[Phase],
-    chosen: Chosen,
-    part: int,
-    share: float,
-) -> dict[str, dict[str, Any]]:
+def part_figures(search: Search, measures: Similarity, chosen: Chosen, part: int) -> dict[str, dict[str, Any]]:
     """Figures of a part by phase name."""
-    result = {}
-    for phase in phases:
+    settings, mined, result = search.settings, search.mined, {}
+    for phase in settings.phases:
         both, written = chosen[phase.number], len(chosen[phase.number][1])
         kept = [pairs.head(written) for pairs in both]
         cosines = [measures.of_pairs(pairs.first, pairs.second) for pairs in kept]
         figures: dict[str, Any] = {
-            "wanted_of_each": round(phase.size / 2 * share),
+            "wanted_of_each": settings.wanted(phase, part),
             "written_of_each": written,
             "candidates": mined.in_band[phase.number],
             "candidates_in_groups": len(usable(mined.candidates[phase.number], mined, part)),
@@ -127,10 +115,11 @@ def part_figures(
                 name: [float(one[name].mean()) for one in cosines] for name in (cosines[0] if written else ())
             },
         }
-        for label, band, pairs, values, all_pairs in zip(
-            LABELS, (phase.positives, phase.negatives), kept, cosines, both, strict=True
-        ):
-            figures[label] = {"band": str(band), "found": len(all_pairs), **_described(tickets, pairs, values)}
+        bands = [str(phase.positives), str(phase.negatives)]
+        if search.by_model(phase):
+            bands[1] = f"model, to {1 - settings.margin:g} x positive:{phase.negatives.category}"
+        for label, band, pairs, values, found in zip(LABELS, bands, kept, cosines, both, strict=True):
+            figures[label] = {"band": band, "found": len(found), **_described(search.tickets, pairs, values)}
         result[phase.name] = figures
     return result
 

@@ -17,7 +17,6 @@ _DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}"
 _TIME = r"\d{1,2}:\d{2}"
 _TOP_DOMAINS = "com|net|org|edu|gov|info|biz|io|local|lan|corp|intern|internal|home|[a-z]{2}"
 
-
 MASKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (mask, re.compile(pattern, re.IGNORECASE))
     for mask, pattern in (

@@ -16,7 +16,6 @@ from trainer.text.cleaning import STOP_WORDS, WORD_PATTERN
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-
 MIN_TEXTS = 3  # a word of fewer texts is a name or a slip, and would only make its texts less alike
 
 
