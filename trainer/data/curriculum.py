@@ -7,7 +7,7 @@ one integer, every rank knows every batch, and a resumed run continues exactly w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,9 +124,6 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
     def __getitem__(self, step: int) -> np.ndarray:  # type: ignore[override]  # no slices
         """Row numbers of the global batch of a step."""
         return self._batches[step]
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self._batches)
 
     def local(self, step: int, rank: int) -> np.ndarray:
         """Row numbers [batch_size] that a rank handles in a step."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from trainer.errors import InputError
 
@@ -15,6 +15,7 @@ SHOWN_ROWS = 5  # of the rows with one fault
 SHOWN_NAMES = 12
 # A likeness costs the product of two lengths: names are compared up to so many, of so many characters.
 COMPARED_NAMES, COMPARED_CHARACTERS = 200, 80
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,29 @@ class RawTable:
         return InputError(f"{self.source}: {place}, {self.names[field]}: {problem}")
 
 
+class BadCell(Exception):
+    """What is wrong with a cell, and the fix, which is the same for all cells with this fault."""
+
+
 class Faults:
     """Bad cells of a table, gathered so that all with one fault are told at once."""
 
     def __init__(self, raw: RawTable) -> None:
         self.raw = raw
-        self.rows: dict[tuple[str, str], list[int]] = {}
-        self.first: dict[tuple[str, str], str] = {}
+        self.rows: dict[tuple[str, str], list[int]] = {}  # by field and fix
+        self.first: dict[tuple[str, str], str] = {}  # what is wrong with the first of them
 
-    def add(self, row: int, field: str, what: str, fix: str) -> None:
-        """Note a bad cell: `what` is wrong with it, and the fix, which is the same for all with this fault."""
-        self.first.setdefault((field, fix), what)
-        self.rows.setdefault((field, fix), []).append(row)
+    def read(self, field: str, read: Callable[[Any], T]) -> list[T]:
+        """The cells of a field, read; those for which that raises BadCell are noted and left out."""
+        values = []
+        for row, cell in enumerate(self.raw.columns[field]):
+            try:
+                values.append(read(cell))
+            except BadCell as fault:
+                what, fix = fault.args
+                self.first.setdefault((field, fix), what)
+                self.rows.setdefault((field, fix), []).append(row)
+        return values
 
     def check(self) -> None:
         """Raises InputError for the fault that comes first in the file."""

@@ -17,14 +17,7 @@ from numpy.typing import NDArray
 from trainer.data.identifiers import clean_id, id_key, link_rows
 from trainer.data.raw_table import RawTable
 from trainer.data.readers import Reading
-from trainer.data.ticket_table import (
-    Columns,
-    ids_of_column,
-    join_cells,
-    read_ticket_table,
-    text_of_cell,
-    texts_of_cell,
-)
+from trainer.data.ticket_table import Columns, ids_of_column, join_cells, read_ticket_table, text_of_cell, texts_of_cell
 from trainer.system.console import progress, tracked
 from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import (

@@ -35,7 +35,7 @@ def _adder(group: argparse._ActionsContainer) -> Callable[..., None]:
         default = rest.setdefault("default", DEFAULTS.get(field))
         if "action" not in rest and type(default) in (int, float):
             rest.setdefault("type", type(default))
-        said = " (default: %(default)s)" if default not in (None, False, "", (), []) else ""
+        said = " (default: %(default)s)" if default or type(default) is int else ""
         group.add_argument(option, dest=field, help=text + said, **rest)
 
     return add

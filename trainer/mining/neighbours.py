@@ -75,9 +75,7 @@ class Similarity:
 
 
 def similar_pairs(
-    matrix: csr_matrix | FloatArray,
-    floor: float,
-    choose: Callable[[Candidates], Candidates] = lambda pairs: pairs,
+    matrix: csr_matrix | FloatArray, floor: float, choose: Callable[[Candidates], Candidates] = lambda pairs: pairs
 ) -> Candidates:
     """All pairs of rows with a cosine of `floor` (above 0) or more.
 

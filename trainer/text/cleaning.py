@@ -151,11 +151,7 @@ def fingerprints(texts: Sequence[str], rare: int = 2, least: int = 4) -> list[st
     return keys
 
 
-def strip_repeated(
-    texts: Sequence[str],
-    templates: Sequence[str],
-    protected: Sequence[int],
-) -> list[str]:
+def strip_repeated(texts: Sequence[str], templates: Sequence[str], protected: Sequence[int]) -> list[str]:
     """Texts without the runs of SHINGLE words that many different tickets repeat.
 
     Args:
