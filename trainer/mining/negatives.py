@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix, identity
 
 from trainer.data.origins import BY_MODEL
 from trainer.data.tickets import Tickets
-from trainer.mining.neighbours import IntArray, Similarity
+from trainer.mining.neighbours import Candidates, IntArray, Similarity
 from trainer.mining.positives import Mined, Pairs, compare_categories
 from trainer.mining.settings import Band, BoolArray, Phase, Settings
 from trainer.system.console import progress
@@ -52,10 +52,8 @@ class Search:
         self.embeddings = embeddings
         self.languages = np.array(tickets.languages)  # [N] "" where unknown
         self.lengths = np.array([len(text) for text in tickets.texts], dtype=np.float32)  # [N] characters
-        candidates = mined.candidates.values()
-        first, second = (np.concatenate([getattr(one, side) for one in candidates]) for side in ("first", "second"))
-        size = len(tickets)
-        near = csr_matrix((np.ones(len(first), dtype=np.int32), (first, second)), shape=(size, size))
+        pairs, size = Candidates.join(mined.candidates.values()), len(tickets)
+        near = csr_matrix((np.ones(len(pairs), dtype=np.int32), (pairs.first, pairs.second)), shape=(size, size))
         self.friends = csr_matrix(near + near.T + identity(size, dtype=np.int32))  # [N, N] and each ticket itself
 
     def by_model(self, phase: Phase) -> bool:

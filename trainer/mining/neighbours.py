@@ -5,7 +5,7 @@ Legend: N texts, V terms, E embedding width. Rows of a matrix have length 1 (or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -33,6 +33,12 @@ class Candidates:
     def take(self, rows: NDArray[np.bool_] | IntArray) -> Candidates:
         """Those of a mask or of positions."""
         return Candidates(self.first[rows], self.second[rows], self.cosine[rows])
+
+    @classmethod
+    def join(cls, parts: Iterable[Candidates]) -> Candidates:
+        """Those of all parts."""
+        columns = zip(*((part.first, part.second, part.cosine) for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
 
     def __len__(self) -> int:
         return len(self.first)
@@ -91,9 +97,7 @@ def similar_pairs(
         for start, block in zip(starts, pool.map(lambda start: choose(find(start, start + size)), starts), strict=True):
             blocks.append(block)
             advance(min(size, matrix.shape[0] - start))
-    return Candidates(
-        *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("first", "second", "cosine"))
-    )
+    return Candidates.join(blocks)
 
 
 def _dense_finder(matrix: FloatArray, floor: float) -> Callable[[int, int], Candidates]:

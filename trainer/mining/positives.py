@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -99,7 +99,7 @@ def mine_positives(tickets: Tickets, similarity: Similarity, settings: Settings)
         candidates[phase.number] = pairs.take(np.sort(random.permutation(inside)[:most]))
     first, second = _known_pairs(tickets.duplicate, random)
     duplicates = Candidates(first, second, similarity.alike(first, second))
-    group = _groups(tickets, list(candidates.values()), settings.largest_group)
+    group = _groups(tickets, candidates.values(), settings.largest_group)
     return Mined(candidates, counts, duplicates, group, _parts(tickets, group, settings.shares[1:], seed))
 
 
@@ -133,18 +133,16 @@ def _known_pairs(duplicate: IntArray, random: np.random.Generator) -> tuple[IntA
     return pairs[:, 0], pairs[:, 1]
 
 
-def _groups(tickets: Tickets, candidates: Sequence[Candidates], largest: int) -> IntArray:
+def _groups(tickets: Tickets, candidates: Iterable[Candidates], largest: int) -> IntArray:
     """[N] groups: duplicates and templates whole, then joined along candidates up to a size, the most similar first."""
     groups = DisjointSet(range(len(tickets)))
     for labels in (tickets.duplicate, tickets.template):
         first_of: dict[int, int] = {}
         for ticket, label in enumerate(labels.tolist()):
             groups.merge(first_of.setdefault(label, ticket), ticket)
-    cosine, first, second = (
-        np.concatenate([getattr(pairs, name) for pairs in candidates]) for name in ("cosine", "first", "second")
-    )
-    order = np.argsort(-cosine, kind="stable")
-    for one, two in zip(first[order].tolist(), second[order].tolist(), strict=True):
+    pairs = Candidates.join(candidates)
+    order = np.argsort(-pairs.cosine, kind="stable")
+    for one, two in zip(pairs.first[order].tolist(), pairs.second[order].tolist(), strict=True):
         if groups.subset_size(one) + groups.subset_size(two) <= largest:
             groups.merge(one, two)
     return np.array([groups[ticket] for ticket in range(len(tickets))], dtype=np.int64)
