@@ -69,7 +69,8 @@ def select(
     settings = settings_of(**changes)
     positives = take_positives(mined, settings, part)
     taken = {pair for pairs in positives.values() for pair in pairs.sorted()}
-    search = Search(tickets, Similarity({"tfidf": tfidf_matrix(tickets.texts)}), mined, settings, embeddings)
+    encoder = {} if embeddings is None else {"encoder": embeddings}
+    search = Search(tickets, Similarity({"tfidf": tfidf_matrix(tickets.texts)} | encoder), mined, settings)
     phases = ((phase, positives[phase.number]) for phase in PHASES)
     return {phase.number: (pairs, take_negatives(search, phase, pairs, part, taken)) for phase, pairs in phases}
 

@@ -19,7 +19,7 @@ from trainer.mining.negatives import Search, take_negatives
 from trainer.mining.neighbours import Similarity
 from trainer.mining.positives import mine_positives, take_positives
 from trainer.mining.settings import PARTS, Settings
-from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts
+from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts, written_of
 from trainer.system.console import console
 from trainer.system.files import new_folder, write_file
 from trainer.text.canonical import canonical_form
@@ -48,25 +48,21 @@ def build_pairs(settings: Settings) -> Report:
     _check_tickets(tickets, settings)
     settings, left_out = _fit_categories(tickets, settings)
     console.print(f"{len(tickets)} of {tickets.facts['read']} tickets kept", markup=False)
-    matrices: dict[str, Any] = {}
-    if settings.model:
-        matrices["encoder"] = _embed(settings.model, tickets.texts)
-    if settings.similarity != "encoder":
-        matrices = {"tfidf": tfidf_matrix(tickets.texts)} | matrices
-    measures = Similarity(matrices)
-    similarity = Similarity({name: each for name, each in matrices.items() if settings.similarity in (name, "both")})
-    mined = mine_positives(tickets, similarity, settings)
-    search = Search(tickets, similarity, mined, settings, matrices.get("encoder"))
+    encoder = {"encoder": _embed(settings.model, tickets.texts)} if settings.model else {}
+    tfidf = {"tfidf": tfidf_matrix(tickets.texts)} if settings.similarity != "encoder" else {}
+    measures = Similarity(tfidf | encoder)
+    mined = mine_positives(tickets, measures.by(settings.similarity), settings)
+    search = Search(tickets, measures, mined, settings)
     report = Report(settings.figures(), tickets, left_out)
     files: dict[str, Rows] = {}
     for number, part in enumerate(PARTS):
         if settings.shares[number]:
             chosen = _select(search, number)
-            report.parts[part] = part_figures(search, measures, chosen, number)
+            report.parts[part] = part_figures(search, chosen, number)
             if part == "train":
                 _check_train(report, settings)
-                report.shortcuts = shortcuts(tickets, measures, chosen)
-            files[part] = _rows(tickets, measures, chosen, settings)
+                report.shortcuts = shortcuts(search, chosen)
+            files[part] = _rows(search, chosen)
     if settings.augment:
         known = {canonical_form(text) for text in (tickets.raw if settings.raw_texts else tickets.texts)}
         report.augmented = _augment(files["train"], settings, known, translators)
@@ -131,34 +127,36 @@ def _embed(name: str, texts: list[str]) -> FloatArray:
 
 
 def _select(search: Search, part: int) -> Chosen:
-    """Positives of a part by phase, and as many negatives as can be found for them."""
+    """Positives of a part by phase, and the negatives that can be found for them."""
     positives = take_positives(search.mined, search.settings, part)
     taken = {pair for pairs in positives.values() for pair in pairs.sorted()}
     phases = ((phase, positives[phase.number]) for phase in search.settings.phases)
     return {phase.number: (pairs, take_negatives(search, phase, pairs, part, taken)) for phase, pairs in phases}
 
 
-def _rows(tickets: Tickets, measures: Similarity, chosen: Chosen, settings: Settings) -> Rows:
+def _rows(search: Search, chosen: Chosen) -> Rows:
     """The pairs of a part in the pair format, half of each phase positive, with ticket numbers, origins and cosines."""
+    tickets, settings = search.tickets, search.settings
     texts = tickets.raw if settings.raw_texts else tickets.texts
     names = [*tickets.categories, ""]  # -1, no category, is the last
     random = np.random.default_rng(settings.seed)
     rows: Rows = {key: [] for key in (*FORMAT, *(CATEGORIES if tickets.categories else ()), *BESIDE)}
-    for phase, (positives, negatives) in chosen.items():
-        count = len(negatives)
-        order = random.permutation(2 * count)
-        ends = [np.concatenate([positives.head(count).first, negatives.first])[order]]
-        ends.append(np.concatenate([positives.head(count).second, negatives.second])[order])
+    for phase, both in chosen.items():
+        written = written_of(both)
+        order = random.permutation(sum(map(len, written)))
+        ends = [
+            np.concatenate(sides)[order] for sides in zip(*((each.first, each.second) for each in written), strict=True)
+        ]
         for side, tickets_at in zip("12", ends, strict=True):
             rows[f"texts{side}"] += [texts[end] for end in tickets_at]
             if tickets.categories:
                 rows[f"categories{side}"] += [names[tickets.category[end]] for end in tickets_at]
             rows[f"numbers{side}"] += [tickets.numbers[end] for end in tickets_at]
-        rows["labels"] += [int(place < count) for place in order]
+        rows["labels"] += [int(place < len(written[0])) for place in order]
         rows["phase_indicators"] += [phase] * len(order)
-        origins = positives.head(count).origin + negatives.origin
+        origins = written[0].origin + written[1].origin
         rows["origins"] += [origins[place] for place in order]
-        for name, cosines in measures.of_pairs(*ends).items():
+        for name, cosines in search.measures.of_pairs(*ends).items():
             rows.setdefault(COSINES[name], []).extend(round(float(cosine), 4) for cosine in cosines)
     return rows
 

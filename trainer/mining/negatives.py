@@ -36,20 +36,10 @@ Block = tuple[IntArray, FloatArray, int]
 class Search:
     """What the negatives of all phases and parts are judged by."""
 
-    def __init__(
-        self,
-        tickets: Tickets,
-        similarity: Similarity,
-        mined: Mined,
-        settings: Settings,
-        embeddings: FloatArray | None = None,
-    ) -> None:
-        """
-        Args:
-            embeddings: [N, E] rows of length 1, by which the last phase's negatives are chosen; its band is not used.
-        """
-        self.tickets, self.similarity, self.mined, self.settings = tickets, similarity, mined, settings
-        self.embeddings = embeddings
+    def __init__(self, tickets: Tickets, measures: Similarity, mined: Mined, settings: Settings) -> None:
+        """`measures`: all there are; where an encoder is one of them, the last phase's band is not used."""
+        self.tickets, self.measures, self.mined, self.settings = tickets, measures, mined, settings
+        self.similarity = measures.by(settings.similarity)
         self.languages = np.array(tickets.languages)  # [N] "" where unknown
         self.lengths = np.array([len(text) for text in tickets.texts], dtype=np.float32)  # [N] characters
         pairs, size = Candidates.join(mined.candidates.values()), len(tickets)
@@ -58,7 +48,7 @@ class Search:
 
     def by_model(self, phase: Phase) -> bool:
         """Whether an encoder chooses the negatives of a phase."""
-        return self.embeddings is not None and phase == self.settings.phases[-1]
+        return "encoder" in self.measures.matrices and phase == self.settings.phases[-1]
 
     def allowed(self, first: IntArray, second: IntArray) -> BoolArray:
         """[P] whether pairs may be called different problems, whatever band they are for."""
@@ -125,7 +115,9 @@ def _blocks(
 def _ceiling(search: Search, positives: Pairs) -> FloatArray:
     """[N] the highest score that a negative of an anchor may have: below that of its positives, by the margin."""
     lowest = np.full(len(search.tickets), np.inf, dtype=np.float32)
-    score = (1 - search.settings.margin) * pair_cosines(search.embeddings, positives.first, positives.second)
+    score = (1 - search.settings.margin) * pair_cosines(
+        search.measures.matrices["encoder"], positives.first, positives.second
+    )
     for tickets in (positives.first, positives.second):
         np.minimum.at(lowest, tickets, score)
     return lowest
@@ -149,7 +141,7 @@ def _in_band(
 
 def _hardest(search: Search, band: Band, anchors: IntArray, ceiling: FloatArray, others: IntArray) -> list[IntArray]:
     """Places among the others of what the encoder scores highest within the ceiling, for each anchor."""
-    cosine = cosines_with(search.embeddings, anchors, others)
+    cosine = cosines_with(search.measures.matrices["encoder"], anchors, others)
     relation = compare_categories(search.tickets, anchors[:, None], others)
     fits = (cosine <= ceiling[:, None]) & Band(-np.inf, np.inf, band.category).holds(cosine, *relation)
     places = (np.flatnonzero(row) for row in fits)

@@ -55,6 +55,10 @@ class Similarity:
     matrices: dict[str, csr_matrix | FloatArray]
     """What measures -> [N, V] or [N, E]."""
 
+    def by(self, kind: str) -> Similarity:
+        """That of one of them, or of "both"."""
+        return Similarity({name: matrix for name, matrix in self.matrices.items() if kind in (name, "both")})
+
     def of_pairs(self, first: IntArray, second: IntArray) -> dict[str, FloatArray]:
         """[P] cosines of pairs, by what measured them."""
         return {name: pair_cosines(matrix, first, second) for name, matrix in self.matrices.items()}

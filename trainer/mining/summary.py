@@ -15,7 +15,6 @@ from trainer.data.raw_table import brief
 from trainer.data.tickets import REASONS, Tickets
 from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category
 from trainer.mining.negatives import Search
-from trainer.mining.neighbours import Similarity
 from trainer.mining.positives import Pairs, compare_categories, usable
 from trainer.system.console import console
 from trainer.text.masking import mask_text
@@ -99,20 +98,25 @@ class Report:
         }
 
 
-def part_figures(search: Search, measures: Similarity, chosen: Chosen, part: int) -> dict[str, dict[str, Any]]:
+def written_of(chosen: tuple[Pairs, Pairs]) -> list[Pairs]:
+    """What is written of a phase's positives and negatives: as many of either as there are of both."""
+    return [pairs.head(min(map(len, chosen))) for pairs in chosen]
+
+
+def part_figures(search: Search, chosen: Chosen, part: int) -> dict[str, dict[str, Any]]:
     """Figures of a part by phase name."""
     settings, mined, result = search.settings, search.mined, {}
     for phase in settings.phases:
-        both, written = chosen[phase.number], len(chosen[phase.number][1])
-        kept = [pairs.head(written) for pairs in both]
-        cosines = [measures.of_pairs(pairs.first, pairs.second) for pairs in kept]
+        both = chosen[phase.number]
+        kept = written_of(both)
+        cosines = [search.measures.of_pairs(pairs.first, pairs.second) for pairs in kept]
         figures: dict[str, Any] = {
             "wanted_of_each": settings.wanted(phase, part),
-            "written_of_each": written,
+            "written_of_each": len(kept[0]),
             "candidates": mined.in_band[phase.number],
             "candidates_in_groups": len(usable(mined.candidates[phase.number], mined, part)),
             "mean_cosines": {
-                name: [float(one[name].mean()) for one in cosines] for name in (cosines[0] if written else ())
+                name: [float(one[name].mean()) for one in cosines] for name in (cosines[0] if len(kept[0]) else ())
             },
         }
         bands = [str(phase.positives), str(phase.negatives)]
@@ -146,19 +150,19 @@ def _spread(values: FloatArray) -> dict[str, float]:
     return {name: round(value, 4) for name, value in zip(names, quantiles, strict=True)}
 
 
-def shortcuts(tickets: Tickets, measures: Similarity, chosen: Chosen) -> dict[str, float]:
+def shortcuts(search: Search, chosen: Chosen) -> dict[str, float]:
     """ROC-AUC on all phases together of "same category" (where there are any), of a small difference in length, and of
     the cosines."""
-    both = [pairs.head(len(labelled[1])) for labelled in chosen.values() for pairs in labelled]
-    labels = np.concatenate([np.full(len(pairs), place % 2 == 0) for place, pairs in enumerate(both)])
-    first, second = (np.concatenate([getattr(pairs, end) for pairs in both]) for end in ("first", "second"))
+    written = [pairs for both in chosen.values() for pairs in written_of(both)]
+    labels = np.concatenate([np.full(len(pairs), place % 2 == 0) for place, pairs in enumerate(written)])
+    first, second = (np.concatenate([getattr(pairs, end) for pairs in written]) for end in ("first", "second"))
+    tickets = search.tickets
     lengths, category = np.array([len(text) for text in tickets.texts]), tickets.category
-    scores = {"length": length_similarity(lengths[first], lengths[second])}
+    scores: dict[str, Any] = {"length": length_similarity(lengths[first], lengths[second])}
     if tickets.categories:
         scores = {"same_category": same_category(category[first], category[second], -1)} | scores
-    return {
-        name: round(roc_auc(score, labels), 4) for name, score in (scores | measures.of_pairs(first, second)).items()
-    }
+    scores |= search.measures.of_pairs(first, second)
+    return {name: round(roc_auc(score, labels), 4) for name, score in scores.items()}
 
 
 def print_report(report: Report) -> None:
