@@ -25,12 +25,10 @@ JSON = (".json", *LINES)
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": ","}  # that go without saying
 SAID_CHARACTERS = 400  # of how a file was read; names of columns may be of any length
 # How files begin that are not what their name says, and what to do about them.
-FOREIGN = (
+FOREIGN: tuple[tuple[bytes | tuple[bytes, ...], str], ...] = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an old Excel workbook: save it as .xlsx or CSV"),
     (b"<?xml", "is XML: export it as CSV or JSON"),
-    (b"<!doctype", "is a web page: export the table as CSV"),
-    (b"<html", "is a web page: export the table as CSV"),
-    (b"<table", "is a web page: export the table as CSV"),
+    ((b"<!doctype", b"<html", b"<table"), "is a web page: export the table as CSV"),
     (b"%pdf", "is a PDF: export the table as CSV"),
     (b"sqlite format 3\0", "is an SQLite database: export the table as CSV"),
 )

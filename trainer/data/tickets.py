@@ -100,7 +100,6 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
         InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
     """
     raw, columns = read_ticket_table(path, columns, reading)
-    rows = len(raw)
     numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number) or []]
     categories = _categories(raw, columns.category)
     duplicates, clusters = (ids_of_column(raw, column) for column in (columns.duplicate_of, columns.cluster))
@@ -109,11 +108,9 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
     prints = fingerprints(cleaned)
     languages = [language(text) for text in tracked(cleaned, "Guessing languages")]
     dropped = _drop(numbers, whole, cleaned, prints, languages, quality)
-    gone = np.zeros(rows, dtype=bool)
-    gone[[drop.row - 1 for drop in dropped]] = True
-    kept = np.flatnonzero(~gone)
+    kept = sorted(set(range(len(raw))) - {drop.row - 1 for drop in dropped})
     names = sorted({categories[row] for row in kept} - {""})
-    index = {name: position for position, name in enumerate(names)} | {"": -1}
+    index = dict(zip(["", *names], range(-1, len(names)), strict=True))
     duplicate, sizes = np.unique(links.clusters[kept], return_inverse=True, return_counts=True)[1:]
     return Tickets(
         source=raw.source,
@@ -128,7 +125,7 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
         template=np.unique([prints[row] for row in kept], return_inverse=True)[1].astype(np.int64),
         dropped=dropped,
         facts={
-            "read": rows,
+            "read": len(raw),
             "kept": len(kept),
             "dropped": dict(Counter(drop.reason for drop in dropped)),
             "languages": dict(Counter(languages[row] or "unknown" for row in kept).most_common()),

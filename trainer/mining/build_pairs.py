@@ -18,7 +18,7 @@ from trainer.mining.augment import Translator, delete_span, edit_text, load_tran
 from trainer.mining.negatives import Search, take_negatives
 from trainer.mining.neighbours import Similarity
 from trainer.mining.positives import mine_positives, take_positives
-from trainer.mining.settings import PARTS, Settings
+from trainer.mining.settings import BANDS, PARTS, Settings
 from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts, written_of
 from trainer.system.console import console
 from trainer.system.files import new_folder, write_file
@@ -90,11 +90,11 @@ def _fit_categories(tickets: Tickets, settings: Settings) -> tuple[Settings, str
     if len(tickets.categories) > 1 or not asking:
         return settings, ""
     only = repr(tickets.categories[0]) if tickets.categories else ""
-    if settings.has_default(asking.values()):
+    if {band for _, band in asking} <= {band for bands in BANDS[settings.similarity] for band in bands}:
         present = f"all tickets are of {only}" if only else "the tickets have no category"
         return settings.without_categories(), (
-            f"{present}: what the bands ask of categories is left out ({', '.join(asking)}); to have it name "
-            "--category-column"
+            f"{present}: what the bands ask of categories is left out ({', '.join(map(' '.join, asking))}); to have it "
+            "name --category-column"
         )
     raise InputError(
         f"{tickets.source}: column {tickets.facts['columns']['category'] or 'for categories'} holds "

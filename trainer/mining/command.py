@@ -41,8 +41,9 @@ def _adder(group: argparse._ActionsContainer) -> Callable[..., None]:
     return add
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add all options; those with a default say it."""
+def build_pairs_parser() -> argparse.ArgumentParser:
+    """Options of `trainer build-pairs`."""
+    parser = Parser(prog="trainer build-pairs", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add = _adder(parser.add_argument_group("files"))
     text = "raw tickets: CSV, TSV, JSON, JSON Lines, XLSX or Parquet, also gzipped"
     add("--tickets", text, required=True, default=None, metavar="FILE")
@@ -73,6 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--keep", "do not drop for this reason", action="append", default=[], choices=OPTIONAL_REASONS)
     _add_mining_options(_adder(parser.add_argument_group("which pairs")))
     _add_output_options(_adder(parser.add_argument_group("what is written")))
+    return parser
 
 
 def _add_mining_options(add: Callable[..., None]) -> None:
@@ -147,13 +149,6 @@ def _languages(text: str) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in LANGUAGES]:
         raise InputError(f"--languages {unknown[0]}: is none that is told apart: name some of {', '.join(LANGUAGES)}")
     return names
-
-
-def build_pairs_parser() -> argparse.ArgumentParser:
-    """Options of `trainer build-pairs`."""
-    parser = Parser(prog="trainer build-pairs", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
-    add_options(parser)
-    return parser
 
 
 def run_build_pairs(options: argparse.Namespace) -> None:

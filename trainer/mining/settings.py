@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,10 @@ class Band:
         """Mask of the cosines; `same`: equal categories, `known`: neither is missing."""
         fits = known & (same == (self.category == "same")) if self.category != "any" else True
         return (cosine >= self.low) & (cosine < self.high) & fits
+
+    def of_any_category(self) -> Band:
+        """The band of any category."""
+        return replace(self, category="any")
 
     def __str__(self) -> str:
         return f"{self.low:g}:{self.high:g}:{self.category}"
@@ -99,23 +102,18 @@ class Settings:
         """Positives, and as many negatives, asked for in a phase of a part."""
         return round(phase.size / 2 * self.shares[part])
 
-    def asking_for_categories(self) -> dict[str, Band]:
-        """The bands that say how categories compare, by phase and band in words."""
+    def asking_for_categories(self) -> list[tuple[str, str]]:
+        """The phase and the band, in words, of the bands that say how categories compare."""
         bands = ((phase.name, band) for phase in self.phases for band in (phase.positives, phase.negatives))
-        return {f"{name} {band}": band for name, band in bands if band.category != "any"}
-
-    def has_default(self, bands: Iterable[Band]) -> bool:
-        """Whether all of some bands are such as nobody gave."""
-        return {str(band) for band in bands} <= set(chain.from_iterable(BANDS[self.similarity]))
+        return [(name, str(band)) for name, band in bands if band.category != "any"]
 
     def without_categories(self) -> Settings:
         """The settings with bands of any category."""
-
-        def widened(phase: Phase) -> Phase:
-            bands = (replace(band, category="any") for band in (phase.positives, phase.negatives))
-            return Phase(phase.number, phase.name, phase.size, *bands)
-
-        return replace(self, phases=tuple(map(widened, self.phases)))
+        phases = (
+            replace(phase, positives=phase.positives.of_any_category(), negatives=phase.negatives.of_any_category())
+            for phase in self.phases
+        )
+        return replace(self, phases=tuple(phases))
 
     def check(self) -> None:
         """Raises InputError for settings that contradict each other or make no sense."""
