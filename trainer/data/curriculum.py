@@ -52,8 +52,7 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
     >>> sampler[0].shape, sampler.phase_at(7).name
     ((8,), '2')
 
-    Raises:
-        InputError: a phase that is empty, unknown, without positives, or smaller than one global batch.
+    Raises InputError: a phase that is empty, unknown, without positives, or smaller than one global batch.
     """
 
     def __init__(

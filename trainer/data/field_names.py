@@ -1,7 +1,7 @@
 """What the columns of pairs and tickets are called: the names that a person gives, else the usual ones.
 
-Names are compared by their letters and digits alone: "Short description" is short_description. A `PairFinder` or a
-`TicketFinder` tells the readers which columns of a file hold which field.
+Names are compared by their letters and digits alone: "Short description" is short_description. A `PairFinder`, or for
+tickets `ticket_table.Columns`, tells the readers which columns of a file hold which field.
 """
 
 from __future__ import annotations

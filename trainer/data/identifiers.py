@@ -146,8 +146,7 @@ def link_rows(
         duplicates: [R] cells that name the tickets which a row duplicates, None without such a column.
         clusters: [R] cells with a name that rows about one problem share.
 
-    Raises:
-        InputError: most links name no ticket of the file and tie nothing; one of each side is shown.
+    Raises InputError: most links name no ticket of the file and tie nothing; one of each side is shown.
     """
     known = _Numbers(numbers)
     targets = [known.targets(cell) for cell in duplicates] if duplicates is not None else [[] for _ in numbers]

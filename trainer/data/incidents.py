@@ -120,8 +120,7 @@ def generate_pairs(count: int, seed: int, split: str) -> dict[str, list]:
     Close paraphrase and look-alike are alike to the eye, and only the paraphrase is the same problem.
     Phases hold the same number of anchors to within one. Categories are the grammar's names.
 
-    Raises:
-        InputError: `count` below 6, the least that gives every phase both labels, or an unknown `split`.
+    Raises InputError: `count` below 6, the least that gives every phase both labels, or an unknown `split`.
     """
     if count < 2 * PHASES:
         raise InputError(

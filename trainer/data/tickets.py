@@ -96,8 +96,7 @@ class Tickets:
 def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: Reading | None = None) -> Tickets:
     """Read and clean the tickets of a file of any format that `trainer/data/README.md` lists.
 
-    Raises:
-        InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
+    Raises InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
     """
     raw, columns = read_ticket_table(path, columns, reading)
     numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number) or []]

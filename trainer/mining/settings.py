@@ -149,8 +149,7 @@ class Settings:
 def parse_phases(sizes: str, bands: Sequence[tuple[str | None, str | None]], similarity: str) -> tuple[Phase, ...]:
     """Phases from "5000,5000,5000" (or one number for all; 0 leaves a phase out) and their bands, None for the default.
 
-    Raises:
-        InputError: not numbers, odd or too small sizes, or a band that is none.
+    Raises InputError: not numbers, odd or too small sizes, or a band that is none.
     """
     numbers = [int(part) if part.strip().isdecimal() else -1 for part in sizes.split(",")]
     numbers = numbers * len(PHASES) if len(numbers) == 1 else numbers
