@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
-from trainer.data.raw_table import brief, missing_column, parse_number
+from trainer.data.raw_table import COMPARED_NAMES, brief, missing_column, parse_number
 from trainer.errors import InputError
 
 # Field -> our own names for it, in rows and in columns; they win over the usual ones.
@@ -74,6 +75,16 @@ def positions_of(name: str, names: Sequence[str]) -> tuple[int, ...]:
     return tuple(alike) if len({names[position] for position in alike}) == 1 else ()
 
 
+def free_columns(names: Sequence[str], found: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """Key of a name -> positions of the columns of that name that no field has been found to be."""
+    taken = set(chain.from_iterable(found.values()))
+    free: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        if position not in taken:
+            free.setdefault(name_key(name), []).append(position)
+    return free
+
+
 @dataclass(frozen=True)
 class PairFinder:
     """Finds text1, text2 and label in a pair file, or text1 with positive (alike by its name) and negative."""
@@ -93,12 +104,7 @@ class PairFinder:
     def find(self, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
         """Field -> positions of its columns. Raises InputError: one is missing, or could be one of several."""
         mapped = self._mapped(names, source)
-        found = dict(mapped)
-        taken = {position for positions in mapped.values() for position in positions}
-        by_key: dict[str, list[int]] = {}
-        for position, name in enumerate(names):
-            if position not in taken:
-                by_key.setdefault(name_key(name), []).append(position)
+        found, by_key = dict(mapped), free_columns(names, mapped)
         for name, own in PAIR_NAMES.items():
             if name not in found and not (name == "text2" and "positive" in found):
                 usual = list(USUAL_PAIR_NAMES.get(name, ()))
@@ -201,3 +207,17 @@ def _missing_pair_columns(source: str, missing: Sequence[str], names: Sequence[s
     if len(missing) == len(REQUIRED):
         fix += ", by numbers from 1 where the file has no header"
     return missing_column(source, missing, names, fix)
+
+
+def missing_ticket_text(source: str, names: Sequence[str]) -> InputError:
+    """The error for a ticket file without any text."""
+    keys = {name_key(other) for other in names}
+    if all(keys & {*own, *USUAL_PAIR_NAMES[name]} for name, own in PAIR_NAMES.items() if name in REQUIRED):
+        return InputError(f"{source}: holds pairs, not tickets: train on it, trainer train --set data.train={source}")
+    inner = [  # the keys of objects, as in fields.summary
+        next((name for key in keys for name in names[:COMPARED_NAMES] if key in map(name_key, name.split("."))), "")
+        for keys in (USUAL_TICKET_NAMES["text1"], USUAL_TICKET_NAMES["text2"])
+    ]
+    example = f", as in --text-columns {','.join(inner)}" if all(inner) and len(",".join(inner)) < 100 else ""
+    fix = "name yours with --text-columns" + example
+    return missing_column(source, ["short_description or description"], names, fix)

@@ -6,13 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
-from trainer.data.field_names import PAIR_NAMES, REQUIRED, USUAL_PAIR_NAMES, USUAL_TICKET_NAMES, name_key, positions_of
+from trainer.data.field_names import USUAL_TICKET_NAMES, free_columns, missing_ticket_text, name_key, positions_of
 from trainer.data.identifiers import is_rounded
 from trainer.data.pair_cells import UNUSABLE
-from trainer.data.raw_table import COMPARED_NAMES, RawTable, brief, fix_of_object, missing_column
+from trainer.data.raw_table import RawTable, brief, fix_of_object, missing_column
 from trainer.data.readers import Reading, read_table
 from trainer.errors import InputError
 
@@ -65,17 +64,13 @@ class Columns:
             found[field] = _with_repeats(positions_of(column, names), names)
             if not found[field]:
                 raise missing_column(source, [column], names, f"name one of these with {option}")
-        taken = set(chain.from_iterable(found.values()))
-        first: dict[str, int] = {}
-        for position, name in enumerate(names):
-            if position not in taken:
-                first.setdefault(name_key(name), position)
+        free = free_columns(names, found)
         for field, keys in USUAL_TICKET_NAMES.items():
-            key = next((key for key in keys if key in first), None)
+            key = next((key for key in keys if key in free), None)
             if key and field not in found and not (self.texts and field.startswith("text")):
-                found[field] = _with_repeats(positions_of(names[first[key]], names), names)
+                found[field] = _with_repeats(positions_of(names[free[key][0]], names), names)
         if not found.keys() & {"text1", "text2"}:
-            raise _missing_text(source, names)
+            raise missing_ticket_text(source, names)
         return found
 
     def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
@@ -116,19 +111,6 @@ def _with_repeats(positions: tuple[int, ...], names: Sequence[str]) -> tuple[int
         return ()
     again = re.compile(re.escape(names[positions[0]]) + r"\.\d+")
     return positions + tuple(position for position, other in enumerate(names) if again.fullmatch(other))
-
-
-def _missing_text(source: str, names: Sequence[str]) -> InputError:
-    keys = {name_key(other) for other in names}
-    if all(keys & {*own, *USUAL_PAIR_NAMES[name]} for name, own in PAIR_NAMES.items() if name in REQUIRED):
-        return InputError(f"{source}: holds pairs, not tickets: train on it, trainer train --set data.train={source}")
-    inner = [  # the keys of objects, as in fields.summary
-        next((name for key in keys for name in names[:COMPARED_NAMES] if key in map(name_key, name.split("."))), "")
-        for keys in (USUAL_TICKET_NAMES["text1"], USUAL_TICKET_NAMES["text2"])
-    ]
-    example = f", as in --text-columns {','.join(inner)}" if all(inner) and len(",".join(inner)) < 100 else ""
-    fix = "name yours with --text-columns" + example
-    return missing_column(source, ["short_description or description"], names, fix)
 
 
 def texts_of_cell(raw: RawTable, column: str, row: int) -> list[str]:

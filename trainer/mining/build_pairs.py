@@ -86,7 +86,8 @@ def _check_tickets(tickets: Tickets, settings: Settings) -> None:
 def _fit_categories(tickets: Tickets, settings: Settings) -> tuple[Settings, str]:
     """The settings, with bands of any category for default bands that ask for one where tickets have no two of them;
     and what was left out, in words. Raises InputError where a band that a person gave asks for one."""
-    asking = settings.asking_for_categories()
+    bands = ((phase.name, band) for phase in settings.phases for band in (phase.positives, phase.negatives))
+    asking = [(name, str(band)) for name, band in bands if band.category != "any"]
     if len(tickets.categories) > 1 or not asking:
         return settings, ""
     only = repr(tickets.categories[0]) if tickets.categories else ""

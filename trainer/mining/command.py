@@ -12,7 +12,7 @@ from trainer.data.readers import add_reading_options, reading_from
 from trainer.data.ticket_table import Columns
 from trainer.data.tickets import OPTIONAL_REASONS, Filter
 from trainer.errors import InputError
-from trainer.mining.settings import BANDS, PHASES, SIMILARITIES, Settings, parse_augment, parse_phases
+from trainer.mining.settings import BANDS, LABELS, PHASES, SIMILARITIES, Settings, parse_augment, parse_phases
 from trainer.system.arguments import Parser, parse_names
 from trainer.text.cleaning import LANGUAGES
 
@@ -87,7 +87,7 @@ def _add_mining_options(add: Callable[..., None]) -> None:
     text = f"such a negative scores at most (1 - margin) x its anchor's positive (default: {Settings.margin:g})"
     add("--margin", text, type=float, default=None)
     for place, phase in enumerate(PHASES):
-        bands = zip(("positives", "negatives"), BANDS["tfidf"][place], BANDS["encoder"][place], strict=True)
+        bands = zip(LABELS, BANDS["tfidf"][place], BANDS["encoder"][place], strict=True)
         for label, band, encoder_band in bands:
             text = f"band (default: {band}, for an encoder {encoder_band})"
             add(f"--{phase}-{label}", text, metavar="BAND")

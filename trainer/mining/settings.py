@@ -19,6 +19,7 @@ from trainer.errors import InputError
 PARTS = ("train", "dev", "test")
 CATEGORY_RULES = ("same", "other", "any")
 PHASES = ("easy", "medium", "hard")
+LABELS = ("positives", "negatives")
 SIMILARITIES = ("tfidf", "encoder", "both")
 BoolArray = NDArray[np.bool_]
 
@@ -49,10 +50,6 @@ class Band:
         """Mask of the cosines; `same`: equal categories, `known`: neither is missing."""
         fits = known & (same == (self.category == "same")) if self.category != "any" else True
         return (cosine >= self.low) & (cosine < self.high) & fits
-
-    def of_any_category(self) -> Band:
-        """The band of any category."""
-        return replace(self, category="any")
 
     def __str__(self) -> str:
         return f"{self.low:g}:{self.high:g}:{self.category}"
@@ -102,18 +99,13 @@ class Settings:
         """Positives, and as many negatives, asked for in a phase of a part."""
         return round(phase.size / 2 * self.shares[part])
 
-    def asking_for_categories(self) -> list[tuple[str, str]]:
-        """The phase and the band, in words, of the bands that say how categories compare."""
-        bands = ((phase.name, band) for phase in self.phases for band in (phase.positives, phase.negatives))
-        return [(name, str(band)) for name, band in bands if band.category != "any"]
-
     def without_categories(self) -> Settings:
         """The settings with bands of any category."""
-        phases = (
-            replace(phase, positives=phase.positives.of_any_category(), negatives=phase.negatives.of_any_category())
-            for phase in self.phases
-        )
-        return replace(self, phases=tuple(phases))
+
+        def widened(phase: Phase) -> Phase:
+            return replace(phase, **{side: replace(getattr(phase, side), category="any") for side in LABELS})
+
+        return replace(self, phases=tuple(map(widened, self.phases)))
 
     def check(self) -> None:
         """Raises InputError for settings that contradict each other or make no sense."""
@@ -159,8 +151,7 @@ def parse_phases(sizes: str, bands: Sequence[tuple[str | None, str | None]], sim
     for place, (name, number) in enumerate(zip(PHASES, numbers, strict=True)):
         chosen = [given or default for given, default in zip(bands[place], BANDS[similarity][place], strict=True)]
         positives, negatives = (
-            parse_band(f"--{name}-{label}", text)
-            for label, text in zip(("positives", "negatives"), chosen, strict=True)
+            parse_band(f"--{name}-{label}", text) for label, text in zip(LABELS, chosen, strict=True)
         )
         if positives.low <= 0:
             raise InputError(f"--{name}-positives {positives}: the low end must be above 0")

@@ -16,13 +16,13 @@ from trainer.data.tickets import REASONS, Tickets
 from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category
 from trainer.mining.negatives import Search
 from trainer.mining.positives import Pairs, compare_categories, usable
+from trainer.mining.settings import LABELS
 from trainer.system.console import console
 from trainer.text.masking import mask_text
 from trainer.text.tfidf import FloatArray
 
 EXAMPLES = 3  # pairs shown of each phase and label
 EXAMPLE_LENGTH = 160
-LABELS = ("positives", "negatives")
 
 Chosen = dict[int, tuple[Pairs, Pairs]]
 """Phase number -> its positives and negatives, of which as many are written as both have."""
