@@ -58,6 +58,7 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
     def __init__(
         self, table: PairTable, config: CurriculumConfig, *, batch_size: int, seed: int, world_size: int = 1
     ) -> None:
+        self._table, self._config = table, config
         self.batch_size = batch_size
         self.global_size = batch_size * world_size
         self.phases: list[PhasePlan] = []
@@ -65,19 +66,11 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
         self._batches: list[np.ndarray] = []
         earlier: list[Unit] = []
         for number, (name, rows) in enumerate(_phase_rows(table, config, self.global_size)):
-            earlier = earlier + self._add_phase(table, config, name, rows, earlier, (seed, number))
+            earlier = earlier + self._add_phase(name, rows, earlier, (seed, number))
 
-    def _add_phase(
-        self,
-        table: PairTable,
-        config: CurriculumConfig,
-        name: str,
-        rows: np.ndarray,
-        earlier: list[Unit],
-        seed: tuple[int, int],
-    ) -> list[Unit]:
+    def _add_phase(self, name: str, rows: np.ndarray, earlier: list[Unit], seed: tuple[int, int]) -> list[Unit]:
         """Plan a phase; returns its units."""
-        units = make_units(table, rows)
+        table, config, units = self._table, self._config, make_units(self._table, rows)
         replay_rows = round(config.replay * len(rows)) if earlier else 0
         first_step, replayed, repeats = len(self), 0, 0
         queue: deque[Unit] = deque()

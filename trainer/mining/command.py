@@ -51,12 +51,8 @@ def build_pairs_parser() -> argparse.ArgumentParser:
     text += "others beside it"
     add("--output", text, required=True, default=None, type=Path, metavar="DIR|FILE.json")
     add = _adder(parser.add_argument_group("columns"))
-    add(
-        "--number-column",
-        "the ticket's number (default: number, or another usual name)",
-        field="number",
-        metavar="NAME",
-    )
+    text = "the ticket's number (default: number, or another usual name)"
+    add("--number-column", text, field="number", metavar="NAME")
     text = "what it says, title first (default: short_description,description, or other usual names)"
     add("--text-columns", text, field="texts", type=parse_names, metavar="NAME,...")
     text = "who or what it belongs to (default: assignment_group, or another usual name)"
