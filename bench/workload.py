@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from trainer.data.field_names import TicketFinder
 from trainer.data.readers import read_table
+from trainer.data.ticket_table import Columns
 from trainer.model.tiny import build_tiny_mpnet
 
 
@@ -53,7 +53,7 @@ def ticket_pairs(tickets: str | None, count: int = 4335) -> list[tuple[str, str]
         rng = np.random.default_rng(0)
         sides = [made_up(rng, lengths, count) for lengths in (TITLE_LENGTHS, BODY_LENGTHS)]
         return list(zip(*sides, strict=True))
-    columns = read_table(tickets, TicketFinder()).columns
+    columns = read_table(tickets, Columns()).columns
     chosen: dict[str, str] = {}
     for title, body in zip(columns["text1"], columns["text2"], strict=True):
         if title.strip() and body.strip() and title.strip() != body.strip():

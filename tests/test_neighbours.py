@@ -110,7 +110,7 @@ def test_cosines_of_pairs_and_of_blocks_are_the_product(dense: bool) -> None:
 
 def test_where_both_judge_positives_take_the_lower_and_negatives_the_higher() -> None:
     one, two = random_rows(3, rows=120), random_rows(4, rows=120).toarray()
-    both = Similarity(one, two)
+    both = Similarity({"tfidf": one, "encoder": two})
     low = np.minimum((one @ one.T).toarray(), two @ two.T)
     high = np.maximum((one @ one.T).toarray(), two @ two.T)
     found = both.pairs(0.15, lambda candidates: candidates)
@@ -118,4 +118,3 @@ def test_where_both_judge_positives_take_the_lower_and_negatives_the_higher() ->
     assert len(found) > 5
     np.testing.assert_allclose(both.alike(found.first, found.second), found.cosine, atol=1e-6)
     np.testing.assert_allclose(both.closest(np.arange(5), np.arange(120)), high[:5], atol=1e-6)
-    assert (both.kind, Similarity(one, None).kind, Similarity(None, two).kind) == ("both", "tfidf", "encoder")

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.sparse import coo_matrix, csgraph
 
-from trainer.data.tickets import Tickets
+from trainer.data.readers import Reading
+from trainer.data.ticket_table import Columns
+from trainer.data.tickets import Filter, Tickets
 from trainer.mining import positives as mining
-from trainer.mining.negatives import HardSource, Search, take_negatives
+from trainer.mining.negatives import Search, take_negatives
 from trainer.mining.neighbours import Similarity
-from trainer.mining.positives import (
-    PARTS,
-    Band,
-    Mined,
-    Pairs,
-    Phase,
-    _known_pairs,
-    mine_positives,
-    take_positives,
-    usable,
-)
+from trainer.mining.positives import Mined, Pairs, _known_pairs, mine_positives, take_positives, usable
+from trainer.mining.settings import PARTS, Band, Phase, Settings
 from trainer.text.tfidf import tfidf_matrix
 
 PHASES = (
@@ -30,7 +25,6 @@ PHASES = (
     Phase(2, "medium", 400, Band(0.5, 0.95, "other"), Band(0.1, 0.3, "same")),
     Phase(3, "hard", 400, Band(0.4, 0.65, "same"), Band(0.2, 0.5, "any")),
 )
-SHARES = (0.15, 0.15)
 
 
 def make_tickets(seed: int, count: int = 900) -> Tickets:
@@ -60,26 +54,25 @@ def make_tickets(seed: int, count: int = 900) -> Tickets:
     )
 
 
-def mine(tickets: Tickets, seed: int = 0, largest_group: int = 20, similarity: Similarity | None = None) -> Mined:
-    similarity = similarity or Similarity(tfidf_matrix(tickets.texts), None)
-    return mine_positives(tickets, similarity, PHASES, shares=SHARES, largest_group=largest_group, seed=seed)
+def settings_of(**changes: Any) -> Settings:
+    settings = Settings("", Path(), Columns(), Reading(), Filter(), PHASES, dev_share=0.15, test_share=0.15)
+    return replace(settings, **{"largest_group": 20, "most_uses": 6, **changes})
+
+
+def mine(tickets: Tickets, **changes: Any) -> Mined:
+    return mine_positives(tickets, Similarity({"tfidf": tfidf_matrix(tickets.texts)}), settings_of(**changes))
 
 
 def select(
-    tickets: Tickets, mined: Mined, part: int = 0, most_uses: int = 6, seed: int = 0, hard: HardSource | None = None
+    tickets: Tickets, mined: Mined, part: int = 0, embeddings: np.ndarray | None = None, **changes: Any
 ) -> dict[int, tuple[Pairs, Pairs]]:
-    similarity = Similarity(tfidf_matrix(tickets.texts), None)
-    sizes = {phase.number: phase.size // 2 for phase in PHASES}
-    positives = take_positives(mined, PHASES, sizes, part, "tfidf", most_uses, seed)
+    settings = settings_of(**changes)
+    positives = take_positives(mined, settings, part)
     taken = {pair for pairs in positives.values() for pair in pairs.sorted()}
-    search = Search(tickets, similarity, mined, PHASES, hard)
-    return {
-        phase.number: (
-            positives[phase.number],
-            take_negatives(search, phase, positives[phase.number], part, taken, most_uses=most_uses, seed=seed),
-        )
-        for phase in PHASES
-    }
+    encoder = {} if embeddings is None else {"encoder": embeddings}
+    search = Search(tickets, Similarity({"tfidf": tfidf_matrix(tickets.texts)} | encoder), mined, settings)
+    phases = ((phase, positives[phase.number]) for phase in PHASES)
+    return {phase.number: (pairs, take_negatives(search, phase, pairs, part, taken)) for phase, pairs in phases}
 
 
 def cosines(tickets: Tickets, pairs: Pairs) -> np.ndarray:
@@ -103,7 +96,7 @@ def fits(band: Band, tickets: Tickets, pairs: Pairs) -> bool:
 @pytest.mark.parametrize("seed", range(3))
 def test_every_pair_lies_in_its_band_and_part_and_is_taken_once(seed: int) -> None:
     tickets = make_tickets(seed)
-    mined = mine(tickets, seed)
+    mined = mine(tickets, seed=seed)
     seen: list[tuple[int, int]] = []
     for part in range(len(PARTS)):
         for phase in PHASES:
@@ -120,7 +113,7 @@ def test_every_pair_lies_in_its_band_and_part_and_is_taken_once(seed: int) -> No
 @pytest.mark.parametrize("seed", range(3))
 def test_no_chain_of_positives_contradicts_a_negative_or_leaves_a_part(seed: int) -> None:
     tickets = make_tickets(seed)
-    mined = mine(tickets, seed)
+    mined = mine(tickets, seed=seed)
     chosen = [pairs for part in range(3) for pairs in select(tickets, mined, part, seed=seed).values()]
     first, second = (
         np.concatenate([getattr(positives, side) for positives, _ in chosen]) for side in ("first", "second")
@@ -140,7 +133,7 @@ def test_groups_keep_their_size_and_parts_their_share() -> None:
         sizes = np.unique(mined.group, return_counts=True)[1]
         assert sizes.max() <= largest and (sizes > 1).any()
         share = np.bincount(mined.part, minlength=3) / len(tickets)
-        assert abs(share[1] - SHARES[0]) < 0.05 and abs(share[2] - SHARES[1]) < 0.05
+        assert abs(share[1] - 0.15) < 0.05 and abs(share[2] - 0.15) < 0.05
         for group in np.unique(mined.group):
             assert len(set(mined.part[mined.group == group])) == 1
 
@@ -162,7 +155,7 @@ def test_everything_repeats_with_its_seed_and_changes_with_another() -> None:
     tickets = make_tickets(0)
 
     def rows(seed: int) -> list[tuple[int, int]]:
-        chosen = select(tickets, mine(tickets, seed), seed=seed)
+        chosen = select(tickets, mine(tickets, seed=seed), seed=seed)
         return [
             pair
             for both in chosen.values()
@@ -280,7 +273,7 @@ def test_an_encoder_picks_the_hardest_below_its_margin(margin: float) -> None:
     )
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     whole = rows @ rows.T
-    chosen = select(tickets, mined, hard=HardSource(rows, margin))
+    chosen = select(tickets, mined, embeddings=rows, margin=margin)
     positives, negatives = chosen[3]
     assert set(negatives.origin) == {"model"} and set(chosen[1][1].origin) == {"tfidf"} and len(negatives) > 100
     own: dict[int, float] = {}

@@ -23,9 +23,9 @@ from typing import Any
 
 from bench.measuring import in_new_process
 from bench.records import finish, make_parser
-from trainer.data.field_names import TicketFinder
 from trainer.data.incidents import generate_pairs
 from trainer.data.readers import read_table
+from trainer.data.ticket_table import Columns
 from trainer.main import cli
 
 NAMES = ("number", "short_description", "description", "assignment_group")
@@ -34,7 +34,7 @@ SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
 def real_tickets(path: str) -> list[tuple[str, str, str]]:
     """Title, body and category of each ticket."""
-    columns = read_table(path, TicketFinder()).columns
+    columns = read_table(path, Columns()).columns
     return list(zip(*(columns[name] for name in ("text1", "text2", "category")), strict=True))
 
 

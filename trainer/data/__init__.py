@@ -3,8 +3,9 @@
 pairs.read_pairs(path), pairs_from_columns(columns) -> PairTable   pairs from a file or from memory, checked
 readers.read_table -> RawTable (raw_table) a file by what it is: json_files, delimited, binary_files (XLSX, Parquet)
 text_files.read_bytes, decode              gzip, and text in UTF-8, UTF-16 or cp1252
-field_names.PairFinder, TicketFinder       which columns hold which field, by their usual names or a person's
-pair_cells, ticket_table                   the cells of pairs and of tickets, checked
+field_names.PairFinder                     which columns hold which field, by their usual names or a person's
+ticket_table.Columns, read_ticket_table    the same for tickets, and the texts of their cells
+pair_cells.py                              a cell of pairs, checked
 split.hold_out, check_overlap              held-out parts that share no text with the training pairs
 run_data.load_data -> RunData              the pairs of a run; locate_model: its base model
 curriculum.PhasedBatchSampler              which rows make up each batch of a run

@@ -41,11 +41,7 @@ def make_units(table: PairTable, rows: np.ndarray) -> list[Unit]:
             hosts.rotate(-1)
         else:
             members.append([row])
-    return [_unit(first, second, unit) for unit in members]
-
-
-def _unit(first: list[int], second: list[int], rows: list[int]) -> Unit:
-    return Unit(tuple(rows), frozenset(first[row] for row in rows) | frozenset(second[row] for row in rows))
+    return [Unit(tuple(unit), frozenset(side[row] for row in unit for side in (first, second))) for unit in members]
 
 
 def take_batch(queue: deque[Unit], size: int) -> list[Unit]:
@@ -120,10 +116,6 @@ def _swap(batches: list[list[Unit]], counts: list[Counter[int]], number: int, pl
 
 def sample_units(units: list[Unit], rows: int, rng: np.random.Generator) -> list[Unit]:
     """Random units, each at most once, until they hold `rows` rows."""
-    chosen: list[Unit] = []
-    for i in rng.permutation(len(units)) if rows else ():
-        if rows <= 0:
-            break
-        chosen.append(units[i])
-        rows -= len(units[i].rows)
-    return chosen
+    order = rng.permutation(len(units)) if rows else np.empty(0, np.int64)
+    sizes = np.cumsum([len(units[i].rows) for i in order])
+    return [units[i] for i in order[: np.searchsorted(sizes, rows) + 1]]

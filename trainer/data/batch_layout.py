@@ -87,22 +87,23 @@ class LayoutBuilder:
             encoded.append(np.unique(np.concatenate(needed)))
         positives = [part[table.label[part]] for part in ranks]
         unique_candidates = np.unique(candidate_texts)
+        encoded_once, first_place = np.unique(np.concatenate(encoded), return_index=True)
         first = sum(map(len, positives[: self.rank]))
         of_rank = slice(first, first + len(positives[self.rank]))
         pairs = ranks if self.all_pairs else [part[:0] for part in ranks]
-        all_queries = _positions(encoded, [table.text1[part] for part in positives])
+        all_queries = _positions(encoded, table.text1, positives)
         return BatchLayout(
             texts=tuple(encoded),
             queries=all_queries[of_rank],
-            candidates=_first_positions(encoded, unique_candidates),
+            candidates=torch.from_numpy(first_place[np.searchsorted(encoded_once, unique_candidates)]),
             targets=torch.from_numpy(np.searchsorted(unique_candidates, target_texts[of_rank])),
-            own_targets=_positions(encoded, [table.text2[part] for part in positives])[of_rank],
+            own_targets=_positions(encoded, table.text2, positives)[of_rank],
             excluded=self._related(query_texts[of_rank], unique_candidates),
             all_queries=all_queries,
             first_query=first,
             reverse_excluded=self._related(target_texts[of_rank], query_texts),
-            pair1=_positions(encoded, [table.text1[part] for part in pairs]),
-            pair2=_positions(encoded, [table.text2[part] for part in pairs]),
+            pair1=_positions(encoded, table.text1, pairs),
+            pair2=_positions(encoded, table.text2, pairs),
             pair_labels=torch.from_numpy(table.label[np.concatenate(pairs)]),
         )
 
@@ -126,14 +127,8 @@ class LayoutBuilder:
         return torch.from_numpy(columns)
 
 
-def _positions(encoded: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Tensor:
-    """Where each rank encodes the texts that it wants, rank after rank."""
+def _positions(encoded: Sequence[np.ndarray], texts: np.ndarray, rows: Sequence[np.ndarray]) -> Tensor:
+    """Where each rank encodes the texts [N] of its rows, rank after rank."""
     starts = accumulate(map(len, encoded), initial=0)
-    parts = zip(starts, encoded, wanted, strict=False)
-    return torch.from_numpy(np.concatenate([start + np.searchsorted(texts, ids) for start, texts, ids in parts]))
-
-
-def _first_positions(encoded: Sequence[np.ndarray], wanted: np.ndarray) -> Tensor:
-    """Where texts are encoded first."""
-    texts, first = np.unique(np.concatenate(encoded), return_index=True)
-    return torch.from_numpy(first[np.searchsorted(texts, wanted)])
+    parts = zip(starts, encoded, rows, strict=False)
+    return torch.from_numpy(np.concatenate([start + np.searchsorted(ids, texts[part]) for start, ids, part in parts]))

@@ -10,12 +10,12 @@ import datetime
 import io
 import itertools
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 from trainer.data.delimited import read_rows
-from trainer.data.raw_table import Finder, RawTable, gather, name_fields
+from trainer.data.raw_table import Finder, RawTable, table_of_cells
 from trainer.data.text_files import check_expansion
 from trainer.errors import InputError, first_line
 
@@ -26,6 +26,8 @@ BATCH_ROWS = 1024  # of Parquet at a time, between two looks at what it has beco
 
 def read_workbook(data: bytes, source: str, finder: Finder) -> RawTable:
     """The first sheet with rows of an XLSX workbook. Raises InputError."""
+    if b"xl/" not in data:
+        raise InputError(f"{source}: is a zip archive and no XLSX workbook: unpack it")
     try:
         import openpyxl
     except ImportError:
@@ -84,39 +86,20 @@ def read_parquet(data: bytes, source: str, finder: Finder) -> RawTable:
         file = parquet.ParquetFile(io.BytesIO(data))
         names = list(file.schema_arrow.names)
         found = finder.find(names, source)
-        positions = sorted({position for chosen in found.values() for position in chosen})
-        cells = _cells_of_parquet(file, positions, source, len(data))
+        cells: dict[int, list[Any]] = {position: [] for positions in found.values() for position in positions}
+        check_expansion(source, file.metadata.num_rows * CELL_BYTES * len(cells), len(data))
+        expanded = 0
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[names[position] for position in cells]):
+            expanded += batch.nbytes
+            check_expansion(source, expanded, len(data))
+            for position, column in cells.items():
+                values = batch.column(names[position]).to_pylist()
+                column += [float(value) if isinstance(value, Decimal) else value for value in values]
     except InputError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{source}: cannot be read as Parquet ({first_line(error)}): write it again") from None
-    if not cells or not len(next(iter(cells.values()))):
-        raise InputError(f"{source}: has columns but no rows: add rows")
-    columns = {
-        field: cells[chosen[0]]
-        if len(chosen) == 1
-        else [gather(row, range(len(row))) for row in zip(*(cells[position] for position in chosen), strict=True)]
-        for field, chosen in found.items()
-    }
-    return RawTable(source, columns, name_fields(found, names))
-
-
-def _cells_of_parquet(file: Any, positions: Sequence[int], source: str, size: int) -> dict[int, list[Any]]:
-    """Position -> cells of its column, within the bound on what the file may expand to."""
-    check_expansion(source, file.metadata.num_rows * CELL_BYTES * len(positions), size)
-    names = [file.schema_arrow.names[position] for position in positions]
-    cells: dict[int, list[Any]] = {position: [] for position in positions}
-    expanded = 0
-    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
-        expanded += batch.nbytes
-        check_expansion(source, expanded, size)
-        for position, name in zip(positions, names, strict=True):
-            cells[position] += map(_plain, batch.column(name).to_pylist())
-    return cells
-
-
-def _plain(value: Any) -> Any:
-    return float(value) if isinstance(value, Decimal) else value
+    return table_of_cells(source, found, names, cells)
 
 
 def _missing_library(source: str, what: str, library: str) -> InputError:

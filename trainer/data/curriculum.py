@@ -7,7 +7,7 @@ one integer, every rank knows every batch, and a resumed run continues exactly w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,13 +52,13 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
     >>> sampler[0].shape, sampler.phase_at(7).name
     ((8,), '2')
 
-    Raises:
-        InputError: a phase that is empty, unknown, without positives, or smaller than one global batch.
+    Raises InputError: a phase that is empty, unknown, without positives, or smaller than one global batch.
     """
 
     def __init__(
         self, table: PairTable, config: CurriculumConfig, *, batch_size: int, seed: int, world_size: int = 1
     ) -> None:
+        self._table, self._config = table, config
         self.batch_size = batch_size
         self.global_size = batch_size * world_size
         self.phases: list[PhasePlan] = []
@@ -66,28 +66,18 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
         self._batches: list[np.ndarray] = []
         earlier: list[Unit] = []
         for number, (name, rows) in enumerate(_phase_rows(table, config, self.global_size)):
-            units = make_units(table, rows)
-            wanted = round(config.replay * len(rows)) if earlier else 0
-            self._add_phase(table, name, rows, units, earlier, wanted, config.epochs, (seed, number))
-            earlier = earlier + units
+            earlier = earlier + self._add_phase(name, rows, earlier, (seed, number))
 
-    def _add_phase(
-        self,
-        table: PairTable,
-        name: str,
-        rows: np.ndarray,
-        units: list[Unit],
-        earlier: list[Unit],
-        wanted: int,
-        epochs: int,
-        seed: tuple[int, int],
-    ) -> None:
+    def _add_phase(self, name: str, rows: np.ndarray, earlier: list[Unit], seed: tuple[int, int]) -> list[Unit]:
+        """Plan a phase; returns its units."""
+        table, config, units = self._table, self._config, make_units(self._table, rows)
+        replay_rows = round(config.replay * len(rows)) if earlier else 0
         first_step, replayed, repeats = len(self), 0, 0
         queue: deque[Unit] = deque()
         waiting = 0  # rows in the queue
-        for epoch in range(1, epochs + 1):
+        for epoch in range(1, config.epochs + 1):
             rng = np.random.default_rng((*seed, epoch))
-            replay = sample_units(earlier, wanted, rng)
+            replay = sample_units(earlier, replay_rows, rng)
             fresh = units + replay
             queue.extend(fresh[i] for i in rng.permutation(len(fresh)))
             waiting += sum(len(unit.rows) for unit in fresh)
@@ -106,7 +96,7 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
                 rows=len(rows),
                 positives=positives,
                 negatives=len(rows) - positives,
-                epochs=epochs,
+                epochs=config.epochs,
                 first_step=first_step,
                 steps=len(batches),
                 replayed=replayed,
@@ -114,9 +104,10 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
                 extra=extra,
                 repeats=repeats,
                 left_over=waiting,
-                negatives_per_anchor=_negatives_per_anchor(table, batches),
+                negatives_per_anchor=float(np.mean([len(np.unique(table.text2[batch])) - 1 for batch in batches])),
             )
         )
+        return units
 
     def __len__(self) -> int:
         """Steps of the whole run."""
@@ -125,9 +116,6 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
     def __getitem__(self, step: int) -> np.ndarray:  # type: ignore[override]  # no slices
         """Row numbers of the global batch of a step."""
         return self._batches[step]
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self._batches)
 
     def local(self, step: int, rank: int) -> np.ndarray:
         """Row numbers [batch_size] that a rank handles in a step."""
@@ -189,8 +177,3 @@ def _count_riders(table: PairTable, batches: list[np.ndarray]) -> tuple[int, int
         riding += int((np.isin(first[negatives], anchors) | np.isin(second[negatives], anchors)).sum())
         negatives_seen += len(negatives)
     return riding, negatives_seen - riding
-
-
-def _negatives_per_anchor(table: PairTable, batches: list[np.ndarray]) -> float:
-    counts = [len(np.unique(table.text2[batch])) - 1 for batch in batches]
-    return float(np.mean(counts))

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from trainer.data.raw_table import Finder, RawTable, gather, name_fields, place_of
+from trainer.data.raw_table import Finder, RawTable, place_of, table_of_cells
 from trainer.errors import InputError
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -67,42 +68,34 @@ def _with_or_without_quotes(read: Callable[[bool], RawTable], lines: int) -> Raw
     return plain if len(plain) > len(table) else table
 
 
-def read_rows(rows: Rows, source: str, finder: Finder, notes: Sequence[str], fix: str) -> RawTable:
+def read_rows(rows: Rows, source: str, finder: Finder, notes: tuple[str, ...], fix: str) -> RawTable:
     """A table of rows, the first of which is the header unless `finder` knows better. Raises InputError.
 
     Args:
         fix: what to do about a row of another length than the first.
     """
-    line, cells = next(rows, (0, ()))
-    first = [str(cell).strip() for cell in cells]
+    head = next(rows, (0, ()))
+    first = [str(cell).strip() for cell in head[1]]
     bare = finder.without_header(first, source)
     found = bare or finder.find(first, source)
-    names = {field: field for field in found} if bare else name_fields(found, first)
-    columns: dict[str, list[Any]] = {field: [] for field in found}
+    columns: dict[int, list[Any]] = {position: [] for positions in found.values() for position in positions}
     lines = array("q")
     ragged: list[tuple[int, int]] = []  # row, cells
-
-    def add(line: int, cells: Sequence[Any]) -> None:
+    for line, cells in itertools.chain([head] if bare else [], rows):
         if len(cells) > len(first) and not any(cells[len(first) :]):
             cells = cells[: len(first)]  # empty cells at the end, as spreadsheets write them
         if len(cells) != len(first):
             ragged.append((len(lines), len(cells)))
             cells = [""] * len(first)
-        for field, positions in found.items():
-            columns[field].append(gather(cells, positions))
+        for position, column in columns.items():
+            column.append(cells[position])
         lines.append(line)
-
-    if bare:
-        add(line, cells)
-    for line, cells in rows:
-        add(line, cells)
-    if not lines:
-        raise InputError(f"{source}: has a header but no rows: add rows")
     if ragged:
         row, count = ragged[0]
         place, others = place_of([row + 1 for row, _ in ragged], lines[row]), ", ..." * (len(ragged) > 1)
         raise InputError(f"{source}: {place}: {count}{others} cell(s) where the first row has {len(first)}: {fix}")
-    return RawTable(source, columns, names, lines, notes=tuple(notes))
+    names = {positions[0]: field for field, positions in found.items()} if bare else first
+    return table_of_cells(source, found, names, columns, lines, notes)
 
 
 def _named(separator: str, source: str) -> str:
@@ -128,7 +121,7 @@ def _choose(text: str, source: str, finder: Finder, usual: str) -> str:
             continue
     if cells.get("\t", 0) > 1:
         return "\t"  # texts hold commas, tabs they hardly do
-    most = max(cells, key=lambda separator: cells[separator], default=usual)
+    most = max(cells, key=cells.__getitem__, default=usual)
     return most if cells.get(most, 0) > 1 else usual
 
 

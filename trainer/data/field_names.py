@@ -1,7 +1,7 @@
 """What the columns of pairs and tickets are called: the names that a person gives, else the usual ones.
 
-Names are compared by their letters and digits alone: "Short description" is short_description. A `PairFinder` or a
-`TicketFinder` tells the readers which columns of a file hold which field.
+Names are compared by their letters and digits alone: "Short description" is short_description. A `PairFinder`, or for
+tickets `ticket_table.Columns`, tells the readers which columns of a file hold which field.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from trainer.data.raw_table import COMPARED_NAMES, brief, missing_column, parse_number
@@ -74,7 +75,14 @@ def positions_of(name: str, names: Sequence[str]) -> tuple[int, ...]:
     return tuple(alike) if len({names[position] for position in alike}) == 1 else ()
 
 
-# ---- pairs
+def free_columns(names: Sequence[str], found: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """Key of a name -> positions of the columns of that name that no field has been found to be."""
+    taken = set(chain.from_iterable(found.values()))
+    free: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        if position not in taken:
+            free.setdefault(name_key(name), []).append(position)
+    return free
 
 
 @dataclass(frozen=True)
@@ -96,12 +104,7 @@ class PairFinder:
     def find(self, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
         """Field -> positions of its columns. Raises InputError: one is missing, or could be one of several."""
         mapped = self._mapped(names, source)
-        found = dict(mapped)
-        taken = {position for positions in mapped.values() for position in positions}
-        by_key: dict[str, list[int]] = {}
-        for position, name in enumerate(names):
-            if position not in taken:
-                by_key.setdefault(name_key(name), []).append(position)
+        found, by_key = dict(mapped), free_columns(names, mapped)
         for name, own in PAIR_NAMES.items():
             if name not in found and not (name == "text2" and "positive" in found):
                 usual = list(USUAL_PAIR_NAMES.get(name, ()))
@@ -155,15 +158,13 @@ class PairFinder:
             return {"text1": (0,), "text2": (1,), "label": (2,)}
         return {"label": (0,), "text1": (1,), "text2": (2,)} if parse_number(cells[0]) is not None else {}
 
-    def is_mapped(self, name: str) -> bool:
-        """Whether a column of this name is one that a person mapped."""
-        return name_key(name) in map(name_key, self.mapping.values())
-
-    def describe(self, names: Mapping[str, str]) -> list[str]:
-        """The columns of fields that do not go by our own names, as "text1=question1"."""
+    def describe(self, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
+        """The columns of fields that do not go by our own names, as "text1=question1"; and whether none was mapped."""
+        mapped = set(map(name_key, self.mapping.values()))
+        unused = mapped and not any(name_key(name) in mapped for name in names.values())
         return [
             f"{name}={column}" for name, column in names.items() if name_key(column) not in PAIR_NAMES.get(name, ())
-        ]
+        ], ["it has none of the columns that were named"] if unused else []
 
 
 def _only(
@@ -208,67 +209,8 @@ def _missing_pair_columns(source: str, missing: Sequence[str], names: Sequence[s
     return missing_column(source, missing, names, fix)
 
 
-# ---- tickets
-
-
-@dataclass(frozen=True)
-class TicketFinder:
-    """Finds a ticket file's columns: those of `given`, by the option that names them, else the usual ones."""
-
-    number: str = ""
-    texts: tuple[str, ...] = ()
-    category: str = ""
-    duplicate_of: str = ""
-    cluster: str = ""
-    date: str = ""
-    part: str = ""
-
-    def find(self, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
-        """Field -> positions of its columns, of texts text1, text2, ...; number and category may be missing.
-
-        Raises InputError for a column that was named and is not there, or no text.
-        """
-        found: dict[str, tuple[int, ...]] = {}
-        for name, column, option in (
-            ("number", self.number, "--number-column"),
-            ("category", self.category, "--category-column"),
-            ("duplicate_of", self.duplicate_of, "--duplicate-column"),
-            ("cluster", self.cluster, "--cluster-column"),
-            ("date", self.date, "--date-column"),
-            ("part", self.part, "--queries"),
-            *((f"text{place}", column, "--text-columns") for place, column in enumerate(self.texts, start=1)),
-        ):
-            if column:
-                found[name] = _with_repeats(positions_of(column, names), names)
-                if not found[name]:
-                    raise missing_column(source, [column], names, f"name one of these with {option}")
-        taken = {position for positions in found.values() for position in positions}
-        first: dict[str, int] = {}
-        for position, name in enumerate(names):
-            if position not in taken:
-                first.setdefault(name_key(name), position)
-        for name, keys in USUAL_TICKET_NAMES.items():
-            key = next((key for key in keys if key in first), None)
-            if key and name not in found and not (self.texts and name.startswith("text")):
-                found[name] = _with_repeats(positions_of(names[first[key]], names), names)
-        if not found.keys() & {"text1", "text2"}:
-            raise _missing_ticket_text(source, names)
-        return found
-
-    def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
-        """{}: a ticket file has a header."""
-        return {}
-
-
-def _with_repeats(positions: tuple[int, ...], names: Sequence[str]) -> tuple[int, ...]:
-    """With the columns that pandas named after it: Comment.1, Comment.2."""
-    if not positions:
-        return ()
-    again = re.compile(re.escape(names[positions[0]]) + r"\.\d+")
-    return positions + tuple(position for position, other in enumerate(names) if again.fullmatch(other))
-
-
-def _missing_ticket_text(source: str, names: Sequence[str]) -> InputError:
+def missing_ticket_text(source: str, names: Sequence[str]) -> InputError:
+    """The error for a ticket file without any text."""
     keys = {name_key(other) for other in names}
     if all(keys & {*own, *USUAL_PAIR_NAMES[name]} for name, own in PAIR_NAMES.items() if name in REQUIRED):
         return InputError(f"{source}: holds pairs, not tickets: train on it, trainer train --set data.train={source}")

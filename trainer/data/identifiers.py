@@ -14,7 +14,6 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,25 +44,15 @@ _ID = re.compile(r"#?[\w./:-]*\d[\w./:-]*")
 _PREFIXED_ID = re.compile(r"[^\W\d_][\w-]*\d")
 
 
-class Link(NamedTuple):
-    """A node that rows about one problem share."""
-
-    is_cluster: bool
-    key: str
-
-
 @dataclass(frozen=True, eq=False)
 class Links:
     """What the links of a file come to."""
 
-    clusters: NDArray[np.int64]
-    """[R] number of each row's cluster of known duplicates, chains followed."""
-    named: NDArray[np.bool_]
-    """[R] whether the file names the row's cluster."""
+    clusters: NDArray[np.int64]  # [R] number of each row's cluster of known duplicates, chains followed
+    named: NDArray[np.bool_]  # [R] whether the file names the row's cluster
     facts: dict[str, int]
     """Counts for the report: rows that hold a link, links to a ticket, and how many of these name none of the file."""
-    example: str
-    """A link that names no ticket of the file; empty where all do."""
+    example: str  # a link that names no ticket of the file; empty where all do
 
 
 def is_rounded(cell: str) -> bool:
@@ -157,20 +146,17 @@ def link_rows(
         duplicates: [R] cells that name the tickets which a row duplicates, None without such a column.
         clusters: [R] cells with a name that rows about one problem share.
 
-    Raises:
-        InputError: most links name no ticket of the file and tie nothing; one of each side is shown.
+    Raises InputError: most links name no ticket of the file and tie nothing; one of each side is shown.
     """
     known = _Numbers(numbers)
     targets = [known.targets(cell) for cell in duplicates] if duplicates is not None else [[] for _ in numbers]
     names = [id_key(clean_id(cell)) for cell in clusters] if clusters is not None else [""] * len(numbers)
-    nodes: dict[Link, int] = {}
+    nodes: dict[tuple[str, str], int] = {}  # that rows about one problem share
     edges = [
-        (row, len(numbers) + nodes.setdefault(link, len(nodes)))
+        (row, len(numbers) + nodes.setdefault((kind, key), len(nodes)))
         for row, (number, keys, name) in enumerate(zip(numbers, targets, names, strict=True))
-        for link in (
-            *(Link(False, key) for key in (id_key(number), *keys) if key),
-            *([Link(True, name)] if name else ()),
-        )
+        for kind, key in (("ticket", id_key(number)), *(("ticket", key) for key in keys), ("cluster", name))
+        if key
     ]
     first, second = np.array(edges, dtype=np.int64).reshape(-1, 2).T
     unknown = [key for keys in targets for key in keys if key not in known.keys]

@@ -18,11 +18,9 @@ from trainer.errors import InputError
 
 T = TypeVar("T")
 
-
 SPLITS = ("train", "dev", "test")
 FORMS = 3
 PHASES = 3
-
 
 # Things, then faults, of a category: a line each, its FORMS ways divided by "|". Every fault can befall every thing.
 GRAMMAR: dict[str, tuple[str, str]] = {
@@ -63,7 +61,6 @@ GRAMMAR: dict[str, tuple[str, str]] = {
     ),
 }
 
-
 # Around thing and fault: the first half of the frames names the thing first, the second half the fault.
 # `{number}` is in all of them: it keeps the splits apart.
 FRAMES = (
@@ -85,6 +82,18 @@ class Problem(NamedTuple):
     category: str
     thing: int
     fault: int
+
+
+CONCEPTS = {
+    category: [[[form.strip() for form in line.split("|")] for line in lines.splitlines()] for lines in both]
+    for category, both in GRAMMAR.items()
+}
+PROBLEMS = [
+    Problem(category, thing, fault)
+    for category, (things, faults) in CONCEPTS.items()
+    for thing in range(len(things))
+    for fault in range(len(faults))
+]
 
 
 class Saying(NamedTuple):
@@ -111,8 +120,7 @@ def generate_pairs(count: int, seed: int, split: str) -> dict[str, list]:
     Close paraphrase and look-alike are alike to the eye, and only the paraphrase is the same problem.
     Phases hold the same number of anchors to within one. Categories are the grammar's names.
 
-    Raises:
-        InputError: `count` below 6, the least that gives every phase both labels, or an unknown `split`.
+    Raises InputError: `count` below 6, the least that gives every phase both labels, or an unknown `split`.
     """
     if count < 2 * PHASES:
         raise InputError(
@@ -122,17 +130,16 @@ def generate_pairs(count: int, seed: int, split: str) -> dict[str, list]:
         raise InputError(f"incidents: split is {split!r}; use one of {', '.join(SPLITS)}")
     rng = Random(f"{seed}/{split}")
     rank = SPLITS.index(split)
-    problems = _all_problems()
     rows: list[tuple[str, str, int, int, str, str]] = []
     deck: list[Problem] = []
     for number in range((count + 1) // 2):
         # Deal from a shuffled deck: neighbouring anchors then are about different problems.
-        deck = deck or sorted(problems, key=lambda _: rng.random())
+        deck = deck or sorted(PROBLEMS, key=lambda _: rng.random())
         problem, phase = deck.pop(), 1 + number % PHASES
         saying = _saying(rng, rank)
         anchor = _render(problem, saying)
         positive = _render(problem, _paraphrase(rng, saying, phase, rank))
-        other, other_saying = _other_problem(rng, problems, problem, saying, phase, rank)
+        other, other_saying = _other_problem(rng, problem, saying, phase, rank)
         rows.append((anchor, positive, 1, phase, problem.category, problem.category))
         rows.append((anchor, _render(other, other_saying), 0, phase, problem.category, other.category))
     rows = sorted(rows[:count], key=lambda row: row[3])
@@ -153,21 +160,17 @@ def _paraphrase(rng: Random, saying: Saying, phase: int, rank: int) -> Saying:
     return Saying(thing_form, fault_form, frame, _details(rng, rank))
 
 
-def _other_problem(
-    rng: Random, problems: list[Problem], problem: Problem, saying: Saying, phase: int, rank: int
-) -> tuple[Problem, Saying]:
+def _other_problem(rng: Random, problem: Problem, saying: Saying, phase: int, rank: int) -> tuple[Problem, Saying]:
     """A problem that is not the anchor's, closer to it as the phase grows, and how it is said."""
-    if phase == 1:
-        return _pick(rng, [p for p in problems if p.category != problem.category]), _saying(rng, rank)
-    others = [p for p in problems if p.category == problem.category and p != problem]
-    if phase == 2:
+    others = [other for other in PROBLEMS if (other.category == problem.category) == (phase > 1) and other != problem]
+    if phase < 3:
         return _pick(rng, others), _saying(rng, rank)
-    look_alikes = [p for p in others if p.thing == problem.thing or p.fault == problem.fault]
+    look_alikes = [other for other in others if other.thing == problem.thing or other.fault == problem.fault]
     return _pick(rng, look_alikes), saying._replace(details=_details(rng, rank))
 
 
 def _render(problem: Problem, saying: Saying) -> str:
-    things, faults = (_concepts(lines) for lines in GRAMMAR[problem.category])
+    things, faults = CONCEPTS[problem.category]
     text = FRAMES[saying.frame].format(
         thing=things[problem.thing][saying.thing_form], fault=faults[problem.fault][saying.fault_form], **saying.details
     )
@@ -180,29 +183,12 @@ def _saying(rng: Random, rank: int) -> Saying:
 
 
 def _details(rng: Random, rank: int) -> dict[str, str]:
-    return {
-        "number": str(len(SPLITS) * _pick(rng, range(4, 33)) + rank),
-        "user": _pick(rng, USERS),
-        "day": _pick(rng, DAYS),
-        "site": _pick(rng, SITES),
-    }
+    number = str(len(SPLITS) * _pick(rng, range(4, 33)) + rank)
+    return {"number": number, "user": _pick(rng, USERS), "day": _pick(rng, DAYS), "site": _pick(rng, SITES)}
 
 
 def _another(rng: Random, count: int, taken: int) -> int:
     return _pick(rng, [number for number in range(count) if number != taken])
-
-
-def _all_problems() -> list[Problem]:
-    return [
-        Problem(category, thing, fault)
-        for category, (things, faults) in GRAMMAR.items()
-        for thing in range(len(_concepts(things)))
-        for fault in range(len(_concepts(faults)))
-    ]
-
-
-def _concepts(lines: str) -> list[list[str]]:
-    return [[form.strip() for form in line.split("|")] for line in lines.splitlines()]
 
 
 def _pick(rng: Random, items: Sequence[T]) -> T:

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,9 @@ from scipy.sparse import csr_matrix
 
 from trainer.data.field_names import PairFinder
 from trainer.data.json_files import table_of_columns
-from trainer.data.pair_cells import (
-    number_texts,
-    one_row_a_pair,
-    read_categories,
-    read_labels,
-    read_origins,
-    read_phases,
-)
+from trainer.data.pair_cells import one_row_a_pair, read_category, read_label, read_phase, read_text
 from trainer.data.raw_table import Faults, RawTable
-from trainer.data.readers import Reading, read_table, say_reading
+from trainer.data.readers import Reading, read_table
 from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 
@@ -77,19 +71,16 @@ class PairTable:
         """The table of `rows` (indices or a mask), as read from a file of just those; `row` keeps its numbers."""
         chosen = np.arange(len(self))[rows]
         used, ids = _number_by_appearance(np.stack([self.text1[chosen], self.text2[chosen]], axis=1).ravel())
-        return PairTable(
+        lists = ((name, getattr(self, name)) for name in ("categories1", "categories2", "origins"))
+        columns: dict[str, Any] = {name: cells and [cells[row] for row in chosen] for name, cells in lists}
+        columns |= {name: getattr(self, name)[chosen] for name in ("score", "label", "phase", "row")}
+        return replace(
+            self,
             texts=[self.texts[text] for text in used],
             canonical=_number_by_appearance(self.canonical[used])[1],
             text1=ids[0::2],
             text2=ids[1::2],
-            score=self.score[chosen],
-            label=self.label[chosen],
-            phase=self.phase[chosen],
-            categories1=None if self.categories1 is None else [self.categories1[row] for row in chosen],
-            categories2=None if self.categories2 is None else [self.categories2[row] for row in chosen],
-            row=self.row[chosen],
-            source=self.source,
-            origins=None if self.origins is None else [self.origins[row] for row in chosen],
+            **columns,
         )
 
     def with_sides(self) -> PairTable:
@@ -133,10 +124,7 @@ def read_pairs(
 
     Raises InputError, one line naming file, row (from 1, with the line where that differs), field and fix.
     """
-    finder = PairFinder(reading.columns if reading else ())
-    raw = read_table(path, finder, reading)
-    unused = reading and reading.columns and not any(map(finder.is_mapped, raw.names.values()))
-    say_reading(raw, finder.describe(raw.names), ["it has none of the columns that were named"] if unused else [])
+    raw = read_table(path, PairFinder(reading.columns if reading else ()), reading)
     return _pair_table(raw, label_scale, positive_threshold, scale_setting)
 
 
@@ -187,26 +175,31 @@ def _pair_table(
         )
     raw = one_row_a_pair(raw)
     faults = Faults(raw)
-    texts, text1, text2 = number_texts(raw, faults)
-    labels = np.array(read_labels(raw, label_scale, faults, scale_setting), dtype=np.float64)
-    phases = read_phases(raw, faults)
-    categories1, categories2 = read_categories(raw, faults)
+    texts1, texts2 = (faults.read(side, partial(read_text, name=raw.names[side])) for side in ("text1", "text2"))
+    labels = faults.read("label", partial(read_label, scale=label_scale, scale_setting=scale_setting))
+    phases = faults.read("phase", read_phase) if "phase" in raw.columns else [1] * len(raw)
+    read = partial(read_category, spelled={"": ""})
+    categories = [faults.read(name, read) if name in raw.columns else None for name in ("category1", "category2")]
     faults.check()
+    ids: dict[str, int] = {}
+    numbers = [ids.setdefault(text, len(ids)) for pair in zip(texts1, texts2, strict=True) for text in pair]
+    scores = np.array(labels, dtype=np.float64)
+    origins = raw.columns.get("origin")  # what is none of ours is for no one to judge
     forms: dict[str, int] = {}
-    canonical = [forms.setdefault(canonical_form(text), len(forms)) for text in texts]
+    canonical = [forms.setdefault(canonical_form(text), len(forms)) for text in ids]
     return PairTable(
-        texts=texts,
+        texts=list(ids),
         canonical=np.array(canonical, dtype=np.int32),
-        text1=np.array(text1, dtype=np.int32),
-        text2=np.array(text2, dtype=np.int32),
-        score=labels / label_scale,
-        label=labels >= threshold,
+        text1=np.array(numbers[0::2], dtype=np.int32),
+        text2=np.array(numbers[1::2], dtype=np.int32),
+        score=scores / label_scale,
+        label=scores >= threshold,
         phase=np.array(phases, dtype=np.int32),
-        categories1=categories1,
-        categories2=categories2,
+        categories1=categories[0],
+        categories2=categories[1],
         row=np.array(raw.rows or range(1, len(raw) + 1), dtype=np.int64),
         source=raw.source,
-        origins=read_origins(raw),
+        origins=origins and [cell.strip().lower() if isinstance(cell, str) else "" for cell in origins],
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from trainer.errors import InputError
 
@@ -15,6 +15,7 @@ SHOWN_ROWS = 5  # of the rows with one fault
 SHOWN_NAMES = 12
 # A likeness costs the product of two lengths: names are compared up to so many, of so many characters.
 COMPARED_NAMES, COMPARED_CHARACTERS = 200, 80
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,29 @@ class RawTable:
         return InputError(f"{self.source}: {place}, {self.names[field]}: {problem}")
 
 
+class BadCell(Exception):
+    """What is wrong with a cell, and the fix, which is the same for all cells with this fault."""
+
+
 class Faults:
     """Bad cells of a table, gathered so that all with one fault are told at once."""
 
     def __init__(self, raw: RawTable) -> None:
         self.raw = raw
-        self.rows: dict[tuple[str, str], list[int]] = {}
-        self.first: dict[tuple[str, str], str] = {}
+        self.rows: dict[tuple[str, str], list[int]] = {}  # by field and fix
+        self.first: dict[tuple[str, str], str] = {}  # what is wrong with the first of them
 
-    def add(self, row: int, field: str, what: str, fix: str) -> None:
-        """Note a bad cell: `what` is wrong with it, and the fix, which is the same for all with this fault."""
-        self.first.setdefault((field, fix), what)
-        self.rows.setdefault((field, fix), []).append(row)
+    def read(self, field: str, read: Callable[[Any], T]) -> list[T]:
+        """The cells of a field, read; those for which that raises BadCell are noted and left out."""
+        values = []
+        for row, cell in enumerate(self.raw.columns[field]):
+            try:
+                values.append(read(cell))
+            except BadCell as fault:
+                what, fix = fault.args
+                self.first.setdefault((field, fix), what)
+                self.rows.setdefault((field, fix), []).append(row)
+        return values
 
     def check(self) -> None:
         """Raises InputError for the fault that comes first in the file."""
@@ -76,17 +88,46 @@ class Finder(Protocol):
     def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
         """The same by the first row of a file that has no header; {} where that row is a header. Raises InputError."""
 
-
-def gather(cells: Sequence[Any], positions: Sequence[int]) -> Any:
-    """What a row says of a field: its one cell, or a list of those of its columns that are not blank."""
-    if len(positions) == 1:
-        return cells[positions[0]]
-    return [cells[position] for position in positions if cells[position] not in ("", None)]
+    def describe(self, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
+        """In words, of the names of fields: those that need saying; and what the file lacks, and what stands in."""
 
 
-def name_fields(found: Mapping[str, Sequence[int]], names: Sequence[str]) -> dict[str, str]:
-    """Field -> what the file calls it, by the first of its columns."""
-    return {field: names[positions[0]] for field, positions in found.items()}
+def finds(finder: Finder, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
+    """What a finder finds; {} where something is missing or could be one of several."""
+    try:
+        return finder.find(names, source)
+    except InputError:
+        return {}
+
+
+def table_of_cells(
+    source: str,
+    found: Mapping[str, Sequence[int]],
+    names: Sequence[str] | Mapping[int, str],
+    cells: Mapping[int, list[Any]],
+    lines: Sequence[int] | None = None,
+    notes: tuple[str, ...] = (),
+) -> RawTable:
+    """A table of the columns that a finder found; of several for a field, a list of what is not blank.
+
+    Args:
+        names: of columns, by position.
+        cells: position -> cells of that column, for all that were found.
+
+    Raises InputError: no rows.
+    """
+    if not any(map(len, cells.values())):
+        raise InputError(f"{source}: has columns but no rows: add rows")
+    columns = {
+        field: cells[positions[0]]
+        if len(positions) == 1
+        else [
+            [cell for cell in row if cell not in ("", None)]
+            for row in zip(*(cells[position] for position in positions), strict=True)
+        ]
+        for field, positions in found.items()
+    }
+    return RawTable(source, columns, {field: names[at[0]] for field, at in found.items()}, lines, notes=notes)
 
 
 def place_of(numbers: Sequence[int], line: int | None = None) -> str:

@@ -14,23 +14,21 @@ from pathlib import Path
 
 from trainer.data.binary_files import read_parquet, read_workbook
 from trainer.data.delimited import read_delimited
-from trainer.data.json_files import has_lines, read_json
+from trainer.data.json_files import read_json
 from trainer.data.raw_table import Finder, RawTable, brief
 from trainer.data.text_files import decode, read_bytes
 from trainer.errors import InputError
 from trainer.system.console import console
 
-ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".tab", ".txt", ".xlsx", ".parquet")
 LINES = (".jsonl", ".ndjson")
-TABS = (".tsv", ".tab")
+JSON = (".json", *LINES)
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": ","}  # that go without saying
 SAID_CHARACTERS = 400  # of how a file was read; names of columns may be of any length
 # How files begin that are not what their name says, and what to do about them.
-FOREIGN = (
+FOREIGN: tuple[tuple[bytes | tuple[bytes, ...], str], ...] = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an old Excel workbook: save it as .xlsx or CSV"),
     (b"<?xml", "is XML: export it as CSV or JSON"),
-    (b"<!doctype", "is a web page: export the table as CSV"),
-    (b"<html", "is a web page: export the table as CSV"),
-    (b"<table", "is a web page: export the table as CSV"),
+    ((b"<!doctype", b"<html", b"<table"), "is a web page: export the table as CSV"),
     (b"%pdf", "is a PDF: export the table as CSV"),
     (b"sqlite format 3\0", "is an SQLite database: export the table as CSV"),
 )
@@ -66,7 +64,8 @@ def reading_from(options: argparse.Namespace) -> Reading:
 
 
 def read_table(path: str | Path, finder: Finder, reading: Reading | None = None) -> RawTable:
-    """Read the fields that `finder` finds in the file at `path`; other columns and keys are ignored.
+    """Read the fields that `finder` finds in the file at `path`; other columns and keys are ignored. How it was read is
+    said in one line, where that is not the plain case.
 
     Raises InputError naming the file, the row or line, and the field: file missing, not regular, empty, in no encoding
     or format that can be told; damaged or expanding beyond bounds; broken JSON or CSV; missing or ragged columns.
@@ -75,38 +74,35 @@ def read_table(path: str | Path, finder: Finder, reading: Reading | None = None)
     source, ending = str(path), Path(path.name.lower().removesuffix(".gz")).suffix
     data = read_bytes(path)
     if data.startswith(b"PAR1"):
-        return read_parquet(data, source, finder)
-    if data.startswith(b"PK\x03\x04"):
-        if b"xl/" not in data:
-            raise InputError(f"{source}: is a zip archive and no XLSX workbook: unpack it")
-        return read_workbook(data, source, finder)
+        table = read_parquet(data, source, finder)
+    elif data.startswith(b"PK\x03\x04"):
+        table = read_workbook(data, source, finder)
+    else:
+        table = _read_text(data, source, ending, finder, reading)
+    _say_reading(table, *finder.describe(table.names))
+    return table
+
+
+def _read_text(data: bytes, source: str, ending: str, finder: Finder, reading: Reading) -> RawTable:
     beginning = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for start, problem in FOREIGN:
         if beginning.startswith(start):
             raise InputError(f"{source}: {problem}")
     text, encoding = decode(data, source, reading.encoding)
-    is_json = ending in (".json", *LINES) or JSON_START.match(text)
-    if ending in (".xlsx", ".parquet") or not (is_json or ending in ENDINGS):
-        known = ", ".join(ENDINGS)
-        raise InputError(f"{source}: unknown format {brief(ending)}: use {known}, or one of these with .gz")
-    if is_json:
-        whole = text.lstrip()[:1] == "[" or text.lstrip().split("\n", 1)[0].strip() == "{"
-        table = read_json(text, source, finder, lines=has_lines(text) or (ending in LINES and not whole))
+    if ending in JSON or JSON_START.match(text):
+        table = read_json(text, source, finder, by_lines=ending in LINES)
+    elif ending in SEPARATORS:
+        table = read_delimited(text, source, finder, reading.separator, SEPARATORS[ending])
     else:
-        table = read_delimited(text, source, finder, reading.separator, "\t" if ending in TABS else ",")
-    said = (encoding,) if encoding != "utf-8" or any(note.startswith("separator") for note in table.notes) else ()
-    return replace(table, notes=(*said, *table.notes))
+        known = ", ".join((*JSON, *SEPARATORS, ".xlsx", ".parquet"))
+        raise InputError(f"{source}: unknown format {brief(ending)}: use {known}, or one of these with .gz")
+    return replace(table, notes=(encoding, *table.notes)) if encoding != "utf-8" or table.notes else table
 
 
-def say_reading(raw: RawTable, columns: Sequence[str] = (), remarks: Sequence[str] = ()) -> None:
-    """Say in one line how a file was read, where that is not the plain case.
-
-    Args:
-        columns: which of its columns hold what, where another might be meant.
-        remarks: what it lacks, and what stands in.
-    """
-    notes = (*raw.notes, *columns)
+def _say_reading(table: RawTable, columns: Sequence[str], remarks: Sequence[str]) -> None:
+    """Say in one line how a file was read, where that is not the plain case."""
+    notes = (*table.notes, *columns)
     if said := [*([f"read as {', '.join(notes)}"] if notes else []), *remarks]:
-        line = f"{raw.source}: {'; '.join(said)}"[: len(raw.source) + SAID_CHARACTERS]
+        line = f"{table.source}: {'; '.join(said)}"[: len(table.source) + SAID_CHARACTERS]
         # Names of columns come from the file: none may command the terminal.
         console.print("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line), markup=False)

@@ -183,15 +183,13 @@ def _grow(
 
 def check_overlap(train: PairTable, held_out: PairTable, allow: bool) -> int:
     """The number of canonical texts both tables hold. Raises InputError with three of them unless `allow`."""
-    known = {canonical_form(train.texts[text]) for text in _representatives(train)}
-    shared = [text for text in _representatives(held_out) if canonical_form(held_out.texts[text]) in known]
+    known = set(map(canonical_form, train.texts))
+    forms: dict[str, str] = {}  # -> the first text of each
+    for text in held_out.texts:
+        forms.setdefault(canonical_form(text), text)
+    shared = [text for form, text in forms.items() if form in known]
     if shared and not allow:
-        examples = ", ".join(brief(held_out.texts[text]) for text in shared[:3])
+        examples = ", ".join(map(brief, shared[:3]))
         overlap = f"{len(shared)} of its texts are also in {train.source} (such as {examples})"
         raise InputError(f"{held_out.source}: {overlap}: remove them from one, or set data.allow_overlap = true")
     return len(shared)
-
-
-def _representatives(table: PairTable) -> NDArray[Any]:
-    """[C] index of the first text of each canonical form."""
-    return np.unique(table.canonical, return_index=True)[1]

@@ -33,17 +33,6 @@ def read_bytes(path: Path) -> bytes:
     Raises InputError: no such file, not regular or not readable; damaged or over-expanding gzip.
     """
     source = str(path)
-    require_file(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror}): check its permissions and the disk") from None
-    return _expand(data, source) if path.name.lower().endswith(".gz") or data.startswith(GZIP_MAGIC) else data
-
-
-def require_file(path: Path) -> None:
-    """Raises InputError unless there is a regular file: a pipe or a device may never end."""
-    source = str(path)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -52,18 +41,18 @@ def require_file(path: Path) -> None:
         raise InputError(f"{source}: cannot be found ({getattr(error, 'strerror', error)}): check the path") from None
     if stat.S_ISDIR(mode):
         raise InputError(f"{source}: is a folder: name a file in it")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(mode):  # a pipe or a device may never end
         raise InputError(f"{source}: is not a regular file: copy its content into one")
-
-
-def expansion_limit(size: int) -> int:
-    """How many bytes a compressed file of `size` bytes may expand to."""
-    return max(EXPANSION_ALWAYS_BYTES, EXPANSION_MAX_RATIO * size)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror}): check its permissions and the disk") from None
+    return _expand(data, source) if path.name.lower().endswith(".gz") or data.startswith(GZIP_MAGIC) else data
 
 
 def check_expansion(source: str, expanded: int, size: int) -> None:
     """Raises InputError where `size` bytes expand to more than they may."""
-    if expanded > (limit := expansion_limit(size)):
+    if expanded > (limit := max(EXPANSION_ALWAYS_BYTES, EXPANSION_MAX_RATIO * size)):
         raise InputError(f"{source}: expands to more than {limit} bytes from {size}: give it uncompressed, as CSV")
 
 
@@ -111,9 +100,8 @@ def guess_encoding(data: bytes, source: str) -> str:
 
     Raises InputError for UTF-8 with damaged places, and for bytes that are no western text.
     """
-    for mark, encoding in ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")):
-        if data.startswith(mark):
-            return encoding
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     sample = data[:UTF16_BYTES]

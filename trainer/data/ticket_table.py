@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trainer.data.field_names import TicketFinder, name_key
+from trainer.data.field_names import USUAL_TICKET_NAMES, free_columns, missing_ticket_text, name_key, positions_of
 from trainer.data.identifiers import is_rounded
 from trainer.data.pair_cells import UNUSABLE
-from trainer.data.raw_table import RawTable, brief, fix_of_object
-from trainer.data.readers import Reading, read_table, say_reading
+from trainer.data.raw_table import RawTable, brief, fix_of_object, missing_column
+from trainer.data.readers import Reading, read_table
 from trainer.errors import InputError
 
+OPTIONS = (
+    ("number", "--number-column"),
+    ("category", "--category-column"),
+    ("duplicate_of", "--duplicate-column"),
+    ("cluster", "--cluster-column"),
+    ("date", "--date-column"),
+    ("part", "--queries"),
+)
 OWN_NAMES = ("number", "shortdescription", "description", "assignmentgroup")  # of columns that go without saying
 # What an object in a cell says, by the first of these keys that it has: references, people, labels, rich text.
 SAYING = (
-    "display_value",
-    "displayValue",
-    "value",
-    "name",
-    "displayName",
-    "title",
-    "text",
-    "content",
-    "login",
-    "key",
+    "display_value", "displayValue", "value", "name", "displayName", "title", "text", "content", "login", "key",
     "nodes",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the file calls its fields; where nothing is said, the usual names are looked for."""
+    """What a ticket file calls its fields, and the finder of its columns; the usual names where nothing is said."""
 
     number: str = ""
     texts: tuple[str, ...] = ()
@@ -43,56 +43,74 @@ class Columns:
     date: str | None = None  # when it was opened
     part: str | None = None  # any name that tells some tickets from the others
 
+    def _given(self) -> list[tuple[str, str, str]]:
+        """(field, column, the option that names it) of all that a person names."""
+        options = [(f"text{place}", name, "--text-columns") for place, name in enumerate(self.texts, start=1)]
+        return options + [(field, getattr(self, field), option) for field, option in OPTIONS if getattr(self, field)]
+
+    def check(self) -> None:
+        """Raises InputError where a column is named for two purposes; to tell tickets apart any may serve."""
+        names = Counter(name for field, name, _ in self._given() if field != "part")
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise InputError(f"column {twice[0]} is named for two purposes: give each column one")
+
+    def find(self, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
+        """Field -> positions of its columns, of texts text1, text2, ...; number and category may be missing.
+
+        Raises InputError for a column that was named and is not there, or no text.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        for field, column, option in self._given():
+            found[field] = _with_repeats(positions_of(column, names), names)
+            if not found[field]:
+                raise missing_column(source, [column], names, f"name one of these with {option}")
+        free = free_columns(names, found)
+        for field, keys in USUAL_TICKET_NAMES.items():
+            key = next((key for key in keys if key in free), None)
+            if key and field not in found and not (self.texts and field.startswith("text")):
+                found[field] = _with_repeats(positions_of(names[free[key][0]], names), names)
+        if not found.keys() & {"text1", "text2"}:
+            raise missing_ticket_text(source, names)
+        return found
+
+    def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
+        """{}: a ticket file has a header."""
+        return {}
+
+    def describe(self, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
+        """The columns that no option names and that are not called as ours are; and those that are missing."""
+        texts, notes, missing = _texts(names), [], []
+        if not self.texts and any(name_key(name) not in OWN_NAMES for name in texts):
+            notes.append(f"texts {' + '.join(texts)}")
+        for field, instead in (("number", ": rows are numbered"), ("category", "")):
+            if field not in names:
+                missing.append(f"no {field} column{instead}")
+            elif not getattr(self, field) and name_key(names[field]) not in OWN_NAMES:
+                notes.append(f"{field} {names[field]}")
+        return notes, missing
+
 
 def read_ticket_table(path: str | Path, columns: Columns, reading: Reading | None) -> tuple[RawTable, Columns]:
     """The table, and what it calls its fields, "" where it has no number or category; its columns go by these names."""
-    optional = [name for name in (columns.duplicate_of, columns.cluster, columns.date) if name]
-    given = [name for name in (columns.number, *columns.texts, columns.category, *optional) if name]
-    if twice := [name for name, count in Counter(given).items() if count > 1]:
-        raise InputError(f"column {twice[0]} is named for two purposes: give each column one")
-    finder = TicketFinder(
-        columns.number,
-        columns.texts,
-        columns.category,
-        columns.duplicate_of or "",
-        columns.cluster or "",
-        columns.date or "",
-        columns.part or "",
-    )
-    raw = read_table(path, finder, reading)
-    names = raw.names
-    texts = sorted((field for field in names if field.startswith("text")), key=lambda field: int(field[4:]))
-    say_reading(raw, *_describe(names, texts, columns))
-    named = Columns(
-        number=names.get("number", ""),
-        texts=tuple(names[field] for field in texts),
-        category=names.get("category", ""),
-        duplicate_of=names.get("duplicate_of"),
-        cluster=names.get("cluster"),
-        date=names.get("date"),
-        part=names.get("part"),
-    )
-    return replace(
-        raw,
-        columns={names[field]: column for field, column in raw.columns.items()},
-        names={name: name for name in names.values()},
-    ), named
+    columns.check()
+    raw = read_table(path, columns, reading)
+    named = {field: name for field, name in raw.names.items() if not field.startswith("text")}
+    cells = {raw.names[field]: column for field, column in raw.columns.items()}
+    return replace(raw, columns=cells, names={name: name for name in cells}), Columns(texts=_texts(raw.names), **named)
 
 
-def _describe(names: Mapping[str, str], texts: Sequence[str], columns: Columns) -> tuple[list[str], list[str]]:
-    """In words, the columns that no option names and that are not called as ours are; and those that are missing."""
-    notes, missing = [], []
-    if not columns.texts and any(name_key(names[field]) not in OWN_NAMES for field in texts):
-        notes.append(f"texts {' + '.join(names[field] for field in texts)}")
-    for field, given, instead in (
-        ("number", columns.number, ": rows are numbered"),
-        ("category", columns.category, ""),
-    ):
-        if field not in names:
-            missing.append(f"no {field} column{instead}")
-        elif not given and name_key(names[field]) not in OWN_NAMES:
-            notes.append(f"{field} {names[field]}")
-    return notes, missing
+def _texts(names: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of text1, text2, ..."""
+    fields = sorted((field for field in names if field.startswith("text")), key=lambda field: int(field[4:]))
+    return tuple(names[field] for field in fields)
+
+
+def _with_repeats(positions: tuple[int, ...], names: Sequence[str]) -> tuple[int, ...]:
+    """With the columns that pandas named after it: Comment.1, Comment.2."""
+    if not positions:
+        return ()
+    again = re.compile(re.escape(names[positions[0]]) + r"\.\d+")
+    return positions + tuple(position for position, other in enumerate(names) if again.fullmatch(other))
 
 
 def texts_of_cell(raw: RawTable, column: str, row: int) -> list[str]:

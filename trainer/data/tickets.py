@@ -17,14 +17,7 @@ from numpy.typing import NDArray
 from trainer.data.identifiers import clean_id, id_key, link_rows
 from trainer.data.raw_table import RawTable
 from trainer.data.readers import Reading
-from trainer.data.ticket_table import (
-    Columns,
-    ids_of_column,
-    join_cells,
-    read_ticket_table,
-    text_of_cell,
-    texts_of_cell,
-)
+from trainer.data.ticket_table import Columns, ids_of_column, join_cells, read_ticket_table, text_of_cell, texts_of_cell
 from trainer.system.console import progress, tracked
 from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import (
@@ -51,7 +44,6 @@ REASONS = {
 }
 OPTIONAL_REASONS = ("mixed-language", "ids-only", "template")
 """Reasons that a user can turn off."""
-
 
 IntArray = NDArray[np.int64]
 
@@ -84,24 +76,18 @@ class Tickets:
 
     source: str
     numbers: list[str]
-    texts: list[str]
-    """[N] cleaned."""
-    raw: list[str]
-    """[N] as in the file, the columns joined."""
-    category: IntArray
-    """[N] index into `categories`, -1 where the file has none."""
+    texts: list[str]  # [N] cleaned
+    raw: list[str]  # [N] as in the file, the columns joined
+    category: IntArray  # [N] index into `categories`, -1 where the file has none
     categories: list[str]
     languages: list[str]
     """[N] a guess, "" where unknown."""
-    duplicate: IntArray
-    """[N] number of the known duplicates' cluster; each cluster of one has its own."""
+    duplicate: IntArray  # [N] number of the known duplicates' cluster; each cluster of one has its own
     named: NDArray[np.bool_]
     """[N] whether the file names the cluster: then those of other named clusters are known to be other problems."""
-    template: IntArray
-    """[N] number of the template; copies share it."""
+    template: IntArray  # [N] number of the template; copies share it
     dropped: list[Dropped]
-    facts: dict[str, Any]
-    """Counts for the report."""
+    facts: dict[str, Any]  # counts for the report
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -110,11 +96,9 @@ class Tickets:
 def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: Reading | None = None) -> Tickets:
     """Read and clean the tickets of a file of any format that `trainer/data/README.md` lists.
 
-    Raises:
-        InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
+    Raises InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
     """
     raw, columns = read_ticket_table(path, columns, reading)
-    rows = len(raw)
     numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number) or []]
     categories = _categories(raw, columns.category)
     duplicates, clusters = (ids_of_column(raw, column) for column in (columns.duplicate_of, columns.cluster))
@@ -123,11 +107,9 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
     prints = fingerprints(cleaned)
     languages = [language(text) for text in tracked(cleaned, "Guessing languages")]
     dropped = _drop(numbers, whole, cleaned, prints, languages, quality)
-    gone = np.zeros(rows, dtype=bool)
-    gone[[drop.row - 1 for drop in dropped]] = True
-    kept = np.flatnonzero(~gone)
+    kept = sorted(set(range(len(raw))) - {drop.row - 1 for drop in dropped})
     names = sorted({categories[row] for row in kept} - {""})
-    index = {name: position for position, name in enumerate(names)} | {"": -1}
+    index = dict(zip(["", *names], range(-1, len(names)), strict=True))
     duplicate, sizes = np.unique(links.clusters[kept], return_inverse=True, return_counts=True)[1:]
     return Tickets(
         source=raw.source,
@@ -142,7 +124,7 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
         template=np.unique([prints[row] for row in kept], return_inverse=True)[1].astype(np.int64),
         dropped=dropped,
         facts={
-            "read": rows,
+            "read": len(raw),
             "kept": len(kept),
             "dropped": dict(Counter(drop.reason for drop in dropped)),
             "languages": dict(Counter(languages[row] or "unknown" for row in kept).most_common()),

@@ -25,7 +25,6 @@ TEXTS_AT_ONCE = 16
 _WORD = re.compile(r"\S+")
 _PLAIN = re.compile(r"[^\W\d_]{4,}")  # words that an edit may touch: ids and short words would turn into others
 
-
 Translator = Callable[[Sequence[str]], list[str]]
 """Texts in, as many translations out."""
 
@@ -99,7 +98,7 @@ def load_translator(name: str) -> Translator:
 
     device = default_device()
     hush_transformers()
-    folder = _model_folder(name)
+    folder = Path(name) if Path(name).is_dir() else download_model(name, MODEL_FILES, f"--translators {name}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         loaded = AutoModelForSeq2SeqLM.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
@@ -126,12 +125,3 @@ def load_translator(name: str) -> Translator:
         return results
 
     return translate
-
-
-def _model_folder(name: str) -> Path:
-    folder = Path(name)
-    if not folder.is_dir():
-        folder = download_model(name, MODEL_FILES, f"--translators {name}")
-    if not any(folder.glob("model*.safetensors")):
-        raise InputError(f"--translators {name}: holds no model*.safetensors; save the model as safetensors")
-    return folder

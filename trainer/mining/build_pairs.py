@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,11 +15,11 @@ import numpy as np
 from trainer.data.tickets import REASONS, Tickets, load_tickets
 from trainer.errors import InputError, StorageError
 from trainer.mining.augment import Translator, delete_span, edit_text, load_translator, round_trip
-from trainer.mining.negatives import HardSource, Search, take_negatives
+from trainer.mining.negatives import Search, take_negatives
 from trainer.mining.neighbours import Similarity
-from trainer.mining.positives import PARTS, mine_positives, take_positives
-from trainer.mining.settings import Settings, without_categories
-from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts
+from trainer.mining.positives import mine_positives, take_positives
+from trainer.mining.settings import BANDS, PARTS, Settings
+from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts, written_of
 from trainer.system.console import console
 from trainer.system.files import new_folder, write_file
 from trainer.text.canonical import canonical_form
@@ -44,57 +43,32 @@ def build_pairs(settings: Settings) -> Report:
     """
     if settings.output.exists():
         raise StorageError(f"{settings.output}: exists already and is not overwritten; name another or remove it")
-    translators = [load_translator(name) for name in settings.translators or ()]  # a wrong name should fail at once
+    translators = [load_translator(name) for name in settings.translators]  # a wrong name should fail at once
     tickets = load_tickets(settings.tickets, settings.columns, settings.quality, settings.reading)
-    settings, left_out = _without_categories(tickets, settings)
     _check_tickets(tickets, settings)
+    settings, left_out = _fit_categories(tickets, settings)
     console.print(f"{len(tickets)} of {tickets.facts['read']} tickets kept", markup=False)
-    embeddings = _embed(settings.model, tickets.texts) if settings.model else None
-    tfidf = tfidf_matrix(tickets.texts) if settings.similarity != "encoder" else None
-    similarity = Similarity(tfidf, embeddings if settings.similarity != "tfidf" else None)
-    mined = mine_positives(
-        tickets,
-        similarity,
-        settings.phases,
-        shares=(settings.dev_share, settings.test_share),
-        largest_group=settings.largest_group,
-        seed=settings.seed,
-    )
-    hard = HardSource(embeddings, settings.margin) if embeddings is not None else None
-    search = Search(tickets, similarity, mined, settings.phases, hard)
-    measures = Similarity(tfidf, embeddings)
+    encoder = {"encoder": _embed(settings.model, tickets.texts)} if settings.model else {}
+    tfidf = {"tfidf": tfidf_matrix(tickets.texts)} if settings.similarity != "encoder" else {}
+    measures = Similarity(tfidf | encoder)
+    mined = mine_positives(tickets, measures.by(settings.similarity), settings)
+    search = Search(tickets, measures, mined, settings)
     report = Report(settings.figures(), tickets, left_out)
     files: dict[str, Rows] = {}
-    for number, (part, share) in enumerate(zip(PARTS, (1.0, settings.dev_share, settings.test_share), strict=True)):
-        if share:
-            chosen = _select(search, settings, number, share)
-            report.parts[part] = part_figures(tickets, measures, mined, settings.phases, chosen, number, share)
-            if hard:
-                taken = f"model, to {1 - hard.margin:g} x positive:{settings.phases[-1].negatives.category}"
-                report.parts[part][settings.phases[-1].name]["negatives"]["band"] = taken
+    for number, part in enumerate(PARTS):
+        if settings.shares[number]:
+            chosen = _select(search, number)
+            report.parts[part] = part_figures(search, chosen, number)
             if part == "train":
                 _check_train(report, settings)
-                report.shortcuts = shortcuts(tickets, measures, chosen)
-            files[part] = _rows(tickets, measures, chosen, settings)
+                report.shortcuts = shortcuts(search, chosen)
+            files[part] = _rows(search, chosen)
     if settings.augment:
         known = {canonical_form(text) for text in (tickets.raw if settings.raw_texts else tickets.texts)}
         report.augmented = _augment(files["train"], settings, known, translators)
     _write(settings.output, {name: rows for name, rows in files.items() if rows["labels"]}, report)
     print_report(report)
     return report
-
-
-def _without_categories(tickets: Tickets, settings: Settings) -> tuple[Settings, str]:
-    """The settings, with bands of any category for default bands that ask for one where tickets have no two of them;
-    and what was left out, in words."""
-    if len(tickets.categories) > 1 or not (phases := without_categories(settings.phases, settings.similarity)):
-        return settings, ""
-    bands = [f"{phase.name} {band}" for phase in settings.phases for band in (phase.positives, phase.negatives)]
-    asking = ", ".join(band for band in bands if not band.endswith(":any"))
-    present = f"all tickets are of {tickets.categories[0]!r}" if tickets.categories else "the tickets have no category"
-    return replace(settings, phases=phases), (
-        f"{present}: what the bands ask of categories is left out ({asking}); to have it name --category-column"
-    )
 
 
 def _check_tickets(tickets: Tickets, settings: Settings) -> None:
@@ -107,13 +81,27 @@ def _check_tickets(tickets: Tickets, settings: Settings) -> None:
     if len(tickets) < 2:
         reasons = ", ".join(f"{count} {reason}" for reason, count in tickets.facts["dropped"].items())
         raise InputError(f"{tickets.source}: {len(tickets)} of {read} tickets are usable ({reasons}): give more")
-    bands = [band for phase in settings.phases for band in (phase.positives, phase.negatives)]
-    if len(tickets.categories) < 2 and any(band.category != "any" for band in bands):
-        present = f"only the category {tickets.categories[0]!r}" if tickets.categories else "no category"
-        raise InputError(
-            f"{tickets.source}: column {tickets.facts['columns']['category'] or 'for categories'} holds {present}: "
-            "name another with --category-column, or end every band in :any"
+
+
+def _fit_categories(tickets: Tickets, settings: Settings) -> tuple[Settings, str]:
+    """The settings, with bands of any category for default bands that ask for one where tickets have no two of them;
+    and what was left out, in words. Raises InputError where a band that a person gave asks for one."""
+    bands = ((phase.name, band) for phase in settings.phases for band in (phase.positives, phase.negatives))
+    asking = [(name, str(band)) for name, band in bands if band.category != "any"]
+    if len(tickets.categories) > 1 or not asking:
+        return settings, ""
+    only = repr(tickets.categories[0]) if tickets.categories else ""
+    if {band for _, band in asking} <= {band for bands in BANDS[settings.similarity] for band in bands}:
+        present = f"all tickets are of {only}" if only else "the tickets have no category"
+        return settings.without_categories(), (
+            f"{present}: what the bands ask of categories is left out ({', '.join(map(' '.join, asking))}); to have it "
+            "name --category-column"
         )
+    raise InputError(
+        f"{tickets.source}: column {tickets.facts['columns']['category'] or 'for categories'} holds "
+        f"{f'only the category {only}' if only else 'no category'}: name another with --category-column, or end every "
+        "band in :any"
+    )
 
 
 def _check_train(report: Report, settings: Settings) -> None:
@@ -139,43 +127,37 @@ def _embed(name: str, texts: list[str]) -> FloatArray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def _select(search: Search, settings: Settings, part: int, share: float) -> Chosen:
-    """Positives of a part by phase, and as many negatives as can be found for them."""
-    phases = settings.phases
-    sizes = {phase.number: round(phase.size / 2 * share) for phase in phases}
-    positives = take_positives(
-        search.mined, phases, sizes, part, search.similarity.kind, settings.most_uses, settings.seed
-    )
+def _select(search: Search, part: int) -> Chosen:
+    """Positives of a part by phase, and the negatives that can be found for them."""
+    positives = take_positives(search.mined, search.settings, part)
     taken = {pair for pairs in positives.values() for pair in pairs.sorted()}
-    chosen = {}
-    for phase in phases:
-        pairs = positives[phase.number]
-        negatives = take_negatives(search, phase, pairs, part, taken, most_uses=settings.most_uses, seed=settings.seed)
-        chosen[phase.number] = pairs, negatives
-    return chosen
+    phases = ((phase, positives[phase.number]) for phase in search.settings.phases)
+    return {phase.number: (pairs, take_negatives(search, phase, pairs, part, taken)) for phase, pairs in phases}
 
 
-def _rows(tickets: Tickets, measures: Similarity, chosen: Chosen, settings: Settings) -> Rows:
+def _rows(search: Search, chosen: Chosen) -> Rows:
     """The pairs of a part in the pair format, half of each phase positive, with ticket numbers, origins and cosines."""
+    tickets, settings = search.tickets, search.settings
     texts = tickets.raw if settings.raw_texts else tickets.texts
     names = [*tickets.categories, ""]  # -1, no category, is the last
     random = np.random.default_rng(settings.seed)
     rows: Rows = {key: [] for key in (*FORMAT, *(CATEGORIES if tickets.categories else ()), *BESIDE)}
-    for phase, (positives, negatives) in chosen.items():
-        count = len(negatives)
-        order = random.permutation(2 * count)
-        ends = [np.concatenate([positives.head(count).first, negatives.first])[order]]
-        ends.append(np.concatenate([positives.head(count).second, negatives.second])[order])
+    for phase, both in chosen.items():
+        written = written_of(both)
+        order = random.permutation(sum(map(len, written)))
+        ends = [
+            np.concatenate(sides)[order] for sides in zip(*((each.first, each.second) for each in written), strict=True)
+        ]
         for side, tickets_at in zip("12", ends, strict=True):
             rows[f"texts{side}"] += [texts[end] for end in tickets_at]
             if tickets.categories:
                 rows[f"categories{side}"] += [names[tickets.category[end]] for end in tickets_at]
             rows[f"numbers{side}"] += [tickets.numbers[end] for end in tickets_at]
-        rows["labels"] += [int(place < count) for place in order]
+        rows["labels"] += [int(place < len(written[0])) for place in order]
         rows["phase_indicators"] += [phase] * len(order)
-        origins = positives.head(count).origin + negatives.origin
+        origins = written[0].origin + written[1].origin
         rows["origins"] += [origins[place] for place in order]
-        for name, cosines in measures.of_pairs(*ends).items():
+        for name, cosines in search.measures.of_pairs(*ends).items():
             rows.setdefault(COSINES[name], []).extend(round(float(cosine), 4) for cosine in cosines)
     return rows
 
@@ -194,40 +176,29 @@ def _augment(
     for kind, share in settings.augment:
         random = Random(f"{settings.seed}/{kind}")
         picked = {key: random.sample(of_stratum, round(share * len(of_stratum))) for key, of_stratum in strata.items()}
-        texts = {row: rows["texts2"][row] for of_stratum in picked.values() for row in of_stratum}
-        altered = dict(
-            zip(
-                texts, _alter(kind, list(texts.values()), settings.translate_language, translators, random), strict=True
-            )
-        )
-        new = {row: text for row, text in altered.items() if text and canonical_form(text) not in known}
+        asked = [row for of_stratum in picked.values() for row in of_stratum]
+        altered = _alter(kind, [rows["texts2"][row] for row in asked], settings, translators, random)
+        pairs = zip(asked, altered, strict=True)
+        new = {row: text for row, text in pairs if text and canonical_form(text) not in known}
         fit = {key: [row for row in of_stratum if row in new] for key, of_stratum in picked.items()}
-        chosen = [
-            row
-            for key, of_stratum in fit.items()
-            for row in of_stratum[: min(len(fit[key[0], label]) for label in (0, 1))]
-        ]
+        fewest = {phase: min(len(fit[phase, label]) for label in (0, 1)) for phase, _ in fit}
+        chosen = [row for (phase, _), of_stratum in fit.items() for row in of_stratum[: fewest[phase]]]
+        changed: dict[str, list[Any]] = {"texts2": [new[row] for row in chosen], "origins": [kind] * len(chosen)}
+        changed |= {name: [None] * len(chosen) for name in COSINES.values()}  # they are of the unaltered text
         for name, column in rows.items():
-            if name == "texts2":
-                column += [new[row] for row in chosen]
-            elif name == "origins":
-                column += [kind] * len(chosen)
-            elif name in COSINES.values():
-                column += [None] * len(chosen)  # they are of the unaltered text
-            else:
-                column += [column[row] for row in chosen]
-        counts[kind] = {"asked": len(texts), "written": len(chosen)}
+            column += changed.get(name) or [column[row] for row in chosen]
+        counts[kind] = {"asked": len(asked), "written": len(chosen)}
     return counts
 
 
 def _alter(
-    kind: str, texts: list[str], source_language: str, translators: Sequence[Translator], random: Random
+    kind: str, texts: list[str], settings: Settings, translators: Sequence[Translator], random: Random
 ) -> list[str | None]:
     if kind != "translation":
         alter = delete_span if kind == "deletion" else edit_text
         return [alter(text, random) for text in texts]
     there, back = translators
-    fits = [place for place, text in enumerate(texts) if language(text) in (source_language, "")]
+    fits = [place for place, text in enumerate(texts) if language(text) in (settings.translate_language, "")]
     altered: list[str | None] = [None] * len(texts)
     for place, text in zip(fits, round_trip([texts[place] for place in fits], there, back), strict=True):
         altered[place] = text

@@ -3,201 +3,155 @@
 Negatives are guesses too. A pair is none where the two stand in one group of positives, share a close neighbour, would
 pass as a positive of any phase, or are written in two languages (there, few shared words say nothing).
 
-Legend: N tickets, R anchors of a block, O tickets of a part.
+Where there is an encoder, those of the last phase are what it takes for positives, up to a margin: a negative scores at
+most (1 - margin) x the anchor's own positive (TopK-PercPos of NV-Retriever, Moreira et al. 2024, arXiv:2407.15831), as
+what scores as high as a positive is likely to be one that nobody labelled.
+
+Legend: N tickets, E embedding width, R anchors of a block, O tickets of a part.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.sparse import csr_matrix, identity
 
 from trainer.data.origins import BY_MODEL
 from trainer.data.tickets import Tickets
-from trainer.mining.neighbours import IntArray, Similarity
-from trainer.mining.positives import Band, BoolArray, Mined, Pairs, Phase, compare_categories
+from trainer.mining.neighbours import Candidates, IntArray, Similarity
+from trainer.mining.positives import Mined, Pairs, compare_categories
+from trainer.mining.settings import Band, BoolArray, Phase, Settings
 from trainer.system.console import progress
 from trainer.text.tfidf import FloatArray, cosines_with, pair_cosines
 
 BLOCK = 256  # anchors compared with a whole part at a time
 OPTIONS = 64  # negatives weighed for an anchor
 SPARE_PER_ANCHOR = 2  # of any ticket of the part, where the texts of positives do not suffice
+Block = tuple[IntArray, FloatArray, int]
+"""Anchors [R], for each the difference in length from its positive (NaN where it has none), negatives of each."""
 
 
-@dataclass(frozen=True)
-class HardSource:
-    """Negatives that an encoder takes for positives, up to a margin.
-
-    A negative scores at most (1 - margin) x the anchor's own positive (TopK-PercPos of NV-Retriever, Moreira et al.
-    2024, arXiv:2407.15831): what scores as high as a positive is likely to be one that nobody labelled.
-    """
-
-    embeddings: FloatArray  # [N, E], rows of length 1
-    margin: float
-
-
-@dataclass(frozen=True, eq=False)
 class Search:
     """What the negatives of all phases and parts are judged by."""
 
-    tickets: Tickets
-    similarity: Similarity
-    mined: Mined
-    phases: Sequence[Phase]
-    hard: HardSource | None
-    """For the last phase; its band is not used then."""
-    languages: IntArray = field(init=False)  # [N] -1 where unknown
-    lengths: FloatArray = field(init=False)  # [N] characters
-    friends: csr_matrix = field(init=False)  # [N, N] sparse: candidates for positives, and each ticket itself
+    def __init__(self, tickets: Tickets, measures: Similarity, mined: Mined, settings: Settings) -> None:
+        """`measures`: all there are; where an encoder is one of them, the last phase's band is not used."""
+        self.tickets, self.measures, self.mined, self.settings = tickets, measures, mined, settings
+        self.similarity = measures.by(settings.similarity)
+        self.languages = np.array(tickets.languages)  # [N] "" where unknown
+        self.lengths = np.array([len(text) for text in tickets.texts], dtype=np.float32)  # [N] characters
+        pairs, size = Candidates.join(mined.candidates.values()), len(tickets)
+        near = csr_matrix((np.ones(len(pairs), dtype=np.int32), (pairs.first, pairs.second)), shape=(size, size))
+        self.friends = csr_matrix(near + near.T + identity(size, dtype=np.int32))  # [N, N] and each ticket itself
 
-    def __post_init__(self) -> None:
-        names = {name: number for number, name in enumerate(sorted(set(self.tickets.languages) - {""}))}
-        languages = np.array([names.get(name, -1) for name in self.tickets.languages], dtype=np.int64)
-        object.__setattr__(self, "languages", languages)
-        lengths = np.array([len(text) for text in self.tickets.texts], dtype=np.float32)
-        object.__setattr__(self, "lengths", lengths)
-        candidates = list(self.mined.candidates.values())
-        first, second = (np.concatenate([getattr(one, side) for one in candidates]) for side in ("first", "second"))
-        size = len(self.tickets)
-        near = csr_matrix((np.ones(len(first), dtype=np.int32), (first, second)), shape=(size, size))
-        object.__setattr__(self, "friends", csr_matrix(near + near.T + identity(size, dtype=np.int32)))
+    def by_model(self, phase: Phase) -> bool:
+        """Whether an encoder chooses the negatives of a phase."""
+        return "encoder" in self.measures.matrices and phase == self.settings.phases[-1]
 
     def allowed(self, first: IntArray, second: IntArray) -> BoolArray:
         """[P] whether pairs may be called different problems, whatever band they are for."""
-        group, language = self.mined.group, self.languages
-        may = (language[first] == language[second]) | (language[first] < 0) | (language[second] < 0)
-        may &= group[first] != group[second]
+        one, two = self.languages[first], self.languages[second]
+        may = (one == two) | (one == "") | (two == "")
+        may &= self.mined.group[first] != self.mined.group[second]
         may[may] &= self.friends[first[may]].multiply(self.friends[second[may]]).sum(axis=1).A1 == 0
         relation = compare_categories(self.tickets, first, second)
         cosine = self.similarity.alike(first, second)
-        for phase in self.phases:
+        for phase in self.settings.phases:
             may &= ~phase.positives.holds(cosine, *relation)
         return may
 
 
-@dataclass(frozen=True, eq=False)
-class Anchors:
-    """Tickets to find negatives for, one a positive that each is in; all [R]."""
-
-    tickets: IntArray
-    each: IntArray
-    """How many negatives to take of it."""
-    ceiling: FloatArray
-    """The highest score, by a hard source, that a negative may have."""
-    gap: FloatArray
-    """Difference in length from its positive, in characters; NaN where it has none."""
-
-
-def take_negatives(
-    search: Search,
-    phase: Phase,
-    positives: Pairs,
-    part: int,
-    taken: set[tuple[int, int]],
-    *,
-    most_uses: int,
-    seed: int,
-) -> Pairs:
+def take_negatives(search: Search, phase: Phase, positives: Pairs, part: int, taken: set[tuple[int, int]]) -> Pairs:
     """As many negatives of a phase in a part as there are positives, or all that are found; beside the positives' own
     texts where that can be.
 
     Args:
         taken: pairs (lower ticket first) not to be taken again; grows.
-        most_uses: pairs that a ticket may be the second text of.
     """
-    random = np.random.default_rng((seed, part, phase.number, 1))
-    hard = search.hard if phase.number == max(each.number for each in search.phases) else None
+    settings, hard = search.settings, search.by_model(phase)
+    random = np.random.default_rng((settings.seed, part, phase.number, 1))
     others = np.flatnonzero(search.mined.part == part)
+    ceiling = _ceiling(search, positives) if hard else None
     rows: list[tuple[int, int]] = []
     uses: Counter[int] = Counter()
     with progress(f"Negatives, phase {phase.number}", len(positives)) as advance:
-        for block in _sources(search, positives, others, hard, most_uses, random):
+        for anchors, gaps, each in _blocks(search, positives, others, hard, random):
             if len(rows) >= len(positives):
                 break
             before = len(rows)
-            for anchor, count, partners in zip(
-                block.tickets.tolist(),
-                block.each.tolist(),
-                _options(search, phase, hard, block, others, random),
-                strict=True,
-            ):
-                pairs = ((anchor, partner) for partner in partners.tolist() if uses[partner] < most_uses)
+            if ceiling is None:
+                options = _in_band(search, phase.negatives, anchors, gaps, others, random)
+            else:
+                options = _hardest(search, phase.negatives, anchors, ceiling[anchors], others)
+            for anchor, partners in zip(anchors.tolist(), _allowed(search, anchors, options, others), strict=True):
+                pairs = ((anchor, partner) for partner in partners.tolist() if uses[partner] < settings.most_uses)
                 new = [pair for pair in pairs if (min(pair), max(pair)) not in taken]
-                for pair in new[: min(count, len(positives) - len(rows))]:
+                for pair in new[: min(each, len(positives) - len(rows))]:
                     taken.add((min(pair), max(pair)))
                     uses[pair[1]] += 1
                     rows.append(pair)
             advance(len(rows) - before)
-    chosen = np.array(rows, dtype=np.int64).reshape(-1, 2)
-    return Pairs(chosen[:, 0], chosen[:, 1], [BY_MODEL if hard else search.similarity.kind] * len(rows))
+    return Pairs.of(rows, [BY_MODEL if hard else settings.similarity] * len(rows))
 
 
-def _sources(
-    search: Search,
-    positives: Pairs,
-    others: IntArray,
-    hard: HardSource | None,
-    most_uses: int,
-    random: np.random.Generator,
-) -> Iterator[Anchors]:
-    """Anchors in blocks, the best first: first texts of positives, second texts, all others of the part."""
-    ends = (positives.first, positives.second)
+def _blocks(
+    search: Search, positives: Pairs, others: IntArray, hard: bool, random: np.random.Generator
+) -> Iterator[Block]:
+    """Anchors, the best first: first texts of positives, second texts, all others of the part."""
     gap = np.abs(search.lengths[positives.first] - search.lengths[positives.second])
-    lowest = np.full(len(search.tickets), np.inf, dtype=np.float32)
-    if hard is not None:
-        score = (1 - hard.margin) * pair_cosines(hard.embeddings, positives.first, positives.second)
-        for tickets in ends:
-            np.minimum.at(lowest, tickets, score)
-    rounds = [(tickets, np.ones(len(tickets), dtype=np.int64), gap) for tickets in ends]
-    if hard is None:  # which needs the score of a positive
+    rounds = [(positives.first, gap, 1), (positives.second, gap, 1)]
+    if not hard:  # which needs the score of a positive
         spare = np.full(len(others), np.nan, dtype=np.float32)
-        rounds += [(others, np.full(len(others), each), spare) for each in (SPARE_PER_ANCHOR, most_uses)]
-    for tickets, each, gaps in rounds:
+        rounds += [(others, spare, each) for each in (SPARE_PER_ANCHOR, search.settings.most_uses)]
+    for tickets, gaps, each in rounds:
         order = random.permutation(len(tickets))
         for start in range(0, len(tickets), BLOCK):
             block = order[start : start + BLOCK]
-            yield Anchors(tickets[block], each[block], lowest[tickets[block]], gaps[block])
+            yield tickets[block], gaps[block], each
 
 
-def _options(
-    search: Search,
-    phase: Phase,
-    hard: HardSource | None,
-    anchors: Anchors,
-    others: IntArray,
-    random: np.random.Generator,
+def _ceiling(search: Search, positives: Pairs) -> FloatArray:
+    """[N] the highest score that a negative of an anchor may have: below that of its positives, by the margin."""
+    lowest = np.full(len(search.tickets), np.inf, dtype=np.float32)
+    score = (1 - search.settings.margin) * pair_cosines(
+        search.measures.matrices["encoder"], positives.first, positives.second
+    )
+    for tickets in (positives.first, positives.second):
+        np.minimum.at(lowest, tickets, score)
+    return lowest
+
+
+def _in_band(
+    search: Search, band: Band, anchors: IntArray, gaps: FloatArray, others: IntArray, random: np.random.Generator
 ) -> list[IntArray]:
-    """For each anchor, tickets of the part that make a negative with it: the hardest first; or, of a random choice in
-    the band, first those whose length differs as its positive's does, so that length does not give a label away."""
-    relation = compare_categories(search.tickets, anchors.tickets[:, None], others)
-    if hard is None:
-        cosine = search.similarity.closest(anchors.tickets, others)
-        fits = phase.negatives.holds(cosine, *relation)
-    else:
-        cosine = cosines_with(hard.embeddings, anchors.tickets, others)
-        anything = Band(-np.inf, np.inf, phase.negatives.category)
-        fits = (cosine <= anchors.ceiling[:, None]) & anything.holds(cosine, *relation)
-    places = [np.flatnonzero(row) for row in fits]
-    if hard is None:
-        places = [
-            random.choice(of_anchor, min(OPTIONS, len(of_anchor)), replace=False) if len(of_anchor) else of_anchor
-            for of_anchor in places
-        ]
-        misses = (
-            np.abs(np.abs(search.lengths[others[of_anchor]] - search.lengths[anchor]) - gap)
-            for of_anchor, anchor, gap in zip(places, anchors.tickets, anchors.gap, strict=True)
-        )
-        places = [of_anchor[np.argsort(miss, kind="stable")] for of_anchor, miss in zip(places, misses, strict=True)]
-    else:
-        places = [
-            of_anchor[np.argsort(-row[of_anchor], kind="stable")[:OPTIONS]]
-            for of_anchor, row in zip(places, cosine, strict=True)
-        ]
-    counts = [len(of_anchor) for of_anchor in places]
-    second = others[np.concatenate(places).astype(np.int64)]
-    may = search.allowed(np.repeat(anchors.tickets, counts), second)
+    """Places among the others of a random choice in the band, for each anchor; first those whose length differs as its
+    positive's does, so that length does not give a label away."""
+    cosine = search.similarity.closest(anchors, others)
+    fits = band.holds(cosine, *compare_categories(search.tickets, anchors[:, None], others))
+    options = []
+    for anchor, gap, row in zip(anchors, gaps, fits, strict=True):
+        places = np.flatnonzero(row)
+        places = random.choice(places, min(OPTIONS, len(places)), replace=False) if len(places) else places
+        misses = np.abs(np.abs(search.lengths[others[places]] - search.lengths[anchor]) - gap)
+        options.append(places[np.argsort(misses, kind="stable")])
+    return options
+
+
+def _hardest(search: Search, band: Band, anchors: IntArray, ceiling: FloatArray, others: IntArray) -> list[IntArray]:
+    """Places among the others of what the encoder scores highest within the ceiling, for each anchor."""
+    cosine = cosines_with(search.measures.matrices["encoder"], anchors, others)
+    relation = compare_categories(search.tickets, anchors[:, None], others)
+    fits = (cosine <= ceiling[:, None]) & Band(-np.inf, np.inf, band.category).holds(cosine, *relation)
+    places = (np.flatnonzero(row) for row in fits)
+    return [at[np.argsort(-row[at], kind="stable")[:OPTIONS]] for at, row in zip(places, cosine, strict=True)]
+
+
+def _allowed(search: Search, anchors: IntArray, options: list[IntArray], others: IntArray) -> list[IntArray]:
+    """For each anchor, the tickets at its places that may make a negative with it."""
+    counts = [len(places) for places in options]
+    second = others[np.concatenate(options).astype(np.int64)]
+    may = search.allowed(np.repeat(anchors, counts), second)
     ends = np.cumsum(counts)[:-1]
-    return [of_anchor[keep] for of_anchor, keep in zip(np.split(second, ends), np.split(may, ends), strict=True)]
+    return [tickets[keep] for tickets, keep in zip(np.split(second, ends), np.split(may, ends), strict=True)]

@@ -5,7 +5,7 @@ Legend: N texts, V terms, E embedding width. Rows of a matrix have length 1 (or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from trainer.text.tfidf import FloatArray, IntArray, cosines_with, pair_cosines
 
 DENSE_ROWS = 512
 SPARSE_ROWS = 256  # rows of a block; its product with all others is what a thread holds
+THREADS = 2
 DROPPED_SHARE = 0.6  # of the floor: how much of a row the index may leave out
 
 
@@ -33,32 +34,34 @@ class Candidates:
         """Those of a mask or of positions."""
         return Candidates(self.first[rows], self.second[rows], self.cosine[rows])
 
+    @classmethod
+    def join(cls, parts: Iterable[Candidates]) -> Candidates:
+        """Those of all parts."""
+        columns = zip(*((part.first, part.second, part.cosine) for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
+
     def __len__(self) -> int:
         return len(self.first)
 
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
-    """Cosines by TF-IDF, by an encoder, or by both.
+    """Cosines by TF-IDF ("tfidf"), by an encoder ("encoder"), or by both.
 
     Where both judge, two texts are as alike as the lower one says when they are to be called the same problem, and as
     the higher one says when they are to be called different ones.
     """
 
-    tfidf: csr_matrix | None  # [N, V]
-    encoder: FloatArray | None  # [N, E]
+    matrices: dict[str, csr_matrix | FloatArray]
+    """What measures -> [N, V] or [N, E]."""
 
-    @property
-    def kind(self) -> str:
-        """ "tfidf", "encoder" or "both"."""
-        return "both" if self.tfidf is not None and self.encoder is not None else self._names()[0]
-
-    def _names(self) -> list[str]:
-        return [name for name in ("tfidf", "encoder") if getattr(self, name) is not None]
+    def by(self, kind: str) -> Similarity:
+        """That of one of them, or of "both"."""
+        return Similarity({name: matrix for name, matrix in self.matrices.items() if kind in (name, "both")})
 
     def of_pairs(self, first: IntArray, second: IntArray) -> dict[str, FloatArray]:
         """[P] cosines of pairs, by what measured them."""
-        return {name: pair_cosines(getattr(self, name), first, second) for name in self._names()}
+        return {name: pair_cosines(matrix, first, second) for name, matrix in self.matrices.items()}
 
     def alike(self, first: IntArray, second: IntArray) -> FloatArray:
         """[P] cosine that both grant."""
@@ -66,25 +69,23 @@ class Similarity:
 
     def closest(self, rows: IntArray, others: IntArray) -> FloatArray:
         """[R, O] cosine that neither exceeds."""
-        return np.maximum.reduce([cosines_with(getattr(self, name), rows, others) for name in self._names()])
+        return np.maximum.reduce([cosines_with(matrix, rows, others) for matrix in self.matrices.values()])
 
     def pairs(self, floor: float, choose: Callable[[Candidates], Candidates]) -> Candidates:
         """All pairs with a cosine of `floor` or more, thinned out block by block by `choose`."""
-        if self.tfidf is None or self.encoder is None:
-            return similar_pairs(self.tfidf if self.encoder is None else self.encoder, floor, choose)
+        first, *others = self.matrices.values()
 
-        def both(pairs: Candidates) -> Candidates:
-            cosine = np.minimum(pairs.cosine, pair_cosines(self.encoder, pairs.first, pairs.second))
-            return choose(Candidates(pairs.first, pairs.second, cosine).take(cosine >= floor))
+        def granted(pairs: Candidates) -> Candidates:
+            for matrix in others:
+                cosine = np.minimum(pairs.cosine, pair_cosines(matrix, pairs.first, pairs.second))
+                pairs = Candidates(pairs.first, pairs.second, cosine).take(cosine >= floor)
+            return choose(pairs)
 
-        return similar_pairs(self.tfidf, floor, both)
+        return similar_pairs(first, floor, granted)
 
 
 def similar_pairs(
-    matrix: csr_matrix | FloatArray,
-    floor: float,
-    choose: Callable[[Candidates], Candidates] = lambda pairs: pairs,
-    threads: int = 2,
+    matrix: csr_matrix | FloatArray, floor: float, choose: Callable[[Candidates], Candidates] = lambda pairs: pairs
 ) -> Candidates:
     """All pairs of rows with a cosine of `floor` (above 0) or more.
 
@@ -95,14 +96,12 @@ def similar_pairs(
     find = _sparse_finder(matrix, floor) if issparse(matrix) else _dense_finder(matrix, floor)
     size = SPARSE_ROWS if issparse(matrix) else DENSE_ROWS
     starts = range(0, matrix.shape[0], size)
-    with progress("Comparing", matrix.shape[0]) as advance, ThreadPoolExecutor(threads) as pool:
+    with progress("Comparing", matrix.shape[0]) as advance, ThreadPoolExecutor(THREADS) as pool:
         blocks = []
         for start, block in zip(starts, pool.map(lambda start: choose(find(start, start + size)), starts), strict=True):
             blocks.append(block)
             advance(min(size, matrix.shape[0] - start))
-    return Candidates(
-        *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("first", "second", "cosine"))
-    )
+    return Candidates.join(blocks)
 
 
 def _dense_finder(matrix: FloatArray, floor: float) -> Callable[[int, int], Candidates]:

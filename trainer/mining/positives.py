@@ -11,53 +11,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 
 from trainer.data.origins import KNOWN
 from trainer.data.tickets import Tickets
 from trainer.mining.neighbours import Candidates, IntArray, Similarity
+from trainer.mining.settings import BoolArray, Settings
 
-PARTS = ("train", "dev", "test")
-CATEGORY_RULES = ("same", "other", "any")
 PER_TICKET = 32  # candidates a band keeps of a ticket's pairs with later ones
 PER_PAIR = 40  # candidates a band keeps for each pair asked for
 KNOWN_NEIGHBOURS = 6  # each ticket of a large duplicates' cluster is paired with so many others of it
 LARGEST_SHARE = 0.25  # of a held-out part's tickets: a larger group would make the part about one problem
-BoolArray = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Band:
-    """Which pairs a phase takes: low <= cosine < high, and how their categories compare."""
-
-    low: float
-    high: float
-    category: str  # one of CATEGORY_RULES
-
-    def holds(self, cosine: NDArray[np.float32], same: BoolArray, known: BoolArray) -> BoolArray:
-        """Mask of the cosines; `same`: equal categories, `known`: neither is missing."""
-        fits = known & (same == (self.category == "same")) if self.category != "any" else True
-        return (cosine >= self.low) & (cosine < self.high) & fits
-
-    def __str__(self) -> str:
-        return f"{self.low:g}:{self.high:g}:{self.category}"
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A phase of the curriculum: its number from 1, pairs in train, and where they come from."""
-
-    number: int
-    name: str
-    size: int
-    positives: Band
-    negatives: Band
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +39,12 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    @classmethod
+    def of(cls, rows: list[tuple[int, int]], origin: list[str]) -> Pairs:
+        """The pairs of rows."""
+        first, second = np.array(rows, dtype=np.int64).reshape(-1, 2).T
+        return cls(first, second, origin)
 
     def head(self, count: int) -> Pairs:
         """The first `count` of them."""
@@ -86,14 +61,10 @@ class Mined:
 
     candidates: dict[int, Candidates]
     """Phase number -> pairs in its band, a random share of them where there are very many."""
-    in_band: dict[int, int]
-    """Phase number -> pairs in its band, at most PER_TICKET of a ticket with later ones."""
-    duplicates: Candidates
-    """Known duplicates."""
-    group: IntArray
-    """[N] group of each ticket."""
-    part: IntArray
-    """[N] index into PARTS."""
+    in_band: dict[int, int]  # phase number -> pairs in its band, at most PER_TICKET of a ticket with later ones
+    duplicates: Candidates  # known duplicates
+    group: IntArray  # [N] group of each ticket
+    part: IntArray  # [N] index into PARTS
 
 
 def compare_categories(tickets: Tickets, first: IntArray, second: IntArray) -> tuple[BoolArray, BoolArray]:
@@ -102,23 +73,10 @@ def compare_categories(tickets: Tickets, first: IntArray, second: IntArray) -> t
     return one == two, (one >= 0) & (two >= 0)
 
 
-def mine_positives(
-    tickets: Tickets,
-    similarity: Similarity,
-    phases: Sequence[Phase],
-    *,
-    shares: tuple[float, float],
-    largest_group: int,
-    seed: int,
-) -> Mined:
-    """Find the pairs of every positive band, group the tickets, and give each group to a part.
-
-    Args:
-        shares: of the tickets, for dev and for test.
-        largest_group: tickets in a group; known duplicates and copies of a template may exceed it.
-    """
+def mine_positives(tickets: Tickets, similarity: Similarity, settings: Settings) -> Mined:
+    """Find the pairs of every positive band, group the tickets, and give each group to a part."""
+    phases, seed = settings.phases, settings.seed
     random = np.random.default_rng(seed)
-    bands = {phase.number: phase.positives for phase in phases}
 
     def choose(pairs: Candidates) -> Candidates:
         may = tickets.template[pairs.first] != tickets.template[pairs.second]
@@ -127,12 +85,11 @@ def mine_positives(
         pairs = pairs.take(may)
         relation = compare_categories(tickets, pairs.first, pairs.second)
         order = _shuffled(pairs, seed)
-        chosen = [
-            order[_top(pairs.first[order], band.holds(pairs.cosine, *relation)[order])] for band in bands.values()
-        ]
+        inside = [phase.positives.holds(pairs.cosine, *relation)[order] for phase in phases]
+        chosen = [order[_top(pairs.first[order], wanted)] for wanted in inside]
         return pairs.take(np.unique(np.concatenate(chosen)))
 
-    pairs = similarity.pairs(min(band.low for band in bands.values()), choose)
+    pairs = similarity.pairs(min(phase.positives.low for phase in phases), choose)
     relation = compare_categories(tickets, pairs.first, pairs.second)
     candidates, counts = {}, {}
     for phase in phases:
@@ -142,8 +99,8 @@ def mine_positives(
         candidates[phase.number] = pairs.take(np.sort(random.permutation(inside)[:most]))
     first, second = _known_pairs(tickets.duplicate, random)
     duplicates = Candidates(first, second, similarity.alike(first, second))
-    group = _groups(tickets, list(candidates.values()), largest_group)
-    return Mined(candidates, counts, duplicates, group, _parts(tickets, group, shares, seed))
+    group = _groups(tickets, candidates.values(), settings.largest_group)
+    return Mined(candidates, counts, duplicates, group, _parts(tickets, group, settings.shares[1:], seed))
 
 
 def _shuffled(pairs: Candidates, seed: int) -> IntArray:
@@ -176,24 +133,22 @@ def _known_pairs(duplicate: IntArray, random: np.random.Generator) -> tuple[IntA
     return pairs[:, 0], pairs[:, 1]
 
 
-def _groups(tickets: Tickets, candidates: Sequence[Candidates], largest: int) -> IntArray:
+def _groups(tickets: Tickets, candidates: Iterable[Candidates], largest: int) -> IntArray:
     """[N] groups: duplicates and templates whole, then joined along candidates up to a size, the most similar first."""
     groups = DisjointSet(range(len(tickets)))
     for labels in (tickets.duplicate, tickets.template):
         first_of: dict[int, int] = {}
         for ticket, label in enumerate(labels.tolist()):
             groups.merge(first_of.setdefault(label, ticket), ticket)
-    cosine, first, second = (
-        np.concatenate([getattr(pairs, name) for pairs in candidates]) for name in ("cosine", "first", "second")
-    )
-    order = np.argsort(-cosine, kind="stable")
-    for one, two in zip(first[order].tolist(), second[order].tolist(), strict=True):
+    pairs = Candidates.join(candidates)
+    order = np.argsort(-pairs.cosine, kind="stable")
+    for one, two in zip(pairs.first[order].tolist(), pairs.second[order].tolist(), strict=True):
         if groups.subset_size(one) + groups.subset_size(two) <= largest:
             groups.merge(one, two)
     return np.array([groups[ticket] for ticket in range(len(tickets))], dtype=np.int64)
 
 
-def _parts(tickets: Tickets, group: IntArray, shares: tuple[float, float], seed: int) -> IntArray:
+def _parts(tickets: Tickets, group: IntArray, shares: Sequence[float], seed: int) -> IntArray:
     """[N] the part of each ticket. Groups are dealt in the order of a hash of their first number: dev is filled, then
     test, the rest is train; so most tickets stay in their part when others come or go.
 
@@ -223,35 +178,32 @@ def usable(candidates: Candidates, mined: Mined, part: int) -> Candidates:
     )
 
 
-def take_positives(
-    mined: Mined, phases: Sequence[Phase], sizes: dict[int, int], part: int, kind: str, most_uses: int, seed: int
-) -> dict[int, Pairs]:
+def take_positives(mined: Mined, settings: Settings, part: int) -> dict[int, Pairs]:
     """The positives of a part by phase: known duplicates first, no pair twice, no ticket above `most_uses` a phase.
 
     A known duplicate goes where its similarity belongs, and below all bands it is the hardest of positives.
     """
-    random = np.random.default_rng((seed, part))
+    phases = settings.phases
+    random = np.random.default_rng((settings.seed, part))
     known = usable(mined.duplicates, mined, part)
     easiest = max(phases, key=lambda phase: phase.positives.low)
-    hardest = max(phases, key=lambda phase: phase.number)
-    home = np.where(known.cosine >= easiest.positives.low, easiest.number, hardest.number)
+    home = np.where(known.cosine >= easiest.positives.low, easiest.number, phases[-1].number)
     guesses = {phase.number: usable(mined.candidates[phase.number], mined, part) for phase in phases}
     taken: set[tuple[int, int]] = set()
     result: dict[int, Pairs] = {}
     # Where bands overlap, the phase with the fewest candidates chooses first.
-    for phase in sorted(phases, key=lambda phase: len(guesses[phase.number]) / max(1, sizes[phase.number])):
+    for phase in sorted(phases, key=lambda phase: len(guesses[phase.number]) / max(1, settings.wanted(phase, part))):
         uses: Counter[int] = Counter()
         rows: list[tuple[int, int]] = []
         origins: list[str] = []
-        for source, origin in ((known.take(home == phase.number), KNOWN), (guesses[phase.number], kind)):
+        for source, origin in ((known.take(home == phase.number), KNOWN), (guesses[phase.number], settings.similarity)):
             for place in random.permutation(len(source)).tolist():
                 pair = int(source.first[place]), int(source.second[place])
-                free = pair not in taken and max(uses[end] for end in pair) < most_uses
-                if free and len(rows) < sizes[phase.number]:
+                free = pair not in taken and max(uses[end] for end in pair) < settings.most_uses
+                if free and len(rows) < settings.wanted(phase, part):
                     taken.add(pair)
                     uses.update(pair)
                     rows.append(pair if random.random() < 0.5 else pair[::-1])
                     origins.append(origin)
-        pairs = np.array(rows, dtype=np.int64).reshape(-1, 2)
-        result[phase.number] = Pairs(pairs[:, 0], pairs[:, 1], origins)
+        result[phase.number] = Pairs.of(rows, origins)
     return result

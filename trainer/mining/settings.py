@@ -7,18 +7,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trainer.data.origins import ALTERED
 from trainer.data.readers import Reading
 from trainer.data.ticket_table import Columns
 from trainer.data.tickets import Filter
 from trainer.errors import InputError
-from trainer.mining.positives import CATEGORY_RULES, Band, Phase
 
+PARTS = ("train", "dev", "test")
+CATEGORY_RULES = ("same", "other", "any")
 PHASES = ("easy", "medium", "hard")
+LABELS = ("positives", "negatives")
 SIMILARITIES = ("tfidf", "encoder", "both")
-MARGIN = 0.05  # by default
-TRANSLATE_LANGUAGE = "en"
-
+BoolArray = NDArray[np.bool_]
 
 # By similarity, then phase: the bands of positives and of negatives. Those of an encoder fit all-MiniLM-L6-v2, whose
 # cosines of unrelated tickets lie around 0.15; other encoders need their own.
@@ -36,6 +39,34 @@ BANDS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 @dataclass(frozen=True)
+class Band:
+    """Which pairs a phase takes: low <= cosine < high, and how their categories compare."""
+
+    low: float
+    high: float
+    category: str  # one of CATEGORY_RULES
+
+    def holds(self, cosine: NDArray[np.float32], same: BoolArray, known: BoolArray) -> BoolArray:
+        """Mask of the cosines; `same`: equal categories, `known`: neither is missing."""
+        fits = known & (same == (self.category == "same")) if self.category != "any" else True
+        return (cosine >= self.low) & (cosine < self.high) & fits
+
+    def __str__(self) -> str:
+        return f"{self.low:g}:{self.high:g}:{self.category}"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of the curriculum: its number from 1, pairs in train, and where they come from."""
+
+    number: int
+    name: str
+    size: int
+    positives: Band
+    negatives: Band
+
+
+@dataclass(frozen=True)
 class Settings:
     """All that decides what comes out."""
 
@@ -47,17 +78,34 @@ class Settings:
     phases: tuple[Phase, ...]
     similarity: str = "tfidf"
     model: str | None = None
-    margin: float = MARGIN
+    margin: float = 0.05
     dev_share: float = 0.08
     test_share: float = 0.08
     largest_group: int = 300
     most_uses: int = 25
     augment: tuple[tuple[str, float], ...] = ()  # kind, share of the train pairs
-    translators: tuple[str, str] | None = None
-    translate_language: str = TRANSLATE_LANGUAGE
+    translators: Sequence[str] = ()
+    translate_language: str = "en"
     raw_texts: bool = False
     strict: bool = False
     seed: int = 0
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """Of the tickets, and of the pairs asked for in train, for each of PARTS."""
+        return 1.0, self.dev_share, self.test_share
+
+    def wanted(self, phase: Phase, part: int) -> int:
+        """Positives, and as many negatives, asked for in a phase of a part."""
+        return round(phase.size / 2 * self.shares[part])
+
+    def without_categories(self) -> Settings:
+        """The settings with bands of any category."""
+
+        def widened(phase: Phase) -> Phase:
+            return replace(phase, **{side: replace(getattr(phase, side), category="any") for side in LABELS})
+
+        return replace(self, phases=tuple(map(widened, self.phases)))
 
     def check(self) -> None:
         """Raises InputError for settings that contradict each other or make no sense."""
@@ -69,9 +117,15 @@ class Settings:
             )
         if not 0 <= self.margin < 1:
             raise InputError(f"--margin {self.margin:g}: write a share from 0 to below 1, such as 0.05")
-        for name, value in (("--max-group", self.largest_group), ("--max-uses", self.most_uses)):
-            if value < 2 - (name == "--max-uses"):
-                raise InputError(f"{name} {value}: raise it")
+        for option, value, least in (
+            ("--max-group", self.largest_group, 2),
+            ("--max-uses", self.most_uses, 1),
+            ("--min-words", self.quality.min_words, 1),
+            ("--max-words", self.quality.max_words, 1),
+            ("--per-template", self.quality.per_template, 1),
+        ):
+            if value < least:
+                raise InputError(f"{option} {value}: write a whole number from {least} on")
         if not self.phases:
             raise InputError("--sizes: all phases are 0: ask for pairs in one of them")
         if any(kind == "translation" for kind, _ in self.augment) != bool(self.translators):
@@ -87,8 +141,7 @@ class Settings:
 def parse_phases(sizes: str, bands: Sequence[tuple[str | None, str | None]], similarity: str) -> tuple[Phase, ...]:
     """Phases from "5000,5000,5000" (or one number for all; 0 leaves a phase out) and their bands, None for the default.
 
-    Raises:
-        InputError: not numbers, odd or too small sizes, or a band that is none.
+    Raises InputError: not numbers, odd or too small sizes, or a band that is none.
     """
     numbers = [int(part) if part.strip().isdecimal() else -1 for part in sizes.split(",")]
     numbers = numbers * len(PHASES) if len(numbers) == 1 else numbers
@@ -98,8 +151,7 @@ def parse_phases(sizes: str, bands: Sequence[tuple[str | None, str | None]], sim
     for place, (name, number) in enumerate(zip(PHASES, numbers, strict=True)):
         chosen = [given or default for given, default in zip(bands[place], BANDS[similarity][place], strict=True)]
         positives, negatives = (
-            parse_band(f"--{name}-{label}", text)
-            for label, text in zip(("positives", "negatives"), chosen, strict=True)
+            parse_band(f"--{name}-{label}", text) for label, text in zip(LABELS, chosen, strict=True)
         )
         if positives.low <= 0:
             raise InputError(f"--{name}-positives {positives}: the low end must be above 0")
@@ -110,21 +162,6 @@ def parse_phases(sizes: str, bands: Sequence[tuple[str | None, str | None]], sim
         if number:
             phases.append(Phase(place + 1, name, number, positives, negatives))
     return tuple(phases)
-
-
-def without_categories(phases: Sequence[Phase], similarity: str) -> tuple[Phase, ...]:
-    """Phases whose default bands are of any category; () where a band that a person gave asks for one, or none does."""
-    bands = [band for phase in phases for band in (phase.positives, phase.negatives) if band.category != "any"]
-    if not bands or {str(band) for band in bands} - {text for pair in BANDS[similarity] for text in pair}:
-        return ()
-    return tuple(
-        replace(
-            phase,
-            positives=replace(phase.positives, category="any"),
-            negatives=replace(phase.negatives, category="any"),
-        )
-        for phase in phases
-    )
 
 
 def parse_band(option: str, text: str) -> Band:
@@ -140,10 +177,10 @@ def parse_band(option: str, text: str) -> Band:
     raise InputError(f"{option} {text}: write LOW:HIGH:CATEGORY with CATEGORY one of {rules}, as in 0.3:0.5:any")
 
 
-def parse_augment(text: str | None) -> tuple[tuple[str, float], ...]:
+def parse_augment(text: str) -> tuple[tuple[str, float], ...]:
     """ "deletion=0.1,edit=0.1" as (kind, share of the train pairs). Raises InputError."""
     chosen: dict[str, float] = {}
-    for part in text.split(",") if text else []:
+    for part in text.split(","):
         kind, _, share = part.strip().partition("=")
         try:
             chosen[kind] = float(share)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,16 +14,15 @@ from trainer.data.origins import KNOWN
 from trainer.data.raw_table import brief
 from trainer.data.tickets import REASONS, Tickets
 from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category
-from trainer.mining.neighbours import Similarity
-from trainer.mining.positives import Mined, Pairs, Phase, compare_categories, usable
+from trainer.mining.negatives import Search
+from trainer.mining.positives import Pairs, compare_categories, usable
+from trainer.mining.settings import LABELS
 from trainer.system.console import console
 from trainer.text.masking import mask_text
 from trainer.text.tfidf import FloatArray
 
 EXAMPLES = 3  # pairs shown of each phase and label
 EXAMPLE_LENGTH = 160
-LABELS = ("positives", "negatives")
-
 
 Chosen = dict[int, tuple[Pairs, Pairs]]
 """Phase number -> its positives and negatives, of which as many are written as both have."""
@@ -38,13 +36,10 @@ class Report:
     tickets: Tickets
     left_out: str = ""
     """What the settings ask for that these tickets have no data for, and was left out."""
-    parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    """Part -> phase name -> figures."""
-    shortcuts: dict[str, float] = field(default_factory=dict)
-    """ROC-AUC on the train pairs of what needs no model."""
+    parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # part -> phase name -> figures
+    shortcuts: dict[str, float] = field(default_factory=dict)  # ROC-AUC on the train pairs of what needs no model
     augmented: dict[str, dict[str, int]] = field(default_factory=dict)
-    files: dict[str, int] = field(default_factory=dict)
-    """Part -> rows written."""
+    files: dict[str, int] = field(default_factory=dict)  # part -> rows written
 
     def shortages(self, part: str) -> list[str]:
         """A line for each phase of a part that has fewer pairs than were asked for."""
@@ -103,34 +98,32 @@ class Report:
         }
 
 
-def part_figures(
-    tickets: Tickets,
-    measures: Similarity,
-    mined: Mined,
-    phases: Sequence[Phase],
-    chosen: Chosen,
-    part: int,
-    share: float,
-) -> dict[str, dict[str, Any]]:
+def written_of(chosen: tuple[Pairs, Pairs]) -> list[Pairs]:
+    """What is written of a phase's positives and negatives: as many of either as there are of both."""
+    return [pairs.head(min(map(len, chosen))) for pairs in chosen]
+
+
+def part_figures(search: Search, chosen: Chosen, part: int) -> dict[str, dict[str, Any]]:
     """Figures of a part by phase name."""
-    result = {}
-    for phase in phases:
-        both, written = chosen[phase.number], len(chosen[phase.number][1])
-        kept = [pairs.head(written) for pairs in both]
-        cosines = [measures.of_pairs(pairs.first, pairs.second) for pairs in kept]
+    settings, mined, result = search.settings, search.mined, {}
+    for phase in settings.phases:
+        both = chosen[phase.number]
+        kept = written_of(both)
+        cosines = [search.measures.of_pairs(pairs.first, pairs.second) for pairs in kept]
         figures: dict[str, Any] = {
-            "wanted_of_each": round(phase.size / 2 * share),
-            "written_of_each": written,
+            "wanted_of_each": settings.wanted(phase, part),
+            "written_of_each": len(kept[0]),
             "candidates": mined.in_band[phase.number],
             "candidates_in_groups": len(usable(mined.candidates[phase.number], mined, part)),
             "mean_cosines": {
-                name: [float(one[name].mean()) for one in cosines] for name in (cosines[0] if written else ())
+                name: [float(one[name].mean()) for one in cosines] for name in (cosines[0] if len(kept[0]) else ())
             },
         }
-        for label, band, pairs, values, all_pairs in zip(
-            LABELS, (phase.positives, phase.negatives), kept, cosines, both, strict=True
-        ):
-            figures[label] = {"band": str(band), "found": len(all_pairs), **_described(tickets, pairs, values)}
+        bands = [str(phase.positives), str(phase.negatives)]
+        if search.by_model(phase):
+            bands[1] = f"model, to {1 - settings.margin:g} x positive:{phase.negatives.category}"
+        for label, band, pairs, values, found in zip(LABELS, bands, kept, cosines, both, strict=True):
+            figures[label] = {"band": band, "found": len(found), **_described(search.tickets, pairs, values)}
         result[phase.name] = figures
     return result
 
@@ -157,19 +150,19 @@ def _spread(values: FloatArray) -> dict[str, float]:
     return {name: round(value, 4) for name, value in zip(names, quantiles, strict=True)}
 
 
-def shortcuts(tickets: Tickets, measures: Similarity, chosen: Chosen) -> dict[str, float]:
+def shortcuts(search: Search, chosen: Chosen) -> dict[str, float]:
     """ROC-AUC on all phases together of "same category" (where there are any), of a small difference in length, and of
     the cosines."""
-    both = [pairs.head(len(labelled[1])) for labelled in chosen.values() for pairs in labelled]
-    labels = np.concatenate([np.full(len(pairs), place % 2 == 0) for place, pairs in enumerate(both)])
-    first, second = (np.concatenate([getattr(pairs, end) for pairs in both]) for end in ("first", "second"))
+    written = [pairs for both in chosen.values() for pairs in written_of(both)]
+    labels = np.concatenate([np.full(len(pairs), place % 2 == 0) for place, pairs in enumerate(written)])
+    first, second = (np.concatenate([getattr(pairs, end) for pairs in written]) for end in ("first", "second"))
+    tickets = search.tickets
     lengths, category = np.array([len(text) for text in tickets.texts]), tickets.category
-    scores = {"length": length_similarity(lengths[first], lengths[second])}
+    scores: dict[str, Any] = {"length": length_similarity(lengths[first], lengths[second])}
     if tickets.categories:
         scores = {"same_category": same_category(category[first], category[second], -1)} | scores
-    return {
-        name: round(roc_auc(score, labels), 4) for name, score in (scores | measures.of_pairs(first, second)).items()
-    }
+    scores |= search.measures.of_pairs(first, second)
+    return {name: round(roc_auc(score, labels), 4) for name, score in scores.items()}
 
 
 def print_report(report: Report) -> None:

@@ -4,7 +4,6 @@ canonical.canonical_form                   what copies of a text share; masks, s
 markup.strip_markup                        HTML (also escaped), wiki and Markdown signs, pasted data, journal stamps
 cleaning.strip_mail, strip_repeated        what a ticket says, without headers, signatures and boilerplate
 cleaning.fingerprints, language            copies of a template; which language a text is in
-masking.mask_text                          hide addresses, numbers, hosts and ids, for texts that leave the data set
-names.hide_names                           hide names of people behind the labels of a form; no guarantee
+masking.mask_text                          hide addresses, numbers, hosts, ids, names behind the labels of a form
 tfidf.tfidf_matrix, pair_cosines           TF-IDF vectors and cosines
 """

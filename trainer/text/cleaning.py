@@ -25,11 +25,9 @@ WORD = re.compile(WORD_PATTERN)
 _TOKEN = re.compile(r"<\w+>|\w+")
 _VOLATILE = re.compile(r"\d|_|^<")  # in a token: a number, an id or a mask
 
-
 SHINGLE = 8  # words in a run; shorter ones repeat in what people really say
 SHINGLE_TICKETS = 20  # a run in at least so many tickets, and in so large a share of them, is boilerplate
 SHINGLE_SHARE = 0.002
-
 
 _HEADERS = re.compile(
     # A forwarded mail's block from sender to subject, then single lines of one; the subject itself is kept.
@@ -71,7 +69,6 @@ _CLOSING = re.compile(
 SIGNATURE = 260  # characters at the end of a text in which a closing phrase begins a signature
 THANKS_AFTER = 0.4  # of the text; before that, thanks may begin the message
 
-
 # Frequent short words; a language wins by its count of them. Words of two languages stand in both or in neither.
 _STOP_WORDS: dict[str, frozenset[str]] = {
     language: frozenset(words.split())
@@ -92,7 +89,6 @@ _STOP_WORDS: dict[str, frozenset[str]] = {
     }.items()
 }
 STOP_WORDS = frozenset().union(*_STOP_WORDS.values())
-
 
 _SCRIPTS: dict[str, re.Pattern[str]] = {
     "zh/ja": re.compile("[\u3040-\u30ff\u3400-\u9fff]"),
@@ -155,11 +151,7 @@ def fingerprints(texts: Sequence[str], rare: int = 2, least: int = 4) -> list[st
     return keys
 
 
-def strip_repeated(
-    texts: Sequence[str],
-    templates: Sequence[str],
-    protected: Sequence[int],
-) -> list[str]:
+def strip_repeated(texts: Sequence[str], templates: Sequence[str], protected: Sequence[int]) -> list[str]:
     """Texts without the runs of SHINGLE words that many different tickets repeat.
 
     Args:

@@ -96,7 +96,10 @@ def strip_markup(text: str) -> str:
         before, text = text, _strip_html(text)
         if text == before:
             break
-    return _strip_signs(_DATA.sub(" ", text))
+    text = _DATA.sub(" ", text)
+    for pattern, instead in _SIGNS:  # of journals, wikis and Markdown; what they enclose stays
+        text = pattern.sub(instead, text)
+    return text
 
 
 def _strip_html(text: str) -> str:
@@ -201,10 +204,3 @@ _SIGNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"^([ \t]*[-*][ \t]+)\[[ x]\][ \t]+", r"\1"),
     )
 )
-
-
-def _strip_signs(text: str) -> str:
-    """The text without the signs of journals, wikis and Markdown; what they enclose stays."""
-    for pattern, instead in _SIGNS:
-        text = pattern.sub(instead, text)
-    return text

@@ -16,15 +16,13 @@ from trainer.text.cleaning import STOP_WORDS, WORD_PATTERN
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-
 MIN_TEXTS = 3  # a word of fewer texts is a name or a slip, and would only make its texts less alike
 
 
 def tfidf_matrix(texts: Sequence[str]) -> csr_matrix:
     """TF-IDF [N, V] of the words of texts but stop words, 1 + log tf, rows of length 1.
 
-    Raises:
-        InputError: scikit-learn is not installed, or no word stands in two texts.
+    Raises InputError: scikit-learn is not installed, or no word stands in two texts.
     """
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
