@@ -184,10 +184,10 @@ def test_what_is_wrong_with_the_real_files(real, real_report):
 def judged(real, real_encoder):
     """Columns of some real rows of each phase, and their cosines under the pretrained encoder."""
     phases = np.array(real[TRAIN]["phase_indicators"])
-    rows = np.concatenate([np.flatnonzero(phases == phase)[:count] for phase, count in ((1, 500), (2, 150), (3, 150))])
+    rows = np.concatenate([np.flatnonzero(phases == phase)[:count] for phase, count in ((1, 250), (2, 50), (3, 120))])
     columns = take(real[TRAIN], rows.tolist())
     table = pairs_from_columns(columns, TRAIN)
-    encoder = load_encoder(str(real_encoder), max_length=32)  # enough to judge by, and quick
+    encoder = load_encoder(str(real_encoder), max_length=24)  # enough to judge by, and quick
     embeddings = embed_cached(encoder, tokenize_for(encoder, table.texts))
     return columns, pair_cosines(embeddings, table, (encoder.width,))[0]
 
