@@ -132,6 +132,7 @@ def test_texts_in_the_report_are_masked_and_in_the_pairs_where_asked(
         assert "@corp.com" not in (folder / "report.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_bytes(tickets: Path, plain: Path, tmp_path: Path) -> None:
     for name, seed in (("same", "0"), ("other", "1")):
         build(tickets, tmp_path / name, "--seed", seed)
@@ -275,6 +276,7 @@ def test_a_short_band_is_told_with_numbers_and_an_empty_one_or_a_strict_run_is_r
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_negatives_above_positives_are_told(tickets: Path, tmp_path: Path, capfd) -> None:
     build(tickets, tmp_path / "out", "--hard-positives", "0.3:0.36:same", "--hard-negatives", "0.36:0.9:other")
     assert "train, hard: negatives score as high as positives by tfidf" in capfd.readouterr().err
@@ -325,6 +327,7 @@ def test_one_category_only_is_refused_unless_no_band_asks(tmp_path: Path, capfd)
     assert cli(["build-pairs", *arguments, *bands]) == 0
 
 
+@pytest.mark.slow
 def test_without_categories_the_default_bands_do_without(tmp_path: Path, capfd) -> None:
     rows = [{key: row[key] for key in ("number", "description")} for row in ticket_rows()]
     path = tmp_path / "t.csv"

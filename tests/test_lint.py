@@ -139,6 +139,7 @@ def copied(columns: Columns) -> Columns:
     return {name: list(values) for name, values in columns.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison.__name__)
 def test_each_poison_is_named_and_nothing_else(poison, control):
     train, dev = (copied(control[name]) for name in (TRAIN, DEV))

@@ -77,6 +77,7 @@ def report_check(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_tables_are_what_the_records_say(tmp_path: Path) -> None:
     result = report_check(ROOT)
     assert result.returncode == 0, result.stderr

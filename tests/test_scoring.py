@@ -216,6 +216,7 @@ def test_kept_thresholds_are_applied_frozen_and_in_sample_ones_are_named(model, 
     assert "kept in" in own.thresholds_from["model"] and own.in_sample("model")
 
 
+@pytest.mark.slow
 def test_tables_are_judged_as_their_files_are(model, files):
     asked = [
         Question(str(model), pairs, dev, dims=(64, 16), resamples=100)
@@ -235,6 +236,7 @@ def test_a_metric_that_is_none_ends_a_training_run_before_any_work(tmp_path, cap
     assert not (tmp_path / "run" / "plan.json").exists()
 
 
+@pytest.mark.slow
 def test_a_model_beside_itself_is_not_better_and_encodes_nothing_new(model, files, cache, encoded):
     question = Question(str(model), str(files["test"]), baseline=str(model), dims=(64, 8), resamples=100)
     found = judge(question)
@@ -249,6 +251,7 @@ def test_a_model_beside_itself_is_not_better_and_encodes_nothing_new(model, file
     assert len(encoded) == 1
 
 
+@pytest.mark.slow
 def test_positives_alone_are_judged_by_search(model, tiny_model, files, tmp_path, capfd):
     """Also beside thresholds that are fitted on dev; what needs negatives is one line."""
     columns, pairs, out = json.loads(files["test"].read_text()), tmp_path / "ones.json", tmp_path / "out.json"
