@@ -97,9 +97,9 @@ def count_alerts(
             ways = [(first, second)] if a == b or alike else [(first, second), (second, first)]
             weight = 2 if alike and a != b else 1  # the other way round is the same
             coarse = torch.zeros(2 * COARSE + 1, dtype=torch.int64)
-            for steps in (steps for way in ways for steps in _steps(new, past, *way)):
-                _count(total, steps, weight)
-                _count(coarse, steps // (STEPS // COARSE), weight)
+            for way in ways:
+                for steps, times in _steps(new, past, *way):
+                    _count(total, coarse, steps, times * weight)
             by_groups[row] = _at_or_above(coarse.numpy())
             pairs[row] = sizes[a] * (sizes[a] - 1) if a == b else 2 * sizes[a] * sizes[b]
             advance()
@@ -167,24 +167,28 @@ def _blocks(rows: range) -> Iterator[range]:
         yield range(start, min(start + ROWS, rows.stop))
 
 
-def _steps(new: Tensor, past: Tensor, first: range, second: range) -> Iterator[Tensor]:
-    """Yield, block by block, the step 0 .. 2 STEPS of every cosine of two ranges of rows, but of none with itself."""
+def _steps(new: Tensor, past: Tensor, first: range, second: range) -> Iterator[tuple[Tensor, int]]:
+    """Yield the steps 0 .. 2 STEPS of all cosines of two ranges of rows, block by block, and how often they count:
+    once, and those of a ticket with itself once less."""
     for rows in _blocks(first):
         for others in _blocks(second):
             cosines = new[rows.start : rows.stop] @ past[others.start : others.stop].T
-            steps = (cosines * STEPS).floor_().clamp_(-STEPS, STEPS).to(torch.int64) + STEPS
+            steps = (cosines * STEPS).floor_().clamp_(-STEPS, STEPS).to(torch.int32) + STEPS
+            yield steps.flatten(), 1
             if rows == others:
-                steps = steps[~torch.eye(len(rows), dtype=torch.bool, device=steps.device)]
-            yield steps.flatten()
+                yield steps.diagonal(), -1
 
 
-def _count(histogram: Tensor, steps: Tensor, weight: int) -> None:
-    """Add to a histogram; where the steps are few, without the work of its length."""
-    if len(steps) < len(histogram):
+def _count(total: Tensor, coarse: Tensor, steps: Tensor, times: int) -> None:
+    """Add steps to a histogram [2 STEPS + 1] and to one of a pair of groups [2 COARSE + 1]; the last of either is 1."""
+    if len(steps) < len(total):  # without the work of its length
         steps = steps.cpu()
-        histogram.index_add_(0, steps, histogram.new_ones(1).expand(len(steps)), alpha=weight)
-    else:
-        histogram += weight * torch.bincount(steps, minlength=len(histogram)).cpu()
+        for histogram, index in ((total, steps), (coarse, steps // (STEPS // COARSE))):
+            histogram.index_add_(0, index, histogram.new_ones(1).expand(len(steps)), alpha=times)
+        return
+    counts = times * torch.bincount(steps, minlength=len(total)).cpu()
+    total += counts
+    coarse += torch.nn.functional.pad(counts, (0, STEPS // COARSE - 1)).view(len(coarse), -1).sum(dim=1)
 
 
 def _at_or_above(histogram: np.ndarray) -> Int:
