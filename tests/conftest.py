@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+
+gc.disable()  # until all is imported: what imports make stays, and looking through it while they last takes seconds
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork of tests that fork
@@ -33,6 +36,12 @@ TEXTS = (
     "cannot send mail, it bounces",
     "query: passage: screen is black after the update",
 )
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but never among what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
