@@ -56,12 +56,13 @@ def draw(size: int, width: int, groups: int, seed: int) -> tuple[np.ndarray, np.
 
 def slow(scores: np.ndarray, task: SearchTask) -> dict[str, list[float]]:
     """Every candidate sorted, one query at a time; nothing may be tied."""
+    relevant, candidates = task.relevant.toarray() != 0, task.excluded.toarray() == 0
+    if task.limits is not None:
+        candidates &= np.arange(scores.shape[1]) < task.limits[:, None]
     measured = []
-    for query, row in enumerate(scores):
-        limit = len(row) if task.limits is None else task.limits[query]
-        candidates = np.setdiff1d(np.arange(limit), task.excluded[query].nonzero()[1])
-        right = set(task.relevant[query].nonzero()[1].tolist())
-        measured.append(of_order(candidates[np.argsort(-row[candidates])].tolist(), right))
+    for row, right, found in zip(scores, relevant, candidates, strict=True):
+        ranked = np.flatnonzero(found)[np.argsort(-row[found])]
+        measured.append(of_order(ranked.tolist(), set(np.flatnonzero(right).tolist())))
     return {name: [each[name] for each in measured] for name in NAMES}
 
 
