@@ -57,8 +57,8 @@ def test_each_unique_text_is_encoded_once_and_in_its_place(encoder, table, monke
     monkeypatch.setattr("trainer.model.embedding.TOKENS_PER_BATCH", 100)
     together = embed(encoder, tokens)
     assert sum(seen) == len(table.texts) and len(seen) > 1
-    alone = np.concatenate([embed(encoder, tokenize_for(encoder, [text])) for text in table.texts])
-    np.testing.assert_allclose(together, alone, atol=1e-6)
+    alone = np.concatenate([embed(encoder, tokenize_for(encoder, [text])) for text in table.texts[::3]])
+    np.testing.assert_allclose(together[::3], alone, atol=1e-6)
 
 
 def test_metrics_are_those_of_the_cosines(encoder, table):

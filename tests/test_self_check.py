@@ -148,7 +148,7 @@ def other_mask_backward(*inputs):
     ],
 )
 def test_broken_dropout_is_named(short_attention, monkeypatch, change, words):
-    encoder = short_attention("bert", heads=2)
+    encoder = short_attention("bert")
     encoder.model.config.attention_probs_dropout_prob = 0.3
     monkeypatch.setattr(self_check, "ATTENTION_LENGTHS", (3,))  # without dropout nothing is broken
     monkeypatch.setattr(attention_triton, "packed_attention", with_dropout_of(change))
