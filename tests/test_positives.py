@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ PHASES = (
 )
 
 
+@cache
 def make_tickets(seed: int, count: int = 900) -> Tickets:
     """Tickets about 60 problems: a few words of the problem, a few of anything; three categories, two languages."""
     random = np.random.default_rng(seed)
@@ -59,8 +61,19 @@ def settings_of(**changes: Any) -> Settings:
     return replace(settings, **{"largest_group": 20, "most_uses": 6, **changes})
 
 
+@cache
+def by_words(texts: tuple[str, ...]) -> tuple[Similarity, np.ndarray]:
+    """As mining takes it, and the cosines of all pairs [N, N]."""
+    matrix = tfidf_matrix(list(texts))
+    return Similarity({"tfidf": matrix}), (matrix @ matrix.T).toarray()
+
+
+def all_cosines(tickets: Tickets) -> np.ndarray:
+    return by_words(tuple(tickets.texts))[1]
+
+
 def mine(tickets: Tickets, **changes: Any) -> Mined:
-    return mine_positives(tickets, Similarity({"tfidf": tfidf_matrix(tickets.texts)}), settings_of(**changes))
+    return mine_positives(tickets, by_words(tuple(tickets.texts))[0], settings_of(**changes))
 
 
 def select(
@@ -69,15 +82,16 @@ def select(
     settings = settings_of(**changes)
     positives = take_positives(mined, settings, part)
     taken = {pair for pairs in positives.values() for pair in pairs.sorted()}
-    encoder = {} if embeddings is None else {"encoder": embeddings}
-    search = Search(tickets, Similarity({"tfidf": tfidf_matrix(tickets.texts)} | encoder), mined, settings)
+    similarity = by_words(tuple(tickets.texts))[0]
+    if embeddings is not None:
+        similarity = Similarity({"tfidf": tfidf_matrix(tickets.texts), "encoder": embeddings})
+    search = Search(tickets, similarity, mined, settings)
     phases = ((phase, positives[phase.number]) for phase in PHASES)
     return {phase.number: (pairs, take_negatives(search, phase, pairs, part, taken)) for phase, pairs in phases}
 
 
 def cosines(tickets: Tickets, pairs: Pairs) -> np.ndarray:
-    whole = tfidf_matrix(tickets.texts)
-    return (whole @ whole.T).toarray()[pairs.first, pairs.second]
+    return all_cosines(tickets)[pairs.first, pairs.second]
 
 
 def same(tickets: Tickets, pairs: Pairs) -> np.ndarray:
@@ -92,15 +106,26 @@ def fits(band: Band, tickets: Tickets, pairs: Pairs) -> bool:
     return bool(((values >= band.low - 1e-6) & (values < band.high + 1e-6) & rule[band.category]).all())
 
 
+@cache
+def mined_of(seed: int) -> tuple[Tickets, Mined]:
+    return make_tickets(seed), mine(make_tickets(seed), seed=seed)
+
+
+@cache
+def chosen_of(seed: int) -> tuple[Tickets, Mined, list[dict[int, tuple[Pairs, Pairs]]]]:
+    """Tickets, what was mined of them, and the pairs of each part by phase."""
+    tickets, mined = mined_of(seed)
+    return tickets, mined, [select(tickets, mined, part, seed=seed) for part in range(len(PARTS))]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_every_pair_lies_in_its_band_and_part_and_is_taken_once(seed: int) -> None:
-    tickets = make_tickets(seed)
-    mined = mine(tickets, seed=seed)
+    tickets, mined, chosen = chosen_of(seed)
     seen: list[tuple[int, int]] = []
-    for part in range(len(PARTS)):
+    for part, by_phase in enumerate(chosen):
         for phase in PHASES:
-            positives, negatives = select(tickets, mined, part, seed=seed)[phase.number]
+            positives, negatives = by_phase[phase.number]
             assert len(positives) >= len(negatives) > (150 if part == 0 else 10)
             assert fits(phase.positives, tickets, positives) and fits(phase.negatives, tickets, negatives)
             for pairs in (positives, negatives):
@@ -112,9 +137,8 @@ def test_every_pair_lies_in_its_band_and_part_and_is_taken_once(seed: int) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_no_chain_of_positives_contradicts_a_negative_or_leaves_a_part(seed: int) -> None:
-    tickets = make_tickets(seed)
-    mined = mine(tickets, seed=seed)
-    chosen = [pairs for part in range(3) for pairs in select(tickets, mined, part, seed=seed).values()]
+    tickets, mined, parts = chosen_of(seed)
+    chosen = [pairs for by_phase in parts for pairs in by_phase.values()]
     first, second = (
         np.concatenate([getattr(positives, side) for positives, _ in chosen]) for side in ("first", "second")
     )
@@ -168,8 +192,7 @@ def test_everything_repeats_with_its_seed_and_changes_with_another() -> None:
 
 def test_known_duplicates_outrank_similarity() -> None:
     tickets = make_tickets(0)
-    matrix = tfidf_matrix(tickets.texts)
-    whole, later = (matrix @ matrix.T).toarray(), np.triu(np.ones((len(tickets), len(tickets)), dtype=bool), 1)
+    whole, later = all_cosines(tickets), np.triu(np.ones((len(tickets), len(tickets)), dtype=bool), 1)
     alike = np.argwhere(later & (whole > 0.6))[:20]
     unlike = np.argwhere(later & (whole == 0))[:: len(whole)][:20]
     duplicate = np.arange(len(tickets))
@@ -212,18 +235,17 @@ def test_copies_of_a_template_make_no_pair_and_stay_together() -> None:
 
 @pytest.mark.slow
 def test_negatives_stay_within_a_language_and_away_from_friends() -> None:
-    tickets = make_tickets(0)
-    mined = mine(tickets)
+    tickets, mined, parts = chosen_of(0)
     friends = {
         frozenset(pair)
         for found in mined.candidates.values()
         for pair in zip(found.first.tolist(), found.second.tolist(), strict=True)
     }
-    near = {
-        ticket: {ticket} | {other for pair in friends if ticket in pair for other in pair}
-        for ticket in range(len(tickets))
-    }
-    for _, negatives in select(tickets, mined).values():
+    near = {ticket: {ticket} for ticket in range(len(tickets))}
+    for pair in friends:
+        for ticket in pair:
+            near[ticket] |= pair
+    for _, negatives in parts[0].values():
         for one, two in negatives.sorted():
             assert len({tickets.languages[one], tickets.languages[two]} - {""}) < 2
             assert not near[one] & near[two]
@@ -255,9 +277,9 @@ def test_negatives_share_the_anchors_of_positives_and_their_difference_in_length
 
 
 def test_no_ticket_is_used_more_often_than_allowed() -> None:
-    tickets = make_tickets(0)
+    tickets, mined = mined_of(0)
     for most in (1, 3):
-        for positives, negatives in select(tickets, mine(tickets), most_uses=most).values():
+        for positives, negatives in select(tickets, mined, most_uses=most).values():
             assert np.bincount(np.concatenate([positives.first, positives.second])).max() <= most
             assert np.bincount(negatives.second).max() <= most
 
@@ -265,12 +287,9 @@ def test_no_ticket_is_used_more_often_than_allowed() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("margin", [0.0, 0.2])
 def test_an_encoder_picks_the_hardest_below_its_margin(margin: float) -> None:
-    tickets = make_tickets(0)
-    mined = mine(tickets)
-    random = np.random.default_rng(0)
-    rows = (tfidf_matrix(tickets.texts) @ random.normal(size=(tfidf_matrix(tickets.texts).shape[1], 64))).astype(
-        np.float32
-    )
+    tickets, mined, parts = chosen_of(0)
+    matrix = tfidf_matrix(tickets.texts)
+    rows = (matrix @ np.random.default_rng(0).normal(size=(matrix.shape[1], 64))).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     whole = rows @ rows.T
     chosen = select(tickets, mined, embeddings=rows, margin=margin)
@@ -284,15 +303,13 @@ def test_an_encoder_picks_the_hardest_below_its_margin(margin: float) -> None:
         own[one] = min(own.get(one, 2.0), whole[one, two])
     for one, two in zip(negatives.first, negatives.second, strict=True):
         assert whole[one, two] <= (1 - margin) * own[one] + 1e-5
-    easier = select(tickets, mined)[3][1]
+    easier = parts[0][3][1]
     assert whole[negatives.first, negatives.second].mean() > whole[easier.first, easier.second].mean()
 
 
 def test_candidates_are_counted_as_they_are() -> None:
-    tickets = make_tickets(0)
-    mined = mine(tickets)
-    matrix = tfidf_matrix(tickets.texts)
-    whole = np.triu((matrix @ matrix.T).toarray(), 1)
+    tickets, mined = mined_of(0)
+    whole = np.triu(all_cosines(tickets), 1)
     equal = tickets.category[:, None] == tickets.category
     known = (tickets.category[:, None] >= 0) & (tickets.category >= 0)
     for phase in PHASES:
