@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from trainer.data.pairs import read_pairs
 from trainer.data.readers import Reading
 from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, corpus_of_tickets, read_texts
@@ -15,22 +13,11 @@ from trainer.errors import InputError
 from trainer.evaluation.bootstrap import RESAMPLES, check_resampling
 from trainer.evaluation.metric_choice import AUTO, BY_SEARCH, SEARCH_METRICS
 from trainer.evaluation.scoring import common_dims
-from trainer.evaluation.search import Scores, SearchTask, search
-from trainer.evaluation.search_metrics import Float
-from trainer.evaluation.search_scores import BM25Scores, EmbeddingScores, FusedScores
+from trainer.evaluation.search_set import SearchSet, Values, search_by_words, words_of
 from trainer.evaluation.search_verdict import SearchAssessment, assess_search, sentences
-from trainer.model.embedding import embed_cached, tokenize_sides
-from trainer.model.encoder import Encoder
+from trainer.model.embedding import embed_cached
 from trainer.model.loading import load_encoder
 from trainer.system.gpu import default_device
-
-TITLES = {
-    "model": "Search by the model",
-    "baseline": "Search by the baseline",
-    "bm25": "Search by BM25",
-    "bm25+model": "Search by BM25 and the model",
-    "bm25+baseline": "Search by BM25 and the baseline",
-}
 
 
 @dataclass(frozen=True)
@@ -89,24 +76,20 @@ def judge_search(question: SearchQuestion) -> SearchJudgement:
     """
     metric = _metric(question)
     corpus = _read(question)
-    texts = [corpus.texts[query] for query in corpus.queries]
-    words = BM25Scores(texts, corpus.texts)
+    words = words_of(corpus)
     names = {"model": question.model} | ({"baseline": question.baseline} if question.baseline else {})
     encoders = {system: load_encoder(name).to(default_device()) for system, name in names.items()}
     dims = tuple(sorted(common_dims(question.dims, encoders.values())))
-    task = SearchTask(corpus.relevant, corpus.excluded, corpus.limits)
-    systems: dict[str, Scores] = {"bm25": words}
+    values = search_by_words(corpus, words)
     for system, encoder in encoders.items():
-        systems[system] = embedded = EmbeddingScores(*_embed(system, encoder, corpus), dims)
-        systems[f"bm25+{system}"] = FusedScores(words, embedded)
-    values = {system: search(scores, task, TITLES[system]) for system, scores in systems.items()}
+        searched = SearchSet.build(corpus, encoder)  # each has a tokenizer of its own
+        rows = embed_cached(encoder, searched.tokens, description=f"Embedding ({system})")
+        values |= searched.search(system, rows, dims, words)
     named = replace(question, dims=dims, metric=metric)
     return conclude_search(named, corpus, values)
 
 
-def conclude_search(
-    question: SearchQuestion, corpus: SearchCorpus, values: dict[str, dict[str, Float]]
-) -> SearchJudgement:
+def conclude_search(question: SearchQuestion, corpus: SearchCorpus, values: Values) -> SearchJudgement:
     """Judge systems by what each query found, as `assess_search` takes it."""
     assessment = assess_search(
         values, corpus.clusters, question.dims, question.metric, resamples=question.resamples, seed=question.seed
@@ -136,14 +119,6 @@ def _read(question: SearchQuestion) -> SearchCorpus:
     )
     others = read_texts(question.corpus, columns, reading) if question.corpus else []
     return corpus_of_pairs(table, others, question.corpus or "")
-
-
-def _embed(system: str, encoder: Encoder, corpus: SearchCorpus) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of the queries, and of all texts as what is found; each different text is embedded once a side."""
-    place: dict[str, int] = {}
-    of_text = np.array([place.setdefault(text, len(place)) for text in corpus.texts])
-    rows = embed_cached(encoder, tokenize_sides(encoder, list(place)), description=f"Embedding ({system})")
-    return rows[: len(place)][of_text[corpus.queries]], rows[-len(place) :][of_text]
 
 
 def search_record(judgement: SearchJudgement) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from trainer.data.search_corpus import remarks
 from trainer.evaluation.search_judge import SearchJudgement
 from trainer.evaluation.search_verdict import GUARDED
 from trainer.system.console import console
@@ -33,11 +34,8 @@ def print_search(judgement: SearchJudgement) -> None:
         f"{groups['effective']:.0f} of equal size",
         markup=False,
     )
-    if unknown := facts.get("links_to_unknown_tickets"):
-        console.print(f"{unknown} of {facts['links']} links name tickets that are not in the file", markup=False)
-    for name, why in (("repeated_numbers", "their ticket number again"), ("without_text", "no text")):
-        if facts.get(name):
-            console.print(f"{facts[name]} rows left out: {why}", markup=False)
+    for remark in remarks(facts):
+        console.print(remark, markup=False)
     columns = tuple(dict.fromkeys(("success@5", *GUARDED, question.metric)))
     for dim in assessment.metrics["model"]:
         _print_dim(judgement, dim, columns)
