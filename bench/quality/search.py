@@ -13,8 +13,9 @@ from pathlib import Path
 
 from bench.records import RESULTS, environment, save_record
 from trainer.data.ticket_table import Columns
-from trainer.evaluation.search_judge import SearchQuestion, judge_search, search_record
-from trainer.evaluation.search_show import print_search
+from trainer.evaluation.question import SearchQuestion
+from trainer.evaluation.search_judge import judge_search, search_record
+from trainer.evaluation.show import print_search
 from trainer.model.loading import load_encoder
 from trainer.system.arguments import parse_dims
 

@@ -15,7 +15,9 @@ from trainer import __version__
 from trainer.checkpoint.content import RunState
 from trainer.data.pairs import PairTable
 from trainer.data.split import has_both_labels
-from trainer.evaluation.judge import Judgement, Question, conclude, judgement_record
+from trainer.evaluation.assessment import Assessment
+from trainer.evaluation.judge import Judgement, conclude, judgement_record
+from trainer.evaluation.question import Question
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, thresholds_text
 from trainer.model.embedding import embed, embed_cached
@@ -74,8 +76,9 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     records = {name: record_of(judgement) for name, judgement in judgements.items()}
     judged_on = list(records)[-1]  # test, where there is one: dev has picked the model
     metrics: dict[str, Any] = {key: records["dev"][key] for key in ("baseline", "final")}
-    metrics |= {"verdict": records[judged_on]["verdict"], "verdict_on": judged_on, "best_step": state.best.step}
-    metrics |= {"strength": alpha, **records, "evaluations": state.evaluations}
+    metrics |= {key: records[judged_on][key] for key in ("verdict", "sentences", "surely_worse")}
+    metrics |= {"verdict_on": judged_on, "best_step": state.best.step, "strength": alpha}
+    metrics |= {**records, "evaluations": state.evaluations}
 
     # ---- Export, read back from disk and compared.
     fitted = judgements["dev"].thresholds.get("model")  # not by positives alone
@@ -120,11 +123,18 @@ def embed_held_out(run: Run, systems: dict[str, Encoder]) -> dict[str, dict[str,
 
 
 def judge_run(
-    run: Run, systems: dict[str, Encoder], embeddings: dict[str, dict[str, np.ndarray]]
+    run: Run,
+    systems: dict[str, Encoder],
+    embeddings: dict[str, dict[str, np.ndarray]],
+    search: Assessment | None = None,
 ) -> dict[str, Judgement]:
     """Judgements on "dev" and, where there is one, "test", in this order.
 
     Thresholds are fitted on dev; where it holds positives alone, on a test set of both labels itself, else not at all.
+
+    Args:
+        search: what a search of the run's corpus says of "model" and "baseline" at the dims of the run, in their order
+            (`assessment.assess_search`); it stands for all search metrics, instead of one among the pairs' own texts.
     """
     config, dev = run.config, run.data.dev
     conditions = {system: embedding_conditions(encoder) for system, encoder in systems.items()}
@@ -148,7 +158,7 @@ def judge_run(
                 forgetting=config.data.forgetting or None,
             )
             forgetting = general if name == "dev" else None
-            judgements[name] = conclude(question, table, embeddings[name], thresholds, forgetting)
+            judgements[name] = conclude(question, table, embeddings[name], thresholds, forgetting, search=search)
     return judgements
 
 
