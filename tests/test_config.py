@@ -28,12 +28,10 @@ from trainer.config import (
     OptimConfig,
     OutputConfig,
     TrainConfig,
-    section_name,
     setting_keys,
-    settings_of,
 )
 from trainer.config_file import dump_config, load_config, resolve_config, suggest, to_tree
-from trainer.config_rules import RULES
+from trainer.config_rules import RULES, settings_of
 from trainer.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -184,7 +182,7 @@ def test_two_keys_that_do_not_go_together_are_refused(setting: str, complaint: s
 def test_two_values_that_do_not_go_together_are_refused_in_python(setting: str, complaint: str) -> None:
     with pytest.raises(InputError) as caught:
         section = build(setting)
-        Config(**{section_name(type(section)): section})
+        Config(**{section.section: section})
     assert str(caught.value) == complaint
 
 

@@ -5,27 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, corpus_of_tickets, read_texts
 from trainer.errors import InputError
 from trainer.evaluation.assessment import Assessment, assess_search
 from trainer.evaluation.metric_choice import AUTO, BY_SEARCH, SEARCH_METRICS
 from trainer.evaluation.question import SearchQuestion
 from trainer.evaluation.scoring import common_dims
-from trainer.evaluation.search import Scores, SearchTask, search
-from trainer.evaluation.search_scores import BM25Scores, EmbeddingScores, FusedScores
+from trainer.evaluation.search_set import SearchSet, search_by_words, words_of
 from trainer.evaluation.verdict import Decision, decide
-from trainer.model.embedding import embed_cached, tokenize_sides
-from trainer.model.encoder import Encoder
-
-TITLES = {
-    "model": "Search by the model",
-    "baseline": "Search by the baseline",
-    "bm25": "Search by BM25",
-    "bm25+model": "Search by BM25 and the model",
-    "bm25+baseline": "Search by BM25 and the baseline",
-}
+from trainer.model.embedding import embed_cached
 
 
 @dataclass(frozen=True)
@@ -53,16 +41,14 @@ def judge_search(question: SearchQuestion) -> SearchJudgement:
     """
     metric = _metric(question)
     corpus = _read(question)
-    texts = [corpus.texts[query] for query in corpus.queries]
-    words = BM25Scores(texts, corpus.texts)
+    words = words_of(corpus)
     encoders = question.load_encoders()
     dims = tuple(sorted(common_dims(question.dims, encoders.values())))
-    task = SearchTask(corpus.relevant, corpus.excluded, corpus.limits)
-    systems: dict[str, Scores] = {"bm25": words}
+    values = search_by_words(corpus, words)
     for system, encoder in encoders.items():
-        systems[system] = embedded = EmbeddingScores(*_embed(system, encoder, corpus), dims)
-        systems[f"bm25+{system}"] = FusedScores(words, embedded)
-    values = {system: search(scores, task, TITLES[system]) for system, scores in systems.items()}
+        searched = SearchSet.build(corpus, encoder)  # each has a tokenizer of its own
+        rows = embed_cached(encoder, searched.tokens, description=f"Embedding ({system})")
+        values |= searched.search(system, rows, dims, words)
     assessment = assess_search(
         values,
         corpus.clusters,
@@ -90,14 +76,6 @@ def _read(question: SearchQuestion) -> SearchCorpus:
         return corpus_of_tickets(question.tickets, question.columns, question.queries, question.reading)
     others = read_texts(question.corpus, question.columns, question.reading) if question.corpus else []
     return corpus_of_pairs(question.read(question.pairs), others, question.corpus or "")
-
-
-def _embed(system: str, encoder: Encoder, corpus: SearchCorpus) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of the queries, and of all texts as what is found; each different text is embedded once a side."""
-    place: dict[str, int] = {}
-    of_text = np.array([place.setdefault(text, len(place)) for text in corpus.texts])
-    rows = embed_cached(encoder, tokenize_sides(encoder, list(place)), description=f"Embedding ({system})")
-    return rows[: len(place)][of_text[corpus.queries]], rows[-len(place) :][of_text]
 
 
 def search_record(judgement: SearchJudgement) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from trainer.data.search_corpus import remarks
 from trainer.evaluation.assessment import CHANGE, DIFFERENCES, GUARDED, PASSING, Assessment
 from trainer.evaluation.judge import Judgement
 from trainer.evaluation.metric_choice import NO_NEGATIVES
@@ -65,13 +66,10 @@ def print_judgement(judgement: Judgement) -> None:
 
 def print_search(judgement: SearchJudgement) -> None:
     """Show a table a dim, a row a system and a row a difference, then the sentences."""
-    question, facts, assessment = judgement.question, judgement.facts, judgement.assessment
+    question, assessment = judgement.question, judgement.assessment
     _print_drawn(assessment.source, question, assessment)
-    if unknown := facts.get("links_to_unknown_tickets"):
-        console.print(f"{unknown} of {facts['links']} links name tickets that are not in the file", markup=False)
-    for name, why in (("repeated_numbers", "their ticket number again"), ("without_text", "no text")):
-        if facts.get(name):
-            console.print(f"{facts[name]} rows left out: {why}", markup=False)
+    for remark in remarks(judgement.facts):
+        console.print(remark, markup=False)
     columns = tuple(dict.fromkeys(("success@5", *GUARDED, question.metric)))
     for dim in assessment.metrics["model"]:
         _print_systems(assessment, dim, columns)
