@@ -165,11 +165,14 @@ def test_what_is_kept_is_checked(table: PairTable, tmp_path: Path) -> None:
         {"positive_share": None},
         {"tail": 3},
         {"tail": [3]},
+        {"tickets": "x"},
     ):
         path.write_text(json.dumps(record | damaged))
         with pytest.raises(InputError, match="cannot be read as thresholds"):
             stored_thresholds(tmp_path, (64,), MODEL)
-    path.write_text(json.dumps({key: value for key, value in record.items() if key != "tail"}))  # of an older version
+    path.write_text(
+        json.dumps({key: value for key, value in record.items() if key not in ("tail", "tickets")})
+    )  # of an older version
     assert stored_thresholds(tmp_path, (64,), MODEL) is not None
     for values in ({"64": float("nan")}, {"64": "x"}, [0.5], None):
         path.write_text(json.dumps(record | {"values": values}))

@@ -17,9 +17,8 @@ from trainer.errors import InputError
 from trainer.evaluation.assessment import Assessment, assess, forgetting
 from trainer.evaluation.metric_choice import choose_metric, require_metric
 from trainer.evaluation.pair_metrics import spearman_ceiling
-from trainer.evaluation.prevalence import percent
 from trainer.evaluation.question import Question, embed_systems
-from trainer.evaluation.real_world import Asked, count_for, read_ticket_texts, real_world
+from trainer.evaluation.real_world import Asked, count_for, read_ticket_texts, real_world, thresholds_for_alerts
 from trainer.evaluation.scoring import common_dims, pair_cosines
 from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, store_thresholds, stored_thresholds
 from trainer.evaluation.verdict import Decision, decide
@@ -86,6 +85,7 @@ def judge(question: Question) -> Judgement:
     encoders = question.load_encoders()
     dims = common_dims(question.dims, encoders.values())
     counts = {system: count_for(encoder, tickets, dims) for system, encoder in encoders.items()}
+    for_alerts = thresholds_for_alerts(asked, tickets, encoders, counts)
     fit_on = next((table for table in (data.dev, data.table) if table is not None and has_both_labels(table)), None)
     kept: dict[str, Thresholds | None] = {}
     if fit_on is not None:  # may be bad: before work
@@ -105,9 +105,10 @@ def judge(question: Question) -> Judgement:
     kept_in = {system: Path(encoders[system].spec.name) / THRESHOLDS for system in kept if kept[system]}
     dev = data.dev.source if data.dev is not None else None
     named = replace(question, pairs=data.table.source, dev=dev, dims=dims, metric=metric)
-    judgement = conclude(named, data.table, rows, thresholds, general, kept_in)
+    in_use = for_alerts if for_alerts and question.dev and not question.rule else thresholds
+    judgement = conclude(named, data.table, rows, in_use, general, kept_in)
     just_fitted = (fit_on, on_rows) if fit_on is not None and not any(kept.values()) else None
-    world = real_world(asked, dims, (data.table, rows), just_fitted, thresholds, counts)
+    world = real_world(asked, dims, (data.table, rows), just_fitted, thresholds, for_alerts, counts)
     return replace(judgement, real_world=world)
 
 
@@ -206,8 +207,7 @@ def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thre
 def _origin(thresholds: Thresholds, table: PairTable, file: Path | None) -> str:
     kept = f", kept in {file}" if file else ""
     in_sample = " (in-sample)" if thresholds.data_fingerprint == table.fingerprint() else ""
-    share = f"where {percent(thresholds.positive_share)} are positive"
-    return f"{thresholds.source} by {thresholds.rule}, {share}{kept}{in_sample}"
+    return f"{thresholds.source} by {thresholds.rule}, {thresholds.where}{kept}{in_sample}"
 
 
 def keep_thresholds(judgement: Judgement) -> None:
@@ -223,7 +223,7 @@ def keep_thresholds(judgement: Judgement) -> None:
         console.print(f"{folder} is read-only: thresholds are not kept there", markup=False)
         return
     path = store_thresholds(folder, judgement.thresholds["model"])
-    console.print(f"Thresholds kept in {path}", markup=False)
+    console.print(f"Thresholds kept in {path}: of {judgement.thresholds_from['model']}", markup=False)
 
 
 def judgement_record(judgement: Judgement) -> dict[str, Any]:

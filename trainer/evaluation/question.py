@@ -79,7 +79,7 @@ class Question(EncoderQuestion):
     text_columns: tuple[str, ...] = ()
     """What the file of tickets calls its texts, title first; empty: the usual names."""
     alerts_per_ticket: float | None = None
-    """The alerts a ticket to find a threshold for."""
+    """The alerts a ticket to find a threshold for; with `dev` and no `rule` that is the one in use, and kept."""
 
 
 @dataclass(frozen=True)

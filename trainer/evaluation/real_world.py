@@ -21,9 +21,9 @@ from trainer.evaluation.bootstrap import interval
 from trainer.evaluation.groups import Groups, groups_of_pairs
 from trainer.evaluation.prevalence import TELLING, percent, smallest_rate
 from trainer.evaluation.scoring import pair_cosines
-from trainer.evaluation.thresholds import Thresholds, parse_rule, value_at_share
+from trainer.evaluation.thresholds import Thresholds, fit_to_alerts, parse_rule, value_at_share
 from trainer.model.embedding import embed_cached, tokenize_sides
-from trainer.model.encoder import Encoder
+from trainer.model.encoder import Encoder, embedding_conditions
 
 Counts = Mapping[str, AlertCounts]
 """Dim -> alerts of a set of texts."""
@@ -78,14 +78,25 @@ def count_for(encoder: Encoder, texts: list[str], dims: tuple[int, ...]) -> Coun
     if not texts:
         return {}
     embeddings = embed_cached(encoder, tokenize_sides(encoder, texts), description="Embedding (tickets)")
-    return count_embedded(embeddings, len(texts), dims)
+    queries = embeddings[: len(texts)]
+    documents = embeddings[-len(texts) :] if len(embeddings) > len(texts) else queries  # sides differ by their prompts
+    return {str(dim): tail.count_alerts(queries, documents, dim) for dim in dims}
 
 
-def count_embedded(embeddings: np.ndarray, texts: int, dims: tuple[int, ...], groups: int = tail.GROUPS) -> Counts:
-    """The alerts by dim of embeddings of T texts, [T, E], or [2 T, E] where sides differ (`tokenize_sides`)."""
-    queries = embeddings[:texts]
-    documents = embeddings[-texts:] if len(embeddings) > texts else queries
-    return {str(dim): tail.count_alerts(queries, documents, dim, groups=groups) for dim in dims}
+def thresholds_for_alerts(
+    asked: Asked, texts: list[str], encoders: Mapping[str, Encoder], counts: Mapping[str, Counts]
+) -> dict[str, Thresholds]:
+    """The thresholds that raise as many alerts as were asked for, by system; {} where that was not asked.
+
+    Raises InputError where no threshold does.
+    """
+    if asked.alerts_per_ticket is None or asked.tickets is None:
+        return {}
+    wanted = asked.alerts_per_ticket
+    return {
+        system: fit_to_alerts(wanted, counts[system], asked.tickets, texts, embedding_conditions(encoder))
+        for system, encoder in encoders.items()
+    }
 
 
 def real_world(
@@ -94,6 +105,7 @@ def real_world(
     judged: tuple[PairTable, Mapping[str, np.ndarray]],
     fitted_on: tuple[PairTable, Mapping[str, np.ndarray]] | None,
     thresholds: Mapping[str, Thresholds],
+    for_alerts: Mapping[str, Thresholds],
     counts: Mapping[str, Counts],
 ) -> dict[str, Any] | None:
     """What --json holds as "real_world"; None where nothing was asked.
@@ -101,10 +113,9 @@ def real_world(
     Args:
         judged: held-out pairs, and embeddings of their texts by system.
         fitted_on: the pairs that thresholds were fitted on just now, likewise.
-        thresholds: in use, by system; none where there are no negatives.
+        thresholds: kept or fitted by a rule, by system; none where there are no negatives.
+        for_alerts: those of `thresholds_for_alerts`.
         counts: alerts of the tickets by system and dim; none without tickets.
-
-    Raises InputError where no threshold reaches the alerts.
     """
     if asked.prevalence is None and not asked.tickets:
         return None
@@ -120,6 +131,7 @@ def real_world(
                 (judged[0], cosines[m]),
                 None if on is None else (on[0], on[1][m]),
                 thresholds.get(system),
+                for_alerts.get(system),
                 counts.get(system, {}).get(str(dim)),
                 notes,
             )
@@ -141,6 +153,7 @@ def _rows(
     judged: tuple[PairTable, np.ndarray],
     fitted_on: tuple[PairTable, np.ndarray] | None,
     thresholds: Thresholds | None,
+    for_alerts: Thresholds | None,
     counts: AlertCounts | None,
     notes: dict[str, None],
 ) -> list[dict[str, Any]]:
@@ -148,9 +161,9 @@ def _rows(
     share = asked.prevalence
     chosen: list[dict[str, Any]] = []
     if thresholds is not None:
-        own, fits = thresholds.positive_share, share == thresholds.positive_share
+        fits = share == thresholds.positive_share
         in_sample = " (in-sample)" if thresholds.data_fingerprint == judged[0].fingerprint() else ""
-        where = f"{thresholds.rule} on {thresholds.source}, where {percent(own)} are positive{in_sample}"
+        where = f"{thresholds.rule} on {thresholds.source}, {thresholds.where}{in_sample}"
         ends = _fit_ends(asked, fitted_on, thresholds, dim, counts) if fits else None
         chosen.append({"chosen": where, "threshold": thresholds.values[dim], "threshold_interval": ends})
         if share is not None and not fits:
@@ -160,15 +173,10 @@ def _rows(
             ends = _fit_ends(asked, judged, refit, dim, counts)
             chosen.append({"chosen": where, "threshold": value, "threshold_interval": ends})
     samples = tail.resample_alerts(counts, asked.resamples, asked.seed) if counts is not None else None
-    if asked.alerts_per_ticket is not None and counts is not None and samples is not None:
-        try:
-            value = tail.threshold_for_alerts(counts, asked.alerts_per_ticket)
-        except ValueError as error:
-            option = f"--alerts-per-ticket {asked.alerts_per_ticket:g}"
-            raise InputError(f"{option}: {asked.tickets}, {dim} dims: {error}; ask for another number") from error
+    if asked.alerts_per_ticket is not None and for_alerts is not None and counts is not None and samples is not None:
         ends = interval(tail.resampled_thresholds(samples, asked.alerts_per_ticket)).tolist()
         where = f"{asked.alerts_per_ticket:g} alerts a ticket on {asked.tickets}"
-        chosen.append({"chosen": where, "threshold": value, "threshold_interval": ends})
+        chosen.append({"chosen": where, "threshold": for_alerts.values[dim], "threshold_interval": ends})
         _note_tail(asked.alerts_per_ticket, counts, judged[0], notes)
     groups = groups_of_pairs(judged[0])
     return [row | _worth(asked, row["threshold"], judged, groups, counts, samples, notes) for row in chosen]
