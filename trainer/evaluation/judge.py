@@ -15,10 +15,10 @@ from trainer.data.run_data import read_general
 from trainer.data.split import check_overlap, has_both_labels
 from trainer.errors import InputError
 from trainer.evaluation.assessment import Assessment, assess, forgetting
-from trainer.evaluation.metric_choice import choose_metric, require_metric
+from trainer.evaluation.metric_choice import choose_metric
 from trainer.evaluation.pair_metrics import spearman_ceiling
 from trainer.evaluation.question import Question, embed_systems
-from trainer.evaluation.real_world import Asked, count_for, read_ticket_texts, real_world, thresholds_for_alerts
+from trainer.evaluation.real_world import count_for, read_ticket_texts, real_world, thresholds_for_alerts
 from trainer.evaluation.scoring import common_dims, pair_cosines
 from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, store_thresholds, stored_thresholds
 from trainer.evaluation.verdict import Decision, decide
@@ -77,10 +77,11 @@ def judge(question: Question) -> Judgement:
         InputError: a file, a model or an option is bad, or the dims do not fit both models.
         NumericError: an embedding is NaN or Inf.
     """
-    _check_options(question)
-    asked = _asked(question)
-    data, tickets = _read(question), read_ticket_texts(asked, question.reading)
-    asked.check_pairs(data.table)
+    question.check()
+    asked = replace(question, rule=question.rule or RULE)
+    data, tickets = _read(question), read_ticket_texts(question)
+    if question.prevalence is not None and not has_both_labels(data.table):
+        raise InputError(f"--prevalence: {data.table.source} holds positives alone, and precision needs negatives too")
     metric = choose_metric(question.metric, [data.table], f"--metric {question.metric}")
     encoders = question.load_encoders()
     dims = common_dims(question.dims, encoders.values())
@@ -97,7 +98,7 @@ def judge(question: Question) -> Judgement:
             on_rows = embed_systems(encoders, fit_on.texts)
         for system, encoder in encoders.items():
             cosines, conditions = pair_cosines(on_rows[system], fit_on, dims), embedding_conditions(encoder)
-            at = question.rule or RULE, conditions, question.prevalence, counts[system]
+            at = asked.rule, conditions, question.prevalence, counts[system]
             thresholds[system] = kept[system] or fit_thresholds(cosines, fit_on, dims, *at)
     general = None
     if data.general is not None:
@@ -156,21 +157,6 @@ def conclude(
         pairs=len(table),
         forgetting=forgotten,
     )
-
-
-def _asked(question: Question) -> Asked:
-    names = ("prevalence", "alerts_per_ticket", "tickets", "text_columns", "resamples", "seed")
-    return Asked(rule=question.rule or RULE, **{name: getattr(question, name) for name in names})
-
-
-def _check_options(question: Question) -> None:
-    _asked(question).check()
-    require_metric(question.metric, f"--metric {question.metric}")
-    if question.forgetting and not question.baseline:
-        raise InputError("--forgetting needs a model to compare with: name the one before training as --baseline")
-    question.check()
-    if question.fewest < 1:
-        raise InputError(f"--fewest {question.fewest}: use 1 or more")
 
 
 def _read(question: Question) -> _Data:
