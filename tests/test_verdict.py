@@ -185,8 +185,8 @@ def topics(table: PairTable, count: int, noise: float) -> np.ndarray:
 def test_a_gain_on_pairs_with_a_loss_on_search_is_not_better_and_said_first() -> None:
     """A model that only knows topics tells random negatives apart, and finds the right one of a topic by chance."""
     table = tickets(400)
-    rows = {"model": topics(table, 16, 0.05), "baseline": rows_of(table, 0.7)}
-    found = assess(table, rows, DIMS, {"model": AT, "baseline": AT}, resamples=200)
+    rows, at = {"model": topics(table, 25, 0.05), "baseline": rows_of(table, 1.0)}, {"16": 0.3, "8": 0.3}
+    found = assess(table, rows, (16, 8), {"model": at, "baseline": at}, resamples=200)
     decision = decide(found, "spearman")
     assert set(decision.verdicts.values()) == {"BETTER"} and decision.verdict == "NOT BETTER"
     assert ("success@10", "16") in found.surely_worse and ("map@100", "16") in found.surely_worse

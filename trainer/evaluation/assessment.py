@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.pairs import PairTable, canonical_count
-from trainer.data.split import connect, has_both_labels
+from trainer.data.pairs import PairTable
+from trainer.data.split import has_both_labels
 from trainer.evaluation.bootstrap import LEVEL, RESAMPLES, bootstrap_means, bootstrap_pairs, interval, why_undefined
 from trainer.evaluation.groups import Groups, groups_of_pairs, groups_of_queries
 from trainer.evaluation.pair_metrics import classify_at, pearson, roc_auc, spearman
-from trainer.evaluation.scoring import metrics_at, pair_cosines, search
+from trainer.evaluation.scoring import metrics_at, pair_cosines
 from trainer.evaluation.search_metrics import DEPTH, NAMES, Float
+from trainer.evaluation.search_set import SearchedTexts
 
 PASSING = 0.70  # ROC-AUC and F1 of the adversarial diagnostic
 FEWEST = 20  # pairs of either kind, below which it says nothing
@@ -135,13 +136,11 @@ def search_own_texts(
     table: PairTable, embeddings: Mapping[str, np.ndarray], dims: tuple[int, ...], *, resamples: int, seed: int
 ) -> Assessment:
     """Let the texts of a table's positive pairs search for each other among all of its texts."""
-    values = {}
+    searched, values = SearchedTexts.of_pairs(table), {}
     for system, rows in embeddings.items():
-        queries, values[system] = search(table, rows, dims)
-    first, second = (table.canonical[texts[table.label]] for texts in (table.text1, table.text2))
-    count = canonical_count(table)
-    clusters = connect(first, second, count)[queries]
-    return assess_search(values, clusters, dims, texts=count, source="these pairs", resamples=resamples, seed=seed)
+        values |= searched.search(system, rows, dims)
+    corpus, drawn = searched.corpus, {"resamples": resamples, "seed": seed}
+    return assess_search(values, corpus.clusters, dims, texts=len(corpus.texts), source="these pairs", **drawn)
 
 
 def assess_search(

@@ -19,6 +19,8 @@ from scipy.stats import rankdata
 
 FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
+Metrics = dict[str, dict[str, float]]
+"""Dim (as a string, as JSON has it) -> metric -> value."""
 
 
 # Rows of embeddings that fit the processor's cache in float64: three times as fast as whole columns at 100,000 pairs.

@@ -1,4 +1,4 @@
-"""A corpus with its tokens, to be searched by any encoder: what `scoring.PairSet` is for pairs.
+"""A corpus, or the texts of pairs, to be searched by any encoder.
 
 Legend: U texts of the corpus, N different texts, Q queries, M dims, E embedding width.
 """
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.data.search_corpus import SearchCorpus
-from trainer.evaluation.scoring import Metrics
+from trainer.data.pairs import PairTable
+from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs
+from trainer.evaluation.pair_metrics import Metrics
 from trainer.evaluation.search import Scores, SearchTask, search
 from trainer.evaluation.search_metrics import Float, Int
 from trainer.evaluation.search_scores import BM25Scores, EmbeddingScores, FusedScores
@@ -32,21 +33,23 @@ TITLES = {
 
 
 @dataclass(frozen=True, eq=False)
-class SearchSet:
-    """Who searches for what among whom, ready to be embedded."""
+class SearchedTexts:
+    """Who searches for what among whom, by embeddings of the different texts."""
 
     corpus: SearchCorpus
-    tokens: TokenTable
-    """[N] or [2 N] of the different texts, as `tokenize_sides` has them."""
     place: Int
     """[U] which of the different texts each is."""
+    count: int
+    """N."""
 
     @classmethod
-    def build(cls, corpus: SearchCorpus, encoder: Encoder) -> SearchSet:
-        """Tokenise the different texts of a corpus for an encoder."""
-        place: dict[str, int] = {}
-        of_text = np.array([place.setdefault(text, len(place)) for text in corpus.texts], dtype=np.int64)
-        return cls(corpus, tokenize_sides(encoder, list(place)), of_text)
+    def of_pairs(cls, table: PairTable) -> SearchedTexts:
+        """The texts of a table, by embeddings of its texts [T, E] or [2 T, E]; copies of a text count as one.
+
+        Raises InputError where no positive pair is of two different texts.
+        """
+        representatives = np.unique(table.canonical, return_index=True)[1]
+        return cls(corpus_of_pairs(table), representatives, len(table.texts))
 
     def search(
         self, system: str, embeddings: np.ndarray, dims: Sequence[int], words: BM25Scores | None = None
@@ -55,16 +58,16 @@ class SearchSet:
 
         Args:
             system: "model" or "baseline".
-            embeddings: of `tokens`.
+            embeddings: [N, E], or [2 N, E] where sides differ: as queries before as what is found (`tokenize_sides`).
             dims: in any order, which the values [M, Q] keep.
 
         Raises:
             NumericError: an embedding is NaN or Inf.
         """
-        count, queries = int(self.place.max()) + 1, self.place[self.corpus.queries]
-        ascending = sorted(set(dims))
+        queries, ascending = self.place[self.corpus.queries], sorted(set(dims))
         order = [ascending.index(dim) for dim in dims]
-        embedded = EmbeddingScores(embeddings[:count][queries], embeddings[-count:][self.place], ascending)
+        sides = embeddings[: self.count][queries], embeddings[-self.count :][self.place]
+        embedded = EmbeddingScores(*sides, ascending)
         systems: dict[str, Scores] = {system: embedded}
         if words is not None:
             systems[f"bm25+{system}"] = FusedScores(words, embedded)
@@ -74,7 +77,7 @@ class SearchSet:
         }
 
     def add_to(self, metrics: Metrics, embeddings: np.ndarray) -> Metrics:
-        """Metrics by dim with those of search, at these dims, by a model's embeddings of `tokens`.
+        """Metrics by dim with those of search, at these dims, by a model's embeddings.
 
         Collective: the first rank searches, and all have the result.
         """
@@ -86,6 +89,21 @@ class SearchSet:
 
         means = ranks.on_first_rank(means_by_metric)
         return {dim: metrics[dim] | {name: means[name][m] for name in means} for m, dim in enumerate(metrics)}
+
+
+@dataclass(frozen=True, eq=False)
+class SearchSet(SearchedTexts):
+    """The same, ready to be embedded."""
+
+    tokens: TokenTable
+    """[N] or [2 N] of the different texts, as `tokenize_sides` has them."""
+
+    @classmethod
+    def build(cls, corpus: SearchCorpus, encoder: Encoder) -> SearchSet:
+        """Tokenise the different texts of a corpus for an encoder."""
+        place: dict[str, int] = {}
+        of_text = np.array([place.setdefault(text, len(place)) for text in corpus.texts], dtype=np.int64)
+        return cls(corpus, of_text, len(place), tokenize_sides(encoder, list(place)))
 
 
 def words_of(corpus: SearchCorpus) -> BM25Scores:

@@ -25,7 +25,8 @@ from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.run_data import RunData, load_data, locate_model
 from trainer.evaluation.metric_choice import SEARCH_METRICS, require_metric, settle_metric
-from trainer.evaluation.scoring import Metrics, PairSet, evaluate
+from trainer.evaluation.pair_metrics import Metrics
+from trainer.evaluation.scoring import PairSet, evaluate
 from trainer.evaluation.search_set import SearchSet
 from trainer.loss.objective import Objective
 from trainer.model.embedding import embed, embed_cached, tokenize_sides
