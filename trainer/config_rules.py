@@ -36,7 +36,8 @@ class Section:
         cls.section = name
 
     def __post_init__(self) -> None:
-        for name, kind in settings_of(type(self)).items():
+        section: Any = type(self)
+        for name, kind in settings_of(section).items():
             key = f"{self.section}.{name}"
             object.__setattr__(self, name, checked(getattr(self, name), kind, key))  # the dataclass is frozen
         self.check_together()

@@ -195,8 +195,12 @@ def _by_dim(figures: Float, dims: Sequence[int], names: Sequence[str]) -> ByDim:
     return {str(dim): {name: figures[n, m].tolist() for n, name in enumerate(names)} for m, dim in enumerate(dims)}
 
 
-def _joined(first: Mapping[str, ByDim], second: Mapping[str, ByDim]) -> dict[str, ByDim]:
-    return {name: {dim: first[name][dim] | second[name][dim] for dim in first[name]} for name in first}
+def _joined(of_pairs: Mapping[str, ByDim], of_search: Mapping[str, ByDim]) -> dict[str, ByDim]:
+    """By name and dim, figures of both; some systems search only."""
+    return {
+        name: {dim: of_pairs.get(name, {}).get(dim, {}) | figures for dim, figures in by_dim.items()}
+        for name, by_dim in of_search.items()
+    }
 
 
 def _drawn(groups: Groups) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def print_search(judgement: SearchJudgement) -> None:
         console.print(remark, markup=False)
     columns = tuple(dict.fromkeys(("success@5", *GUARDED, question.metric)))
     for dim in assessment.metrics["model"]:
-        _print_systems(assessment, dim, columns)
+        print_systems(assessment, dim, columns)
     _print_decision(judgement, question)
 
 
@@ -93,8 +93,8 @@ def _print_decision(decision: Decision, question: EncoderQuestion) -> None:
         console.print(f"Verdict by {question.metric} over all dims: {decision.verdict}")
 
 
-def _print_systems(assessment: Assessment, dim: str, columns: Sequence[str]) -> None:
-    """A row a system and a row a difference, a column a metric."""
+def print_systems(assessment: Assessment, dim: str, columns: Sequence[str]) -> None:
+    """Show a search at a dim: a row a system and a row a difference, a column a metric."""
     table = _table(f"{dim} dims", "search by", columns)
     metrics, intervals = assessment.metrics, assessment.intervals
     for system, title in NAMES.items():

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer.evaluation.assessment import CHANGE, DIFFERENCES, GUARDED, Assessment, Status
+from trainer.evaluation.metric_choice import BY_SEARCH
+from trainer.evaluation.search_metrics import NAMES
 
 
 class Verdict(StrEnum):
@@ -123,6 +125,7 @@ def _beside_words(assessment: Assessment, metric: str, largest: str) -> list[str
     """What the model is worth to one who can search by words."""
     if "bm25" not in assessment.metrics:
         return []
+    metric = metric if metric in NAMES else BY_SEARCH
     names = ("model less bm25", "bm25+model less bm25", "bm25+model less model")
     alone, both, gain = (_Change.of(assessment, name, metric, largest) for name in names)
     words = "BM25, a search by words without any model"
