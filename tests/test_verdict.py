@@ -218,6 +218,16 @@ def test_a_corpus_stands_for_all_that_is_searched() -> None:
     assert set(decide(found, "mrr@10").verdicts.values()) == {"NOT BETTER"}
 
 
+def test_any_metric_carries_the_verdict() -> None:
+    table = tickets(150)
+    rows = {"model": rows_of(table, 0.5), "baseline": rows_of(table, 2.0, seed=2)}
+    found = assess(table, rows, DIMS, {"model": AT, "baseline": AT}, resamples=200)
+    for metric in JUDGED_BY:
+        decision = decide(found, metric)
+        low, high = found.intervals["difference"]["16"][metric]
+        assert decision.verdicts["16"] == paired_verdict(low, high) and f"because {metric} " in decision.sentences[0]
+
+
 def test_where_search_cannot_tell_a_sentence_says_so() -> None:
     """Many negatives, few positives: enough groups for labels, too few for search."""
     count = 200
