@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from trainer.data.pairs import PairTable
-from trainer.data.ticket_table import Columns
 from trainer.data.tickets import OPTIONAL_REASONS, Filter, load_tickets
 from trainer.errors import InputError
 from trainer.evaluation import alerts as tail
@@ -35,7 +34,7 @@ def read_ticket_texts(asked: Question) -> list[str]:
     if not asked.tickets:
         return []
     quality = Filter(min_words=1, keep=OPTIONAL_REASONS)
-    texts = load_tickets(asked.tickets, Columns(texts=asked.text_columns), quality, asked.reading).texts
+    texts = load_tickets(asked.tickets, asked.columns, quality, asked.reading).texts
     if len(texts) < 2:
         raise InputError(f"--tickets {asked.tickets}: {len(texts)} different texts; alerts need two tickets or more")
     return texts
