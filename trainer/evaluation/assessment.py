@@ -94,7 +94,7 @@ def assess(
     """Judge systems on a table's pairs: by labels where it has both, and by search.
 
     Args:
-        embeddings: of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline"
+        embeddings: of the table's texts, as `embedding.sides` takes them, by system: "model", and "baseline"
             where there is one.
         thresholds: by system, dim -> threshold; not read where all pairs are positive.
         search: what a search of a corpus said of the same systems at the same dims; without, the texts of positive

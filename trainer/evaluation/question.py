@@ -115,7 +115,7 @@ class SearchQuestion(EncoderQuestion):
 
 
 def embed_systems(encoders: Mapping[str, Encoder], texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Embeddings of texts by system, as `scoring.sides` takes them."""
+    """Embeddings of texts by system, as `embedding.sides` takes them."""
     # A baseline comes again and again, a model in training does not.
     return {
         system: (embed_cached if system == "baseline" else embed)(

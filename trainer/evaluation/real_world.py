@@ -19,7 +19,7 @@ from trainer.evaluation.prevalence import TELLING, percent, smallest_rate
 from trainer.evaluation.question import Question
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import Thresholds, fit_to_alerts, parse_rule, value_at_share
-from trainer.model.embedding import embed_cached, tokenize_sides
+from trainer.model.embedding import embed_cached, sides, tokenize_sides
 from trainer.model.encoder import Encoder, embedding_conditions
 
 Counts = Mapping[str, AlertCounts]
@@ -45,9 +45,7 @@ def count_for(encoder: Encoder, texts: list[str], dims: tuple[int, ...]) -> Coun
     if not texts:
         return {}
     embeddings = embed_cached(encoder, tokenize_sides(encoder, texts), description="Embedding (tickets)")
-    queries = embeddings[: len(texts)]
-    documents = embeddings[-len(texts) :] if len(embeddings) > len(texts) else queries  # sides differ by their prompts
-    return {str(dim): tail.count_alerts(queries, documents, dim) for dim in dims}
+    return {str(dim): tail.count_alerts(*sides(embeddings, len(texts)), dim) for dim in dims}
 
 
 def thresholds_for_alerts(

@@ -16,7 +16,7 @@ from trainer.evaluation.pair_metrics import Metrics
 from trainer.evaluation.search import Scores, SearchTask, search
 from trainer.evaluation.search_metrics import Float, Int
 from trainer.evaluation.search_scores import BM25Scores, EmbeddingScores, FusedScores
-from trainer.model.embedding import tokenize_sides
+from trainer.model.embedding import sides, tokenize_sides
 from trainer.model.encoder import Encoder
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
@@ -67,8 +67,8 @@ class SearchedTexts:
         """
         queries, ascending = self.place[self.corpus.queries], sorted(set(dims))
         order = [ascending.index(dim) for dim in dims]
-        sides = embeddings[: self.count][queries], embeddings[-self.count :][self.place]
-        embedded = EmbeddingScores(*sides, ascending)
+        first, second = sides(embeddings, self.count)
+        embedded = EmbeddingScores(first[queries], second[self.place], ascending)
         systems: dict[str, Scores] = {system: embedded}
         if words is not None:
             systems[f"bm25+{system}"] = FusedScores(words, embedded)

@@ -174,12 +174,12 @@ def no_intervals(undefined: Mapping[str, str], metrics: Sequence[str]) -> list[s
     for name, reason in undefined.items():
         by_reason.setdefault(reason, []).append(name)
     everything = set(metrics) - {"threshold"}
-
-    def what(names: Sequence[str]) -> str:
-        everywhere = set(names) == everything
-        return "No intervals, so no verdict can be sure" if everywhere else f"No interval of {', '.join(names)}"
-
-    return [f"{what(names)}: {reason}." for reason, names in by_reason.items()]
+    return [
+        f"No intervals, so no verdict can be sure: {reason}."
+        if set(names) == everything
+        else f"No interval of {', '.join(names)}: {reason}."
+        for reason, names in by_reason.items()
+    ]
 
 
 def insufficient(diagnostic: Mapping[str, Mapping[str, Any]], fewest: int) -> str | None:
