@@ -194,7 +194,7 @@ def test_a_gain_on_pairs_with_a_loss_on_search_is_not_better_and_said_first() ->
     assert decision.sentences[0].startswith("NOT BETTER: the model is surely worse at finding the right ticket: ")
     assert f"success@10 {before:.3f} -> {after:.3f} [-0." in decision.sentences[0]
     assert decision.sentences[0].endswith("; deploy: no.") and "fewer of 100 searches" in decision.sentences[1]
-    assert "searching the 800 texts of these pairs at 16 dims" in decision.sentences[1]
+    assert "searching the 800 texts of pairs.json at 16 dims" in decision.sentences[1]
     assert decide(replace(found, surely_worse=[]), "spearman").verdict == "BETTER"  # so it would be by pairs alone
 
 

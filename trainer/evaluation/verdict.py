@@ -5,6 +5,7 @@ Every way of judging goes through `decide`: pairs, a corpus, the end of a traini
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -71,7 +72,8 @@ def _sentences(
     """The assessment for people, at its largest dim."""
     dim = max(assessment.metrics["model"], key=int)
     five, ten = (_success(assessment, name, dim) for name in ("success@5", "success@10"))
-    five = f"{five}, searching the {assessment.texts:,} texts of {assessment.source} at {dim} dims"
+    source = re.sub(r"\S*[/\\]", "", assessment.source)  # without folders
+    five = f"{five}, searching the {assessment.texts:,} texts of {source} at {dim} dims"
     if verdict is None:
         return [f"The right ticket is {five}.", f"It is {ten}.", *_beside_words(assessment, metric, dim)]
     noticed = _noticed(_Change.of(assessment, CHANGE, "success@5", dim))
