@@ -69,7 +69,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "--alerts-per-ticket",
         type=float,
         metavar="A",
-        help="find the threshold at which a ticket of --tickets raises so many alerts on average",
+        help="find the threshold at which a ticket of --tickets raises so many alerts on average (with --dev and no "
+        "--threshold, the one that is kept)",
     )
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")

@@ -15,11 +15,10 @@ from trainer.data.run_data import read_general
 from trainer.data.split import check_overlap, has_both_labels
 from trainer.errors import InputError
 from trainer.evaluation.assessment import Assessment, assess, forgetting
-from trainer.evaluation.metric_choice import choose_metric, require_metric
+from trainer.evaluation.metric_choice import choose_metric
 from trainer.evaluation.pair_metrics import spearman_ceiling
-from trainer.evaluation.prevalence import percent
 from trainer.evaluation.question import Question, embed_systems
-from trainer.evaluation.real_world import Asked, count_for, read_ticket_texts, real_world
+from trainer.evaluation.real_world import count_for, read_ticket_texts, real_world, thresholds_for_alerts
 from trainer.evaluation.scoring import common_dims, pair_cosines
 from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, store_thresholds, stored_thresholds
 from trainer.evaluation.verdict import Decision, decide
@@ -78,14 +77,16 @@ def judge(question: Question) -> Judgement:
         InputError: a file, a model or an option is bad, or the dims do not fit both models.
         NumericError: an embedding is NaN or Inf.
     """
-    _check_options(question)
-    asked = _asked(question)
-    data, tickets = _read(question), read_ticket_texts(asked, question.reading)
-    asked.check_pairs(data.table)
+    question.check()
+    asked = replace(question, rule=question.rule or RULE)
+    data, tickets = _read(question), read_ticket_texts(question)
+    if question.prevalence is not None and not has_both_labels(data.table):
+        raise InputError(f"--prevalence: {data.table.source} holds positives alone, and precision needs negatives too")
     metric = choose_metric(question.metric, [data.table], f"--metric {question.metric}")
     encoders = question.load_encoders()
     dims = common_dims(question.dims, encoders.values())
     counts = {system: count_for(encoder, tickets, dims) for system, encoder in encoders.items()}
+    for_alerts = thresholds_for_alerts(asked, tickets, encoders, counts)
     fit_on = next((table for table in (data.dev, data.table) if table is not None and has_both_labels(table)), None)
     kept: dict[str, Thresholds | None] = {}
     if fit_on is not None:  # may be bad: before work
@@ -97,7 +98,7 @@ def judge(question: Question) -> Judgement:
             on_rows = embed_systems(encoders, fit_on.texts)
         for system, encoder in encoders.items():
             cosines, conditions = pair_cosines(on_rows[system], fit_on, dims), embedding_conditions(encoder)
-            at = question.rule or RULE, conditions, question.prevalence, counts[system]
+            at = asked.rule, conditions, question.prevalence, counts[system]
             thresholds[system] = kept[system] or fit_thresholds(cosines, fit_on, dims, *at)
     general = None
     if data.general is not None:
@@ -105,9 +106,10 @@ def judge(question: Question) -> Judgement:
     kept_in = {system: Path(encoders[system].spec.name) / THRESHOLDS for system in kept if kept[system]}
     dev = data.dev.source if data.dev is not None else None
     named = replace(question, pairs=data.table.source, dev=dev, dims=dims, metric=metric)
-    judgement = conclude(named, data.table, rows, thresholds, general, kept_in)
+    in_use = for_alerts if for_alerts and question.dev and not question.rule else thresholds
+    judgement = conclude(named, data.table, rows, in_use, general, kept_in)
     just_fitted = (fit_on, on_rows) if fit_on is not None and not any(kept.values()) else None
-    world = real_world(asked, dims, (data.table, rows), just_fitted, thresholds, counts)
+    world = real_world(asked, dims, (data.table, rows), just_fitted, thresholds, for_alerts, counts)
     return replace(judgement, real_world=world)
 
 
@@ -157,21 +159,6 @@ def conclude(
     )
 
 
-def _asked(question: Question) -> Asked:
-    names = ("prevalence", "alerts_per_ticket", "tickets", "text_columns", "resamples", "seed")
-    return Asked(rule=question.rule or RULE, **{name: getattr(question, name) for name in names})
-
-
-def _check_options(question: Question) -> None:
-    _asked(question).check()
-    require_metric(question.metric, f"--metric {question.metric}")
-    if question.forgetting and not question.baseline:
-        raise InputError("--forgetting needs a model to compare with: name the one before training as --baseline")
-    question.check()
-    if question.fewest < 1:
-        raise InputError(f"--fewest {question.fewest}: use 1 or more")
-
-
 def _read(question: Question) -> _Data:
     table = question.read(question.pairs)
     dev = question.read(question.dev) if question.dev else None
@@ -206,8 +193,7 @@ def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thre
 def _origin(thresholds: Thresholds, table: PairTable, file: Path | None) -> str:
     kept = f", kept in {file}" if file else ""
     in_sample = " (in-sample)" if thresholds.data_fingerprint == table.fingerprint() else ""
-    share = f"where {percent(thresholds.positive_share)} are positive"
-    return f"{thresholds.source} by {thresholds.rule}, {share}{kept}{in_sample}"
+    return f"{thresholds.source} by {thresholds.rule}, {thresholds.where}{kept}{in_sample}"
 
 
 def keep_thresholds(judgement: Judgement) -> None:
@@ -223,7 +209,7 @@ def keep_thresholds(judgement: Judgement) -> None:
         console.print(f"{folder} is read-only: thresholds are not kept there", markup=False)
         return
     path = store_thresholds(folder, judgement.thresholds["model"])
-    console.print(f"Thresholds kept in {path}", markup=False)
+    console.print(f"Thresholds kept in {path}: of {judgement.thresholds_from['model']}", markup=False)
 
 
 def judgement_record(judgement: Judgement) -> dict[str, Any]:

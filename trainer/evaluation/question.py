@@ -11,9 +11,10 @@ from trainer.data.pairs import PairTable, read_pairs
 from trainer.data.readers import Reading
 from trainer.data.split import require_positives
 from trainer.data.ticket_table import Columns
+from trainer.errors import InputError
 from trainer.evaluation.assessment import FEWEST
 from trainer.evaluation.bootstrap import RESAMPLES, check_resampling
-from trainer.evaluation.metric_choice import AUTO
+from trainer.evaluation.metric_choice import AUTO, require_metric
 from trainer.model.embedding import embed, embed_cached, tokenize_sides
 from trainer.model.encoder import Encoder
 from trainer.model.loading import load_encoder
@@ -58,7 +59,7 @@ class EncoderQuestion:
         return {system: load_encoder(name).to(default_device()) for system, name in names.items()}
 
     def check(self) -> None:
-        """Raise InputError for what is wrong with the bootstrap."""
+        """Raise InputError for options that make no sense."""
         check_resampling(self.resamples, self.seed)
 
 
@@ -79,7 +80,28 @@ class Question(EncoderQuestion):
     text_columns: tuple[str, ...] = ()
     """What the file of tickets calls its texts, title first; empty: the usual names."""
     alerts_per_ticket: float | None = None
-    """The alerts a ticket to find a threshold for."""
+    """The alerts a ticket to find a threshold for; with `dev` and no `rule` that is the one in use, and kept."""
+
+    def check(self) -> None:
+        super().check()
+        require_metric(self.metric, f"--metric {self.metric}")
+        share, alerts = self.prevalence, self.alerts_per_ticket
+        options = (
+            (
+                share is not None and not 0 < share < 1,
+                f"--prevalence {share or 0:g}: write a share of positives between 0 and 1, as in 0.01",
+            ),
+            (
+                alerts is not None and not alerts > 0,
+                f"--alerts-per-ticket {alerts or 0:g}: write a number above 0",
+            ),
+            (alerts and not self.tickets, "--alerts-per-ticket: name the tickets to count alerts on as --tickets FILE"),
+            (self.forgetting and not self.baseline, "--forgetting: name the model before training as --baseline"),
+            (self.fewest < 1, f"--fewest {self.fewest}: use 1 or more"),
+        )
+        for is_wrong, message in options:
+            if is_wrong:
+                raise InputError(message)
 
 
 @dataclass(frozen=True)

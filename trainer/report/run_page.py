@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.evaluation.alerts import alerts_in_words
 from trainer.evaluation.metric_choice import NO_NEGATIVES, TITLES, headline
 from trainer.evaluation.prevalence import percent
 from trainer.evaluation.verdict import Verdict, insufficient, no_intervals
@@ -53,16 +54,7 @@ def write_report(folder: Path, metrics: dict[str, Any] | None = None) -> Path:
 def render_run(run: Record) -> str:
     """The page of one run."""
     metrics, judged = run.metrics, run.judged
-    on, verdict = metrics["verdict_on"], metrics["verdict"]
-    selected = "" if on == "test" else " These pairs have also picked the model: expect a little less on others."
-    why = f" {run.strength['why']}" if run.strength and run.strength.get("why") else ""
-    lead = Lead(
-        STYLES.get(verdict, ""),
-        verdict,
-        f"against the untouched model, by {judged['question']['metric']} on {judged['pairs']:d} {on} pairs, over all "
-        f"dims.{_why_unsure(judged)} Strength of the update {metrics['strength']:.1f}, best at step "
-        f"{metrics['best_step']}.{selected}{why}",
-    )
+    on, lead = metrics["verdict_on"], _lead(run)
     notes = no_intervals(judged["undefined"], list(next(iter(judged["final"].values()))))
     diagnostic = "Adversarial diagnostic: positives across categories against negatives within one"
     silent = insufficient(judged["diagnostic"], judged["question"]["fewest"])
@@ -77,7 +69,22 @@ def render_run(run: Record) -> str:
         _lint_section(run.lint),
         Section("Data and environment", _environment_table(run)),
     ]
-    return page(f"{run.folder.name}: {verdict}", run.folder.name, lead, sections)
+    return page(f"{run.folder.name}: {metrics['verdict']}", run.folder.name, lead, sections)
+
+
+def _lead(run: Record) -> Lead:
+    """The run's own sentences, its verdict first; those of a run of an older version are written here."""
+    metrics, judged = run.metrics, run.judged
+    on, verdict = metrics["verdict_on"], metrics["verdict"]
+    strong, *others = metrics.get("sentences") or [
+        verdict,
+        f"against the untouched model, by {judged['question']['metric']} on {judged['pairs']:d} {on} pairs, over all "
+        f"dims.{_why_unsure(judged)}",
+    ]
+    selected = "" if on == "test" else " These pairs have also picked the model: expect a little less on others."
+    why = f" {run.strength['why']}" if run.strength and run.strength.get("why") else ""
+    how = f"Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.{selected}{why}"
+    return Lead(STYLES.get(verdict, ""), strong, " ".join(others), [how])
 
 
 def _why_unsure(judged: Mapping[str, Any]) -> str:
@@ -180,6 +187,7 @@ def _lint_section(record: Mapping[str, Any] | None) -> Section:
 
 def _environment_table(run: Record) -> Table:
     judged, metadata, config = run.judged, run.metadata, run.config
+    rates = run.plan["learning_rates"]
     forgotten = run.metrics["dev"]["forgetting"]
     data = {f"data.{key}": config["data"][key] for key in ("train", "dev", "test") if config["data"].get(key)}
     rows = {
@@ -191,29 +199,22 @@ def _environment_table(run: Record) -> Table:
         "queries": f"{judged['queries']} among {judged['texts']} texts",
         **({"highest Spearman reachable": _number(judged["spearman_ceiling"])} if run.by_labels else {}),
         "thresholds": judged["thresholds_from"]["model"] if run.by_labels else "none: these pairs have no negatives",
-        **({"alerts a ticket, by dim": alerts} if (alerts := _alerts(run.metrics)) else {}),
+        **({"alerts": said} if (said := alerts_in_words(run.metrics.get("alerts_on_training_texts"))) else {}),
         **({"general similarity, Spearman": _changes(forgotten)} if forgotten else {}),
         **({"strengths ruled out": _spans(run.strength)} if run.strength and run.strength.get("ruled_out") else {}),
         "trained values": f"{metadata['trained_count']:,} of {metadata['model']['parameters']:,}",
-        "steps": f"{metadata['steps']} in {clock_time(metadata['seconds'])}",
-        "device": f"{metadata['device']}, {metadata['encoder_path']}, precision {metadata['precision']}",
+        "learning rate": f"up to {max(rates):.2g}, {rates[-1]:.2g} at the end",
+        "epochs": ", ".join(f"{phase['epochs']} of phase {phase['name']}" for phase in run.plan["phases"]),
+        "batch size": f"{config['train']['batch_size']} pairs a process",
         "processes": metadata["processes"],
+        "steps": f"{metadata['steps']} in {clock_time(metadata['seconds'])}",
+        **({"date": metadata["date"]} if "date" in metadata else {}),
+        "precision": metadata["precision"],
+        "device": f"{metadata['device']}, {metadata['encoder_path']}",
         "versions": metadata["versions"],
         "fingerprints": {name: value[:16] for name, value in metadata["fingerprints"].items()},
     }
     return Table(["what", "value"], [[name, _words(value)] for name, value in rows.items()], texts=(1,))
-
-
-def _alerts(metrics: Mapping[str, Any]) -> str:
-    """What the thresholds flag among the training texts; "" where that was not counted."""
-    counted = metrics.get("alerts_on_training_texts")
-    if not counted:
-        return ""
-    each = [
-        f"{dim} dims: {percent(entry['share_of_pairs'])} of all pairs, {entry['alerts_per_ticket']:,.1f} a ticket"
-        for dim, entry in counted["by_dim"].items()
-    ]
-    return f"on the {counted['texts']:,} training texts the threshold flags, {'; '.join(each)}"
 
 
 def _spans(strength: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -293,6 +294,7 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "texts_at_max_length": int((run.tokens.longest(len(run.data.train.texts)) == spec.max_length).sum()),
         "scale": float(torch.as_tensor(run.objective.scale).detach()),
         "steps": state.step,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(state.seconds, 3),
         "resumed_at": state.resumed_at,
         "inexact_resumes": state.inexact,

@@ -10,11 +10,11 @@ from typing import Any
 from rich.table import Table
 
 from trainer.config import Config
+from trainer.evaluation.alerts import alerts_in_words
 from trainer.evaluation.metric_choice import TITLES, headline
 from trainer.evaluation.prevalence import percent
 from trainer.system.console import console
 from trainer.system.run_files import THRESHOLDS
-from trainer.training.training_alerts import alerts_in_words
 
 NO_THRESHOLDS = (
     'There are no thresholds of "same problem": dev held positives alone. `trainer evaluate --dev` fits them on pairs '
