@@ -126,7 +126,7 @@ def test_without_links_the_positives_of_dev_search_among_the_corpus(
         ),
         ({"corpus_columns": ["number=a", "number=b", "cluster=c"]}, "number is named twice"),
         ({"corpus_columns": ["date=part"]}, "date means something only where tickets are linked: set data.duplicates"),
-        ({"duplicates": "duplicate_of", "separator": "|"}, "short_description or description"),
+        ({"duplicates": "duplicate_of", "separator": "|"}, r"duplicate_of is missing \(found: 'number,short"),
     ],
 )
 def test_a_corpus_that_cannot_be_searched_is_said_in_one_line(
@@ -247,8 +247,7 @@ def test_the_corpus_is_what_a_search_metric_is_measured_on(
 
     monkeypatch.setattr(SearchSet, "add_to", add_to)
     without = lambda name: None if name == "bm25s" else find_spec(name)  # noqa: E731
-    monkeypatch.setattr("trainer.training.plan.find_spec", without)
-    monkeypatch.setattr("trainer.training.finish.find_spec", without)
+    monkeypatch.setattr("trainer.training.corpus_search.find_spec", without)
     code, folder = train({"eval.metric": metric, "early_stopping.patience": 2})
     said = " ".join(capfd.readouterr().err.split())
     metrics = json.loads((folder / "metrics.json").read_text())
