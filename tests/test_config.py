@@ -167,6 +167,9 @@ CROSS_CHECKS = {
     "optim.lr=1e-8": "optim.floor_lr = 1e-06 is above optim.lr = 1e-08: lower it",
     "eval.forgetting_limit=0.01": "eval.forgetting_limit is for the choice of the strength: name data.forgetting, and "
     "let dev choose",
+    'data.duplicates="dup"': "data.duplicates is about the tickets to search among: name their file as data.corpus",
+    'data.corpus_columns=["text=a"]': "data.corpus_columns is about the tickets to search among: name their file as "
+    "data.corpus",
     "data.positive_threshold=2": "data.positive_threshold is above data.label_scale: no pair would be positive",
 }
 

@@ -260,6 +260,8 @@ def test_the_metric_is_one_that_all_held_out_pairs_can_tell() -> None:
     labelled, alone = tickets(20), positives(20)
     assert choose_metric(AUTO, [labelled], "x") == choose_metric("spearman", [labelled], "x") == "spearman"
     assert choose_metric(AUTO, [alone], "x") == choose_metric(AUTO, [labelled, alone], "x") == "mrr@10"
+    assert choose_metric(AUTO, [labelled], "x", has_corpus=True) == "mrr@10"
+    assert choose_metric("spearman", [labelled], "x", has_corpus=True) == "spearman"
     assert choose_metric("ndcg@10", [labelled, alone], "x") == "ndcg@10"
     for tables in ([alone], [labelled, alone]):
         with pytest.raises(

@@ -206,10 +206,10 @@ def _touch(clusters: Int, cells: Sequence[Sequence[str]], trained: Collection[st
     known = {_head(text) for text in trained} - {""}
 
     def is_trained(row: int) -> bool:
-        parts = cells[row]
-        if any(_head(text) in known for text in (join_cells(parts)[0], " ".join(parts), *parts)):
-            return True
-        return _head(join_cells([strip_mail(part) for part in parts])[0]) in known
+        for parts in (cells[row], [strip_mail(cell) for cell in cells[row]]):
+            if any(_head(text) in known for text in (join_cells(parts)[0], " ".join(parts), *parts)):
+                return True
+        return False
 
     linked = np.flatnonzero(np.bincount(clusters)[clusters] > 1) if known else np.empty(0, dtype=np.int64)
     trained_rows = [row for row in linked.tolist() if is_trained(row)]

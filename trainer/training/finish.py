@@ -16,13 +16,10 @@ from trainer import __version__
 from trainer.checkpoint.content import RunState
 from trainer.data.pairs import PairTable
 from trainer.data.split import has_both_labels
-from trainer.evaluation.assessment import GUARDED, Assessment, assess_corpus
+from trainer.evaluation.assessment import Assessment
 from trainer.evaluation.judge import Judgement, conclude, judgement_record
-from trainer.evaluation.metric_choice import BY_SEARCH
 from trainer.evaluation.question import Question
 from trainer.evaluation.scoring import pair_cosines
-from trainer.evaluation.search_set import words_of
-from trainer.evaluation.show import print_systems
 from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, thresholds_text
 from trainer.model.embedding import embed, embed_cached
 from trainer.model.encoder import EmbeddingConditions, Encoder, embedding_conditions
@@ -36,6 +33,7 @@ from trainer.system.files import json_ready, write_json
 from trainer.system.run_files import METADATA, METRICS, MODEL, REPORT, SCORES, THRESHOLDS
 from trainer.system.signals import Signals
 from trainer.text.masking import mask_text
+from trainer.training.corpus_search import corpus_record, print_corpus, search_corpus
 from trainer.training.model_card import model_card, print_summary
 from trainer.training.run_folder import clear_results
 from trainer.training.setup import Run, load_base
@@ -84,8 +82,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     metrics |= {key: records[judged_on][key] for key in ("verdict", "sentences", "surely_worse")}
     metrics |= {"verdict_on": judged_on, "best_step": state.best.step, "strength": alpha}
     metrics |= {**records, "evaluations": state.evaluations}
-    if search is not None and run.corpus is not None:
-        metrics["search"] = corpus_record(search, run.corpus.corpus.facts)
+    metrics |= corpus_record(run, search)
 
     # ---- Export, read back from disk and compared.
     fitted = judgements["dev"].thresholds.get("model")  # not by positives alone
@@ -111,9 +108,8 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
         write_report(run.folder, json_ready(metrics))
     signals.ignore()
     write_json(run.folder / METRICS, metrics)
-    if search is not None:
-        print_systems(search, str(max(run.config.loss.dims)), ("success@5", *GUARDED, BY_SEARCH))
-    print_summary(records, state.best.step, alpha, run.folder / MODEL, sided, alerts)
+    print_corpus(run, search)
+    print_summary(records, state.best.step, alpha, run.folder / MODEL, sided, alerts, run.judged_on)
     console.print(f"Report: {run.folder / REPORT}" if drawn else INSTALL, markup=False)
     return metrics
 
@@ -128,29 +124,6 @@ def embed_held_out(run: Run, systems: dict[str, Encoder]) -> dict[str, dict[str,
         }
         for name, pairs in sets.items()
         if pairs is not None
-    }
-
-
-def search_corpus(run: Run, embeddings: dict[str, dict[str, np.ndarray]]) -> Assessment | None:
-    """What searching the corpus says of both systems and, where its library is installed, of BM25; None without one."""
-    if run.corpus is None:
-        return None
-    words = words_of(run.corpus.corpus) if find_spec("bm25s") else None
-    return assess_corpus(run.corpus, embeddings["corpus"], run.config.loss.dims, words)
-
-
-def corpus_record(search: Assessment, facts: dict[str, int]) -> dict[str, Any]:
-    """ "search" of metrics.json: figures by system ("baseline", "final", "bm25", "bm25+final", ...), dim and metric."""
-    called = {system: system.replace("model", "final") for system in search.metrics}
-    return {
-        **{name: search.metrics[system] for system, name in called.items()},
-        "intervals": {name: search.intervals[system] for system, name in called.items()},
-        "differences": {name: ends for name, ends in search.intervals.items() if name not in called},
-        "queries": search.queries,
-        "texts": search.texts,
-        "source": search.source,
-        "groups": search.groups,
-        "facts": facts,
     }
 
 

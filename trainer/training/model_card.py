@@ -31,11 +31,13 @@ def print_summary(
     model: Path,
     sided: bool,
     alerts: dict[str, Any] | None = None,
+    picked_on: str = "dev",
 ) -> None:
     """The end of a run: before, after and verdict at every dim of each held-out set, and how to use the model.
 
     Args:
         records: what was found on "dev" and, where there is one, "test"; the last one's verdict counts.
+        picked_on: what has picked the model, "dev" or "corpus", where a search metric then is of the corpus throughout.
         alerts: what `alerts_on_training` counted.
     """
     for name, record in records.items():
@@ -45,7 +47,8 @@ def print_summary(
         console.print(sentence, markup=False)
     metric = record["question"]["metric"]
     how = f"best at step {best_step}, strength {alpha:.1f}{'' if alpha else UNTOUCHED}"
-    console.print(f"Verdict by {metric} on {name}: {record['verdict']} ({how}).", markup=False)
+    judged_on = "the corpus" if picked_on == "corpus" else name
+    console.print(f"Verdict by {metric} on {judged_on}: {record['verdict']} ({how}).", markup=False)
     for dim, entry in (records["dev"]["forgetting"] or {}).items():
         before, after = (entry["spearman"][when] for when in ("before", "after"))
         console.print(
@@ -55,7 +58,9 @@ def print_summary(
         console.print(f"No {THRESHOLDS}: dev holds positives alone; trainer evaluate --dev fits and keeps them")
     if "model" in records["dev"]["thresholds"]:
         console.print(f"{_thresholds(records['dev'])}. {alerts_in_words(alerts)}", markup=False)
-    if name == "dev":
+    if picked_on == "corpus":
+        console.print("The corpus has also picked the model, so expect a little less on other tickets.")
+    elif name == "dev":
         console.print("Dev has also picked the model, so expect a little less on other pairs; data.test would tell.")
     console.print(f"Model: {model}\n", markup=False)
     console.print(usage(model, min(record["final"], key=int), sided), markup=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import Any
 
 from rich.table import Table
@@ -19,10 +18,10 @@ from trainer.system.console import console
 from trainer.system.files import write_file, write_json
 from trainer.system.numerics import unmeasured_line
 from trainer.system.run_files import CONFIG, LINT, PLAN
+from trainer.training.corpus_search import print_searches
 from trainer.training.schedule import schedule_edges
 from trainer.training.settled import Conditions, print_settings
 from trainer.training.setup import Inputs, Run
-from trainer.training.strength import most_points
 
 
 def lint_pairs(inputs: Inputs) -> None:
@@ -79,20 +78,6 @@ def print_graded_labels(pairs: PairTable) -> None:
             f"as full positives, {graded.sum() - positives} as negatives; data.positive_threshold draws the line",
             markup=False,
         )
-
-
-def print_searches(run: Run, evaluations: int) -> None:
-    """Say how often the texts of the corpus are embedded, which is what a corpus costs."""
-    if run.corpus is None:
-        return
-    metric, moments = run.config.eval.metric, "before training and at the end"
-    if run.judged_on == "corpus":
-        strengths = most_points(run.config.eval.largest_strength) if run.config.eval.choose_strength else 0
-        chosen = f", for up to {strengths} strengths" if strengths else ""
-        moments = f"before training, at up to {evaluations} evaluations{chosen} and at the end, to go by its {metric}"
-    console.print(f"Corpus: {len(run.corpus.tokens.lengths):,} texts are embedded {moments}", markup=False)
-    if find_spec("bm25s") is None:
-        console.print("Corpus: searched without BM25 beside the models: install the extra `mine` for it", markup=False)
 
 
 def print_plan(run: Run) -> None:
