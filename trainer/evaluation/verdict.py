@@ -78,7 +78,7 @@ def _sentences(
         return [f"The right ticket is {five}.", f"It is {ten}.", *_beside_words(assessment, metric, dim)]
     noticed = _noticed(_Change.of(assessment, CHANGE, "success@5", dim))
     if assessment.surely_worse:
-        lost = "; ".join(_Change.of(assessment, CHANGE, *loss).figures for loss in assessment.surely_worse)
+        lost = "; ".join(_losses(assessment))
         said = [f"{verdict}: the model is surely worse at finding the right ticket: {lost}; deploy: no."]
         said.append(f"The right ticket is {five}; {noticed}.")
     else:
@@ -88,6 +88,17 @@ def _sentences(
     if reason := assessment.undefined.get(GUARDED[0]):
         said.append(f"Whether search got better or worse cannot be told: {reason}.")
     return said + _beside_words(assessment, metric, dim)
+
+
+def _losses(assessment: Assessment) -> list[str]:
+    """What was surely lost, a metric each: at the largest dim in figures, the others named."""
+    by_metric: dict[str, list[str]] = {}
+    for metric, dim in sorted(assessment.surely_worse, key=lambda loss: -int(loss[1])):
+        by_metric.setdefault(metric, []).append(dim)
+    return [
+        _Change.of(assessment, CHANGE, metric, dim).figures + (f" (also at {', '.join(others)})" if others else "")
+        for metric, (dim, *others) in by_metric.items()
+    ]
 
 
 def _success(assessment: Assessment, name: str, dim: str) -> str:
