@@ -88,7 +88,6 @@ class Inputs:
     rates: list[float]
     """The learning rate of every step."""
     layouts: LayoutBuilder
-
     fingerprints: dict[str, str]
     """Of everything that decides the result beside the config."""
 
