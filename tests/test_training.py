@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from oracles import tickets_of_pairs, write_tickets
 from safetensors.torch import load_file
 
 from trainer.config import (
@@ -33,9 +35,12 @@ from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import pairs_from_columns
 from trainer.data.run_data import require_other_pairs
+from trainer.data.ticket_table import Columns
 from trainer.errors import InputError
 from trainer.evaluation.judge import Question, judge, judgement_record
+from trainer.evaluation.question import SearchQuestion
 from trainer.evaluation.scoring import PairSet
+from trainer.evaluation.search_judge import judge_search
 from trainer.main import cli
 from trainer.model import export
 from trainer.model.embedding import embed, tokenize_for
@@ -795,7 +800,9 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files,
     zero = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (model / "config.json").write_text(json.dumps({**config, **zero}))
     settings = {**SMALL, "model.name": model, "data.train": pair_files["train"], "data.dev": pair_files["dev"]}
+    tickets = write_tickets(tmp_path / "tickets.csv", tickets_of_pairs(pair_files))
     settings |= {"loss.symmetric": "true", "curriculum.replay": 0.2, **CHOOSING}
+    settings |= {"data.corpus": tickets, "data.duplicates": "duplicate_of", "eval.metric": "spearman"}
     empty = tmp_path / "empty.toml"
     empty.write_text("")
     one, two = tmp_path / "one", tmp_path / "two"
@@ -832,5 +839,15 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny_model, pair_files,
     found = judge(question)
     for dim, values in found.assessment.metrics["model"].items():
         assert metrics["final"][dim] == pytest.approx(values, abs=1e-6, nan_ok=True)
+    columns = Columns(duplicate_of="duplicate_of")
+    search = SearchQuestion(str(two / "model"), baseline=str(model), dims=(64, 16), columns=columns)
+    search = replace(search, tickets=str(tickets))
+    by_part = [judge_search(replace(search, queries=f"part={part}")).assessment for part in ("dev", "test")]
+    count = sum(found.queries for found in by_part)
+    assert count == metrics["search"]["queries"]
+    for system, by_dim in by_part[0].metrics.items():
+        for dim in by_dim:
+            mean = sum(found.queries * found.metrics[system][dim]["map@100"] for found in by_part) / count
+            assert metrics["search"][system.replace("model", "final")][dim]["map@100"] == pytest.approx(mean, abs=1e-6)
     metadata = json.loads((two / "training_metadata.json").read_text())
     assert metadata["processes"] == 2

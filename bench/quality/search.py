@@ -25,13 +25,14 @@ from trainer.config_file import load_config
 from trainer.data.pairs import PairTable, read_pairs
 from trainer.data.search_corpus import SearchCorpus, corpus_of_tickets
 from trainer.data.ticket_table import Columns
+from trainer.evaluation.assessment import CHANGE, assess_search
 from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_pairs, interval
 from trainer.evaluation.groups import groups_of_pairs
 from trainer.evaluation.pair_metrics import METRICS
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.search import SearchTask, search
 from trainer.evaluation.search_scores import BM25Scores, EmbeddingScores, FusedScores
-from trainer.evaluation.search_verdict import assess_search, sentences
+from trainer.evaluation.verdict import decide
 from trainer.model.embedding import embed_cached, tokenize_sides
 from trainer.model.encoder import Encoder
 from trainer.model.loading import load_encoder
@@ -100,19 +101,19 @@ def judge(encoders: Mapping[str, Encoder], data: Path) -> dict[str, Any]:
     pairs, searched = by_pairs(encoders, table), by_search(encoders, corpus)
     pairs["model"] = _mean([pairs[seed][0] for seed in seeds]), _mean([pairs[seed][1] for seed in seeds])
     base, model = pairs["baseline"], pairs["model"]
-    pairs["model less baseline"] = model[0] - base[0], model[1] - base[1]
+    pairs[CHANGE] = model[0] - base[0], model[1] - base[1]
     systems = {name: searched[name] for name in ("bm25", "baseline", "bm25+baseline")}
     for prefix in ("", "bm25+"):
         trained = [searched[f"{prefix}{seed}"] for seed in seeds]
         systems[f"{prefix}model"] = {metric: _mean([each[metric] for each in trained]) for metric in trained[0]}
-    found = assess_search(systems, corpus.clusters, DIMS, "map@100")
+    found = assess_search(systems, corpus.clusters, DIMS, texts=len(corpus.texts), source="the corpus")
     metrics: dict[str, ByDim] = dict(found.metrics)
-    metrics["model less baseline"] = {
+    metrics[CHANGE] = {
         dim: {name: value - metrics["baseline"][dim][name] for name, value in at.items()}
         for dim, at in metrics["model"].items()
     }
     intervals: dict[str, ByDim] = dict(found.intervals)
-    for name in ("baseline", "model", "model less baseline"):
+    for name in ("baseline", "model", CHANGE):
         metrics[name] = _merged(metrics[name], pairs[name][0])
         intervals[name] = _merged(intervals[name], interval(pairs[name][1]))
     of_seeds = {
@@ -120,7 +121,7 @@ def judge(encoders: Mapping[str, Encoder], data: Path) -> dict[str, Any]:
         for seed in seeds
     }
     facts = {"pairs": len(table), **corpus.facts, "clusters": found.groups["count"]}
-    said = sentences(found, "map@100")
+    said = decide(found, "map@100").sentences
     return {"sentences": said, "metrics": metrics, "intervals": intervals, "seeds": of_seeds, "facts": facts}
 
 

@@ -22,7 +22,8 @@ import torch
 from bench.records import RESULTS, ROOT, environment, save_record
 from trainer.config_file import load_config
 from trainer.data.pairs import PairTable, read_pairs
-from trainer.evaluation.scoring import Metrics, PairSet, evaluate
+from trainer.evaluation.pair_metrics import Metrics
+from trainer.evaluation.scoring import PairSet, evaluate
 from trainer.model.encoder import Encoder
 from trainer.model.loading import load_encoder
 from trainer.system.console import console

@@ -20,10 +20,10 @@ import numpy as np
 
 from bench.records import RESULTS, environment, save_record
 from trainer.data.pairs import PairTable, pairs_from_columns
+from trainer.evaluation.assessment import assess
 from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_pairs
 from trainer.evaluation.groups import groups_of_texts
 from trainer.evaluation.scoring import pair_cosines
-from trainer.evaluation.verdict import assess
 
 WIDTH, DIMS = 768, (768, 512, 256, 128, 64)
 NOISE = {"baseline": 6.0, "model": 5.0}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -210,6 +210,16 @@ def _missing_pair_columns(source: str, missing: Sequence[str], names: Sequence[s
 
 # ---- tickets
 
+OPTIONS = {
+    "number": "--number-column",
+    "texts": "--text-columns",
+    "category": "--category-column",
+    "duplicate_of": "--duplicate-column",
+    "cluster": "--cluster-column",
+    "date": "--date-column",
+    "part": "--queries",
+}
+
 
 @dataclass(frozen=True)
 class TicketFinder:
@@ -222,6 +232,8 @@ class TicketFinder:
     cluster: str = ""
     date: str = ""
     part: str = ""
+    options: Mapping[str, str] = field(default_factory=lambda: OPTIONS)
+    """How a person names each of them, for messages."""
 
     def find(self, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
         """Field -> positions of its columns, of texts text1, text2, ...; number and category may be missing.
@@ -229,18 +241,13 @@ class TicketFinder:
         Raises InputError for a column that was named and is not there, or no text.
         """
         found: dict[str, tuple[int, ...]] = {}
-        for name, column, option in (
-            ("number", self.number, "--number-column"),
-            ("category", self.category, "--category-column"),
-            ("duplicate_of", self.duplicate_of, "--duplicate-column"),
-            ("cluster", self.cluster, "--cluster-column"),
-            ("date", self.date, "--date-column"),
-            ("part", self.part, "--queries"),
-            *((f"text{place}", column, "--text-columns") for place, column in enumerate(self.texts, start=1)),
-        ):
+        given = [(name, getattr(self, name)) for name in OPTIONS if name != "texts"]
+        given += [(f"text{place}", column) for place, column in enumerate(self.texts, start=1)]
+        for name, column in given:
             if column:
                 found[name] = _with_repeats(positions_of(column, names), names)
                 if not found[name]:
+                    option = self.options["texts" if name.startswith("text") else name]
                     raise missing_column(source, [column], names, f"name one of these with {option}")
         taken = {position for positions in found.values() for position in positions}
         first: dict[str, int] = {}
@@ -252,7 +259,7 @@ class TicketFinder:
             if key and name not in found and not (self.texts and name.startswith("text")):
                 found[name] = _with_repeats(positions_of(names[first[key]], names), names)
         if not found.keys() & {"text1", "text2"}:
-            raise _missing_ticket_text(source, names)
+            raise _missing_ticket_text(source, names, self.options["texts"])
         return found
 
     def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
@@ -268,7 +275,7 @@ def _with_repeats(positions: tuple[int, ...], names: Sequence[str]) -> tuple[int
     return positions + tuple(position for position, other in enumerate(names) if again.fullmatch(other))
 
 
-def _missing_ticket_text(source: str, names: Sequence[str]) -> InputError:
+def _missing_ticket_text(source: str, names: Sequence[str], option: str) -> InputError:
     keys = {name_key(other) for other in names}
     if all(keys & {*own, *USUAL_PAIR_NAMES[name]} for name, own in PAIR_NAMES.items() if name in REQUIRED):
         return InputError(f"{source}: holds pairs, not tickets: train on it, trainer train --set data.train={source}")
@@ -276,6 +283,6 @@ def _missing_ticket_text(source: str, names: Sequence[str]) -> InputError:
         next((name for key in keys for name in names[:COMPARED_NAMES] if key in map(name_key, name.split("."))), "")
         for keys in (USUAL_TICKET_NAMES["text1"], USUAL_TICKET_NAMES["text2"])
     ]
-    example = f", as in --text-columns {','.join(inner)}" if all(inner) and len(",".join(inner)) < 100 else ""
-    fix = "name yours with --text-columns" + example
+    is_said = option == OPTIONS["texts"] and all(inner) and len(",".join(inner)) < 100
+    fix = f"name yours with {option}" + (f", as in {option} {','.join(inner)}" if is_said else "")
     return missing_column(source, ["short_description or description"], names, fix)

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from trainer.data.field_names import TicketFinder, name_key
+from trainer.data.field_names import OPTIONS, TicketFinder, name_key
 from trainer.data.identifiers import is_rounded
 from trainer.data.pair_cells import UNUSABLE
 from trainer.data.raw_table import RawTable, brief, fix_of_object
@@ -42,6 +43,7 @@ class Columns:
     cluster: str | None = None  # any name that tickets about one problem share
     date: str | None = None  # when it was opened
     part: str | None = None  # any name that tells some tickets from the others
+    options: ClassVar[Mapping[str, str]] = OPTIONS  # how a person names each of them
 
 
 def read_ticket_table(path: str | Path, columns: Columns, reading: Reading | None) -> tuple[RawTable, Columns]:
@@ -58,12 +60,14 @@ def read_ticket_table(path: str | Path, columns: Columns, reading: Reading | Non
         columns.cluster or "",
         columns.date or "",
         columns.part or "",
+        columns.options,
     )
     raw = read_table(path, finder, reading)
     names = raw.names
     texts = sorted((field for field in names if field.startswith("text")), key=lambda field: int(field[4:]))
     say_reading(raw, *_describe(names, texts, columns))
-    named = Columns(
+    named = replace(
+        columns,
         number=names.get("number", ""),
         texts=tuple(names[field] for field in texts),
         category=names.get("category", ""),

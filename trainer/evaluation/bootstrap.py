@@ -90,17 +90,14 @@ def bootstrap_pairs(
     return {name: _trusted(np.concatenate([part[name] for part in parts], axis=1), groups) for name in parts[0]}
 
 
-def bootstrap_means(
-    values: np.ndarray, texts: np.ndarray, groups: Groups, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Float:
-    """[S, B] means of values [S, Q] of queries, which are texts [Q], in the same resamples as the pairs.
+def bootstrap_means(values: np.ndarray, groups: Groups, *, resamples: int = RESAMPLES, seed: int = 0) -> Float:
+    """[S, B] means of values [S, Q] of queries, which are the texts of the groups.
 
-    NaN where no query was drawn, and everywhere with fewer than FEWEST_GROUPS effective groups.
+    NaN with fewer than FEWEST_GROUPS effective groups.
     """
-    rows = np.concatenate([values, np.ones((1, len(texts)))]).T
-    at_once = max(1, CELLS_AT_ONCE // (groups.count + len(texts)))
-    drawn = resample_counts(groups.count, resamples, seed, at_once)
-    sums = np.concatenate([(np.take(counts, groups.of_text[texts], axis=1) @ rows).T for counts in drawn], axis=1)
+    rows = np.concatenate([values, np.ones((1, values.shape[1]))]).T
+    drawn = resample_counts(groups.count, resamples, seed, max(1, CELLS_AT_ONCE // (groups.count + len(rows))))
+    sums = np.concatenate([(np.take(counts, groups.of_text, axis=1) @ rows).T for counts in drawn], axis=1)
     return _trusted(_ratio(sums[:-1], sums[-1]), groups)
 
 
@@ -126,8 +123,8 @@ def why_undefined(samples: np.ndarray, groups: Groups) -> str | None:
         return None
     if groups.effective < FEWEST_GROUPS:
         return (
-            f"these pairs make {groups.effective:.1f} groups to draw from (pairs that share a text are one group; "
-            f"counted as of equal size), and {FEWEST_GROUPS} are needed"
+            f"there are {groups.effective:.1f} {groups.kind} to draw from (counted as of equal size), and "
+            f"{FEWEST_GROUPS} are needed"
         )
     return f"undefined in {share:.0%} of the resamples: one class only, or too few pairs of it, or all scores equal"
 

@@ -121,7 +121,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def _judge_pairs(options: argparse.Namespace) -> None:
-    from trainer.evaluation.judge import Question, judge, judgement_record, keep_thresholds
+    from trainer.evaluation.judge import judge, judgement_record, keep_thresholds
+    from trainer.evaluation.question import Question
     from trainer.evaluation.show import print_judgement
 
     asked = {name: getattr(options, name) for name in (*SHARED, *OF_PAIRS, "tickets")}
@@ -134,8 +135,9 @@ def _judge_pairs(options: argparse.Namespace) -> None:
 
 def _judge_search(options: argparse.Namespace) -> None:
     from trainer.data.ticket_table import Columns
-    from trainer.evaluation.search_judge import SearchQuestion, judge_search, search_record
-    from trainer.evaluation.search_show import print_search
+    from trainer.evaluation.question import SearchQuestion
+    from trainer.evaluation.search_judge import judge_search, search_record
+    from trainer.evaluation.show import print_search
 
     columns = Columns(
         number=options.number_column,

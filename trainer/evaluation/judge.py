@@ -10,67 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.pairs import PairTable, read_pairs
-from trainer.data.readers import Reading
+from trainer.data.pairs import PairTable
 from trainer.data.run_data import read_general
-from trainer.data.split import check_overlap, has_both_labels, require_positives
+from trainer.data.split import check_overlap, has_both_labels
 from trainer.errors import InputError
-from trainer.evaluation.bootstrap import RESAMPLES, check_resampling
-from trainer.evaluation.metric_choice import AUTO, choose_metric, require_metric
+from trainer.evaluation.assessment import Assessment, assess, forgetting
+from trainer.evaluation.metric_choice import choose_metric
 from trainer.evaluation.pair_metrics import spearman_ceiling
-from trainer.evaluation.real_world import Asked, count_for, read_ticket_texts, real_world, thresholds_for_alerts
+from trainer.evaluation.question import Question, embed_systems
+from trainer.evaluation.real_world import count_for, read_ticket_texts, real_world, thresholds_for_alerts
 from trainer.evaluation.scoring import common_dims, pair_cosines
 from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, store_thresholds, stored_thresholds
-from trainer.evaluation.verdict import FEWEST, Assessment, Verdict, assess, forgetting, overall_verdict
-from trainer.model.embedding import embed, embed_cached, tokenize_sides
+from trainer.evaluation.verdict import Decision, decide
 from trainer.model.encoder import Encoder, embedding_conditions
-from trainer.model.loading import load_encoder
 from trainer.system.console import console
-from trainer.system.gpu import default_device
 from trainer.system.run_files import THRESHOLDS
 
 
 @dataclass(frozen=True)
-class Question:
-    """What `trainer evaluate` is asked."""
-
-    model: str
-    """Folder or hub name."""
-    pairs: str | PairTable
-    """Held-out pairs: a file, or a table (`trainer.data.pairs.pairs_from_columns`). Positives alone are judged by
-    search among their texts."""
-    dev: str | PairTable | None = None
-    """Pairs to fit thresholds on; without, those kept in a model's folder, else the judged pairs themselves."""
-    baseline: str | None = None
-    dims: tuple[int, ...] = ()
-    """Empty: the full width, or what the folder cuts to; in a judgement, those that were judged."""
-    label_scale: float = 1.0
-    positive_threshold: float | None = None
-    rule: str = ""
-    """How thresholds are fitted; see `thresholds.parse_rule`. Empty: f1, or as those were that are kept."""
-    metric: str = AUTO
-    """What the verdict goes by, one of `metric_choice.JUDGED_BY`; AUTO takes Spearman, and for positives alone MRR. In
-    a judgement, what it was."""
-    reading: Reading | None = None
-    """How to read the files of pairs, where they do not tell it themselves."""
-    forgetting: str | None = None
-    """STS file of general similarity, judged before (baseline) and after (model)."""
-    resamples: int = RESAMPLES
-    seed: int = 0
-    fewest: int = FEWEST
-    """Pairs of either kind that the adversarial diagnostic needs."""
-    prevalence: float | None = None
-    """Share of positives among the pairs that the model will meet; thresholds are fitted at it."""
-    tickets: str | None = None
-    """File of tickets to count alerts on."""
-    text_columns: tuple[str, ...] = ()
-    """What that file calls its texts, title first; empty: the usual names."""
-    alerts_per_ticket: float | None = None
-    """The alerts a ticket to find a threshold for; with `dev` and no `rule` that is the one in use, and kept."""
-
-
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(Decision):
     """What the pairs say. Systems are "model" and, where there is one, "baseline"."""
 
     question: Question
@@ -80,8 +38,6 @@ class Judgement:
     thresholds_from: dict[str, str]
     """By system, in words."""
     assessment: Assessment
-    verdict: Verdict | None
-    """Over all dims; None without a baseline."""
     spearman_ceiling: float | None
     """The highest Spearman reachable against binary labels at their positive share; None for graded ones, and for
     positives alone."""
@@ -121,14 +77,13 @@ def judge(question: Question) -> Judgement:
         InputError: a file, a model or an option is bad, or the dims do not fit both models.
         NumericError: an embedding is NaN or Inf.
     """
-    _check_options(question)
-    asked = _asked(question)
-    data, tickets = _read(question), read_ticket_texts(asked, question.reading)
-    asked.check_pairs(data.table)
+    question.check()
+    asked = replace(question, rule=question.rule or RULE)
+    data, tickets = _read(question), read_ticket_texts(question)
+    if question.prevalence is not None and not has_both_labels(data.table):
+        raise InputError(f"--prevalence: {data.table.source} holds positives alone, and precision needs negatives too")
     metric = choose_metric(question.metric, [data.table], f"--metric {question.metric}")
-    device = default_device()
-    names = {"model": question.model} | ({"baseline": question.baseline} if question.baseline else {})
-    encoders = {system: load_encoder(name).to(device) for system, name in names.items()}
+    encoders = question.load_encoders()
     dims = common_dims(question.dims, encoders.values())
     counts = {system: count_for(encoder, tickets, dims) for system, encoder in encoders.items()}
     for_alerts = thresholds_for_alerts(asked, tickets, encoders, counts)
@@ -136,19 +91,19 @@ def judge(question: Question) -> Judgement:
     kept: dict[str, Thresholds | None] = {}
     if fit_on is not None:  # may be bad: before work
         kept = {system: _stored(encoder, question, dims) for system, encoder in encoders.items()}
-    rows = {system: _embed(system, encoder, data.table) for system, encoder in encoders.items()}
+    rows = embed_systems(encoders, data.table.texts)
     thresholds, on_rows = {}, rows
     if fit_on is not None:
         if fit_on is not data.table:
-            on_rows = {system: _embed(system, encoder, fit_on) for system, encoder in encoders.items()}
+            on_rows = embed_systems(encoders, fit_on.texts)
         for system, encoder in encoders.items():
             cosines, conditions = pair_cosines(on_rows[system], fit_on, dims), embedding_conditions(encoder)
-            at = question.rule or RULE, conditions, question.prevalence, counts[system]
+            at = asked.rule, conditions, question.prevalence, counts[system]
             thresholds[system] = kept[system] or fit_thresholds(cosines, fit_on, dims, *at)
     general = None
     if data.general is not None:
-        general = data.general, {system: _embed(system, encoder, data.general) for system, encoder in encoders.items()}
-    kept_in = {system: Path(names[system]) / THRESHOLDS for system in kept if kept[system]}
+        general = data.general, embed_systems(encoders, data.general.texts)
+    kept_in = {system: Path(encoders[system].spec.name) / THRESHOLDS for system in kept if kept[system]}
     dev = data.dev.source if data.dev is not None else None
     named = replace(question, pairs=data.table.source, dev=dev, dims=dims, metric=metric)
     in_use = for_alerts if for_alerts and question.dev and not question.rule else thresholds
@@ -165,6 +120,7 @@ def conclude(
     thresholds: Mapping[str, Thresholds],
     general: tuple[PairTable, Mapping[str, np.ndarray]] | None = None,
     kept_in: Mapping[str, Path] | None = None,
+    search: Assessment | None = None,
 ) -> Judgement:
     """Judge systems by their embeddings; `trainer evaluate` and the end of a training run both do it here.
 
@@ -175,25 +131,27 @@ def conclude(
         thresholds: by system, at these dims; none are needed where all pairs are positive.
         general: a forgetting set, and the embeddings of its texts by both systems.
         kept_in: files that thresholds were read from, by system.
+        search: what a search of a corpus said of the same systems at the same dims (`assessment.assess_search`);
+            without, the pairs' own texts search for each other.
 
     Raises:
         NumericError: an embedding is NaN or Inf.
     """
     values = {system: fitted.values for system, fitted in thresholds.items()}
     options = {"resamples": question.resamples, "seed": question.seed}
-    dims, metric = question.dims, question.metric
-    assessment = assess(table, rows, dims, values, metric=metric, fewest=question.fewest, **options)
+    dims = question.dims
+    assessment = assess(table, rows, dims, values, search=search, fewest=question.fewest, **options)
     forgotten = None
     if general is not None:
         forgotten = forgetting(general[0], general[1]["baseline"], general[1]["model"], dims, **options)
     binary = has_both_labels(table) and set(table.score.tolist()) <= {0.0, 1.0}
     kept_in = kept_in or {}
     return Judgement(
+        **vars(decide(assessment, question.metric)),
         question=question,
         thresholds=dict(thresholds),
         thresholds_from={system: _origin(thresholds[system], table, kept_in.get(system)) for system in thresholds},
         assessment=assessment,
-        verdict=overall_verdict(assessment.verdicts) if assessment.verdicts else None,
         spearman_ceiling=spearman_ceiling(table.label) if binary else None,
         data_fingerprint=table.fingerprint(),
         pairs=len(table),
@@ -201,36 +159,9 @@ def conclude(
     )
 
 
-def _asked(question: Question) -> Asked:
-    names = ("prevalence", "alerts_per_ticket", "tickets", "text_columns", "resamples", "seed")
-    return Asked(rule=question.rule or RULE, **{name: getattr(question, name) for name in names})
-
-
-def _check_options(question: Question) -> None:
-    _asked(question).check()
-    require_metric(question.metric, f"--metric {question.metric}")
-    if question.forgetting and not question.baseline:
-        raise InputError("--forgetting needs a model to compare with: name the one before training as --baseline")
-    check_resampling(question.resamples, question.seed)
-    if question.fewest < 1:
-        raise InputError(f"--fewest {question.fewest}: use 1 or more")
-
-
 def _read(question: Question) -> _Data:
-    def read(pairs: str | PairTable) -> PairTable:
-        if isinstance(pairs, PairTable):
-            table = pairs
-        else:
-            table = read_pairs(
-                pairs,
-                label_scale=question.label_scale,
-                positive_threshold=question.positive_threshold,
-                reading=question.reading,
-            )
-        require_positives(table)
-        return table
-
-    table, dev = read(question.pairs), read(question.dev) if question.dev else None
+    table = question.read(question.pairs)
+    dev = question.read(question.dev) if question.dev else None
     if dev is not None and not has_both_labels(dev):
         raise InputError(
             f"--dev {dev.source}: holds positives alone, and thresholds are fitted on both labels: add negative pairs "
@@ -257,15 +188,6 @@ def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thre
         fix = "name pairs to fit on with --dev, or leave --threshold out"
         raise InputError(f"--threshold {question.rule}: {folder / THRESHOLDS} keeps those by {kept.rule}: {fix}")
     return kept
-
-
-def _embed(system: str, encoder: Encoder, table: PairTable) -> np.ndarray:
-    """Embeddings of a table's texts, as `scoring.sides` takes them.
-
-    A baseline comes again and again, a model in training does not.
-    """
-    tokens = tokenize_sides(encoder, table.texts)
-    return (embed_cached if system == "baseline" else embed)(encoder, tokens, description=f"Embedding ({system})")
 
 
 def _origin(thresholds: Thresholds, table: PairTable, file: Path | None) -> str:

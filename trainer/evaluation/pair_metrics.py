@@ -19,6 +19,8 @@ from scipy.stats import rankdata
 
 FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
+Metrics = dict[str, dict[str, float]]
+"""Dim (as a string, as JSON has it) -> metric -> value."""
 
 
 # Rows of embeddings that fit the processor's cache in float64: three times as fast as whole columns at 100,000 pairs.
@@ -79,33 +81,6 @@ def best_f1(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     f1 = 2 * hits / (predicted + positive.sum())
     best = len(f1) - 1 - int(np.argmax(f1[::-1]))
     return float(f1[best]), threshold_below(values, best)
-
-
-def threshold_for_precision(scores: np.ndarray, labels: np.ndarray, precision: float) -> float:
-    """The lowest threshold at which at least this share of what is called positive is: the highest recall for it.
-
-    Stands between two scores as that of `best_f1`. Raises ValueError where no threshold reaches the precision.
-    """
-    scores, positive = _labelled(scores, labels)
-    values, hits, predicted = _cuts(scores, positive)
-    reached = np.flatnonzero(hits / predicted >= precision)
-    if not len(reached):
-        raise ValueError(
-            f"no threshold reaches a precision of {precision:g}: the highest is {max(hits / predicted):.4f}"
-        )
-    return threshold_below(values, int(reached[-1]))
-
-
-def threshold_for_false_positive_rate(scores: np.ndarray, labels: np.ndarray, rate: float) -> float:
-    """The lowest threshold at which at most this share of the negatives is called positive.
-
-    Stands between two scores as that of `best_f1`, just above all scores where a negative is the highest and even one
-    is too many.
-    """
-    scores, positive = _labelled(scores, labels)
-    values, hits, predicted = _cuts(scores, positive)
-    kept = int(np.sum((predicted - hits) / (~positive).sum() <= rate))
-    return threshold_below(values, kept - 1) if kept else float(np.nextafter(values[0], values.dtype.type(np.inf)))
 
 
 def classify_at(scores: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, float]:

@@ -159,9 +159,9 @@ def _choose(recall: Float, rate: Float, share: float, kind: str, target: float) 
     """The last cut [...] of those down the scores [..., D] that a rule prefers; -1 where there is none."""
     if kind == "f1":
         f1 = f1_at_share(recall, rate, share)
-        kept = f1 >= np.max(f1, axis=-1, keepdims=True) * (1 - 1e-12)  # equal but for rounding
+        kept = f1 >= np.max(f1, axis=-1, keepdims=True) * (1 - 1e-12)  # equal but for rounding, here and below
     elif kind == "precision":
-        kept = precision_at_share(recall, rate, share) >= target
+        kept = precision_at_share(recall, rate, share) >= target * (1 - 1e-12)
     else:
         kept = rate <= target
     last = kept.shape[-1] - 1 - np.argmax(kept[..., ::-1], axis=-1)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from trainer.data.pairs import PairTable
-from trainer.data.readers import Reading
-from trainer.data.split import has_both_labels
 from trainer.data.ticket_table import Columns
 from trainer.data.tickets import OPTIONAL_REASONS, Filter, load_tickets
 from trainer.errors import InputError
@@ -20,6 +17,7 @@ from trainer.evaluation.alerts import AlertCounts
 from trainer.evaluation.bootstrap import interval
 from trainer.evaluation.groups import Groups, groups_of_pairs
 from trainer.evaluation.prevalence import TELLING, percent, smallest_rate
+from trainer.evaluation.question import Question
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import Thresholds, fit_to_alerts, parse_rule, value_at_share
 from trainer.model.embedding import embed_cached, tokenize_sides
@@ -29,37 +27,7 @@ Counts = Mapping[str, AlertCounts]
 """Dim -> alerts of a set of texts."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a person asks about the world that the pairs were taken from."""
-
-    prevalence: float | None
-    alerts_per_ticket: float | None
-    tickets: str | None
-    text_columns: tuple[str, ...]
-    rule: str
-    resamples: int
-    seed: int
-
-    def check(self) -> None:
-        """Raise InputError for options that make no sense."""
-        if self.prevalence is not None and not 0 < self.prevalence < 1:
-            raise InputError(
-                f"--prevalence {self.prevalence:g}: write a share of positives between 0 and 1, as in 0.01"
-            )
-        if self.alerts_per_ticket is not None:
-            if not self.alerts_per_ticket > 0:
-                raise InputError(f"--alerts-per-ticket {self.alerts_per_ticket:g}: write a number above 0")
-            if not self.tickets:
-                raise InputError("--alerts-per-ticket: name the tickets to count alerts on as --tickets FILE")
-
-    def check_pairs(self, table: PairTable) -> None:
-        """Raise InputError where the judged pairs cannot tell what is asked."""
-        if self.prevalence is not None and not has_both_labels(table):
-            raise InputError(f"--prevalence: {table.source} holds positives alone, and precision needs negatives too")
-
-
-def read_ticket_texts(asked: Asked, reading: Reading | None) -> list[str]:
+def read_ticket_texts(asked: Question) -> list[str]:
     """The texts of the tickets, cleaned as `trainer build-pairs` does it, copies of a text once; [] for no file.
 
     Raises InputError for a bad file, and for one with fewer than two different texts.
@@ -67,7 +35,7 @@ def read_ticket_texts(asked: Asked, reading: Reading | None) -> list[str]:
     if not asked.tickets:
         return []
     quality = Filter(min_words=1, keep=OPTIONAL_REASONS)
-    texts = load_tickets(asked.tickets, Columns(texts=asked.text_columns), quality, reading).texts
+    texts = load_tickets(asked.tickets, Columns(texts=asked.text_columns), quality, asked.reading).texts
     if len(texts) < 2:
         raise InputError(f"--tickets {asked.tickets}: {len(texts)} different texts; alerts need two tickets or more")
     return texts
@@ -84,7 +52,7 @@ def count_for(encoder: Encoder, texts: list[str], dims: tuple[int, ...]) -> Coun
 
 
 def thresholds_for_alerts(
-    asked: Asked, texts: list[str], encoders: Mapping[str, Encoder], counts: Mapping[str, Counts]
+    asked: Question, texts: list[str], encoders: Mapping[str, Encoder], counts: Mapping[str, Counts]
 ) -> dict[str, Thresholds]:
     """The thresholds that raise as many alerts as were asked for, by system; {} where that was not asked.
 
@@ -100,7 +68,7 @@ def thresholds_for_alerts(
 
 
 def real_world(
-    asked: Asked,
+    asked: Question,
     dims: tuple[int, ...],
     judged: tuple[PairTable, Mapping[str, np.ndarray]],
     fitted_on: tuple[PairTable, Mapping[str, np.ndarray]] | None,
@@ -111,6 +79,7 @@ def real_world(
     """What --json holds as "real_world"; None where nothing was asked.
 
     Args:
+        asked: with the rule that thresholds are fitted by.
         judged: held-out pairs, and embeddings of their texts by system.
         fitted_on: the pairs that thresholds were fitted on just now, likewise.
         thresholds: kept or fitted by a rule, by system; none where there are no negatives.
@@ -148,7 +117,7 @@ def real_world(
 
 
 def _rows(
-    asked: Asked,
+    asked: Question,
     dim: str,
     judged: tuple[PairTable, np.ndarray],
     fitted_on: tuple[PairTable, np.ndarray] | None,
@@ -167,7 +136,7 @@ def _rows(
         ends = _fit_ends(asked, fitted_on, thresholds, dim, counts) if fits else None
         chosen.append({"chosen": where, "threshold": thresholds.values[dim], "threshold_interval": ends})
         if share is not None and not fits:
-            value, by_tail = value_at_share(judged[1], judged[0], share, asked.rule, counts)
+            value, by_tail = value_at_share(judged[1], judged[0], dim, share, asked.rule, counts)
             where = f"{asked.rule} on {judged[0].source}, where {percent(share)} are positive (in-sample)"
             refit = Thresholds({dim: value}, asked.rule, "", "", share, thresholds.model, tail=(dim,) * by_tail)
             ends = _fit_ends(asked, judged, refit, dim, counts)
@@ -183,7 +152,7 @@ def _rows(
 
 
 def _worth(
-    asked: Asked,
+    asked: Question,
     threshold: float,
     judged: tuple[PairTable, np.ndarray],
     groups: Groups,
@@ -230,7 +199,7 @@ def _worth(
 
 
 def _fit_ends(
-    asked: Asked,
+    asked: Question,
     fitted_on: tuple[PairTable, np.ndarray] | None,
     thresholds: Thresholds,
     dim: str,

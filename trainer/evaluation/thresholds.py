@@ -13,7 +13,6 @@ import numpy as np
 from trainer.data.pairs import PairTable
 from trainer.errors import InputError
 from trainer.evaluation.alerts import AlertCounts, threshold_for_alerts
-from trainer.evaluation.pair_metrics import best_f1, threshold_for_false_positive_rate, threshold_for_precision
 from trainer.evaluation.prevalence import TELLING, percent, threshold_at_share
 from trainer.model.encoder import EmbeddingConditions
 from trainer.system.files import write_file
@@ -93,28 +92,15 @@ def fit_thresholds(
     Raises:
         InputError: the rule is not known, or cannot be kept on these pairs.
     """
-    kind, target = parse_rule(rule)
+    at = float(table.label.mean()) if share is None else share
     values: dict[str, float] = {}
-    if share is not None:
-        fitted = {
-            str(dim): value_at_share(scores, table, share, rule, (alerts or {}).get(str(dim)))
-            for dim, scores in zip(dims, cosines, strict=True)
-        }
-        values = {dim: value for dim, (value, _) in fitted.items()}
-        tail = tuple(dim for dim, (_, by_tail) in fitted.items() if by_tail)
-        return Thresholds(values, rule, table.source, table.fingerprint(), share, model, tail=tail)
-    for dim, scores in zip(dims, cosines, strict=True):
-        if kind == "f1":
-            threshold = best_f1(scores, table.label)[1]
-        elif kind == "false_positive_rate":
-            threshold = threshold_for_false_positive_rate(scores, table.label, target)
-        else:
-            try:
-                threshold = threshold_for_precision(scores, table.label, target)
-            except ValueError as error:
-                raise InputError(f"{table.source}: {dim} dims: {error}; ask for less") from error
-        values[str(dim)] = clear_of_the_ends(threshold, scores)
-    return Thresholds(values, rule, table.source, table.fingerprint(), float(table.label.mean()), model)
+    tail: list[str] = []
+    for dim, scores in zip(map(str, dims), cosines, strict=True):
+        counts = alerts.get(dim) if share is not None and alerts is not None else None
+        value, by_tail = value_at_share(scores, table, dim, at, rule, counts)
+        values[dim] = clear_of_the_ends(value, scores)
+        tail += [dim] * by_tail
+    return Thresholds(values, rule, table.source, table.fingerprint(), at, model, tail=tuple(tail))
 
 
 def fit_to_alerts(
@@ -155,7 +141,7 @@ def clear_of_the_ends(threshold: float, scores: np.ndarray) -> float:
 
 
 def value_at_share(
-    scores: np.ndarray, table: PairTable, share: float, rule: str, alerts: AlertCounts | None
+    scores: np.ndarray, table: PairTable, dim: str, share: float, rule: str, alerts: AlertCounts | None
 ) -> tuple[float, bool]:
     """The threshold of scores [N] at a share of positives, and whether unlabelled tickets gave false-positive rates.
 
@@ -167,7 +153,7 @@ def value_at_share(
             return value, False
         return threshold_at_share(scores, table.label, share, parse_rule(rule), alerts.flagged), True
     except ValueError as error:
-        raise InputError(f"{table.source}: {error}; ask for less") from error
+        raise InputError(f"{table.source}: {dim} dims: {error}; ask for less") from error
 
 
 def thresholds_text(thresholds: Thresholds) -> str:
