@@ -36,7 +36,7 @@ Int = NDArray[np.int64]
 STEPS = 2**16  # candidates between 0 and 1, both below and above 0: cosines in float32 are no finer than 1e-7
 COARSE = 2**12  # the same where they are counted by groups, for intervals
 GROUPS = 40
-ROWS = 2048  # of a block: its cosines are 16 MB
+ROWS = 1024  # of a block: its cosines, 4 MB, fit a processor's cache
 RESAMPLES_AT_ONCE = 64
 
 
