@@ -11,8 +11,9 @@ import pytest
 
 from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.errors import InputError, NumericError
-from trainer.evaluation.assessment import adversarial, assess, assess_search, diagnose, forgetting
+from trainer.evaluation.assessment import assess, assess_search, forgetting
 from trainer.evaluation.bootstrap import bootstrap_means, interval
+from trainer.evaluation.diagnostic import adversarial, diagnose, insufficient
 from trainer.evaluation.groups import groups_of_queries
 from trainer.evaluation.metric_choice import AUTO, JUDGED_BY, SEARCH_METRICS, choose_metric, headline, require_metric
 from trainer.evaluation.pair_metrics import (
@@ -25,7 +26,7 @@ from trainer.evaluation.pair_metrics import (
     roc_auc,
     spearman,
 )
-from trainer.evaluation.verdict import decide, insufficient, no_intervals, overall_verdict, paired_verdict
+from trainer.evaluation.verdict import decide, no_intervals, overall_verdict, paired_verdict
 
 DIMS = (16, 4)
 AT = {"16": 0.3, "4": 0.4}

@@ -9,11 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from trainer.evaluation.assessment import CHANGE, DIFFERENCES, GUARDED, Assessment, Status
+from trainer.evaluation.assessment import CHANGE, DIFFERENCES, GUARDED, Assessment
 from trainer.evaluation.metric_choice import BY_SEARCH
 from trainer.evaluation.search_metrics import NAMES
 
@@ -193,16 +193,3 @@ def no_intervals(undefined: Mapping[str, str], metrics: Sequence[str]) -> list[s
         else f"No interval of {', '.join(names)}: {reason}."
         for reason, names in by_reason.items()
     ]
-
-
-def insufficient(diagnostic: Mapping[str, Mapping[str, Any]], fewest: int) -> str | None:
-    """Why the adversarial diagnostic says nothing, in a sentence; None where it says something."""
-    if not diagnostic:
-        return "The adversarial diagnostic needs negatives, and these pairs have none."
-    counts = next(iter(diagnostic.values()))
-    if counts["status"] != Status.INSUFFICIENT:
-        return None
-    return (
-        f"INSUFFICIENT: the adversarial diagnostic needs {max(fewest, 1)} positives across categories and as many "
-        f"negatives within one, and these pairs have {counts['positives']} and {counts['negatives']}."
-    )

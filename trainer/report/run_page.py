@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from trainer.evaluation.alerts import alerts_in_words
+from trainer.evaluation.diagnostic import insufficient
 from trainer.evaluation.metric_choice import NO_NEGATIVES, TITLES, headline
 from trainer.evaluation.prevalence import percent
-from trainer.evaluation.verdict import Verdict, insufficient, no_intervals
+from trainer.evaluation.verdict import Verdict, no_intervals
 from trainer.report.plots import (
     draw_dims,
     draw_histograms,

@@ -48,7 +48,6 @@ from trainer.training.schedule import learning_rates
 from trainer.training.settled import check_dims_fit, keep_cut_that_fits, settle
 
 CORPUS = "Embedding the corpus"
-Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,7 @@ class Inputs:
         """What the best weights and the strength are chosen on: a "corpus" where eval.metric is of search, or "dev"."""
         return "corpus" if self.corpus is not None and self.config.eval.metric in SEARCH_METRICS else "dev"
 
-    def judge_on_dev(self, autocast: Autocast | None = None) -> Metrics:
+    def judge_on_dev(self, autocast: Callable[[], AbstractContextManager[Any]] | None = None) -> Metrics:
         """All metrics that dev can tell, thresholds fitted on dev itself; of search on the corpus, where the run is
         judged on that. In the run's precision, unless another is given. Collective."""
         dims, autocast = self.config.loss.dims, autocast or self.autocast
