@@ -119,7 +119,7 @@ def _deploy(assessment: Assessment, metric: str, verdicts: Mapping[str, Verdict]
     if verdict == Verdict.BETTER:
         guard = "could not be checked" if GUARDED[0] in assessment.undefined else "are surely worse at none"
         return f"deploy: yes, because {metric} is surely better at every dim, and {' and '.join(GUARDED)} {guard}"
-    dims = ", ".join(dim for dim, each in verdicts.items() if each != Verdict.BETTER)
+    dims = ", ".join(dim for dim, each in verdicts.items() if each == verdict)
     if verdict == Verdict.NOT_BETTER:
         return f"deploy: no, because {metric} is not better at {dims} dims"
     return f"deploy: not on this evidence, because {metric} may be no better at {dims} dims"
