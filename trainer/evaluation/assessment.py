@@ -20,9 +20,10 @@ from trainer.evaluation.diagnostic import FEWEST, diagnose
 from trainer.evaluation.groups import Groups, groups_of_pairs, groups_of_queries
 from trainer.evaluation.pair_metrics import pearson, spearman
 from trainer.evaluation.scoring import metrics_at, pair_cosines
+from trainer.evaluation.search import search
 from trainer.evaluation.search_metrics import DEPTH, NAMES, Float
 from trainer.evaluation.search_scores import BM25Scores
-from trainer.evaluation.search_set import SearchedTexts, search_by_words
+from trainer.evaluation.search_set import SearchedTexts, Values, task_of
 
 GUARDED = ("success@10", f"map@{DEPTH}")
 """A model that surely loses one of these at some dim is not better, whatever the metric says that it is judged by."""
@@ -141,7 +142,9 @@ def assess_corpus(
         NumericError: an embedding is NaN or Inf.
     """
     corpus = searched.corpus
-    values = search_by_words(corpus, words) if words is not None else {}
+    values: Values = {}
+    if words is not None:
+        values["bm25"] = search(words, task_of(corpus), "Search by BM25")
     for system, rows in embeddings.items():
         values |= searched.search(system, rows, dims, words)
     of_corpus, drawn = (corpus.clusters, dims), {"resamples": resamples, "seed": seed}

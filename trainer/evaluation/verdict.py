@@ -186,10 +186,6 @@ def no_intervals(undefined: Mapping[str, str], metrics: Sequence[str]) -> list[s
     by_reason: dict[str, list[str]] = {}
     for name, reason in undefined.items():
         by_reason.setdefault(reason, []).append(name)
-    everything = set(metrics) - {"threshold"}
-    return [
-        f"No intervals, so no verdict can be sure: {reason}."
-        if set(names) == everything
-        else f"No interval of {', '.join(names)}: {reason}."
-        for reason, names in by_reason.items()
-    ]
+    if undefined.keys() >= set(metrics) - {"threshold"}:
+        return [f"No intervals, so no verdict can be sure: {'; '.join(by_reason)}."]
+    return [f"No interval of {', '.join(names)}: {reason}." for reason, names in by_reason.items()]
