@@ -87,7 +87,6 @@ class Inputs:
     rates: list[float]
     """The learning rate of every step."""
     layouts: LayoutBuilder
-
     fingerprints: dict[str, str]
     """Of everything that decides the result beside the config."""
 
@@ -187,7 +186,7 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
 
     # ---- data and model
     data = load_data(config.data, config.train.seed)
-    held_out = [table for table in (data.dev, data.test) if table is not None]
+    held_out = [data.dev] if data.test is None else [data.dev, data.test]
     metric = settle_metric(config.eval.metric, held_out, data.corpus is not None)
     config = replace(config, eval=replace(config.eval, metric=metric))
     with accelerator.local_main_process_first():
@@ -214,11 +213,11 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
     def pair_set(table: PairTable | None) -> PairSet | None:
         return PairSet.build(table, encoder) if table is not None else None
 
-    searched = metric in SEARCH_METRICS and data.corpus is None
     with accelerator.local_main_process_first():  # the others find it in the cache
         tokens = tokenize_sides(encoder, data.train.texts)
-        dev, test, general = PairSet.build(data.dev, encoder, searched), pair_set(data.test), pair_set(data.general)
         corpus = SearchSet.build(data.corpus, encoder) if data.corpus is not None else None
+        dev = PairSet.build(data.dev, encoder, searched=metric in SEARCH_METRICS and corpus is None)
+        test, general = pair_set(data.test), pair_set(data.general)
 
     fingerprints = {
         "train_data": data.train.fingerprint(),
@@ -266,9 +265,9 @@ def build_run(inputs: Inputs) -> Run:
     parameters = encoder.trainable()
     parameters |= {name: value for name, value in objective.named_parameters() if value.requires_grad}
     ranks.share_parameters(parameters.values())
-    # The schedule and the sharing of batches stay ours, and so does the sum of gradients over ranks. DDP would do it
-    # exactly, but averages what are parts of one sum, has to be kept quiet in every chunk but the last, and to search
-    # each graph for the learned scale, whose gradient is complete before that chunk: more lines than the sum has.
+    # The sum of gradients over ranks stays ours. DDP would do it exactly, but averages what are parts of one sum, has to
+    # be kept quiet in every chunk but the last, and to search each graph for the learned scale, whose gradient is
+    # complete before that chunk: more lines than the sum has.
     fast_paths = prove_fast_paths(inputs)
     optimizer = inputs.accelerator.prepare_optimizer(build_optimizer(parameters, config.optim, fast_paths.fused))
     set_seed((config.train.seed + 1 + ranks.rank()) % 2**32)  # dropout differs between ranks
