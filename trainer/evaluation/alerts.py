@@ -151,13 +151,15 @@ def resample_alerts(counts: AlertCounts, resamples: int = RESAMPLES, seed: int =
 
 def _resample(by_groups: Int, pairs: Int, groups: int, tickets: int, resamples: int, seed: int) -> Float:
     """[B, D] alerts a ticket in resamples, of alerts [P, D] and pairs [P] by pair of groups."""
+    if groups < FEWEST_GROUPS:
+        return np.full((resamples, by_groups.shape[1]), np.nan)
     first, second = np.array(list(combinations_with_replacement(range(groups), 2))).T
     alerts, parts = by_groups.astype(np.float64), []
     for drawn in resample_counts(groups, resamples, seed, RESAMPLES_AT_ONCE):
         weights = drawn[:, first].astype(np.float64) * drawn[:, second]
         parts.append((tickets - 1) * (weights @ alerts) / (weights @ pairs)[:, None])
     samples: Float = np.concatenate(parts)
-    return samples if groups >= FEWEST_GROUPS else np.full_like(samples, np.nan)
+    return samples
 
 
 def _pairs_of_groups(edges: np.ndarray) -> Int:

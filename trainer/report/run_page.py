@@ -63,6 +63,7 @@ def render_run(run: Record) -> str:
     sections = [
         Section("By dim", _main_table(run), [] if run.by_labels else [f"These pairs are {NO_NEGATIVES}."]),
         Section(pictures=pictures),
+        *([_search_section(run.metrics["search"])] if "search" in run.metrics else []),
         Section(f"All figures on {on}: before → after, 95 % of the difference", _all_table(judged), notes),
         Section(diagnostic, notes=[silent]) if silent else Section(diagnostic, _diagnostic_table(judged)),
         Section(f"The {shown} at the largest dim, masked (no guarantee)", _worst_table(worst)),
@@ -133,6 +134,21 @@ def _main_table(run: Record) -> Table:
         rows.append([dim, judged["verdicts"][dim], *changes, interval])
     headings = ["dims", "verdict", *titles.values(), f"{TITLES.get(metric, metric)} difference, 95 %"]
     return Table(headings, rows, numbers=range(len(headings)))
+
+
+def _search_section(search: Mapping[str, Any]) -> Section:
+    """What every system found in the run's corpus."""
+    names = {"bm25": "BM25", "baseline": "before", "final": "after"}
+    names |= {"bm25+baseline": "BM25 and before", "bm25+final": "BM25 and after"}
+    shown = ("success@5", "success@10", "map@100")
+    rows = []
+    for system in (name for name in names if name in search):
+        for dim, values in search[system].items():
+            ends = search["intervals"][system][dim]
+            cells = [f"{_number(values[name])} {_interval(ends[name], '')}" for name in shown]
+            rows.append([names[system], dim, *cells])
+    title = f"Search among {search['texts']:,} texts of {Path(search['source']).name}, {search['queries']:,} queries"
+    return Section(title, Table(["searched by", "dims", *shown], rows, numbers=range(1, 5)))
 
 
 def _all_table(judged: Mapping[str, Any]) -> Table:
@@ -244,5 +260,5 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _interval(ends: Sequence[float | None] | None) -> str:
-    return "" if ends is None or None in ends else f"({ends[0]:+.3f}, {ends[1]:+.3f})"
+def _interval(ends: Sequence[float | None] | None, sign: str = "+") -> str:
+    return "" if ends is None or None in ends else f"({ends[0]:{sign}.3f}, {ends[1]:{sign}.3f})"
