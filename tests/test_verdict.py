@@ -194,7 +194,7 @@ def test_a_gain_on_pairs_with_a_loss_on_search_is_not_better_and_said_first() ->
     assert decision.sentences[0].startswith("NOT BETTER: the model is surely worse at finding the right ticket: ")
     assert f"success@10 {before:.3f} -> {after:.3f} [-0." in decision.sentences[0]
     assert decision.sentences[0].endswith("; deploy: no.") and "fewer of 100 searches" in decision.sentences[1]
-    assert "searching the 800 texts of these pairs at 16 dims" in decision.sentences[1]
+    assert "searching the 800 texts of pairs.json at 16 dims" in decision.sentences[1]
     assert decide(replace(found, surely_worse=[]), "spearman").verdict == "BETTER"  # so it would be by pairs alone
 
 
@@ -216,6 +216,16 @@ def test_a_corpus_stands_for_all_that_is_searched() -> None:
         assert "for 60 -> 50 of 100 tickets [" in decision.sentences[1]
         assert "searching the 9,000 texts of tickets.csv at 16 dims" in decision.sentences[1]
     assert set(decide(found, "mrr@10").verdicts.values()) == {"NOT BETTER"}
+
+
+def test_any_metric_carries_the_verdict() -> None:
+    table = tickets(150)
+    rows = {"model": rows_of(table, 0.5), "baseline": rows_of(table, 2.0, seed=2)}
+    found = assess(table, rows, DIMS, {"model": AT, "baseline": AT}, resamples=200)
+    for metric in JUDGED_BY:
+        decision = decide(found, metric)
+        low, high = found.intervals["difference"]["16"][metric]
+        assert decision.verdicts["16"] == paired_verdict(low, high) and f"because {metric} " in decision.sentences[0]
 
 
 def test_where_search_cannot_tell_a_sentence_says_so() -> None:

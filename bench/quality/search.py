@@ -99,19 +99,20 @@ def judge(encoders: Mapping[str, Encoder], data: Path) -> dict[str, Any]:
     pairs, searched = by_pairs(encoders, table), by_search(encoders, corpus)
     pairs["model"] = _mean([pairs[seed][0] for seed in seeds]), _mean([pairs[seed][1] for seed in seeds])
     base, model = pairs["baseline"], pairs["model"]
-    pairs[CHANGE] = model[0] - base[0], model[1] - base[1]
+    pairs["model less baseline"] = model[0] - base[0], model[1] - base[1]
     systems = {name: searched[name] for name in ("bm25", "baseline", "bm25+baseline")}
     for prefix in ("", "bm25+"):
         trained = [searched[f"{prefix}{seed}"] for seed in seeds]
         systems[f"{prefix}model"] = {metric: _mean([each[metric] for each in trained]) for metric in trained[0]}
     found = assess_search(systems, corpus.clusters, DIMS, texts=len(corpus.texts), source="the corpus")
     metrics: dict[str, ByDim] = dict(found.metrics)
-    metrics[CHANGE] = {
+    metrics["model less baseline"] = {
         dim: {name: value - metrics["baseline"][dim][name] for name, value in at.items()}
         for dim, at in metrics["model"].items()
     }
     intervals: dict[str, ByDim] = dict(found.intervals)
-    for name in ("baseline", "model", CHANGE):
+    intervals["model less baseline"] = intervals.pop(CHANGE)
+    for name in ("baseline", "model", "model less baseline"):
         metrics[name] = _merged(metrics[name], pairs[name][0])
         intervals[name] = _merged(intervals[name], interval(pairs[name][1]))
     of_seeds = {

@@ -9,10 +9,9 @@ verdict.decide                             the verdict, and the sentences that s
 metric_choice.choose_metric                what a judgement goes by: labels, or search where there are positives alone
 pair_metrics.METRICS                       every metric of pairs by name; a new one is added there and nowhere else
 search.search                              how well queries find their right answers in a corpus, exactly and in blocks
-search_set.SearchSet                       a corpus with its tokens, searched by embeddings, by BM25, by both
+search_set.SearchSet, SearchedTexts        a corpus, or the texts of pairs, searched by embeddings, by BM25, by both
 search_scores                              what ranks candidates: embeddings at every dim, BM25, both fused
 search_metrics.NAMES                       success@k, recall@k, MRR, nDCG, MAP over all orders of ties; new ones go here
-retrieval.retrieval                        the same among the texts of a set of pairs
 bootstrap.bootstrap_pairs, interval        paired bootstrap; groups.py: which texts are drawn together
 thresholds.fit_thresholds                  fitted on dev, kept in the model's folder, applied frozen
 real_world.real_world                      thresholds at another share of positives, and in alerts a ticket

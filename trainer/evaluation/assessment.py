@@ -22,7 +22,8 @@ from trainer.evaluation.groups import Groups, groups_of_pairs, groups_of_queries
 from trainer.evaluation.pair_metrics import classify_at, pearson, roc_auc, spearman
 from trainer.evaluation.scoring import metrics_at, pair_cosines
 from trainer.evaluation.search_metrics import DEPTH, NAMES, Float
-from trainer.evaluation.search_set import SearchedTexts
+from trainer.evaluation.search_scores import BM25Scores
+from trainer.evaluation.search_set import SearchedTexts, search_by_words
 
 PASSING = 0.70  # ROC-AUC and F1 of the adversarial diagnostic
 FEWEST = 20  # pairs of either kind, below which it says nothing
@@ -74,7 +75,7 @@ class Assessment:
     texts: int
     """How many different texts they searched among."""
     source: str
-    """What these are the texts of, in words."""
+    """What file these are from."""
     diagnostic: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Dim -> status, numbers of pairs, and ROC-AUC and F1 of each system; empty where no pairs of both labels were
     judged."""
@@ -94,7 +95,7 @@ def assess(
     """Judge systems on a table's pairs: by labels where it has both, and by search.
 
     Args:
-        embeddings: of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline"
+        embeddings: of the table's texts, as `embedding.sides` takes them, by system: "model", and "baseline"
             where there is one.
         thresholds: by system, dim -> threshold; not read where all pairs are positive.
         search: what a search of a corpus said of the same systems at the same dims; without, the texts of positive
@@ -107,7 +108,7 @@ def assess(
     dims, drawn = tuple(dims), {"resamples": resamples, "seed": seed}
     # In this order whatever the caller's is: the difference is the first less the second.
     embeddings = {system: embeddings[system] for system in ("model", "baseline") if system in embeddings}
-    search = search or search_own_texts(table, embeddings, dims, **drawn)
+    search = search or assess_corpus(SearchedTexts.of_pairs(table), embeddings, dims, **drawn)
     if not has_both_labels(table):
         return search
     systems, groups = list(embeddings), groups_of_pairs(table)
@@ -132,15 +133,30 @@ def assess(
     )
 
 
-def search_own_texts(
-    table: PairTable, embeddings: Mapping[str, np.ndarray], dims: tuple[int, ...], *, resamples: int, seed: int
+def assess_corpus(
+    searched: SearchedTexts,
+    embeddings: Mapping[str, np.ndarray],
+    dims: Sequence[int],
+    words: BM25Scores | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Assessment:
-    """Let the texts of a table's positive pairs search for each other among all of its texts."""
-    searched, values = SearchedTexts.of_pairs(table), {}
+    """Let every query search by every system, by words, and by both, and judge what it found.
+
+    Args:
+        embeddings: of the different texts, by system: "model" or "baseline"; see `SearchedTexts.search`.
+        words: of the same corpus.
+
+    Raises:
+        NumericError: an embedding is NaN or Inf.
+    """
+    corpus = searched.corpus
+    values = search_by_words(corpus, words) if words is not None else {}
     for system, rows in embeddings.items():
-        values |= searched.search(system, rows, dims)
-    corpus, drawn = searched.corpus, {"resamples": resamples, "seed": seed}
-    return assess_search(values, corpus.clusters, dims, texts=len(corpus.texts), source="these pairs", **drawn)
+        values |= searched.search(system, rows, dims, words)
+    of_corpus, drawn = (corpus.clusters, dims), {"resamples": resamples, "seed": seed}
+    return assess_search(values, *of_corpus, texts=len(corpus.texts), source=corpus.source, **drawn)
 
 
 def assess_search(

@@ -54,15 +54,6 @@ class Judgement(Decision):
         return fitted is not None and fitted.data_fingerprint == self.data_fingerprint
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The tables of a question."""
-
-    table: PairTable
-    dev: PairTable | None
-    general: PairTable | None
-
-
 def judge(question: Question) -> Judgement:
     """Evaluate an encoder, and a baseline beside it, at thresholds frozen wherever that is possible.
 
@@ -79,37 +70,35 @@ def judge(question: Question) -> Judgement:
     """
     question.check()
     asked = replace(question, rule=question.rule or RULE)
-    data, tickets = _read(question), read_ticket_texts(question)
-    if question.prevalence is not None and not has_both_labels(data.table):
-        raise InputError(f"--prevalence: {data.table.source} holds positives alone, and precision needs negatives too")
-    metric = choose_metric(question.metric, [data.table], f"--metric {question.metric}")
+    (table, dev, general_table), tickets = _read(question), read_ticket_texts(question)
+    if question.prevalence is not None and not has_both_labels(table):
+        raise InputError(f"--prevalence: {table.source} holds positives alone, and precision needs negatives too")
+    metric = choose_metric(question.metric, [table], f"--metric {question.metric}")
     encoders = question.load_encoders()
     dims = common_dims(question.dims, encoders.values())
     counts = {system: count_for(encoder, tickets, dims) for system, encoder in encoders.items()}
     for_alerts = thresholds_for_alerts(asked, tickets, encoders, counts)
-    fit_on = next((table for table in (data.dev, data.table) if table is not None and has_both_labels(table)), None)
+    fit_on = next((table for table in (dev, table) if table is not None and has_both_labels(table)), None)
     kept: dict[str, Thresholds | None] = {}
     if fit_on is not None:  # may be bad: before work
         kept = {system: _stored(encoder, question, dims) for system, encoder in encoders.items()}
-    rows = embed_systems(encoders, data.table.texts)
+    rows = embed_systems(encoders, table.texts)
     thresholds, on_rows = {}, rows
     if fit_on is not None:
-        if fit_on is not data.table:
+        if fit_on is not table:
             on_rows = embed_systems(encoders, fit_on.texts)
         for system, encoder in encoders.items():
             cosines, conditions = pair_cosines(on_rows[system], fit_on, dims), embedding_conditions(encoder)
             at = asked.rule, conditions, question.prevalence, counts[system]
             thresholds[system] = kept[system] or fit_thresholds(cosines, fit_on, dims, *at)
-    general = None
-    if data.general is not None:
-        general = data.general, embed_systems(encoders, data.general.texts)
+    general = (general_table, embed_systems(encoders, general_table.texts)) if general_table is not None else None
     kept_in = {system: Path(encoders[system].spec.name) / THRESHOLDS for system in kept if kept[system]}
-    dev = data.dev.source if data.dev is not None else None
-    named = replace(question, pairs=data.table.source, dev=dev, dims=dims, metric=metric)
+    source = dev.source if dev is not None else None
+    named = replace(question, pairs=table.source, dev=source, dims=dims, metric=metric)
     in_use = for_alerts if for_alerts and question.dev and not question.rule else thresholds
-    judgement = conclude(named, data.table, rows, in_use, general, kept_in)
+    judgement = conclude(named, table, rows, in_use, general, kept_in)
     just_fitted = (fit_on, on_rows) if fit_on is not None and not any(kept.values()) else None
-    world = real_world(asked, dims, (data.table, rows), just_fitted, thresholds, for_alerts, counts)
+    world = real_world(asked, dims, (table, rows), just_fitted, thresholds, for_alerts, counts)
     return replace(judgement, real_world=world)
 
 
@@ -126,7 +115,7 @@ def conclude(
 
     Args:
         question: with the dims and the metric that are judged by; its pairs are called what they were read from.
-        rows: embeddings of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline"
+        rows: embeddings of the table's texts, as `embedding.sides` takes them, by system: "model", and "baseline"
             where there is one.
         thresholds: by system, at these dims; none are needed where all pairs are positive.
         general: a forgetting set, and the embeddings of its texts by both systems.
@@ -159,7 +148,8 @@ def conclude(
     )
 
 
-def _read(question: Question) -> _Data:
+def _read(question: Question) -> tuple[PairTable, PairTable | None, PairTable | None]:
+    """The pairs to judge, those to fit thresholds on, and the forgetting set. Raises InputError."""
     table = question.read(question.pairs)
     dev = question.read(question.dev) if question.dev else None
     if dev is not None and not has_both_labels(dev):
@@ -175,7 +165,7 @@ def _read(question: Question) -> _Data:
             f"--dev {dev.source}: {shared} of its texts are also in {table.source}; remove them from one side"
         )
     general = read_general(question.forgetting) if question.forgetting else None
-    return _Data(table, dev, general)
+    return table, dev, general
 
 
 def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thresholds | None:

@@ -42,6 +42,8 @@ class EncoderQuestion:
     """How to read the files, where they do not tell it themselves."""
     tickets: str | None = None
     """File of tickets: the corpus, or beside pairs what alerts are counted on."""
+    columns: Columns = field(default_factory=Columns)
+    """What a file of tickets calls its fields, and in a corpus which are the same problem."""
     resamples: int = RESAMPLES
     seed: int = 0
 
@@ -77,8 +79,6 @@ class Question(EncoderQuestion):
     """Pairs of either kind that the adversarial diagnostic needs."""
     prevalence: float | None = None
     """Share of positives among the pairs that the model will meet; thresholds are fitted at it."""
-    text_columns: tuple[str, ...] = ()
-    """What the file of tickets calls its texts, title first; empty: the usual names."""
     alerts_per_ticket: float | None = None
     """The alerts a ticket to find a threshold for; with `dev` and no `rule` that is the one in use, and kept."""
 
@@ -110,14 +110,12 @@ class SearchQuestion(EncoderQuestion):
 
     corpus: str | None = None
     """File of tickets whose texts are candidates beside those of the pairs."""
-    columns: Columns = field(default_factory=Columns)
-    """What the file of tickets calls its fields, and which are the same problem."""
     queries: str = ""
     """COLUMN=VALUE: only such tickets search."""
 
 
 def embed_systems(encoders: Mapping[str, Encoder], texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Embeddings of texts by system, as `scoring.sides` takes them."""
+    """Embeddings of texts by system, as `embedding.sides` takes them."""
     # A baseline comes again and again, a model in training does not.
     return {
         system: (embed_cached if system == "baseline" else embed)(

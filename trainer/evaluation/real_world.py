@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from trainer.data.pairs import PairTable
-from trainer.data.ticket_table import Columns
 from trainer.data.tickets import OPTIONAL_REASONS, Filter, load_tickets
 from trainer.errors import InputError
 from trainer.evaluation import alerts as tail
@@ -20,7 +19,7 @@ from trainer.evaluation.prevalence import TELLING, percent, smallest_rate
 from trainer.evaluation.question import Question
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import Thresholds, fit_to_alerts, parse_rule, value_at_share
-from trainer.model.embedding import embed_cached, tokenize_sides
+from trainer.model.embedding import embed_cached, sides, tokenize_sides
 from trainer.model.encoder import Encoder, embedding_conditions
 
 Counts = Mapping[str, AlertCounts]
@@ -35,7 +34,7 @@ def read_ticket_texts(asked: Question) -> list[str]:
     if not asked.tickets:
         return []
     quality = Filter(min_words=1, keep=OPTIONAL_REASONS)
-    texts = load_tickets(asked.tickets, Columns(texts=asked.text_columns), quality, asked.reading).texts
+    texts = load_tickets(asked.tickets, asked.columns, quality, asked.reading).texts
     if len(texts) < 2:
         raise InputError(f"--tickets {asked.tickets}: {len(texts)} different texts; alerts need two tickets or more")
     return texts
@@ -46,9 +45,7 @@ def count_for(encoder: Encoder, texts: list[str], dims: tuple[int, ...]) -> Coun
     if not texts:
         return {}
     embeddings = embed_cached(encoder, tokenize_sides(encoder, texts), description="Embedding (tickets)")
-    queries = embeddings[: len(texts)]
-    documents = embeddings[-len(texts) :] if len(embeddings) > len(texts) else queries  # sides differ by their prompts
-    return {str(dim): tail.count_alerts(queries, documents, dim) for dim in dims}
+    return {str(dim): tail.count_alerts(*sides(embeddings, len(texts)), dim) for dim in dims}
 
 
 def thresholds_for_alerts(

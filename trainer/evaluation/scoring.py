@@ -13,7 +13,7 @@ from trainer.data.split import has_both_labels
 from trainer.errors import InputError, NumericError
 from trainer.evaluation.pair_metrics import Metrics, pair_metrics, prefix_cosines
 from trainer.evaluation.search_set import SearchedTexts
-from trainer.model.embedding import embed, tokenize_sides
+from trainer.model.embedding import embed, sides, tokenize_sides
 from trainer.model.encoder import Encoder
 from trainer.model.tokens import TokenTable
 
@@ -38,29 +38,17 @@ class PairSet:
         return cls(table, tokenize_sides(encoder, table.texts), texts)
 
 
-def sides(embeddings: np.ndarray, table: PairTable) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings [T, E] of a table's texts as first and as second texts of a pair.
-
-    Args:
-        embeddings: [T, E] where the model treats both sides alike; [2 * T, E] where each has a prompt of its own, all
-            texts as first ones before all as second ones (`tokenize_sides`).
-    """
-    count = len(table.texts)
-    assert len(embeddings) in (count, 2 * count)
-    return embeddings[:count], embeddings[-count:]
-
-
 def pair_cosines(embeddings: np.ndarray, table: PairTable, dims: tuple[int, ...]) -> np.ndarray:
     """Cosine similarities [M, N] of a table's pairs at every dim.
 
     Args:
-        embeddings: [T, E] or [2 * T, E], as `sides` takes them.
+        embeddings: [T, E] of its texts, or [2 * T, E] where sides differ (`tokenize_sides`).
 
     Raises:
         NumericError: an embedding is NaN or Inf.
     """
     require_finite(embeddings, table)
-    first, second = sides(embeddings, table)
+    first, second = sides(embeddings, len(table.texts))
     return prefix_cosines(first[table.text1], second[table.text2], dims)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, corpus_of_tickets, read_texts
 from trainer.errors import InputError
-from trainer.evaluation.assessment import Assessment, assess_search
+from trainer.evaluation.assessment import Assessment, assess_corpus
 from trainer.evaluation.metric_choice import AUTO, BY_SEARCH, SEARCH_METRICS
 from trainer.evaluation.question import SearchQuestion
 from trainer.evaluation.scoring import common_dims
-from trainer.evaluation.search_set import SearchSet, search_by_words, words_of
+from trainer.evaluation.search_set import SearchSet, words_of
 from trainer.evaluation.verdict import Decision, decide
 from trainer.model.embedding import embed_cached
 
@@ -44,20 +44,13 @@ def judge_search(question: SearchQuestion) -> SearchJudgement:
     words = words_of(corpus)
     encoders = question.load_encoders()
     dims = tuple(sorted(common_dims(question.dims, encoders.values())))
-    values = search_by_words(corpus, words)
-    for system, encoder in encoders.items():
-        searched = SearchSet.build(corpus, encoder)  # each has a tokenizer of its own
-        rows = embed_cached(encoder, searched.tokens, description=f"Embedding ({system})")
-        values |= searched.search(system, rows, dims, words)
-    assessment = assess_search(
-        values,
-        corpus.clusters,
-        dims,
-        texts=len(corpus.texts),
-        source=corpus.source,
-        resamples=question.resamples,
-        seed=question.seed,
-    )
+    sets = {system: SearchSet.build(corpus, encoder) for system, encoder in encoders.items()}  # tokenizers may differ
+    rows = {
+        system: embed_cached(encoder, sets[system].tokens, description=f"Embedding ({system})")
+        for system, encoder in encoders.items()
+    }
+    drawn = {"resamples": question.resamples, "seed": question.seed}
+    assessment = assess_corpus(sets["model"], rows, dims, words, **drawn)
     named = replace(question, dims=dims, metric=metric)
     decision = decide(assessment, metric)
     return SearchJudgement(**vars(decision), question=named, facts=corpus.facts, assessment=assessment)

@@ -16,20 +16,21 @@ from trainer.evaluation.pair_metrics import Metrics
 from trainer.evaluation.search import Scores, SearchTask, search
 from trainer.evaluation.search_metrics import Float, Int
 from trainer.evaluation.search_scores import BM25Scores, EmbeddingScores, FusedScores
-from trainer.model.embedding import tokenize_sides
+from trainer.model.embedding import sides, tokenize_sides
 from trainer.model.encoder import Encoder
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 
 Values = dict[str, dict[str, Float]]
 """System -> metric -> [M, Q], or [1, Q] of BM25."""
-TITLES = {
-    "model": "Search by the model",
-    "baseline": "Search by the baseline",
-    "bm25": "Search by BM25",
-    "bm25+model": "Search by BM25 and the model",
-    "bm25+baseline": "Search by BM25 and the baseline",
+SYSTEMS = {
+    "bm25": "BM25",
+    "baseline": "the baseline",
+    "model": "the model",
+    "bm25+baseline": "BM25 and the baseline",
+    "bm25+model": "BM25 and the model",
 }
+"""What people call the systems."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +67,16 @@ class SearchedTexts:
         """
         queries, ascending = self.place[self.corpus.queries], sorted(set(dims))
         order = [ascending.index(dim) for dim in dims]
-        sides = embeddings[: self.count][queries], embeddings[-self.count :][self.place]
-        embedded = EmbeddingScores(*sides, ascending)
+        first, second = sides(embeddings, self.count)
+        embedded = EmbeddingScores(first[queries], second[self.place], ascending)
         systems: dict[str, Scores] = {system: embedded}
         if words is not None:
             systems[f"bm25+{system}"] = FusedScores(words, embedded)
         return {
-            name: {metric: rows[order] for metric, rows in search(scores, task_of(self.corpus), TITLES[name]).items()}
+            name: {
+                metric: rows[order]
+                for metric, rows in search(scores, task_of(self.corpus), f"Search by {SYSTEMS[name]}").items()
+            }
             for name, scores in systems.items()
         }
 
@@ -113,7 +117,7 @@ def words_of(corpus: SearchCorpus) -> BM25Scores:
 
 def search_by_words(corpus: SearchCorpus, words: BM25Scores) -> Values:
     """Let every query search by BM25 alone ("bm25"): [1, Q], as it has no dims."""
-    return {"bm25": search(words, task_of(corpus), TITLES["bm25"])}
+    return {"bm25": search(words, task_of(corpus), "Search by BM25")}
 
 
 def task_of(corpus: SearchCorpus) -> SearchTask:

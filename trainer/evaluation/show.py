@@ -17,16 +17,10 @@ from trainer.evaluation.metric_choice import NO_NEGATIVES
 from trainer.evaluation.prevalence import percent
 from trainer.evaluation.question import EncoderQuestion
 from trainer.evaluation.search_judge import SearchJudgement
+from trainer.evaluation.search_set import SYSTEMS
 from trainer.evaluation.verdict import Decision, insufficient, no_intervals
 from trainer.system.console import console
 
-NAMES = {
-    "bm25": "BM25",
-    "baseline": "baseline",
-    "model": "model",
-    "bm25+baseline": "BM25 + baseline",
-    "bm25+model": "BM25 + model",
-}
 SHOWN = (CHANGE, "model less bm25", "bm25+model less bm25", "bm25+model less model")
 """Differences in the tables of a search; the record has them all."""
 
@@ -97,7 +91,7 @@ def print_systems(assessment: Assessment, dim: str, columns: Sequence[str]) -> N
     """Show a search at a dim: a row a system and a row a difference, a column a metric."""
     table = _table(f"{dim} dims", "search by", columns)
     metrics, intervals = assessment.metrics, assessment.intervals
-    for system, title in NAMES.items():
+    for system, title in SYSTEMS.items():
         if system in metrics:
             values, ends = metrics[system][dim], intervals[system][dim]
             table.add_row(title, *(_cell(values[name], ends[name]) for name in columns))
@@ -106,7 +100,7 @@ def print_systems(assessment: Assessment, dim: str, columns: Sequence[str]) -> N
         if name in intervals:
             ends, (first, second) = intervals[name][dim], (metrics[system][dim] for system in DIFFERENCES[name])
             cells = (_cell(first[column] - second[column], ends[column], "+") for column in columns)
-            titles = (NAMES[system] for system in DIFFERENCES[name])
+            titles = (SYSTEMS[system] for system in DIFFERENCES[name])
             table.add_row(" less ".join(titles), *cells, style="bold" if name == CHANGE else None)
     console.print(table, markup=False)
 

@@ -5,6 +5,7 @@ Every way of judging goes through `decide`: pairs, a corpus, the end of a traini
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -71,12 +72,13 @@ def _sentences(
     """The assessment for people, at its largest dim."""
     dim = max(assessment.metrics["model"], key=int)
     five, ten = (_success(assessment, name, dim) for name in ("success@5", "success@10"))
-    five = f"{five}, searching the {assessment.texts:,} texts of {assessment.source} at {dim} dims"
+    source = re.sub(r"\S*[/\\]", "", assessment.source)  # without folders
+    five = f"{five}, searching the {assessment.texts:,} texts of {source} at {dim} dims"
     if verdict is None:
         return [f"The right ticket is {five}.", f"It is {ten}.", *_beside_words(assessment, metric, dim)]
     noticed = _noticed(_Change.of(assessment, CHANGE, "success@5", dim))
     if assessment.surely_worse:
-        lost = "; ".join(_Change.of(assessment, CHANGE, *loss).figures for loss in assessment.surely_worse)
+        lost = "; ".join(_losses(assessment))
         said = [f"{verdict}: the model is surely worse at finding the right ticket: {lost}; deploy: no."]
         said.append(f"The right ticket is {five}; {noticed}.")
     else:
@@ -86,6 +88,17 @@ def _sentences(
     if reason := assessment.undefined.get(GUARDED[0]):
         said.append(f"Whether search got better or worse cannot be told: {reason}.")
     return said + _beside_words(assessment, metric, dim)
+
+
+def _losses(assessment: Assessment) -> list[str]:
+    """What was surely lost, a metric each: at the largest dim in figures, the others named."""
+    by_metric: dict[str, list[str]] = {}
+    for metric, dim in sorted(assessment.surely_worse, key=lambda loss: -int(loss[1])):
+        by_metric.setdefault(metric, []).append(dim)
+    return [
+        _Change.of(assessment, CHANGE, metric, dim).figures + (f" (also at {', '.join(others)})" if others else "")
+        for metric, (dim, *others) in by_metric.items()
+    ]
 
 
 def _success(assessment: Assessment, name: str, dim: str) -> str:
@@ -174,12 +187,12 @@ def no_intervals(undefined: Mapping[str, str], metrics: Sequence[str]) -> list[s
     for name, reason in undefined.items():
         by_reason.setdefault(reason, []).append(name)
     everything = set(metrics) - {"threshold"}
-
-    def what(names: Sequence[str]) -> str:
-        everywhere = set(names) == everything
-        return "No intervals, so no verdict can be sure" if everywhere else f"No interval of {', '.join(names)}"
-
-    return [f"{what(names)}: {reason}." for reason, names in by_reason.items()]
+    return [
+        f"No intervals, so no verdict can be sure: {reason}."
+        if set(names) == everything
+        else f"No interval of {', '.join(names)}: {reason}."
+        for reason, names in by_reason.items()
+    ]
 
 
 def insufficient(diagnostic: Mapping[str, Mapping[str, Any]], fewest: int) -> str | None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer.evaluation.assessment import GUARDED, Assessment, assess_search
+from trainer.evaluation.assessment import GUARDED, Assessment, assess_corpus
 from trainer.evaluation.metric_choice import BY_SEARCH
-from trainer.evaluation.search_set import search_by_words, words_of
+from trainer.evaluation.search_set import words_of
 from trainer.evaluation.show import print_systems
 from trainer.system.console import console
 from trainer.training.setup import Run
@@ -32,15 +32,10 @@ def print_searches(run: Run, evaluations: int) -> None:
 
 def search_corpus(run: Run, embeddings: dict[str, dict[str, np.ndarray]]) -> Assessment | None:
     """What searching the corpus says of both systems and, where its library is installed, of BM25; None without one."""
-    searched, dims = run.corpus, run.config.loss.dims
-    if searched is None:
+    if run.corpus is None:
         return None
-    corpus = searched.corpus
-    words = words_of(corpus) if find_spec("bm25s") else None
-    values = search_by_words(corpus, words) if words else {}
-    for system, rows in embeddings["corpus"].items():
-        values |= searched.search(system, rows, dims, words)
-    return assess_search(values, corpus.clusters, dims, texts=len(corpus.texts), source=corpus.source)
+    words = words_of(run.corpus.corpus) if find_spec("bm25s") else None
+    return assess_corpus(run.corpus, embeddings["corpus"], run.config.loss.dims, words)
 
 
 def corpus_record(run: Run, search: Assessment | None) -> dict[str, Any]:

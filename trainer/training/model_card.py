@@ -42,11 +42,6 @@ def print_summary(
     """
     for name, record in records.items():
         _print_changes(name, record)
-    for dim, entry in (records["dev"]["forgetting"] or {}).items():
-        before, after = (entry["spearman"][when] for when in ("before", "after"))
-        console.print(
-            f"General similarity at {dim} dims, Spearman: {before:.4f} -> {after:.4f} ({after - before:+.4f})"
-        )
     name, record = list(records.items())[-1]
     for sentence in record["sentences"]:
         console.print(sentence, markup=False)
@@ -54,6 +49,11 @@ def print_summary(
     how = f"best at step {best_step}, strength {alpha:.1f}{'' if alpha else UNTOUCHED}"
     judged_on = "the corpus" if picked_on == "corpus" else name
     console.print(f"Verdict by {metric} on {judged_on}: {record['verdict']} ({how}).", markup=False)
+    for dim, entry in (records["dev"]["forgetting"] or {}).items():
+        before, after = (entry["spearman"][when] for when in ("before", "after"))
+        console.print(
+            f"General similarity at {dim} dims, Spearman: {before:.4f} -> {after:.4f} ({after - before:+.4f})"
+        )
     if "threshold" not in next(iter(records["dev"]["final"].values())):
         console.print(f"No {THRESHOLDS}: dev holds positives alone; trainer evaluate --dev fits and keeps them")
     if "model" in records["dev"]["thresholds"]:

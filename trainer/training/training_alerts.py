@@ -10,7 +10,7 @@ from trainer.data.pairs import PairTable
 from trainer.evaluation.alerts import alerts_at
 from trainer.evaluation.bootstrap import interval
 from trainer.evaluation.thresholds import Thresholds
-from trainer.model.embedding import embed, tokenize_sides
+from trainer.model.embedding import embed, sides, tokenize_sides
 from trainer.model.encoder import Encoder
 
 MOST_TEXTS = 2000  # drawn from larger sets: two million pairs tell a share of them well, and seconds embed them
@@ -30,11 +30,9 @@ def alerts_on_training(encoder: Encoder, table: PairTable, thresholds: Threshold
         representatives = np.sort(np.random.default_rng(seed).choice(representatives, MOST_TEXTS, replace=False))
     texts = [table.texts[text] for text in representatives]
     embeddings = embed(encoder, tokenize_sides(encoder, texts), description="Embedding (training texts)", alone=True)
-    queries = embeddings[: len(texts)]
-    documents = embeddings[-len(texts) :]  # the same, unless the model has a prompt for each side
     by_dim = {}
     for dim, threshold in thresholds.values.items():
-        of_counted, samples = alerts_at(queries, documents, int(dim), threshold, seed)
+        of_counted, samples = alerts_at(*sides(embeddings, len(texts)), int(dim), threshold, seed)
         share = of_counted / (len(texts) - 1)
         by_dim[dim] = {
             "threshold": threshold,
