@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.evaluation.alerts import alerts_in_words
-from trainer.evaluation.metric_choice import NO_NEGATIVES, TITLES, headline
+from trainer.evaluation.metric_choice import NO_NEGATIVES, SEARCH_METRICS, TITLES, headline
 from trainer.evaluation.prevalence import percent
 from trainer.evaluation.verdict import Verdict, insufficient, no_intervals
 from trainer.report.plots import (
@@ -74,52 +74,46 @@ def render_run(run: Record) -> str:
 
 
 def _lead(run: Record) -> Lead:
-    """The run's own sentences, its verdict first; those of a run of an older version are written here."""
+    """The run's own sentences, its verdict first (of an older version the verdict alone), and how the model was made."""
     metrics, judged = run.metrics, run.judged
-    on, verdict = metrics["verdict_on"], metrics["verdict"]
-    strong, *others = metrics.get("sentences") or [
-        verdict,
-        f"against the untouched model, by {judged['question']['metric']} on {judged['pairs']:d} {on} pairs, over all "
-        f"dims.{_why_unsure(judged)}",
+    on, metric = metrics["verdict_on"], judged["question"]["metric"]
+    strong, *others = metrics.get("sentences") or [metrics["verdict"]]
+    how = [
+        f"Judged beside the untouched model, by {metric} on {judged['pairs']:d} {on} pairs.",
+        f"Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.",
     ]
-    selected = "" if on == "test" else " These pairs have also picked the model: expect a little less on others."
-    why = f" {run.strength['why']}" if run.strength and run.strength.get("why") else ""
-    how = f"Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.{selected}{why}"
-    return Lead(STYLES.get(verdict, ""), strong, " ".join(others), [how])
-
-
-def _why_unsure(judged: Mapping[str, Any]) -> str:
-    """A sentence where the metric of the verdict has no interval."""
-    reason = judged["undefined"].get(judged["question"]["metric"])
-    return f" Its difference has no interval: {reason}." if reason else ""
+    if "search" in metrics and metric in SEARCH_METRICS:
+        how.append("The corpus has also picked the model: expect a little less on other tickets.")
+    elif on != "test":
+        how.append("These pairs have also picked the model: expect a little less on others.")
+    if run.strength and run.strength.get("why"):
+        how.append(run.strength["why"])
+    return Lead(STYLES.get(metrics["verdict"], ""), strong, " ".join(others), [" ".join(how)])
 
 
 def _pictures(run: Record) -> list[Picture]:
     scores, judged = run.scores, run.judged
     metric = judged["question"]["metric"]
-    pictures = [
-        Picture(draw_dims({"after": judged}, metric), f"{metric} against the dim, with 95 % intervals"),
-        Picture(draw_loss(run.steps, run.plan["phases"]), "Loss and learning rate by step, phases as bands"),
+    drawn = [
+        (draw_dims({"after": judged}, metric), f"{metric} against the dim, with 95 % intervals"),
+        (draw_loss(run.steps, run.plan["phases"]), "Loss and learning rate by step, phases as bands"),
     ]
     if run.by_labels:
         labels, before, after = scores["labels"], scores["baseline"], scores["final"]
         frozen = scores["thresholds"]["final"]
         fitted = f"fitted where {percent(judged['thresholds']['model']['positive_share'])} are positive"
-        pictures += [
-            Picture(
-                draw_histograms(labels, before, after, frozen),
-                f"Cosines of positive and negative pairs; the threshold was {fitted}",
-            ),
-            Picture(draw_roc(labels, before, after), "ROC curves, before and after"),
-            Picture(
-                draw_threshold(labels, after, frozen), f"Where the frozen threshold, {fitted}, stands on these pairs"
-            ),
+        histograms = draw_histograms(labels, before, after, frozen)
+        threshold = draw_threshold(labels, after, frozen)
+        drawn += [
+            (histograms, f"Cosines of positive and negative pairs; the threshold was {fitted}"),
+            (draw_roc(labels, before, after), "ROC curves, before and after"),
+            (threshold, f"Where the frozen threshold, {fitted}, stands on these pairs"),
         ]
     if run.strength:
         grey = ", on grey what was ruled out" if run.strength.get("ruled_out") else ""
-        caption = f"Metric by strength of the update; the line is what was chosen{grey}"
-        pictures.append(Picture(draw_strength(run.strength), caption))
-    return pictures
+        chosen = f"Metric by strength of the update; the line is what was chosen{grey}"
+        drawn.append((draw_strength(run.strength), chosen))
+    return [Picture(*each) for each in drawn]
 
 
 def _main_table(run: Record) -> Table:
