@@ -74,7 +74,7 @@ def render_run(run: Record) -> str:
 
 
 def _lead(run: Record) -> Lead:
-    """The run's own sentences, its verdict first (of an older version the verdict alone), and how the model was made."""
+    """The run's own sentences, its verdict first (an older version has that alone), and how it was made."""
     metrics, judged = run.metrics, run.judged
     on, metric = metrics["verdict_on"], judged["question"]["metric"]
     strong, *others = metrics.get("sentences") or [metrics["verdict"]]
