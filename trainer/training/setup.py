@@ -265,8 +265,8 @@ def build_run(inputs: Inputs) -> Run:
     parameters = encoder.trainable()
     parameters |= {name: value for name, value in objective.named_parameters() if value.requires_grad}
     ranks.share_parameters(parameters.values())
-    # The sum of gradients over ranks stays ours. DDP would do it exactly, but averages what are parts of one sum, has to
-    # be kept quiet in every chunk but the last, and to search each graph for the learned scale, whose gradient is
+    # The sum of gradients over ranks stays ours. DDP would do it exactly, but averages what are parts of one sum, has
+    # to be kept quiet in every chunk but the last, and to search each graph for the learned scale, whose gradient is
     # complete before that chunk: more lines than the sum has.
     fast_paths = prove_fast_paths(inputs)
     optimizer = inputs.accelerator.prepare_optimizer(build_optimizer(parameters, config.optim, fast_paths.fused))
