@@ -255,10 +255,10 @@ def test_words_that_nobody_misreads() -> None:
     entry = {"threshold": 0.5514, "share_of_pairs": 0.12, "alerts_per_ticket": 107.88, "alerts_interval": [96.6, 121.2]}
     words = alerts_in_words({"texts": 900, "counted": 900, "by_dim": {"384": entry}})
     assert (
-        "each of the 900 training texts, compared with all the others, is called the same problem as this many of them "
-        "on average: 108 at 384 dims (95 % interval 97 to 121; 12 % of all pairs). Most of these can be false alarms."
+        "each of the 900 training texts, compared with all the others, is on average called the same problem as 108 of "
+        "them at 384 dims (95 % interval 97 to 121; 12 % of all pairs). Most of these can be false alarms: "
     ) in words
     unsure = entry | {"alerts_interval": [None, None], "alerts_per_ticket": 0.317}
     words = alerts_in_words({"texts": 90_000, "counted": 2000, "by_dim": {"384": unsure}})
     assert "of the 90,000 training texts, " in words and not alerts_in_words(None)
-    assert ": 0.32 at 384 dims (12 % of all pairs), estimated from 2,000 of them." in words
+    assert " as 0.32 of them at 384 dims (12 % of all pairs), estimated from 2,000 of them. Most" in words

@@ -165,7 +165,24 @@ def test_the_page_begins_with_the_runs_own_sentences(run: Path) -> None:
     assert page.text["strong"] == said[:1] and said[1] in page.text["p"][0]
     metrics.pop("sentences", None)  # of an older version
     page = Page(write_report(run, metrics).read_text())
-    assert page.text["strong"] == [metrics["verdict"]] and "against the untouched model" in page.text["p"][0]
+    assert page.text["strong"] == [metrics["verdict"]]
+    assert "picked the model" not in page.text["p"][1]  # dev did, and the verdict is about test
+
+
+@pytest.mark.slow
+def test_the_search_of_a_corpus_is_shown_for_every_system(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["test"]["question"]["metric"] = "mrr@10"
+    by_dim = {"64": {"success@5": 0.7, "success@10": None, "map@100": 0.5}}
+    ends = {"64": {"success@5": [0.4, 0.9], "success@10": [None, None], "map@100": [0.25, 0.75]}}
+    counts = {"texts": 5222, "source": "x/tickets.csv", "queries": 670}
+    metrics["search"] = counts | {"final": by_dim, "bm25": by_dim, "intervals": {"final": ends, "bm25": ends}}
+    page = Page(write_report(run, metrics).read_text())
+    assert "The corpus has also picked the model" in page.text["p"][1]
+    assert "Search among 5,222 texts of tickets.csv, 670 queries" in page.text["h2"]
+    cells = page.text["td"][page.text["td"].index("BM25") :]
+    figures_shown = ["64", "0.7000 (0.400, 0.900)", "- ", "0.5000 (0.250, 0.750)"]
+    assert cells[:10] == ["BM25", *figures_shown, "after", *figures_shown]
 
 
 def covered(figure: Figure) -> list[str]:
@@ -380,7 +397,8 @@ def test_its_report_and_a_comparison_show_search_alone(
     assert not {"NaN", "nan", "None"} & set(re.findall(r"\w+", " ".join(page.text["td"] + page.text["p"])))
     for runs in ([finished, folder], [folder, finished]):
         page = Page(write_comparison(runs, tmp_path / "both.html").read_text())
-        assert page.text["h2"][0] == "mrr@10 by dim: before → after"
+        judged_by = {heading.partition(" by dim on ")[0] for heading in page.text["h2"] if " by dim on " in heading}
+        assert judged_by == {"Spearman", "mrr@10"}  # each by its own, on its own pairs
 
 
 def edit_metrics(run: Path, **changes: object) -> None:

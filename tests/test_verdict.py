@@ -11,8 +11,9 @@ import pytest
 
 from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.errors import InputError, NumericError
-from trainer.evaluation.assessment import adversarial, assess, assess_search, diagnose, forgetting
+from trainer.evaluation.assessment import assess, assess_search, forgetting
 from trainer.evaluation.bootstrap import bootstrap_means, interval
+from trainer.evaluation.diagnostic import adversarial, diagnose, insufficient
 from trainer.evaluation.groups import groups_of_queries
 from trainer.evaluation.metric_choice import AUTO, JUDGED_BY, SEARCH_METRICS, choose_metric, headline, require_metric
 from trainer.evaluation.pair_metrics import (
@@ -25,7 +26,7 @@ from trainer.evaluation.pair_metrics import (
     roc_auc,
     spearman,
 )
-from trainer.evaluation.verdict import decide, insufficient, no_intervals, overall_verdict, paired_verdict
+from trainer.evaluation.verdict import decide, no_intervals, overall_verdict, paired_verdict
 
 DIMS = (16, 4)
 AT = {"16": 0.3, "4": 0.4}
@@ -119,8 +120,8 @@ def test_too_few_groups_give_no_verdict_but_a_reason() -> None:
     assert set(decide(found, "spearman").verdicts.values()) == {"UNCLEAR"}
     assert "to draw from" in found.undefined["spearman"] and "clusters of dup" in found.undefined["recall@1"]
     assert all(math.isnan(end) for ends in found.intervals["model"]["16"].values() for end in ends)
-    said = no_intervals(dict.fromkeys(found.undefined, "why"), list(found.metrics["model"]["16"]))
-    assert said == ["No intervals, so no verdict can be sure: why."]
+    said = no_intervals(found.undefined, list(found.metrics["model"]["16"]))
+    assert len(said) == 1 and said[0].startswith("No intervals, so no verdict can be sure: there are ")
 
 
 def test_copies_of_a_text_are_one_query_and_no_rival() -> None:

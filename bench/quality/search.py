@@ -30,8 +30,7 @@ from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_pairs, interval
 from trainer.evaluation.groups import groups_of_pairs
 from trainer.evaluation.pair_metrics import METRICS
 from trainer.evaluation.scoring import pair_cosines
-from trainer.evaluation.search import SearchTask, search
-from trainer.evaluation.search_scores import BM25Scores, EmbeddingScores, FusedScores
+from trainer.evaluation.search_set import SearchSet, search_by_words, words_of
 from trainer.evaluation.verdict import decide
 from trainer.model.embedding import embed_cached, tokenize_sides
 from trainer.model.encoder import Encoder
@@ -82,15 +81,14 @@ def by_pairs(encoders: Mapping[str, Encoder], table: PairTable) -> dict[str, tup
 
 
 def by_search(encoders: Mapping[str, Encoder], corpus: SearchCorpus) -> dict[str, dict[str, np.ndarray]]:
-    """Values of every query [M, Q] by search metric, of BM25, of each encoder, and of both."""
-    task = SearchTask(corpus.relevant, corpus.excluded, corpus.limits)
-    words = BM25Scores([corpus.texts[query] for query in corpus.queries], corpus.texts)
-    values = {"bm25": search(words, task, "Search by BM25")}
+    """Values of every query [M, Q] by search metric: of BM25, of each encoder, and of both ("bm25+NAME")."""
+    words = words_of(corpus)
+    values = search_by_words(corpus, words)
     for name, encoder in encoders.items():
-        rows = embed_cached(encoder, tokenize_sides(encoder, corpus.texts), description=f"Embedding reports ({name})")
-        scores = EmbeddingScores(rows[corpus.queries], rows, DIMS)
-        values[name] = search(scores, task, f"Search by {name}")
-        values[f"bm25+{name}"] = search(FusedScores(words, scores), task, f"Search by BM25 and {name}")
+        searched = SearchSet.build(corpus, encoder)
+        rows = embed_cached(encoder, searched.tokens, description=f"Embedding reports ({name})")
+        found = searched.search("model", rows, DIMS, words)
+        values |= {name: found["model"], f"bm25+{name}": found["bm25+model"]}
     return values
 
 

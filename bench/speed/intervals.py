@@ -2,8 +2,8 @@
 
 Embeddings are random, width 768: their values cost what real ones cost. As in the real pairs, each title stands with
 its own body (1) and with another's (0). Measured are 1,000 resamples of one model's pair metrics, then all of
-`trainer.evaluation.verdict.assess`: cosines, resamples of every metric for both models and their difference, retrieval
-over the pairs' own texts, and the diagnostic. Seconds of the processor are those of all threads. Writes
+`trainer.evaluation.assessment.assess`: cosines, resamples of every metric for both models and their difference, search
+among the pairs' own texts, and the diagnostic. Seconds of the processor are those of all threads. Writes
 bench/results/intervals.json.
 
     python -m bench.speed.intervals

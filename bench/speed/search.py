@@ -19,7 +19,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from bench.records import RESULTS, environment, save_record
-from trainer.evaluation.assessment import assess_search
+from trainer.evaluation.assessment import CHANGE, assess_search
 from trainer.evaluation.search import SearchTask, search
 from trainer.evaluation.search_scores import EmbeddingScores
 
@@ -91,7 +91,7 @@ def measure(texts: int, count: int) -> dict[str, Any]:
         "cpu_seconds": time.process_time() - processor,
         "extra_bytes": grown,
         "success@5": {system: metrics[str(WIDTH)]["success@5"] for system, metrics in found.metrics.items()},
-        "success@5_difference": found.intervals["model less baseline"][str(WIDTH)]["success@5"],
+        "success@5_difference": found.intervals[CHANGE][str(WIDTH)]["success@5"],
     }
 
 

@@ -4,7 +4,7 @@ question.Question, SearchQuestion          what is asked of pairs, of a corpus
 judge.judge(Question(...)) -> Judgement    `trainer evaluate` on pairs: models, thresholds, metrics, verdict
 judge.conclude                             the same from embeddings; the end of a training run calls it
 search_judge.judge_search                  `trainer evaluate` on a corpus
-assessment.assess, assess_search           figures, paired intervals, losses; the diagnostic, what was forgotten
+assessment.assess, assess_search           figures, paired intervals, losses, what was forgotten; diagnostic.py
 verdict.decide                             the verdict, and the sentences that say it: one rule for pairs and search
 metric_choice.choose_metric                what a judgement goes by: labels, or search where there are positives alone
 pair_metrics.METRICS                       every metric of pairs by name; a new one is added there and nowhere else

@@ -36,7 +36,7 @@ Int = NDArray[np.int64]
 STEPS = 2**16  # candidates between 0 and 1, both below and above 0: cosines in float32 are no finer than 1e-7
 COARSE = 2**12  # the same where they are counted by groups, for intervals
 GROUPS = 40
-ROWS = 2048  # of a block: its cosines are 16 MB
+ROWS = 1024  # of a block: its cosines, 4 MB, fit a processor's cache
 RESAMPLES_AT_ONCE = 64
 
 
@@ -151,13 +151,15 @@ def resample_alerts(counts: AlertCounts, resamples: int = RESAMPLES, seed: int =
 
 def _resample(by_groups: Int, pairs: Int, groups: int, tickets: int, resamples: int, seed: int) -> Float:
     """[B, D] alerts a ticket in resamples, of alerts [P, D] and pairs [P] by pair of groups."""
+    if groups < FEWEST_GROUPS:
+        return np.full((resamples, by_groups.shape[1]), np.nan)
     first, second = np.array(list(combinations_with_replacement(range(groups), 2))).T
     alerts, parts = by_groups.astype(np.float64), []
     for drawn in resample_counts(groups, resamples, seed, RESAMPLES_AT_ONCE):
         weights = drawn[:, first].astype(np.float64) * drawn[:, second]
         parts.append((tickets - 1) * (weights @ alerts) / (weights @ pairs)[:, None])
     samples: Float = np.concatenate(parts)
-    return samples if groups >= FEWEST_GROUPS else np.full_like(samples, np.nan)
+    return samples
 
 
 def _pairs_of_groups(edges: np.ndarray) -> Int:
@@ -236,12 +238,12 @@ def alerts_in_words(alerts: Mapping[str, Any] | None) -> str:
         low, high = entry.get("alerts_interval") or (None, None)
         ends = "" if low is None or np.isnan(low) else f"95 % interval {_round(low)} to {_round(high)}; "
         share = f"{ends}{percent(entry['share_of_pairs'])} of all pairs"
-        each.append(f"{_round(entry['alerts_per_ticket'])} at {dim} dims ({share})")
+        each.append(f"{_round(entry['alerts_per_ticket'])} of them at {dim} dims ({share})")
     return (
-        f"In use they raise more alerts than such pairs show: each of the {alerts['texts']:,} training texts, compared "
-        f"with all the others, is called the same problem as this many of them on average: {', '.join(each)}{drawn}. "
-        "Most of these can be false alarms. `trainer evaluate --pairs FILE --dev FILE --tickets FILE "
-        "--alerts-per-ticket A` finds and keeps thresholds that raise as many as people can look at."
+        f"What these thresholds mean in use: each of the {alerts['texts']:,} training texts, compared with all the "
+        f"others, is on average called the same problem as {', '.join(each)}{drawn}. Most of these can be false "
+        "alarms: where all pairs are compared, far fewer are positive. `trainer evaluate --pairs FILE --dev FILE "
+        "--tickets FILE --alerts-per-ticket A` finds and keeps thresholds that raise as many as people can look at."
     )
 
 

@@ -9,24 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainer.data.pairs import PairTable
 from trainer.data.split import has_both_labels
 from trainer.evaluation.bootstrap import LEVEL, RESAMPLES, bootstrap_means, bootstrap_pairs, interval, why_undefined
+from trainer.evaluation.diagnostic import FEWEST, diagnose
 from trainer.evaluation.groups import Groups, groups_of_pairs, groups_of_queries
-from trainer.evaluation.pair_metrics import classify_at, pearson, roc_auc, spearman
+from trainer.evaluation.pair_metrics import pearson, spearman
 from trainer.evaluation.scoring import metrics_at, pair_cosines
+from trainer.evaluation.search import search
 from trainer.evaluation.search_metrics import DEPTH, NAMES, Float
 from trainer.evaluation.search_scores import BM25Scores
-from trainer.evaluation.search_set import SearchedTexts, search_by_words
+from trainer.evaluation.search_set import SearchedTexts, Values, task_of
 
-PASSING = 0.70  # ROC-AUC and F1 of the adversarial diagnostic
-FEWEST = 20  # pairs of either kind, below which it says nothing
 GUARDED = ("success@10", f"map@{DEPTH}")
 """A model that surely loses one of these at some dim is not better, whatever the metric says that it is judged by."""
 CHANGE = "difference"
@@ -46,14 +44,6 @@ ByDim = dict[str, dict[str, Any]]
 
 
 Name = TypeVar("Name", bound=Hashable)
-
-
-class Status(StrEnum):
-    """What the adversarial diagnostic says."""
-
-    PASS = "PASS"
-    FAIL = "FAIL"
-    INSUFFICIENT = "INSUFFICIENT"
 
 
 @dataclass(frozen=True)
@@ -152,7 +142,9 @@ def assess_corpus(
         NumericError: an embedding is NaN or Inf.
     """
     corpus = searched.corpus
-    values = search_by_words(corpus, words) if words is not None else {}
+    values: Values = {}
+    if words is not None:
+        values["bm25"] = search(words, task_of(corpus), "Search by BM25")
     for system, rows in embeddings.items():
         values |= searched.search(system, rows, dims, words)
     of_corpus, drawn = (corpus.clusters, dims), {"resamples": resamples, "seed": seed}
@@ -236,47 +228,6 @@ def surely_below_zero(samples: Mapping[Name, Float]) -> list[Name]:
             break
         worse.append(name)
     return [name for name in samples if name in worse]
-
-
-def adversarial(table: PairTable) -> NDArray[np.bool_]:
-    """[N] the pairs that a shortcut by category gets wrong: positives across categories, negatives within one.
-
-    Pairs without two known categories are in neither kind.
-    """
-    if table.categories1 is None or table.categories2 is None:
-        return np.zeros(len(table), dtype=np.bool_)
-    first, second = np.array(table.categories1, dtype=object), np.array(table.categories2, dtype=object)
-    chosen: NDArray[np.bool_] = (first != "") & (second != "") & ((first == second) != table.label)
-    return chosen
-
-
-def diagnose(
-    table: PairTable,
-    cosines: Mapping[str, np.ndarray],
-    thresholds: Mapping[str, Mapping[str, float]],
-    fewest: int = FEWEST,
-) -> dict[str, dict[str, Any]]:
-    """The adversarial diagnostic at every dim, from cosines [M, N] by system.
-
-    PASS where the model reaches PASSING in ROC-AUC and in F1 at its frozen threshold, FAIL where not, INSUFFICIENT with
-    fewer than `fewest` pairs of either kind, whatever the figures are.
-    """
-    rows = adversarial(table)
-    labels = table.label[rows]
-    positives, negatives = int(labels.sum()), int((~labels).sum())
-    diagnostic: dict[str, dict[str, Any]] = {}
-    for m, dim in enumerate(thresholds["model"]):
-        entry: dict[str, Any] = {"status": Status.INSUFFICIENT, "positives": positives, "negatives": negatives}
-        for system, scores in cosines.items():
-            figures = {"roc_auc": float("nan"), "f1": float("nan")}
-            if positives and negatives:
-                at = classify_at(scores[m, rows], labels, thresholds[system][dim])
-                figures = {"roc_auc": roc_auc(scores[m, rows], labels), "f1": at["f1"]}
-            entry[system] = figures
-        if min(positives, negatives) >= max(fewest, 1):
-            entry["status"] = Status.PASS if min(entry["model"].values()) >= PASSING else Status.FAIL
-        diagnostic[dim] = entry
-    return diagnostic
 
 
 def forgetting(

@@ -12,8 +12,8 @@ from trainer.data.readers import Reading
 from trainer.data.split import require_positives
 from trainer.data.ticket_table import Columns
 from trainer.errors import InputError
-from trainer.evaluation.assessment import FEWEST
 from trainer.evaluation.bootstrap import RESAMPLES, check_resampling
+from trainer.evaluation.diagnostic import FEWEST
 from trainer.evaluation.metric_choice import AUTO, require_metric
 from trainer.model.embedding import embed, embed_cached, tokenize_sides
 from trainer.model.encoder import Encoder

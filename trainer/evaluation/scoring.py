@@ -34,7 +34,7 @@ class PairSet:
         Args:
             searched: whether `evaluate` searches among them; where the pairs are positives alone it always does.
         """
-        texts = SearchedTexts.of_pairs(table) if searched or not has_both_labels(table) else None
+        texts = SearchedTexts.of_pairs(table) if searched or table.label.all() else None
         return cls(table, tokenize_sides(encoder, table.texts), texts)
 
 

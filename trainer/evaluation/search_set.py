@@ -115,11 +115,6 @@ def words_of(corpus: SearchCorpus) -> BM25Scores:
     return BM25Scores([corpus.texts[query] for query in corpus.queries], corpus.texts)
 
 
-def search_by_words(corpus: SearchCorpus, words: BM25Scores) -> Values:
-    """Let every query search by BM25 alone ("bm25"): [1, Q], as it has no dims."""
-    return {"bm25": search(words, task_of(corpus), "Search by BM25")}
-
-
 def task_of(corpus: SearchCorpus) -> SearchTask:
     """What is to be measured in a corpus."""
     return SearchTask(corpus.relevant, corpus.excluded, corpus.limits)

@@ -11,14 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from trainer.data.search_corpus import remarks
-from trainer.evaluation.assessment import CHANGE, DIFFERENCES, GUARDED, PASSING, Assessment
+from trainer.evaluation.assessment import CHANGE, DIFFERENCES, GUARDED, Assessment
+from trainer.evaluation.diagnostic import PASSING, insufficient
 from trainer.evaluation.judge import Judgement
 from trainer.evaluation.metric_choice import NO_NEGATIVES
 from trainer.evaluation.prevalence import percent
 from trainer.evaluation.question import EncoderQuestion
 from trainer.evaluation.search_judge import SearchJudgement
 from trainer.evaluation.search_set import SYSTEMS
-from trainer.evaluation.verdict import Decision, insufficient, no_intervals
+from trainer.evaluation.verdict import Decision, no_intervals
 from trainer.system.console import console
 
 SHOWN = (CHANGE, "model less bm25", "bm25+model less bm25", "bm25+model less model")

@@ -9,11 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from trainer.evaluation.assessment import CHANGE, DIFFERENCES, GUARDED, Assessment, Status
+from trainer.evaluation.assessment import CHANGE, DIFFERENCES, GUARDED, Assessment
 from trainer.evaluation.metric_choice import BY_SEARCH
 from trainer.evaluation.search_metrics import NAMES
 
@@ -119,7 +119,7 @@ def _deploy(assessment: Assessment, metric: str, verdicts: Mapping[str, Verdict]
     if verdict == Verdict.BETTER:
         guard = "could not be checked" if GUARDED[0] in assessment.undefined else "are surely worse at none"
         return f"deploy: yes, because {metric} is surely better at every dim, and {' and '.join(GUARDED)} {guard}"
-    dims = ", ".join(dim for dim, each in verdicts.items() if each != Verdict.BETTER)
+    dims = ", ".join(dim for dim, each in verdicts.items() if each == verdict)
     if verdict == Verdict.NOT_BETTER:
         return f"deploy: no, because {metric} is not better at {dims} dims"
     return f"deploy: not on this evidence, because {metric} may be no better at {dims} dims"
@@ -186,23 +186,6 @@ def no_intervals(undefined: Mapping[str, str], metrics: Sequence[str]) -> list[s
     by_reason: dict[str, list[str]] = {}
     for name, reason in undefined.items():
         by_reason.setdefault(reason, []).append(name)
-    everything = set(metrics) - {"threshold"}
-    return [
-        f"No intervals, so no verdict can be sure: {reason}."
-        if set(names) == everything
-        else f"No interval of {', '.join(names)}: {reason}."
-        for reason, names in by_reason.items()
-    ]
-
-
-def insufficient(diagnostic: Mapping[str, Mapping[str, Any]], fewest: int) -> str | None:
-    """Why the adversarial diagnostic says nothing, in a sentence; None where it says something."""
-    if not diagnostic:
-        return "The adversarial diagnostic needs negatives, and these pairs have none."
-    counts = next(iter(diagnostic.values()))
-    if counts["status"] != Status.INSUFFICIENT:
-        return None
-    return (
-        f"INSUFFICIENT: the adversarial diagnostic needs {max(fewest, 1)} positives across categories and as many "
-        f"negatives within one, and these pairs have {counts['positives']} and {counts['negatives']}."
-    )
+    if undefined.keys() >= set(metrics) - {"threshold"}:
+        return [f"No intervals, so no verdict can be sure: {'; '.join(by_reason)}."]
+    return [f"No interval of {', '.join(names)}: {reason}." for reason, names in by_reason.items()]

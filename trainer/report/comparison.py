@@ -32,13 +32,18 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
 
 def render_comparison(runs: Sequence[Record]) -> str:
     """The page of several runs. Those that were judged on the same data stand together, in a table and on an axis."""
-    alike: dict[str, list[Record]] = {}
+    alike: dict[tuple[str, str], list[Record]] = {}
     for run in runs:
-        alike.setdefault(run.judged["data_fingerprint"], []).append(run)
+        corpus = run.metadata["fingerprints"].get("corpus", "")  # search is among its texts, where there is one
+        alike.setdefault((run.judged["data_fingerprint"], corpus), []).append(run)
     lead = None
     if len(alike) > 1:
-        told = f"These runs were judged on {len(alike)} different sets of pairs, and figures of one say nothing about "
-        lead = Lead("not", "", told + "another: they cannot be compared. Each set has a table and axes of its own.")
+        told = (
+            f"These runs were judged on {len(alike)} different sets of pairs or of texts to search among: figures of "
+        )
+        lead = Lead(
+            "not", "", told + "one cannot be compared with those of another. Each has a table and axes of its own."
+        )
     losses = [Picture(draw_loss(run.steps, run.plan["phases"]), f"{run.folder}: loss") for run in runs]
     sections = [_judged_alike(group) for group in alike.values()]
     heading = f"{len(runs)} runs"
@@ -54,6 +59,8 @@ def _judged_alike(runs: Sequence[Record]) -> Section:
     caption = f"{metric} against the dim, with 95 % intervals"
     picture = Picture(draw_dims({str(run.folder): run.judged for run in runs}, metric), caption)
     judged_on = f"on {first['pairs']} pairs of {Path(first['question']['pairs']).name}"
+    if search := runs[0].metrics.get("search"):
+        judged_on += f", search among {search['texts']:,} texts of {Path(search['source']).name}"
     title = f"{TITLES.get(metric, metric)} by dim {judged_on}: before → after"
     return Section(title, _runs_table(runs, metric), pictures=[picture])
 

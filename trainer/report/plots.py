@@ -142,7 +142,7 @@ def draw_dims(runs: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
     """
     figure, (panel,) = new_figure()
     colors = (AFTER, LATER, "#2b8a3e", "#7048a8", "#9a7b00", "#444444")
-    begun: dict[tuple[float, ...], str] = {}  # runs of one model begin alike
+    starts = [tuple((int(dim), at[metric]) for dim, at in record["baseline"].items()) for record in runs.values()]
     for number, (name, record) in enumerate(runs.items()):
         dims = sorted(record["final"], key=int)
         color, widths = colors[number % len(colors)], [int(dim) for dim in dims]
@@ -150,9 +150,9 @@ def draw_dims(runs: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
         ends = np.array([record["intervals"]["model"][dim][metric] for dim in dims], dtype=float).T
         bars = np.nan_to_num(np.clip(np.abs(ends - after), 0, None))
         panel.errorbar(widths, after, bars, color=color, marker="o", capsize=3, linewidth=1.4, label=name)
-        before = [record["baseline"][dim][metric] for dim in dims]
-        if begun.setdefault((*widths, *before), name) == name:
-            label = f"before {name}" if number else "before"
+        if starts.index(starts[number]) == number:  # runs of one model begin alike
+            before = [record["baseline"][dim][metric] for dim in dims]
+            label = "before" if len(set(starts)) == 1 else f"before {name}"
             panel.plot(widths, before, "--", color=BEFORE, marker="s", markersize=4, label=label)
     panel.set_xscale("log", base=2)
     ticks = sorted({int(dim) for record in runs.values() for dim in record["final"]})

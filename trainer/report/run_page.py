@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from trainer.evaluation.alerts import alerts_in_words
-from trainer.evaluation.metric_choice import NO_NEGATIVES, TITLES, headline
+from trainer.evaluation.diagnostic import insufficient
+from trainer.evaluation.metric_choice import NO_NEGATIVES, SEARCH_METRICS, TITLES, headline
 from trainer.evaluation.prevalence import percent
-from trainer.evaluation.verdict import Verdict, insufficient, no_intervals
+from trainer.evaluation.verdict import Verdict, no_intervals
 from trainer.report.plots import (
     draw_dims,
     draw_histograms,
@@ -63,6 +64,7 @@ def render_run(run: Record) -> str:
     sections = [
         Section("By dim", _main_table(run), [] if run.by_labels else [f"These pairs are {NO_NEGATIVES}."]),
         Section(pictures=pictures),
+        *([_search_section(run.metrics["search"])] if "search" in run.metrics else []),
         Section(f"All figures on {on}: before → after, 95 % of the difference", _all_table(judged), notes),
         Section(diagnostic, notes=[silent]) if silent else Section(diagnostic, _diagnostic_table(judged)),
         Section(f"The {shown} at the largest dim, masked (no guarantee)", _worst_table(worst)),
@@ -73,52 +75,46 @@ def render_run(run: Record) -> str:
 
 
 def _lead(run: Record) -> Lead:
-    """The run's own sentences, its verdict first; those of a run of an older version are written here."""
+    """The run's own sentences, its verdict first (an older version has that alone), and how it was made."""
     metrics, judged = run.metrics, run.judged
-    on, verdict = metrics["verdict_on"], metrics["verdict"]
-    strong, *others = metrics.get("sentences") or [
-        verdict,
-        f"against the untouched model, by {judged['question']['metric']} on {judged['pairs']:d} {on} pairs, over all "
-        f"dims.{_why_unsure(judged)}",
+    on, metric = metrics["verdict_on"], judged["question"]["metric"]
+    strong, *others = metrics.get("sentences") or [metrics["verdict"]]
+    how = [
+        f"Judged beside the untouched model, by {metric} on {judged['pairs']:d} {on} pairs.",
+        f"Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.",
     ]
-    selected = "" if on == "test" else " These pairs have also picked the model: expect a little less on others."
-    why = f" {run.strength['why']}" if run.strength and run.strength.get("why") else ""
-    how = f"Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.{selected}{why}"
-    return Lead(STYLES.get(verdict, ""), strong, " ".join(others), [how])
-
-
-def _why_unsure(judged: Mapping[str, Any]) -> str:
-    """A sentence where the metric of the verdict has no interval."""
-    reason = judged["undefined"].get(judged["question"]["metric"])
-    return f" Its difference has no interval: {reason}." if reason else ""
+    if "search" in metrics and metric in SEARCH_METRICS:
+        how.append("The corpus has also picked the model: expect a little less on other tickets.")
+    elif on != "test":
+        how.append("These pairs have also picked the model: expect a little less on others.")
+    if run.strength and run.strength.get("why"):
+        how.append(run.strength["why"])
+    return Lead(STYLES.get(metrics["verdict"], ""), strong, " ".join(others), [" ".join(how)])
 
 
 def _pictures(run: Record) -> list[Picture]:
     scores, judged = run.scores, run.judged
     metric = judged["question"]["metric"]
-    pictures = [
-        Picture(draw_dims({"after": judged}, metric), f"{metric} against the dim, with 95 % intervals"),
-        Picture(draw_loss(run.steps, run.plan["phases"]), "Loss and learning rate by step, phases as bands"),
+    drawn = [
+        (draw_dims({"after": judged}, metric), f"{metric} against the dim, with 95 % intervals"),
+        (draw_loss(run.steps, run.plan["phases"]), "Loss and learning rate by step, phases as bands"),
     ]
     if run.by_labels:
         labels, before, after = scores["labels"], scores["baseline"], scores["final"]
         frozen = scores["thresholds"]["final"]
         fitted = f"fitted where {percent(judged['thresholds']['model']['positive_share'])} are positive"
-        pictures += [
-            Picture(
-                draw_histograms(labels, before, after, frozen),
-                f"Cosines of positive and negative pairs; the threshold was {fitted}",
-            ),
-            Picture(draw_roc(labels, before, after), "ROC curves, before and after"),
-            Picture(
-                draw_threshold(labels, after, frozen), f"Where the frozen threshold, {fitted}, stands on these pairs"
-            ),
+        histograms = draw_histograms(labels, before, after, frozen)
+        threshold = draw_threshold(labels, after, frozen)
+        drawn += [
+            (histograms, f"Cosines of positive and negative pairs; the threshold was {fitted}"),
+            (draw_roc(labels, before, after), "ROC curves, before and after"),
+            (threshold, f"Where the frozen threshold, {fitted}, stands on these pairs"),
         ]
     if run.strength:
         grey = ", on grey what was ruled out" if run.strength.get("ruled_out") else ""
-        caption = f"Metric by strength of the update; the line is what was chosen{grey}"
-        pictures.append(Picture(draw_strength(run.strength), caption))
-    return pictures
+        chosen = f"Metric by strength of the update; the line is what was chosen{grey}"
+        drawn.append((draw_strength(run.strength), chosen))
+    return [Picture(*each) for each in drawn]
 
 
 def _main_table(run: Record) -> Table:
@@ -133,6 +129,21 @@ def _main_table(run: Record) -> Table:
         rows.append([dim, judged["verdicts"][dim], *changes, interval])
     headings = ["dims", "verdict", *titles.values(), f"{TITLES.get(metric, metric)} difference, 95 %"]
     return Table(headings, rows, numbers=range(len(headings)))
+
+
+def _search_section(search: Mapping[str, Any]) -> Section:
+    """What every system found in the run's corpus."""
+    names = {"bm25": "BM25", "baseline": "before", "final": "after"}
+    names |= {"bm25+baseline": "BM25 and before", "bm25+final": "BM25 and after"}
+    shown = ("success@5", "success@10", "map@100")
+    rows = []
+    for system in (name for name in names if name in search):
+        for dim, values in search[system].items():
+            ends = search["intervals"][system][dim]
+            cells = [f"{_number(values[name])} {_interval(ends[name], '')}" for name in shown]
+            rows.append([names[system], dim, *cells])
+    title = f"Search among {search['texts']:,} texts of {Path(search['source']).name}, {search['queries']:,} queries"
+    return Section(title, Table(["searched by", "dims", *shown], rows, numbers=range(1, 5)))
 
 
 def _all_table(judged: Mapping[str, Any]) -> Table:
@@ -244,5 +255,5 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _interval(ends: Sequence[float | None] | None) -> str:
-    return "" if ends is None or None in ends else f"({ends[0]:+.3f}, {ends[1]:+.3f})"
+def _interval(ends: Sequence[float | None] | None, sign: str = "+") -> str:
+    return "" if ends is None or None in ends else f"({ends[0]:{sign}.3f}, {ends[1]:{sign}.3f})"

@@ -70,7 +70,7 @@ h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin-top
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top;
   overflow-wrap: normal; }
 td.n, th.n { text-align: right; white-space: pre; } td.t { min-width: 14rem; overflow-wrap: anywhere; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem;
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: 1rem;
   margin-top: 1.5rem; }
 figure { margin: 0; } figure img { width: 100%; height: auto; } figcaption { font-size: .875rem; color: #444; }
 @media screen and (max-width: 40rem) { .wide { overflow: visible; } thead { display: none; }

@@ -48,7 +48,6 @@ from trainer.training.schedule import learning_rates
 from trainer.training.settled import check_dims_fit, keep_cut_that_fits, settle
 
 CORPUS = "Embedding the corpus"
-Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,7 @@ class Inputs:
         """What the best weights and the strength are chosen on: a "corpus" where eval.metric is of search, or "dev"."""
         return "corpus" if self.corpus is not None and self.config.eval.metric in SEARCH_METRICS else "dev"
 
-    def judge_on_dev(self, autocast: Autocast | None = None) -> Metrics:
+    def judge_on_dev(self, autocast: Callable[[], AbstractContextManager[Any]] | None = None) -> Metrics:
         """All metrics that dev can tell, thresholds fitted on dev itself; of search on the corpus, where the run is
         judged on that. In the run's precision, unless another is given. Collective."""
         dims, autocast = self.config.loss.dims, autocast or self.autocast
@@ -266,8 +265,8 @@ def build_run(inputs: Inputs) -> Run:
     parameters = encoder.trainable()
     parameters |= {name: value for name, value in objective.named_parameters() if value.requires_grad}
     ranks.share_parameters(parameters.values())
-    # The sum of gradients over ranks stays ours. DDP would do it exactly, but averages what are parts of one sum, has to
-    # be kept quiet in every chunk but the last, and to search each graph for the learned scale, whose gradient is
+    # The sum of gradients over ranks stays ours. DDP would do it exactly, but averages what are parts of one sum, has
+    # to be kept quiet in every chunk but the last, and to search each graph for the learned scale, whose gradient is
     # complete before that chunk: more lines than the sum has.
     fast_paths = prove_fast_paths(inputs)
     optimizer = inputs.accelerator.prepare_optimizer(build_optimizer(parameters, config.optim, fast_paths.fused))
