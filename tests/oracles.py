@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import os
 import re
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 if TYPE_CHECKING:
     from trainer.checkpoint.content import RunState
     from trainer.training.setup import Run
+
+from trainer.data.pairs import read_pairs
 
 WIDTH, LAYERS, LONGEST = 64, 2, 128  # of the tiny models
 
@@ -164,3 +167,24 @@ def printed_in_a_fork(work: Callable[[], object], out: Path) -> str:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code == 0, f"the forked process ended with {code}"
     return out.read_text()
+
+
+TICKET_HEADER = ("number", "short_description", "description", "duplicate_of", "part")
+
+
+def write_tickets(path: Path, rows: Iterable[Sequence[str]], header: Sequence[str] = TICKET_HEADER) -> Path:
+    """A file of tickets with these cells."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def tickets_of_pairs(files: Mapping[str, Path]) -> list[tuple[str, ...]]:
+    """The texts of pair files as tickets, those of a positive pair as duplicates; the names of the files as parts."""
+    rows = []
+    for part, path in files.items():
+        table = read_pairs(path)
+        pairs = zip(table.text1.tolist(), table.text2.tolist(), table.label, strict=True)
+        links = {second: f"{part}-{first}" for first, second, label in pairs if label}
+        rows += [(f"{part}-{i}", text, "", links.get(i, ""), part) for i, text in enumerate(table.texts)]
+    return rows

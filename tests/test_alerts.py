@@ -11,6 +11,7 @@ from trainer.evaluation import alerts as module
 from trainer.evaluation.alerts import (
     COARSE,
     STEPS,
+    alerts_at,
     count_alerts,
     resample_alerts,
     resampled_per_ticket,
@@ -121,6 +122,21 @@ def test_a_resample_is_the_tickets_literally_drawn() -> None:
         at = round(threshold * COARSE) + COARSE
         assert row[at] <= wanted < row[at - 1]
     assert (resampled_per_ticket(counts, samples, 0.25) == samples[:, COARSE + COARSE // 4]).all()
+
+
+@pytest.mark.parametrize(("count", "groups_differ"), [(2, False), (31, True), (200, True)])
+def test_at_one_threshold_it_is_what_counting_all_says(count: int, groups_differ: bool) -> None:
+    """Also with sides that differ, and in every resample."""
+    rng = np.random.default_rng(count)
+    queries, documents = exact_rows(count, seed=count), exact_rows(count, seed=count + 1)
+    rng.shuffle(documents)
+    for others in (queries, documents):
+        counts = count_alerts(queries, others, 16, seed=5)
+        alerts, samples = alerts_at(queries, others, 16, 0.25, seed=5)
+        assert alerts == counts.per_ticket(0.25)
+        expected = resampled_per_ticket(counts, resample_alerts(counts, seed=5), 0.25)
+        np.testing.assert_allclose(samples, expected)
+        assert np.isfinite(samples).all() == groups_differ
 
 
 def test_pairs_of_groups_stand_in_the_order_of_their_weights() -> None:

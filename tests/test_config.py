@@ -28,12 +28,10 @@ from trainer.config import (
     OptimConfig,
     OutputConfig,
     TrainConfig,
-    section_name,
     setting_keys,
-    settings_of,
 )
 from trainer.config_file import dump_config, load_config, resolve_config, suggest, to_tree
-from trainer.config_rules import RULES
+from trainer.config_rules import RULES, settings_of
 from trainer.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -169,6 +167,9 @@ CROSS_CHECKS = {
     "optim.lr=1e-8": "optim.floor_lr = 1e-06 is above optim.lr = 1e-08: lower it",
     "eval.forgetting_limit=0.01": "eval.forgetting_limit is for the choice of the strength: name data.forgetting, and "
     "let dev choose",
+    'data.duplicates="dup"': "data.duplicates is about the tickets to search among: name their file as data.corpus",
+    'data.corpus_columns=["text=a"]': "data.corpus_columns is about the tickets to search among: name their file as "
+    "data.corpus",
     "data.positive_threshold=2": "data.positive_threshold is above data.label_scale: no pair would be positive",
 }
 
@@ -184,7 +185,7 @@ def test_two_keys_that_do_not_go_together_are_refused(setting: str, complaint: s
 def test_two_values_that_do_not_go_together_are_refused_in_python(setting: str, complaint: str) -> None:
     with pytest.raises(InputError) as caught:
         section = build(setting)
-        Config(**{section_name(type(section)): section})
+        Config(**{section.section: section})
     assert str(caught.value) == complaint
 
 

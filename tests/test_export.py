@@ -23,8 +23,8 @@ from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, positives_of
 from trainer.errors import CheckpointError, InputError
-from trainer.evaluation.retrieval import retrieval
 from trainer.evaluation.scoring import PairSet, evaluate, pair_cosines
+from trainer.evaluation.search_set import SearchedTexts
 from trainer.evaluation.thresholds import fit_thresholds
 from trainer.main import cli
 from trainer.model import export, loading, proof
@@ -599,22 +599,18 @@ def test_decisions_of_a_whole_run_are_the_same_in_others_hands(
     assert judged_dims(run / MODEL, files["test"], tmp_path / "record.json") == [64]
 
 
-def test_retrieval_finds_documents_by_queries() -> None:
-    random = np.random.default_rng(0)
-    queries, documents = random.normal(size=(2, 7, 8)).astype(np.float32)
-    relevant = positives_of(
-        pairs_from_columns({"text1": ["a", "b", "c"], "text2": ["d", "e", "f"], "label": [1, 1, 1]})
-    )
-    relevant.resize(7, 7)
-    found, values = retrieval(queries, relevant, (4, 8), documents)
-    for m, dim in enumerate((4, 8)):
-        unit = [rows[:, :dim] / np.linalg.norm(rows[:, :dim], axis=1, keepdims=True) for rows in (queries, documents)]
-        cosines = unit[0] @ unit[1].T
+def test_search_finds_documents_by_queries() -> None:
+    table = pairs_from_columns({"text1": ["a", "b", "c"], "text2": ["d", "e", "f"], "label": [1, 1, 1]})
+    rows = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
+    partner = np.empty(6, dtype=int)
+    partner[table.text1], partner[table.text2] = table.text2, table.text1
+    values = SearchedTexts.of_pairs(table).search("model", rows, (8, 4))["model"]
+    for m, dim in enumerate((8, 4)):
+        unit = rows[:, :dim] / np.linalg.norm(rows[:, :dim], axis=1, keepdims=True)
+        cosines = unit[:6] @ unit[6:].T
         np.fill_diagonal(cosines, -np.inf)
-        for place, query in enumerate(found):
-            target = relevant[query].indices[0]
-            rank = 1 + (cosines[query] > cosines[query, target]).sum()
-            assert values["mrr@10"][m, place] == pytest.approx(1 / rank)
+        ranks = 1 + (cosines > cosines[np.arange(6), partner][:, None]).sum(axis=1)
+        assert values["mrr@10"][m] == pytest.approx(1 / ranks)
 
 
 @pytest.mark.parametrize("all_pairs", [False, True])

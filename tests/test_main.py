@@ -17,8 +17,9 @@ import pytest
 from rich.console import Console
 
 from trainer import errors
-from trainer.config import Config, setting_keys, settings_of
+from trainer.config import Config, setting_keys
 from trainer.config_file import to_tree
+from trainer.config_rules import settings_of
 from trainer.errors import InputError
 from trainer.main import COMMANDS, OPTIONS, cli, in_words_of
 from trainer.system import console as shown

@@ -13,6 +13,7 @@ import pytest
 
 from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.errors import InputError
+from trainer.evaluation.alerts import alerts_in_words
 from trainer.evaluation.judge import Question, judge, judgement_record, keep_thresholds
 from trainer.evaluation.show import print_judgement
 from trainer.evaluation.thresholds import fit_thresholds
@@ -21,7 +22,7 @@ from trainer.model.encoder import EmbeddingConditions, embedding_conditions
 from trainer.model.loading import load_encoder
 from trainer.system.console import console
 from trainer.training import training_alerts
-from trainer.training.training_alerts import alerts_in_words, alerts_on_training
+from trainer.training.training_alerts import alerts_on_training
 
 WORDS = ["printer", "vpn", "mail", "screen", "paper", "jammed", "black", "drops", "bounces", "slow", "update", "floor"]
 
@@ -105,6 +106,33 @@ def test_the_threshold_at_a_share_is_fitted_kept_and_refitted(
     assert kept["threshold"] == row["threshold"] and kept["threshold_interval"] is None
     assert refitted["chosen"] == "f1 on judged.json, where 20 % are positive (in-sample)"
     assert refitted["threshold_interval"][0] <= refitted["threshold"] <= refitted["threshold_interval"][1]
+
+
+@pytest.mark.slow
+def test_the_threshold_for_alerts_is_kept_with_what_it_belongs_to(
+    asked: dict[str, Any], tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """With dev and no other rule; a later judgement finds it, and a rule that is named goes before it."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model("mpnet"), model)
+    question = asked["question"] | {"model": str(model), "dev": pairs_from_columns(pairs(80, 7), "dev.json")}
+    of_tickets = {"tickets": asked["tickets"], "alerts_per_ticket": 3.0}
+    judgement = judge(Question(**question, **of_tickets))
+    assert judgement.real_world is not None
+    by_f1, for_alerts = judgement.real_world["systems"]["model"]["16"]
+    assert by_f1["chosen"] == "f1 on dev.json, where 50 % are positive" and 2 < for_alerts["alerts"] <= 3
+    keep_thresholds(judgement)
+    record = json.loads((model / "thresholds.json").read_text())
+    assert record["values"] == {"16": for_alerts["threshold"]} != {"16": by_f1["threshold"]}
+    assert record["rule"] == "alerts_per_ticket=3" and (record["source"], record["tickets"]) == (asked["tickets"], 60)
+    assert record["positive_share"] == pytest.approx(3 / 59) and len(record["data_fingerprint"]) == 64
+    assert judgement.assessment.metrics["model"]["16"]["threshold"] == for_alerts["threshold"]
+    later = judge(Question(**question | {"dev": None}))
+    assert later.assessment.metrics["model"]["16"]["recall"] == pytest.approx(for_alerts["recall"])
+    words = f"{asked['tickets']} by alerts_per_ticket=3, which 5.1 % of all pairs of these 60 tickets reach, kept in"
+    assert later.thresholds_from["model"].startswith(words)
+    named = judge(Question(**question, **of_tickets, rule="f1"))
+    assert named.thresholds["model"].rule == "f1" and named.thresholds["model"].tickets == 0
 
 
 @pytest.mark.slow
@@ -221,14 +249,17 @@ def test_the_card_says_how_many_alerts_a_ticket(
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     share = (rows @ rows.T >= 0.7)[~np.eye(119, dtype=bool)].mean()
     assert entry["share_of_pairs"] == pytest.approx(share, abs=1e-3 if most > 119 else 0.25)
+    assert entry["alerts_interval"][0] < entry["alerts_per_ticket"] < entry["alerts_interval"][1]
 
 
 def test_words_that_nobody_misreads() -> None:
-    by_dim = {"384": {"threshold": 0.5514, "share_of_pairs": 0.12, "alerts_per_ticket": 107.88}}
-    words = alerts_in_words({"texts": 900, "counted": 900, "by_dim": by_dim})
-    assert words.startswith(
-        "On the 900 training texts, at 384 dims the threshold 0.5514 flags 12 % of all pairs: "
-        '108 "same problem" a ticket.'
-    )
-    words = alerts_in_words({"texts": 90_000, "counted": 2000, "by_dim": by_dim})
-    assert "On the 90,000 training texts (by the pairs of 2,000 of them), at" in words and not alerts_in_words(None)
+    entry = {"threshold": 0.5514, "share_of_pairs": 0.12, "alerts_per_ticket": 107.88, "alerts_interval": [96.6, 121.2]}
+    words = alerts_in_words({"texts": 900, "counted": 900, "by_dim": {"384": entry}})
+    assert (
+        "each of the 900 training texts, compared with all the others, is on average called the same problem as 108 of "
+        "them at 384 dims (95 % interval 97 to 121; 12 % of all pairs). Most of these can be false alarms: "
+    ) in words
+    unsure = entry | {"alerts_interval": [None, None], "alerts_per_ticket": 0.317}
+    words = alerts_in_words({"texts": 90_000, "counted": 2000, "by_dim": {"384": unsure}})
+    assert "of the 90,000 training texts, " in words and not alerts_in_words(None)
+    assert " as 0.32 of them at 384 dims (12 % of all pairs), estimated from 2,000 of them. Most" in words

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from trainer.config import Config
@@ -37,12 +39,14 @@ SECRET = "call jane.doe@example.com or +49 170 1234567 about srv-db01"
 
 
 class Page(HTMLParser):
-    """Reads a page strictly: every tag closed in order. Collects headings, cells, images and what it would fetch."""
+    """Reads a page strictly: every tag closed in order. Collects texts by tag, the headings of each table with those
+    that its cells carry, images, and what it would fetch."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.text: dict[str, list[str]] = {}
+        self.tables: list[tuple[list[str], list[str | None]]] = []
         self.images: list[str] = []
         self.addresses: list[str] = []
         self.feed(text)
@@ -55,12 +59,18 @@ class Page(HTMLParser):
         if tag == "img":
             assert values["alt"]
             self.images.append(values["src"] or "")
+        if tag == "table":
+            self.tables.append(([], []))
+        if tag == "td":
+            self.tables[-1][1].append(values.get("data-heading"))
         if tag not in VOID:
             self.open.append(tag)
             self.text.setdefault(tag, []).append("")
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag == "th":
+            self.tables[-1][0].append(self.text["th"][-1])
 
     def handle_data(self, data: str) -> None:
         if self.open:
@@ -108,7 +118,8 @@ def test_a_training_run_ends_with_a_report_that_is_whole_and_needs_no_network(fi
     text = (finished / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert metrics["verdict_on"] == "test" and page.text["strong"] == [metrics["verdict"]]
+    first = metrics.get("sentences", [metrics["verdict"]])[0]
+    assert metrics["verdict_on"] == "test" and page.text["strong"] == [first]
     assert text.index('class="verdict') < text.index("<table")  # the verdict comes first
     for heading in ("By dim", "All figures", "Adversarial diagnostic", "The 20 pairs", "Lint", "Data and environment"):
         assert any(one.startswith(heading) for one in page.text["h2"])
@@ -116,6 +127,15 @@ def test_a_training_run_ends_with_a_report_that_is_whole_and_needs_no_network(fi
         assert metric in page.text["td"]
     assert any(cell.startswith("64 dims: ") for cell in page.text["td"])  # what was forgotten
     assert not any("in-sample" in cell for cell in page.text["th"])  # the thresholds are dev's, the pairs test's
+    rows = dict(zip(page.text["td"], page.text["td"][1:], strict=False))
+    told = [rows[name] for name in ("learning rate", "epochs", "batch size", "precision")]
+    assert told == [
+        "up to 0.001, 1e-06 at the end",
+        "1 of phase 1, 1 of phase 2, 1 of phase 3",
+        "8 pairs a process",
+        "fp32",
+    ]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT[\d:]{8}\+00:00", rows["date"])
     value = metrics["test"]["final"]["16"]["spearman"]
     assert any(f"{value:.4f}" in cell for cell in page.text["td"])
     # Nothing is fetched: no address but pictures that are here, no script, no style sheet from elsewhere.
@@ -125,7 +145,90 @@ def test_a_training_run_ends_with_a_report_that_is_whole_and_needs_no_network(fi
     for image in page.images:
         root = ElementTree.fromstring(base64.b64decode(image.partition(",")[2]))
         assert root.tag.endswith("svg") and len(list(root.iter())) > 50
-    assert "@media print" in text and "overflow-x: auto" in text and 'name="viewport"' in text
+    assert "@media print" in text and 'name="viewport"' in text
+
+
+def test_on_a_narrow_screen_every_row_is_a_block_that_needs_no_scrolling(finished: Path) -> None:
+    """Cells stand below each other, each named by its heading, and nothing scrolls."""
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    tables = Page(text).tables
+    main, _ = tables[0]
+    assert main[:2] == ["dims", "verdict"] and main[-1] == "Spearman difference, 95 %"
+    for headings, carried in tables:
+        rows = len(carried) // len(headings)
+        assert rows and carried == (headings if len(headings) > 2 else [None] * 2) * rows
+    (narrow,) = re.findall(r"@media screen and \(max-width: 40rem\) \{(.*?\} )\}\n", text, flags=re.S)
+    for rule in (
+        ".wide { overflow: visible; }",
+        "thead { display: none; }",
+        "table, tbody, tr, td { display: block; }",
+        'td[data-heading]::before { content: attr(data-heading) ": ";',
+    ):
+        assert rule in narrow
+    assert narrow.count("white-space: normal") == 1 and "nowrap" not in text and "overflow-x" not in narrow
+
+
+def test_the_page_begins_with_the_runs_own_sentences(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    said = ["Better & sure: deploy, yes.", "The right ticket is among the first five for 62 -> 71 of 100."]
+    page = Page(write_report(run, metrics | {"sentences": said}).read_text())
+    assert page.text["strong"] == said[:1] and said[1] in page.text["p"][0]
+    metrics.pop("sentences", None)  # of an older version
+    page = Page(write_report(run, metrics).read_text())
+    assert page.text["strong"] == [metrics["verdict"]]
+    assert "picked the model" not in page.text["p"][1]  # dev did, and the verdict is about test
+
+
+@pytest.mark.slow
+def test_the_search_of_a_corpus_is_shown_for_every_system(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["test"]["question"]["metric"] = "mrr@10"
+    by_dim = {"64": {"success@5": 0.7, "success@10": None, "map@100": 0.5}}
+    ends = {"64": {"success@5": [0.4, 0.9], "success@10": [None, None], "map@100": [0.25, 0.75]}}
+    counts = {"texts": 5222, "source": "x/tickets.csv", "queries": 670}
+    metrics["search"] = counts | {"final": by_dim, "bm25": by_dim, "intervals": {"final": ends, "bm25": ends}}
+    page = Page(write_report(run, metrics).read_text())
+    assert "The corpus has also picked the model" in page.text["p"][1]
+    assert "Search among 5,222 texts of tickets.csv, 670 queries" in page.text["h2"]
+    cells = page.text["td"][page.text["td"].index("BM25") :]
+    figures_shown = ["64", "0.7000 (0.400, 0.900)", "- ", "0.5000 (0.250, 0.750)"]
+    assert cells[:10] == ["BM25", *figures_shown, "after", *figures_shown]
+
+
+def covered(figure: Figure) -> list[str]:
+    """Legends of a figure that lie over one of its panels, as they are drawn."""
+    FigureCanvasAgg(figure).draw()
+    legends = [*figure.legends, *(each for panel in figure.axes if (each := panel.get_legend()))]
+    boxes = [panel.get_tightbbox() for panel in figure.axes]
+    assert legends
+    return [
+        "\n".join(text.get_text() for text in legend.get_texts())
+        for legend in legends
+        if any(legend.get_window_extent().overlaps(box) for box in boxes)
+    ]
+
+
+@pytest.mark.slow
+def test_no_legend_covers_a_curve(finished: Path) -> None:
+    record = read_run(finished)
+    labels, before, after = (record.scores[name] for name in ("labels", "baseline", "final"))
+    thresholds, judged = record.scores["thresholds"]["final"], record.judged
+    one, *others = (f"runs/a-folder-with-a-long-name-{i}" for i in range(6))
+    assert record.strength
+    drawn = [
+        figures.draw_loss(record.steps, record.plan["phases"]),
+        figures.draw_dims({"after": judged}, "spearman"),
+        figures.draw_dims(
+            {one: judged} | {name: judged | {"baseline": judged["final"]} for name in others}, "spearman"
+        ),
+        figures.draw_histograms(labels, before, after, thresholds),
+        figures.draw_roc(labels, before, after),
+        figures.draw_strength(record.strength),
+        figures.draw_threshold(labels, after, thresholds),
+    ]
+    assert [covered(figure) for figure in drawn] == [[]] * len(drawn)
+    inside = drawn[0].axes[0].legend()  # negative control
+    assert covered(drawn[0]) == ["\n".join(text.get_text() for text in inside.get_texts())]
 
 
 @pytest.mark.slow
@@ -229,6 +332,7 @@ def test_the_card_and_the_summary_say_that_the_export_is_the_untouched_model(
     print_summary({"dev": dev}, 1, alpha, run / "model", sided=False)
     for text in (card, capfd.readouterr().err):
         assert (f"{alpha:.1f}: the export is the untouched model" in text) is (alpha == 0)
+        assert all(sentence in " ".join(text.split()) for sentence in dev["sentences"])
     assert ("not changed by fine-tuning" in card) is (alpha == 0) and "fine-tun" in card.split("\n\n")[1]
 
 
@@ -308,7 +412,8 @@ def test_its_report_and_a_comparison_show_search_alone(
     assert not {"NaN", "nan", "None"} & set(re.findall(r"\w+", " ".join(page.text["td"] + page.text["p"])))
     for runs in ([finished, folder], [folder, finished]):
         page = Page(write_comparison(runs, tmp_path / "both.html").read_text())
-        assert page.text["h2"][0] == "mrr@10 by dim: before → after"
+        judged_by = {heading.partition(" by dim on ")[0] for heading in page.text["h2"] if " by dim on " in heading}
+        assert judged_by == {"Spearman", "mrr@10"}  # each by its own, on its own pairs
 
 
 def edit_metrics(run: Path, **changes: object) -> None:
@@ -368,6 +473,8 @@ def test_several_runs_are_compared(finished: Path, run: Path, tmp_path: Path) ->
     (run / "config.toml").write_text(config.replace("lr = 0.001", "lr = 0.002"))
     page = Page(write_comparison([finished, run], out).read_text())
     assert "cannot be compared" in out.read_text() and "optim.lr" in page.text["td"]
+    # Each has a table and axes of its own; only those that were judged alike share them.
+    assert len(page.images) == 4 and sum(one.startswith("Spearman by dim on 36 pairs") for one in page.text["h2"]) == 2
     with pytest.raises(InputError, match="named twice"):
         write_comparison([run, run], out)
     assert cli(["report", str(run), "--output", str(out)]) == 2

@@ -15,7 +15,8 @@ from trainer.data.pairs import pairs_from_columns, read_pairs
 from trainer.errors import InputError, NumericError
 from trainer.evaluation.judge import Question, judge, judgement_record
 from trainer.evaluation.metric_choice import SEARCH_METRICS
-from trainer.evaluation.scoring import PairSet, evaluate, metrics_at, pair_cosines, search
+from trainer.evaluation.scoring import PairSet, evaluate, metrics_at, pair_cosines
+from trainer.evaluation.search_set import SearchedTexts
 from trainer.main import cli
 from trainer.model.embedding import embed, embed_cached, tokenize_sides
 from trainer.model.loading import load_encoder
@@ -283,8 +284,9 @@ def test_search_is_measured_in_training_where_it_is_asked_for(encoder, table):
         searched["16"].keys() - plain["16"].keys() == set(SEARCH_METRICS)
         and searched["16"].items() > plain["16"].items()
     )
-    queries, values = search(table, embed(encoder, tokenize_sides(encoder, table.texts)), (64, 16))
-    assert len(queries) and searched["16"]["mrr@10"] == pytest.approx(values["mrr@10"][1].mean())
+    rows = embed(encoder, tokenize_sides(encoder, table.texts))
+    values = SearchedTexts.of_pairs(table).search("model", rows, (64, 16))["model"]
+    assert searched["16"]["mrr@10"] == pytest.approx(values["mrr@10"][1].mean())
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from trainer.data.pairs import pairs_from_columns
 from trainer.data.search_corpus import corpus_of_pairs, corpus_of_tickets
 from trainer.data.ticket_table import Columns
 from trainer.errors import InputError
+from trainer.evaluation.assessment import assess_search, surely_below_zero
 from trainer.evaluation.search_metrics import NAMES
-from trainer.evaluation.search_verdict import assess_search, sentences, surely_below_zero
-from trainer.evaluation.verdict import Verdict
+from trainer.evaluation.verdict import Verdict, decide
 from trainer.main import cli
 
 LINKED = Columns(duplicate_of="duplicate_of")
@@ -167,6 +167,8 @@ def test_an_ambiguous_date_is_refused(tmp_path: Path) -> None:
 
 # ---- the verdict
 
+CORPUS = {"texts": 1000, "source": "tickets.csv"}
+
 
 def values(count: int, **shares: float) -> dict[str, dict[str, np.ndarray]]:
     """System -> metric -> [2, Q], 1 for a share of the queries; a smaller share is part of a larger one."""
@@ -179,12 +181,12 @@ def test_intervals_are_those_of_drawing_whole_clusters() -> None:
     """Of equal clusters of 4: four times the width that single queries would give, over 2."""
     clusters = np.repeat(np.arange(150), 4)
     row = np.repeat(np.random.default_rng(1).random(150) < 0.5, 4).astype(float)[None]
-    assessment = assess_search({"model": dict.fromkeys(NAMES, row)}, clusters, (8,), "mrr@10", resamples=2000)
+    assessment = assess_search({"model": dict.fromkeys(NAMES, row)}, clusters, (8,), **CORPUS, resamples=2000)
     low, high = assessment.intervals["model"]["8"]["mrr@10"]
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 150), rel=0.1)
     assert assessment.metrics["model"]["8"]["mrr@10"] == pytest.approx(row.mean())
-    assert assessment.groups["count"] == 150 and assessment.verdict is None
-    single = assess_search({"model": dict.fromkeys(NAMES, row)}, np.arange(600), (8,), "mrr@10", resamples=2000)
+    assert assessment.groups["count"] == 150 and decide(assessment, "mrr@10").verdict is None
+    single = assess_search({"model": dict.fromkeys(NAMES, row)}, np.arange(600), (8,), **CORPUS, resamples=2000)
     assert np.diff(single.intervals["model"]["8"]["mrr@10"])[0] == pytest.approx((high - low) / 2, rel=0.1)
 
 
@@ -194,13 +196,14 @@ def test_intervals_are_those_of_drawing_whole_clusters() -> None:
         (0.5, 0.62, Verdict.BETTER, "deploy: yes, because mrr@10 is surely better at every dim"),
         (0.5, 0.5, Verdict.NOT_BETTER, "deploy: no, because mrr@10 is not better at 8, 64 dims"),
         (0.5, 0.503, Verdict.UNCLEAR, "deploy: not on this evidence"),
-        (0.62, 0.5, Verdict.NOT_BETTER, "at finding the right ticket: success@10 at 8 dims 0.620 -> 0.500 [-0.1"),
+        (0.62, 0.5, Verdict.NOT_BETTER, "at finding the right ticket: success@10 0.620 -> 0.500 [-0.1"),
     ],
 )
 def test_the_verdict_and_its_sentence(before: float, after: float, verdict: Verdict, words: str) -> None:
-    assessment = assess_search(values(400, model=after, baseline=before), np.arange(400), (8, 64), "mrr@10")
-    said = sentences(assessment, "mrr@10")
-    assert assessment.verdict == verdict and words in " ".join(said)
+    assessment = assess_search(values(400, model=after, baseline=before), np.arange(400), (8, 64), **CORPUS)
+    decision = decide(assessment, "mrr@10")
+    said = decision.sentences
+    assert decision.verdict == verdict and said[0].startswith(f"{verdict}: ") and words in " ".join(said)
     figures = f"first five for {100 * before:.0f} -> {100 * after:.0f} of 100 tickets ["
     assert figures in " ".join(said)
     noticed = {Verdict.BETTER: "users will notice that 12 more of 100", Verdict.UNCLEAR: "is not shown"}
@@ -214,11 +217,12 @@ def test_gaining_by_the_metric_and_losing_on_search_is_not_better_and_said_first
         figures[system] = figures[system] | {
             "success@10": np.stack([lost[system]["success@10"][0], figures[system]["mrr@10"][0]])
         }
-    assessment = assess_search(figures, np.arange(400), (8, 64), "mrr@10")
-    assert set(assessment.verdicts.values()) == {Verdict.BETTER}
-    assert assessment.verdict == Verdict.NOT_BETTER and assessment.surely_worse == ["success@10 at 8 dims"]
-    first = sentences(assessment, "mrr@10")[0]
-    assert "success@10 at 8 dims 0.500 -> 0.450 [-0." in first and first.endswith("]; deploy: no.")
+    assessment = assess_search(figures, np.arange(400), (8, 64), **CORPUS)
+    decision = decide(assessment, "mrr@10")
+    assert set(decision.verdicts.values()) == {Verdict.BETTER}
+    assert decision.verdict == Verdict.NOT_BETTER and assessment.surely_worse == [("success@10", "8")]
+    first = decision.sentences[0]
+    assert "success@10 0.500 -> 0.450 [-0." in first and first.endswith("] at 8 dims; deploy: no.")
 
 
 def test_surely_below_zero_keeps_its_error_for_the_whole_family() -> None:
@@ -247,8 +251,8 @@ def test_surely_below_zero_keeps_its_error_for_the_whole_family() -> None:
     ],
 )
 def test_what_a_model_is_worth_beside_bm25(shares: dict[str, float], words: tuple[str, str]) -> None:
-    assessment = assess_search(values(500, **shares), np.arange(500), (8, 64), "mrr@10")
-    alone, both = sentences(assessment, "mrr@10")[-2:]
+    assessment = assess_search(values(500, **shares), np.arange(500), (8, 64), **CORPUS)
+    alone, both = decide(assessment, "mrr@10").sentences[-2:]
     assert words[0] in alone and words[1] in both
 
 
@@ -256,14 +260,15 @@ def test_a_smaller_dim_that_loses_to_bm25_is_named() -> None:
     figures = values(500, model=0.7, bm25=0.5, bm25_and_model=0.7)
     worse = values(500, model=0.3)["model"]["mrr@10"]
     figures["model"] = {name: np.stack([worse[0], row[1]]) for name, row in figures["model"].items()}
-    said = sentences(assess_search(figures, np.arange(500), (8, 64), "mrr@10"), "mrr@10")
-    assert "beats BM25" in said[1] and said[2].startswith("Cut to 8 dims it loses to BM25: mrr@10 0.500 -> 0.300 [-0.")
+    said = decide(assess_search(figures, np.arange(500), (8, 64), **CORPUS), "mrr@10").sentences
+    assert "beats BM25" in said[2] and said[3].startswith("Cut to 8 dims it loses to BM25: mrr@10 0.500 -> 0.300 [-0.")
 
 
 def test_few_clusters_give_no_interval_and_no_verdict_that_is_sure() -> None:
-    assessment = assess_search(values(30, model=0.9, baseline=0.1), np.arange(30) % 3, (8, 64), "mrr@10")
-    assert assessment.undefined and "of 3.0 clusters" in assessment.undefined
-    assert assessment.verdict == Verdict.UNCLEAR and "(no interval)" in sentences(assessment, "mrr@10")[0]
+    assessment = assess_search(values(30, model=0.9, baseline=0.1), np.arange(30) % 3, (8, 64), **CORPUS)
+    decision, reason = decide(assessment, "mrr@10"), "there are 3.0 clusters of duplicates to draw from"
+    assert reason in assessment.undefined["success@10"] and reason in decision.sentences[2]
+    assert decision.verdict == Verdict.UNCLEAR and "(no interval)" in decision.sentences[0]
 
 
 # ---- the command
@@ -284,7 +289,7 @@ def test_the_command_judges_tickets_and_pairs(
     assert record["metrics"]["bm25"]["64"]["success@5"] > 0.5
     shown = capsys.readouterr().err
     assert "7 queries among 8 texts" in shown and "2 of 5 links name tickets that are not in the file" in shown
-    assert "The right ticket is among the first five for" in shown and "BM25 + model" in shown
+    assert "The right ticket is among the first five for" in shown and "BM25 and the model" in shown
     pairs = tmp_path / "p.json"
     pairs.write_text(json.dumps({"texts1": ["vpn drops", "mail"], "texts2": ["no vpn", "printer"], "labels": [1, 0]}))
     assert cli([*asked, "--pairs", str(pairs), "--corpus", str(tickets)]) == 0

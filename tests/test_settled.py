@@ -135,7 +135,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "data.label_scale=5": (["data.train=incidents", "data.test=t.json"], ["data.train=incidents"]),
     "data.positive_threshold=0.7": ([], ["data.train=incidents"]),
     'data.columns=["label=same"]': ([], ["data.train=incidents"]),
-    "data.encoding=cp1252": ([], ["data.train=incidents"]),
+    "data.encoding=cp1252": (["data.train=incidents", "data.corpus=t.csv"], ["data.train=incidents"]),
     "data.separator=tab": ([], ["data.train=incidents"]),
     "data.allow_overlap=true": (["data.test=test.json"], []),
     "curriculum.phases=[4]": ([], ["curriculum.mode=mixed"]),

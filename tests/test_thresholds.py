@@ -12,12 +12,8 @@ import pytest
 
 from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.errors import InputError
-from trainer.evaluation.pair_metrics import (
-    best_f1,
-    classify_at,
-    threshold_for_false_positive_rate,
-    threshold_for_precision,
-)
+from trainer.evaluation.pair_metrics import best_f1, classify_at
+from trainer.evaluation.prevalence import threshold_at_share
 from trainer.evaluation.thresholds import fit_thresholds, parse_rule, store_thresholds, stored_thresholds
 from trainer.model.encoder import EmbeddingConditions
 from trainer.system.run_files import THRESHOLDS
@@ -42,12 +38,12 @@ def test_the_lowest_cut_that_keeps_what_was_asked_for(levels: int, seed: int, dt
     cuts = [classify_at(scores, labels, float(cut)) | {"cut": float(cut)} for cut in np.unique(scores)]
     highest = max(cut["precision"] for cut in cuts)
     for target in (0.5, 0.8, highest):
-        threshold = threshold_for_precision(scores, labels, target)
+        threshold = threshold_at_share(scores, labels, labels.mean(), ("precision", target))
         lowest = min((cut for cut in cuts if cut["precision"] >= target), key=lambda cut: cut["cut"])
         found = classify_at(scores, labels, threshold)
         assert found == {name: lowest[name] for name in found} and threshold <= lowest["cut"]
     for target in (0.0, 0.05, 0.3, 0.999):
-        threshold = threshold_for_false_positive_rate(scores, labels, target)
+        threshold = threshold_at_share(scores, labels, labels.mean(), ("false_positive_rate", target))
         found = classify_at(scores, labels, threshold)
         kept = [cut for cut in cuts if cut["false_positive_rate"] <= target]
         assert found["false_positive_rate"] <= target
@@ -56,11 +52,11 @@ def test_the_lowest_cut_that_keeps_what_was_asked_for(levels: int, seed: int, dt
 
 def test_a_negative_on_top() -> None:
     scores, labels = np.array([0.9, 0.8, 0.1]), np.array([False, True, False])
-    threshold = threshold_for_false_positive_rate(scores, labels, 0.0)
+    threshold = threshold_at_share(scores, labels, 1 / 3, ("false_positive_rate", 0.0))
     assert threshold > 0.9 and classify_at(scores, labels, threshold)["recall"] == 0
-    assert threshold_for_precision(scores, labels, 0.5) == pytest.approx(0.45)
-    with pytest.raises(ValueError, match=r"precision of 0\.9: the highest is 0\.5000"):
-        threshold_for_precision(scores, labels, 0.9)
+    assert threshold_at_share(scores, labels, 1 / 3, ("precision", 0.5)) == pytest.approx(0.45)
+    with pytest.raises(ValueError, match=r"precision of 0\.9 at a share of 0.333333: 0.5000 does"):
+        threshold_at_share(scores, labels, 1 / 3, ("precision", 0.9))
 
 
 NO_RULES = ["", "F1", "f1=1", "precision", "precision=", "precision=x", "precision=0", "precision=1.1", "precision=nan"]
@@ -165,11 +161,14 @@ def test_what_is_kept_is_checked(table: PairTable, tmp_path: Path) -> None:
         {"positive_share": None},
         {"tail": 3},
         {"tail": [3]},
+        {"tickets": "x"},
     ):
         path.write_text(json.dumps(record | damaged))
         with pytest.raises(InputError, match="cannot be read as thresholds"):
             stored_thresholds(tmp_path, (64,), MODEL)
-    path.write_text(json.dumps({key: value for key, value in record.items() if key != "tail"}))  # of an older version
+    path.write_text(
+        json.dumps({key: value for key, value in record.items() if key not in ("tail", "tickets")})
+    )  # of an older version
     assert stored_thresholds(tmp_path, (64,), MODEL) is not None
     for values in ({"64": float("nan")}, {"64": "x"}, [0.5], None):
         path.write_text(json.dumps(record | {"values": values}))

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
-from oracles import until_finish
+from oracles import tickets_of_pairs, until_finish, write_tickets
 from safetensors.torch import load_file
 
 from trainer.config import (
@@ -37,9 +37,12 @@ from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import pairs_from_columns
 from trainer.data.run_data import load_data, require_other_pairs
+from trainer.data.ticket_table import Columns
 from trainer.errors import CheckpointError, InputError
 from trainer.evaluation.judge import Question, judge, judgement_record
+from trainer.evaluation.question import SearchQuestion
 from trainer.evaluation.scoring import PairSet
+from trainer.evaluation.search_judge import judge_search
 from trainer.main import cli
 from trainer.model import export
 from trainer.model.embedding import embed, tokenize_sides
@@ -841,7 +844,9 @@ def test_two_processes_train_as_one_with_twice_the_batch(start, tiny_model, pair
     config = json.loads((model / "config.json").read_text())
     zero = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (model / "config.json").write_text(json.dumps({**config, **zero}))
+    tickets = write_tickets(tmp_path / "tickets.csv", tickets_of_pairs(pair_files))
     changes = {"model.name": model, "loss.symmetric": "true", "curriculum.replay": 0.2, **CHOOSING}
+    changes |= {"data.corpus": tickets, "data.duplicates": "duplicate_of", "eval.metric": "spearman"}
     one, two = tmp_path / "one", tmp_path / "two"
     capfd.readouterr()
     until_finish(start, one, changes)
@@ -867,5 +872,15 @@ def test_two_processes_train_as_one_with_twice_the_batch(start, tiny_model, pair
     found = judge(question)
     for dim, values in found.assessment.metrics["model"].items():
         assert metrics["final"][dim] == pytest.approx(values, abs=1e-6, nan_ok=True)
+    columns = Columns(duplicate_of="duplicate_of")
+    search = SearchQuestion(str(two / "model"), baseline=str(model), dims=(64, 16), columns=columns)
+    search = replace(search, tickets=str(tickets))
+    by_part = [judge_search(replace(search, queries=f"part={part}")).assessment for part in ("dev", "test")]
+    count = sum(found.queries for found in by_part)
+    assert count == metrics["search"]["queries"]
+    for system, by_dim in by_part[0].metrics.items():
+        for dim in by_dim:
+            mean = sum(found.queries * found.metrics[system][dim]["map@100"] for found in by_part) / count
+            assert metrics["search"][system.replace("model", "final")][dim]["map@100"] == pytest.approx(mean, abs=1e-6)
     metadata = json.loads((two / "training_metadata.json").read_text())
     assert metadata["processes"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 
 from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.errors import InputError, NumericError
+from trainer.evaluation.assessment import assess, assess_search, forgetting
 from trainer.evaluation.bootstrap import bootstrap_means, interval
-from trainer.evaluation.groups import groups_of_texts
+from trainer.evaluation.diagnostic import adversarial, diagnose, insufficient
+from trainer.evaluation.groups import groups_of_queries
 from trainer.evaluation.metric_choice import AUTO, JUDGED_BY, SEARCH_METRICS, choose_metric, headline, require_metric
 from trainer.evaluation.pair_metrics import (
     HIGHER_IS_BETTER,
@@ -23,16 +26,7 @@ from trainer.evaluation.pair_metrics import (
     roc_auc,
     spearman,
 )
-from trainer.evaluation.verdict import (
-    adversarial,
-    assess,
-    diagnose,
-    forgetting,
-    insufficient,
-    no_intervals,
-    overall_verdict,
-    paired_verdict,
-)
+from trainer.evaluation.verdict import decide, no_intervals, overall_verdict, paired_verdict
 
 DIMS = (16, 4)
 AT = {"16": 0.3, "4": 0.4}
@@ -76,7 +70,7 @@ def test_the_figures_are_the_plain_ones_and_lie_in_their_intervals() -> None:
         assert {name: metrics[name] for name in plain} == plain | {"threshold": AT[str(dim)]}
         assert set(intervals) == metrics.keys() - {"threshold"} and {"recall@5", "mrr@10", "ndcg@10"} < set(intervals)
         assert all(low < metrics[name] < high for name, (low, high) in intervals.items())
-    assert found.queries == 160 and found.verdicts == {} and found.undefined == {}
+    assert found.queries == 160 and decide(found, "spearman").verdicts == {} and found.undefined == {}
     assert found.groups["kind"] == "groups of texts connected by positives" and found.groups["count"] == 80
 
 
@@ -87,7 +81,7 @@ def test_verdicts_are_paired_and_by_the_metric_asked_for(metric: str) -> None:
     both = {"model": AT, "baseline": AT}
 
     def verdicts(model: np.ndarray, baseline: np.ndarray) -> dict[str, str]:
-        return assess(table, {"model": model, "baseline": baseline}, DIMS, both, metric=metric, resamples=200).verdicts
+        return decide(assess(table, {"model": model, "baseline": baseline}, DIMS, both, resamples=200), metric).verdicts
 
     assert verdicts(good, bad) == {"16": "BETTER", "4": "BETTER"}
     assert verdicts(bad, good) == {"16": "NOT BETTER", "4": "NOT BETTER"}
@@ -123,11 +117,11 @@ def test_too_few_groups_give_no_verdict_but_a_reason() -> None:
     table = tickets(12)
     embeddings = {"model": rows_of(table, 0.1), "baseline": rows_of(table, 9.0)}
     found = assess(table, embeddings, DIMS, {"model": AT, "baseline": AT}, resamples=100)
-    assert set(found.verdicts.values()) == {"UNCLEAR"}
-    assert "groups to draw from" in found.undefined["spearman"] and "recall@1" in found.undefined
+    assert set(decide(found, "spearman").verdicts.values()) == {"UNCLEAR"}
+    assert "to draw from" in found.undefined["spearman"] and "clusters of dup" in found.undefined["recall@1"]
     assert all(math.isnan(end) for ends in found.intervals["model"]["16"].values() for end in ends)
     said = no_intervals(found.undefined, list(found.metrics["model"]["16"]))
-    assert len(said) == 1 and said[0].startswith("No intervals, so no verdict can be sure: these pairs make ")
+    assert len(said) == 1 and said[0].startswith("No intervals, so no verdict can be sure: there are ")
 
 
 def test_copies_of_a_text_are_one_query_and_no_rival() -> None:
@@ -158,8 +152,9 @@ def test_positives_alone_are_judged_by_search() -> None:
     """Values and paired intervals are those of the queries themselves; nothing else is there."""
     table = positives(150)
     rows = {"model": rows_of(table, 0.5), "baseline": rows_of(table, 2.0, seed=2)}
-    found = assess(table, rows, DIMS, {}, metric="mrr@10", resamples=200)
-    assert found.verdicts == {"16": "BETTER", "4": "BETTER"} and found.diagnostic == {} and found.undefined == {}
+    found = assess(table, rows, DIMS, {}, resamples=200)
+    assert decide(found, "mrr@10").verdicts == {"16": "BETTER", "4": "BETTER"}
+    assert found.diagnostic == {} and found.undefined == {}
     assert (found.queries, found.texts) == (300, 300)
     assert all(set(values) == set(SEARCH_METRICS) for system in found.metrics.values() for values in system.values())
     ranks: dict[str, np.ndarray] = {}
@@ -174,10 +169,81 @@ def test_positives_alone_are_judged_by_search() -> None:
     for system in rows:
         assert found.metrics[system]["16"]["mrr@10"] == pytest.approx(reciprocal[system].mean())
         assert found.metrics[system]["16"]["success@5"] == pytest.approx((ranks[system] <= 5).mean())
-    groups = groups_of_texts(table.canonical[table.text1], table.canonical[table.text2], table.label)
+    tickets_of_texts = np.array([int(text.split()[1]) for text in table.texts])
     difference = (reciprocal["model"] - reciprocal["baseline"])[None]
-    ends = interval(bootstrap_means(difference, np.arange(300), groups, resamples=200))[0]
+    ends = interval(bootstrap_means(difference, groups_of_queries(tickets_of_texts), resamples=200))[0]
     assert found.intervals["difference"]["16"]["mrr@10"] == pytest.approx(ends.tolist())
+
+
+def topics(table: PairTable, count: int, noise: float) -> np.ndarray:
+    """[T, 16] embeddings that tell of a text its topic, one of `count`, and hardly its ticket."""
+    rng = np.random.default_rng(4)
+    ticket = np.array([int(text.split()[1]) for text in table.texts])
+    centres = rng.normal(size=(count, 16))
+    return (centres[ticket % count] + noise * rng.normal(size=(len(ticket), 16))).astype(np.float32)
+
+
+def test_a_gain_on_pairs_with_a_loss_on_search_is_not_better_and_said_first() -> None:
+    """A model that only knows topics tells random negatives apart, and finds the right one of a topic by chance."""
+    table = tickets(400)
+    rows, at = {"model": topics(table, 25, 0.05), "baseline": rows_of(table, 1.0)}, {"16": 0.3, "8": 0.3}
+    found = assess(table, rows, (16, 8), {"model": at, "baseline": at}, resamples=200)
+    decision = decide(found, "spearman")
+    assert set(decision.verdicts.values()) == {"BETTER"} and decision.verdict == "NOT BETTER"
+    assert ("success@10", "16") in found.surely_worse and ("map@100", "16") in found.surely_worse
+    before, after = (found.metrics[system]["16"]["success@10"] for system in ("baseline", "model"))
+    assert decision.sentences[0].startswith("NOT BETTER: the model is surely worse at finding the right ticket: ")
+    assert f"success@10 {before:.3f} -> {after:.3f} [-0." in decision.sentences[0]
+    assert decision.sentences[0].endswith("; deploy: no.") and "fewer of 100 searches" in decision.sentences[1]
+    assert "searching the 800 texts of pairs.json at 16 dims" in decision.sentences[1]
+    assert decide(replace(found, surely_worse=[]), "spearman").verdict == "BETTER"  # so it would be by pairs alone
+
+
+def test_a_corpus_stands_for_all_that_is_searched() -> None:
+    """Its figures guard the verdict by pairs, and carry the one by a search metric."""
+    table, found_by = tickets(150), np.random.default_rng(0).permutation(500)
+    rows = {"model": rows_of(table, 0.5), "baseline": rows_of(table, 2.0, seed=2)}
+    values = {
+        system: dict.fromkeys(SEARCH_METRICS, np.tile((found_by < share * 500).astype(float), (2, 1)))
+        for system, share in (("model", 0.5), ("baseline", 0.6))
+    }
+    corpus = assess_search(values, np.arange(500), DIMS, texts=9000, source="tickets.csv", resamples=200)
+    found = assess(table, rows, DIMS, {"model": AT, "baseline": AT}, search=corpus, resamples=200)
+    assert found.metrics["model"]["4"]["mrr@10"] == 0.5 and found.intervals.keys() == corpus.intervals.keys()
+    assert set(decide(found, "spearman").verdicts.values()) == {"BETTER"}
+    for metric in ("spearman", "mrr@10"):
+        decision = decide(found, metric)
+        assert decision.verdict == "NOT BETTER" and "success@10 0.600 -> 0.500" in decision.sentences[0]
+        assert "for 60 -> 50 of 100 tickets [" in decision.sentences[1]
+        assert "searching the 9,000 texts of tickets.csv at 16 dims" in decision.sentences[1]
+    assert set(decide(found, "mrr@10").verdicts.values()) == {"NOT BETTER"}
+
+
+def test_any_metric_carries_the_verdict() -> None:
+    table = tickets(150)
+    rows = {"model": rows_of(table, 0.5), "baseline": rows_of(table, 2.0, seed=2)}
+    found = assess(table, rows, DIMS, {"model": AT, "baseline": AT}, resamples=200)
+    for metric in JUDGED_BY:
+        decision = decide(found, metric)
+        low, high = found.intervals["difference"]["16"][metric]
+        assert decision.verdicts["16"] == paired_verdict(low, high) and f"because {metric} " in decision.sentences[0]
+
+
+def test_where_search_cannot_tell_a_sentence_says_so() -> None:
+    """Many negatives, few positives: enough groups for labels, too few for search."""
+    count = 200
+    pairs = {
+        "texts1": [f"title {i}" for i in range(count)],
+        "texts2": [f"body {i if i < 12 else i + count}" for i in range(count)],
+        "labels": [1] * 12 + [0] * (count - 12),
+    }
+    table = pairs_from_columns(pairs, "few.json")
+    rows = {"model": rows_of(table, 0.1), "baseline": rows_of(table, 9.0)}
+    found = assess(table, rows, DIMS, {"model": AT, "baseline": AT}, resamples=200)
+    decision = decide(found, "roc_auc")
+    assert decision.verdict == "BETTER" and "success@10 and map@100 could not be checked" in decision.sentences[0]
+    reason = "there are 12.0 clusters of duplicates to draw from (counted as of equal size), and 20 are needed"
+    assert decision.sentences[2] == f"Whether search got better or worse cannot be told: {reason}."
 
 
 def test_a_metric_is_required_by_a_known_name() -> None:
@@ -195,6 +261,8 @@ def test_the_metric_is_one_that_all_held_out_pairs_can_tell() -> None:
     labelled, alone = tickets(20), positives(20)
     assert choose_metric(AUTO, [labelled], "x") == choose_metric("spearman", [labelled], "x") == "spearman"
     assert choose_metric(AUTO, [alone], "x") == choose_metric(AUTO, [labelled, alone], "x") == "mrr@10"
+    assert choose_metric(AUTO, [labelled], "x", has_corpus=True) == "mrr@10"
+    assert choose_metric("spearman", [labelled], "x", has_corpus=True) == "spearman"
     assert choose_metric("ndcg@10", [labelled, alone], "x") == "ndcg@10"
     for tables in ([alone], [labelled, alone]):
         with pytest.raises(

@@ -13,8 +13,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from trainer.config import Config, setting_keys, settings_of
-from trainer.config_rules import SettingError
+from trainer.config import Config, setting_keys
+from trainer.config_rules import SettingError, settings_of
 from trainer.errors import InputError
 from trainer.system.values import ALIKE, likeness, toml_value
 

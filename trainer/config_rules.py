@@ -1,10 +1,12 @@
-"""What the value of a setting must satisfy beyond its type, and what to do where it does not."""
+"""How a section of settings checks itself: what a value must satisfy, and what to do where it does not."""
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, ClassVar
 
 from trainer.errors import InputError
 from trainer.system.values import convert, toml_value
@@ -16,6 +18,39 @@ class SettingError(InputError):
     def __init__(self, message: str, *keys: str) -> None:
         super().__init__(message)
         self.keys = keys
+
+
+class Section:
+    """A section of a `Config`, a dataclass. Building one converts its values to their types and checks them.
+
+    Lists pass as tuples, whole numbers as floats, paths as strings.
+
+    Raises:
+        SettingError: a value of the wrong type or out of range.
+    """
+
+    section: ClassVar[str]
+    """Its name: "train" of `TrainConfig`."""
+
+    def __init_subclass__(cls, name: str) -> None:
+        cls.section = name
+
+    def __post_init__(self) -> None:
+        section: Any = type(self)
+        for name, kind in settings_of(section).items():
+            key = f"{self.section}.{name}"
+            object.__setattr__(self, name, checked(getattr(self, name), kind, key))  # the dataclass is frozen
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Check the settings of the section that depend on each other. Raises SettingError."""
+
+
+@cache
+def settings_of(section: Any) -> dict[str, Any]:
+    """Name -> type of the settings of a section; of `Config`, of the sections."""
+    kinds = typing.get_type_hints(section)
+    return {field.name: kinds[field.name] for field in fields(section)}
 
 
 def checked(value: Any, kind: Any, key: str) -> Any:

@@ -17,7 +17,8 @@ from typing import Any
 from bench.records import finish, make_parser
 from trainer.config_file import load_config, to_tree
 from trainer.data.pairs import read_pairs
-from trainer.evaluation.scoring import Metrics, PairSet, evaluate
+from trainer.evaluation.pair_metrics import Metrics
+from trainer.evaluation.scoring import PairSet, evaluate
 from trainer.model.loading import load_encoder
 from trainer.training.loop import train
 

@@ -2,8 +2,8 @@
 
 Embeddings are random, width 768: their values cost what real ones cost. As in the real pairs, each title stands with
 its own body (1) and with another's (0). Measured are 1,000 resamples of one model's pair metrics, then all of
-`trainer.evaluation.verdict.assess`: cosines, resamples of every metric for both models and their difference, retrieval
-over the pairs' own texts, and the diagnostic.
+`trainer.evaluation.assessment.assess`: cosines, resamples of every metric for both models and their difference, search
+among the pairs' own texts, and the diagnostic. Seconds of the processor are those of all threads.
 
     python -m bench.speed.intervals
 """
@@ -18,10 +18,10 @@ from bench.measuring import clocked
 from bench.records import finish, make_parser
 from bench.workload import MPNET_DIMS as DIMS
 from trainer.data.pairs import PairTable, pairs_from_columns
+from trainer.evaluation.assessment import assess
 from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_pairs
 from trainer.evaluation.groups import groups_of_texts
 from trainer.evaluation.scoring import pair_cosines
-from trainer.evaluation.verdict import assess
 
 WIDTH = DIMS[0]
 NOISE = {"baseline": 6.0, "model": 5.0}

@@ -19,9 +19,9 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from bench.records import RESULTS, environment, save_record
+from trainer.evaluation.assessment import CHANGE, assess_search
 from trainer.evaluation.search import SearchTask, search
 from trainer.evaluation.search_scores import EmbeddingScores
-from trainer.evaluation.search_verdict import assess_search
 
 WIDTH, DIMS = 768, (64, 128, 256, 512, 768)
 NOISE = {"model": 2.2, "baseline": 2.4}
@@ -79,7 +79,7 @@ def measure(texts: int, count: int) -> dict[str, Any]:
     held, clock, processor = held_bytes(most=False), time.perf_counter(), time.process_time()
     values = {system: search(EmbeddingScores(each[queries], each, DIMS), task) for system, each in rows.items()}
     searched, grown = time.perf_counter() - clock, held_bytes(most=True) - held
-    found = assess_search(values, clusters[queries], DIMS, "success@5")
+    found = assess_search(values, clusters[queries], DIMS, texts=texts, source="drawn")
     return {
         "texts": texts,
         "queries": len(queries),
@@ -91,7 +91,7 @@ def measure(texts: int, count: int) -> dict[str, Any]:
         "cpu_seconds": time.process_time() - processor,
         "extra_bytes": grown,
         "success@5": {system: metrics[str(WIDTH)]["success@5"] for system, metrics in found.metrics.items()},
-        "success@5_difference": found.intervals["model less baseline"][str(WIDTH)]["success@5"],
+        "success@5_difference": found.intervals[CHANGE][str(WIDTH)]["success@5"],
     }
 
 

@@ -24,7 +24,7 @@ from torch.nn import Parameter
 
 from trainer.checkpoint.identity import Identity
 from trainer.errors import CheckpointError
-from trainer.evaluation.scoring import Metrics
+from trainer.evaluation.pair_metrics import Metrics
 from trainer.system.devices import random_states, set_random_states
 from trainer.system.distributed import gather_objects, rank
 

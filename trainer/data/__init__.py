@@ -7,12 +7,13 @@ field_names.PairFinder                     which columns hold which field, by th
 ticket_table.Columns, read_ticket_table    the same for tickets, and the texts of their cells
 pair_cells.py                              a cell of pairs, checked
 split.hold_out, check_overlap              held-out parts that share no text with the training pairs
-run_data.load_data -> RunData              the pairs of a run; locate_model: its base model
+run_data.load_data -> RunData              the pairs and the corpus of a run; locate_model: its base model
 curriculum.PhasedBatchSampler              which rows make up each batch of a run
 batch_filling.take_batch, spread_repeats   rows into batches: negatives with their anchor, no text twice
 batch_layout.LayoutBuilder -> BatchLayout  queries, candidates, and who is masked for whom, for the loss
 tickets.load_tickets -> Tickets            raw tickets, cleaned, for `trainer build-pairs`
 search_corpus.corpus_of_tickets            who searches for what among whom: tickets with known duplicates, pairs
+dates.parse_dates                          when tickets were opened, in whichever way that is written
 identifiers.link_rows, clean_id            ticket numbers in one spelling, and the links between them
 origins.py                                 where the rows of built pairs come from
 incidents.generate_pairs                   pairs from a seeded grammar, to try things on

@@ -209,8 +209,20 @@ def _missing_pair_columns(source: str, missing: Sequence[str], names: Sequence[s
     return missing_column(source, missing, names, fix)
 
 
-def missing_ticket_text(source: str, names: Sequence[str]) -> InputError:
-    """The error for a ticket file without any text."""
+OPTIONS = {
+    "number": "--number-column",
+    "texts": "--text-columns",
+    "category": "--category-column",
+    "duplicate_of": "--duplicate-column",
+    "cluster": "--cluster-column",
+    "date": "--date-column",
+    "part": "--queries",
+}
+"""How a person names the columns of tickets on the command line, for messages."""
+
+
+def missing_ticket_text(source: str, names: Sequence[str], option: str) -> InputError:
+    """The error for a ticket file without any text; `option` names the columns of texts."""
     keys = {name_key(other) for other in names}
     if all(keys & {*own, *USUAL_PAIR_NAMES[name]} for name, own in PAIR_NAMES.items() if name in REQUIRED):
         return InputError(f"{source}: holds pairs, not tickets: train on it, trainer train --set data.train={source}")
@@ -218,6 +230,6 @@ def missing_ticket_text(source: str, names: Sequence[str]) -> InputError:
         next((name for key in keys for name in names[:COMPARED_NAMES] if key in map(name_key, name.split("."))), "")
         for keys in (USUAL_TICKET_NAMES["text1"], USUAL_TICKET_NAMES["text2"])
     ]
-    example = f", as in --text-columns {','.join(inner)}" if all(inner) and len(",".join(inner)) < 100 else ""
-    fix = "name yours with --text-columns" + example
+    is_said = option == OPTIONS["texts"] and all(inner) and len(",".join(inner)) < 100
+    fix = f"name yours with {option}" + (f", as in {option} {','.join(inner)}" if is_said else "")
     return missing_column(source, ["short_description or description"], names, fix)

@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.field_names import OPTIONS
 from trainer.data.raw_table import brief
 from trainer.data.split import connect
 from trainer.errors import InputError
@@ -134,7 +135,11 @@ class _Numbers:
 
 
 def link_rows(
-    source: str, numbers: Sequence[str], duplicates: Sequence[str] | None, clusters: Sequence[str] | None
+    source: str,
+    numbers: Sequence[str],
+    duplicates: Sequence[str] | None,
+    clusters: Sequence[str] | None,
+    options: Mapping[str, str] = OPTIONS,
 ) -> Links:
     """Follow the links of a file's rows.
 
@@ -145,6 +150,7 @@ def link_rows(
         numbers: [R] clean ids of the rows' own tickets, empty where a row has none.
         duplicates: [R] cells that name the tickets which a row duplicates, None without such a column.
         clusters: [R] cells with a name that rows about one problem share.
+        options: how a person names columns, for messages.
 
     Raises InputError: most links name no ticket of the file and tie nothing; one of each side is shown.
     """
@@ -161,7 +167,7 @@ def link_rows(
     first, second = np.array(edges, dtype=np.int64).reshape(-1, 2).T
     unknown = [key for keys in targets for key in keys if key not in known.keys]
     total = sum(map(len, targets))
-    _check(source, numbers, [known.spelled[key] for key in unknown], total)
+    _check(source, numbers, [known.spelled[key] for key in unknown], total, options)
     return Links(
         clusters=connect(first, second, len(numbers) + len(nodes))[: len(numbers)].astype(np.int64),
         named=np.array([bool(name) for name in names], dtype=np.bool_),
@@ -179,7 +185,7 @@ def _shape(key: str) -> str:
     return re.sub(r"\d+", "0", key)
 
 
-def _check(source: str, numbers: Sequence[str], unknown: Sequence[str], total: int) -> None:
+def _check(source: str, numbers: Sequence[str], unknown: Sequence[str], total: int, options: Mapping[str, str]) -> None:
     """Refuse links of which most tie nothing: those that one row alone holds, or that do not look like a number."""
     shapes = {_shape(id_key(number)) for number in numbers}
     counts = Counter(unknown)
@@ -188,6 +194,7 @@ def _check(source: str, numbers: Sequence[str], unknown: Sequence[str], total: i
         number = next((f"the ticket number {brief(number)}" for number in numbers if number), "no ticket number at all")
         raise InputError(
             f"{source}: {len(unknown)} of {total} links name tickets that are not in the file, such as "
-            f"{brief(missed[0])} beside {number}: name the column that holds what the links hold (--number-column), "
-            "add the tickets that they name, or give names that tickets share as --cluster-column"
+            f"{brief(missed[0])} beside {number}: name the column that holds what the links hold "
+            f"({options['number']}), add the tickets that they name, or give names that tickets share as "
+            f"{options['cluster']}"
         )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from trainer.config import DataConfig
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
+from trainer.data.raw_table import brief
 from trainer.data.readers import Reading
+from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, corpus_of_tickets, read_texts, remarks
 from trainer.data.split import check_overlap, hold_out, require_positives
+from trainer.data.ticket_table import Columns
 from trainer.errors import InputError, StorageError
 from trainer.model.tiny import build_tiny_mpnet
 from trainer.system.console import console
@@ -28,21 +32,23 @@ GENERATED_ROWS = {"train": 720, "dev": 240, "test": 240}
 
 @dataclass(frozen=True)
 class RunData:
-    """The pairs of a run and how many texts its parts share."""
+    """The pairs of a run, how many texts its parts share, and the corpus to search."""
 
     train: PairTable
     dev: PairTable
     test: PairTable | None
     general: PairTable | None  # STS set of general similarity, to see what is forgotten
+    corpus: SearchCorpus | None  # what is searched, and by what
     overlap: dict[str, int]  # "dev", "test" -> texts also in train; "dev and test" -> texts in both
     left_out: int  # rows of the training file that are in neither train nor dev, as they connect the two
 
 
 def load_data(config: DataConfig, seed: int) -> RunData:
-    """Read, split and check the pairs of a run.
+    """Read, split and check the pairs of a run, and the corpus.
 
     Raises:
-        InputError: a file is bad, a part has no positives, parts share texts that must not, or nearly all rows.
+        InputError: a file is bad, a part has no positives, parts share texts that must not, or nearly all rows; or
+            nothing can search the corpus.
     """
     config.require_train()
     train, left_out = _read(config, config.train, "train", seed), 0
@@ -65,7 +71,8 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     overlap = {name: check_overlap(train, table, config.allow_overlap) for name, table in held_out.items()}
     if test is not None:
         overlap["dev and test"] = check_overlap(dev, test, config.allow_overlap)
-    return RunData(train, dev, test, general, overlap, left_out)
+    corpus = read_corpus(config, dev, train.texts)
+    return RunData(train, dev, test, general, corpus, overlap, left_out)
 
 
 def require_other_pairs(key: str, held_out: PairTable, other_key: str, other: PairTable) -> None:
@@ -100,6 +107,76 @@ def _read(config: DataConfig, path: str, part: str, seed: int) -> PairTable:
     reading = Reading(config.encoding, config.separator, config.columns)
     threshold = config.positive_threshold or None
     return read_pairs(path, label_scale=config.label_scale, positive_threshold=threshold, reading=reading)
+
+
+class CorpusColumns(Columns):
+    """Columns that the settings of a run name."""
+
+    options: ClassVar[Mapping[str, str]] = {
+        "number": 'data.corpus_columns, as in ["number=NAME"]',
+        "texts": 'data.corpus_columns, as in ["text=NAME"]',
+        "cluster": 'data.corpus_columns, as in ["cluster=NAME"]',
+        "date": 'data.corpus_columns, as in ["date=NAME"]',
+        "duplicate_of": "data.duplicates",
+    }
+
+
+def columns_of_settings(duplicates: str, named: Sequence[str]) -> CorpusColumns:
+    """Columns from the settings data.duplicates and data.corpus_columns.
+
+    >>> columns_of_settings("dup", ["text=Title", "text=Body", "date=opened"]).texts
+    ('Title', 'Body')
+
+    Raises:
+        InputError: not FIELD=COLUMN, or a field twice that has one column, or one that only links give a meaning.
+    """
+    columns: dict[str, list[str]] = {"number": [], "text": [], "cluster": [], "date": []}
+    for text in named:
+        field, sign, column = (part.strip() for part in text.partition("="))
+        if not sign or field not in columns or not column:
+            raise InputError(
+                f"data.corpus_columns, {brief(text)}: write FIELD=COLUMN, FIELD one of {', '.join(columns)}"
+            )
+        columns[field].append(column)
+    for field in ("number", "cluster", "date"):
+        if len(columns[field]) > 1:
+            raise InputError(f"data.corpus_columns: {field} is named twice: only text may have several columns")
+        if columns[field] and not (duplicates or columns["cluster"]):
+            raise InputError(
+                f"data.corpus_columns: {field} means something only where tickets are linked: set data.duplicates too, "
+                "or leave it out"
+            )
+    number, cluster, date = (next(iter(columns[field]), "") for field in ("number", "cluster", "date"))
+    return CorpusColumns(
+        number=number,
+        texts=tuple(columns["text"]),
+        duplicate_of=duplicates or None,
+        cluster=cluster or None,
+        date=date or None,
+    )
+
+
+def read_corpus(config: DataConfig, dev: PairTable, trained: Collection[str]) -> SearchCorpus | None:
+    """What data.corpus is to be searched for, by what and among whom; says what is special about it. None without one.
+
+    Args:
+        trained: texts of training pairs; what belongs to one of them does not search.
+
+    Raises:
+        InputError: a bad file, column or link, or nothing that could search.
+    """
+    columns = columns_of_settings(config.duplicates, config.corpus_columns)
+    if not config.corpus:
+        return None
+    reading = Reading(config.encoding, config.separator)
+    if columns.duplicate_of or columns.cluster:
+        corpus = corpus_of_tickets(config.corpus, columns, reading=reading, trained=trained)
+    else:
+        corpus = corpus_of_pairs(dev, read_texts(config.corpus, columns, reading), config.corpus, trained)
+    counts = f"{corpus.facts['queries']:,} texts search among {corpus.facts['texts']:,}"
+    for line in (counts, *remarks(corpus.facts)):
+        console.print(f"{corpus.source}: {line}", markup=False)
+    return corpus
 
 
 def locate_model(name: str, texts: Sequence[str], seed: int) -> str:

@@ -7,22 +7,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from trainer.data.field_names import USUAL_TICKET_NAMES, free_columns, missing_ticket_text, name_key, positions_of
+from trainer.data.field_names import (
+    OPTIONS,
+    USUAL_TICKET_NAMES,
+    free_columns,
+    missing_ticket_text,
+    name_key,
+    positions_of,
+)
 from trainer.data.identifiers import is_rounded
 from trainer.data.pair_cells import UNUSABLE
 from trainer.data.raw_table import RawTable, brief, fix_of_object, missing_column
 from trainer.data.readers import Reading, read_table
 from trainer.errors import InputError
 
-OPTIONS = (
-    ("number", "--number-column"),
-    ("category", "--category-column"),
-    ("duplicate_of", "--duplicate-column"),
-    ("cluster", "--cluster-column"),
-    ("date", "--date-column"),
-    ("part", "--queries"),
-)
 OWN_NAMES = ("number", "shortdescription", "description", "assignmentgroup")  # of columns that go without saying
 # What an object in a cell says, by the first of these keys that it has: references, people, labels, rich text.
 SAYING = (
@@ -42,11 +42,13 @@ class Columns:
     cluster: str | None = None  # any name that tickets about one problem share
     date: str | None = None  # when it was opened
     part: str | None = None  # any name that tells some tickets from the others
+    options: ClassVar[Mapping[str, str]] = OPTIONS  # how a person names each of them
 
     def _given(self) -> list[tuple[str, str, str]]:
         """(field, column, the option that names it) of all that a person names."""
-        options = [(f"text{place}", name, "--text-columns") for place, name in enumerate(self.texts, start=1)]
-        return options + [(field, getattr(self, field), option) for field, option in OPTIONS if getattr(self, field)]
+        texts = [(f"text{place}", name, self.options["texts"]) for place, name in enumerate(self.texts, start=1)]
+        others = ((field, getattr(self, field), option) for field, option in self.options.items() if field != "texts")
+        return texts + [each for each in others if each[1]]
 
     def check(self) -> None:
         """Raises InputError where a column is named for two purposes; to tell tickets apart any may serve."""
@@ -70,7 +72,7 @@ class Columns:
             if key and field not in found and not (self.texts and field.startswith("text")):
                 found[field] = _with_repeats(positions_of(names[free[key][0]], names), names)
         if not found.keys() & {"text1", "text2"}:
-            raise missing_ticket_text(source, names)
+            raise missing_ticket_text(source, names, self.options["texts"])
         return found
 
     def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
@@ -96,7 +98,9 @@ def read_ticket_table(path: str | Path, columns: Columns, reading: Reading | Non
     raw = read_table(path, columns, reading)
     named = {field: name for field, name in raw.names.items() if not field.startswith("text")}
     cells = {raw.names[field]: column for field, column in raw.columns.items()}
-    return replace(raw, columns=cells, names={name: name for name in cells}), Columns(texts=_texts(raw.names), **named)
+    return replace(raw, columns=cells, names={name: name for name in cells}), replace(
+        columns, texts=_texts(raw.names), **named
+    )
 
 
 def _texts(names: Mapping[str, str]) -> tuple[str, ...]:

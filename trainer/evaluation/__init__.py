@@ -1,21 +1,22 @@
 """How good an encoder is on held-out pairs, and how sure that is. Start with `judge.py`.
 
-judge.judge(Question(...)) -> Judgement    all of `trainer evaluate`: models, thresholds, metrics, verdict
+question.Question, SearchQuestion          what is asked of pairs, of a corpus
+judge.judge(Question(...)) -> Judgement    `trainer evaluate` on pairs: models, thresholds, metrics, verdict
 judge.conclude                             the same from embeddings; the end of a training run calls it
-verdict.assess, diagnose, forgetting       intervals, paired verdict, adversarial diagnostic, what was forgotten
+search_judge.judge_search                  `trainer evaluate` on a corpus
+assessment.assess, assess_search           figures, paired intervals, losses, what was forgotten; diagnostic.py
+verdict.decide                             the verdict, and the sentences that say it: one rule for pairs and search
 metric_choice.choose_metric                what a judgement goes by: labels, or search where there are positives alone
 pair_metrics.METRICS                       every metric of pairs by name; a new one is added there and nowhere else
 search.search                              how well queries find their right answers in a corpus, exactly and in blocks
+search_set.SearchSet, SearchedTexts        a corpus, or the texts of pairs, searched by embeddings, by BM25, by both
 search_scores                              what ranks candidates: embeddings at every dim, BM25, both fused
 search_metrics.NAMES                       success@k, recall@k, MRR, nDCG, MAP over all orders of ties; new ones go here
-retrieval.retrieval                        the same among the texts of a set of pairs
-search_judge.judge_search                  `trainer evaluate` on a corpus; search_verdict: intervals, verdict, sentences
-search_show.print_search                   its tables in the terminal
 bootstrap.bootstrap_pairs, interval        paired bootstrap; groups.py: which texts are drawn together
 thresholds.fit_thresholds                  fitted on dev, kept in the model's folder, applied frozen
 real_world.real_world                      thresholds at another share of positives, and in alerts a ticket
 prevalence.threshold_at_share              precision, F1 and thresholds reweighted to a share of positives
 alerts.count_alerts                        all pairs of unlabelled tickets, counted at every threshold
 scoring.evaluate                           metrics of an encoder in the middle of training
-show.print_judgement, command.py           tables in the terminal; the options of `trainer evaluate`
+show.print_judgement, print_search         tables in the terminal; command.py: the options of `trainer evaluate`
 """

@@ -14,9 +14,10 @@ Legend: N tickets, G groups, P = G (G + 1) / 2 pairs of groups, C and D candidat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from trainer.evaluation.bootstrap import RESAMPLES
 from trainer.evaluation.groups import FEWEST_GROUPS, resample_counts
+from trainer.evaluation.prevalence import percent
 from trainer.system.console import progress
 from trainer.system.gpu import default_device
 
@@ -34,7 +36,7 @@ Int = NDArray[np.int64]
 STEPS = 2**16  # candidates between 0 and 1, both below and above 0: cosines in float32 are no finer than 1e-7
 COARSE = 2**12  # the same where they are counted by groups, for intervals
 GROUPS = 40
-ROWS = 2048  # of a block: its cosines are 16 MB
+ROWS = 1024  # of a block: its cosines, 4 MB, fit a processor's cache
 RESAMPLES_AT_ONCE = 64
 
 
@@ -89,8 +91,7 @@ def count_alerts(
     past = new if alike else _unit(documents, order, dim)
     combinations = list(combinations_with_replacement(range(groups), 2))
     by_groups = np.empty((len(combinations), 2 * COARSE + 1), dtype=np.int64)
-    total, pairs = torch.zeros(2 * STEPS + 1, dtype=torch.int64), np.empty(len(combinations), dtype=np.int64)
-    sizes = np.diff(edges)
+    total = torch.zeros(2 * STEPS + 1, dtype=torch.int64)
     with progress(f"Counting alerts at {dim} dims", len(combinations)) as advance:
         for row, (a, b) in enumerate(combinations):
             first, second = (range(int(edges[group]), int(edges[group + 1])) for group in (a, b))
@@ -101,9 +102,8 @@ def count_alerts(
                 for steps, times in _steps(new, past, *way):
                     _count(total, coarse, steps, times * weight)
             by_groups[row] = _at_or_above(coarse.numpy())
-            pairs[row] = sizes[a] * (sizes[a] - 1) if a == b else 2 * sizes[a] * sizes[b]
             advance()
-    return AlertCounts(count, _at_or_above(total.numpy()), by_groups, pairs, groups)
+    return AlertCounts(count, _at_or_above(total.numpy()), by_groups, _pairs_of_groups(edges), groups)
 
 
 def threshold_for_alerts(counts: AlertCounts, alerts: float) -> float:
@@ -125,15 +125,51 @@ def threshold_for_alerts(counts: AlertCounts, alerts: float) -> float:
     return (first - STEPS) / STEPS
 
 
+def alerts_at(
+    queries: np.ndarray, documents: np.ndarray, dim: int, threshold: float, seed: int = 0
+) -> tuple[float, Float]:
+    """Alerts a ticket at one threshold, and in resamples [B]; of so few tickets that all their cosines fit in memory.
+
+    Takes embeddings [N, E] as `count_alerts` does.
+    """
+    count = len(queries)
+    groups = min(GROUPS, count)
+    order = np.random.default_rng(seed).permutation(count)
+    edges = np.linspace(0, count, groups + 1).astype(int)
+    raised = (_unit(queries, order, dim) @ _unit(documents, order, dim).T >= threshold).cpu().numpy()
+    np.fill_diagonal(raised, False)
+    parts = (np.add.reduceat(each, edges[:-1], axis=1, dtype=np.int64) for each in np.split(raised, edges[1:-1]))
+    by_groups = np.stack([part.sum(axis=0) for part in parts])
+    first, second = np.array(list(combinations_with_replacement(range(groups), 2))).T
+    both = by_groups[first, second] + np.where(first == second, 0, by_groups[second, first])
+    samples = _resample(both[:, None], _pairs_of_groups(edges), groups, count, RESAMPLES, seed)
+    return float(raised.sum()) / count, samples[:, 0]
+
+
 def resample_alerts(counts: AlertCounts, resamples: int = RESAMPLES, seed: int = 0) -> Float:
     """[B, D] alerts a ticket at the coarse candidates in resamples of the tickets; NaN with too few groups to draw."""
-    first, second = np.array(list(combinations_with_replacement(range(counts.groups), 2))).T
-    by_groups, parts = counts.by_groups.astype(np.float64), []
-    for drawn in resample_counts(counts.groups, resamples, seed, RESAMPLES_AT_ONCE):
+    return _resample(counts.by_groups, counts.pairs, counts.groups, counts.tickets, resamples, seed)
+
+
+def _resample(by_groups: Int, pairs: Int, groups: int, tickets: int, resamples: int, seed: int) -> Float:
+    """[B, D] alerts a ticket in resamples, of alerts [P, D] and pairs [P] by pair of groups."""
+    if groups < FEWEST_GROUPS:
+        return np.full((resamples, by_groups.shape[1]), np.nan)
+    first, second = np.array(list(combinations_with_replacement(range(groups), 2))).T
+    alerts, parts = by_groups.astype(np.float64), []
+    for drawn in resample_counts(groups, resamples, seed, RESAMPLES_AT_ONCE):
         weights = drawn[:, first].astype(np.float64) * drawn[:, second]
-        parts.append((counts.tickets - 1) * (weights @ by_groups) / (weights @ counts.pairs)[:, None])
+        parts.append((tickets - 1) * (weights @ alerts) / (weights @ pairs)[:, None])
     samples: Float = np.concatenate(parts)
-    return samples if counts.groups >= FEWEST_GROUPS else np.full_like(samples, np.nan)
+    return samples
+
+
+def _pairs_of_groups(edges: np.ndarray) -> Int:
+    """[P] how many ordered pairs of different tickets each pair of groups has, of where the groups begin and end."""
+    sizes = np.diff(edges)
+    first, second = np.array(list(combinations_with_replacement(range(len(sizes)), 2))).T
+    pairs: Int = np.where(first == second, sizes[first] * (sizes[first] - 1), 2 * sizes[first] * sizes[second])
+    return pairs
 
 
 def resampled_thresholds(samples: Float, alerts: float) -> Float:
@@ -193,3 +229,30 @@ def _count(total: Tensor, coarse: Tensor, steps: Tensor, times: int) -> None:
 
 def _at_or_above(histogram: np.ndarray) -> Int:
     return np.cumsum(histogram[::-1], dtype=np.int64)[::-1]
+
+
+def alerts_in_words(alerts: Mapping[str, Any] | None) -> str:
+    """What thresholds raise among the texts of a training set, for those who will get the alerts; "" for None.
+
+    Args:
+        alerts: what `training_alerts.alerts_on_training` counted.
+    """
+    if alerts is None:
+        return ""
+    drawn = "" if alerts["counted"] == alerts["texts"] else f", estimated from {alerts['counted']:,} of them"
+    each = []
+    for dim, entry in alerts["by_dim"].items():
+        low, high = entry.get("alerts_interval") or (None, None)
+        ends = "" if low is None or np.isnan(low) else f"95 % interval {_round(low)} to {_round(high)}; "
+        share = f"{ends}{percent(entry['share_of_pairs'])} of all pairs"
+        each.append(f"{_round(entry['alerts_per_ticket'])} of them at {dim} dims ({share})")
+    return (
+        f"What these thresholds mean in use: each of the {alerts['texts']:,} training texts, compared with all the "
+        f"others, is on average called the same problem as {', '.join(each)}{drawn}. Most of these can be false "
+        "alarms: where all pairs are compared, far fewer are positive. `trainer evaluate --pairs FILE --dev FILE "
+        "--tickets FILE --alerts-per-ticket A` finds and keeps thresholds that raise as many as people can look at."
+    )
+
+
+def _round(alerts: float) -> str:
+    return f"{alerts:,.0f}" if alerts >= 10 else f"{alerts:.2g}"

@@ -87,24 +87,25 @@ def bootstrap_pairs(
         for name in METRICS.keys() - values.keys():
             values[name] = _from_drawn_rows(name, weights, scores, target, positive, thresholds)
         parts.append(values)
-    return {name: _trusted(np.concatenate([part[name] for part in parts], axis=1), groups) for name in parts[0]}
+    return {name: trusted(np.concatenate([part[name] for part in parts], axis=1), groups) for name in parts[0]}
 
 
-def bootstrap_means(
-    values: np.ndarray, texts: np.ndarray, groups: Groups, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Float:
-    """[S, B] means of values [S, Q] of queries, which are texts [Q], in the same resamples as the pairs.
+def bootstrap_means(values: np.ndarray, groups: Groups, *, resamples: int = RESAMPLES, seed: int = 0) -> Float:
+    """[S, B] means of values [S, Q] of queries, of groups of queries."""
+    rows = np.concatenate([values, np.ones((1, values.shape[1]))]).T
+    sums = bootstrap_sums(rows, groups, resamples=resamples, seed=seed)
+    return ratio(sums[:-1], sums[-1])
 
-    NaN where no query was drawn, and everywhere with fewer than FEWEST_GROUPS effective groups.
-    """
-    rows = np.concatenate([values, np.ones((1, len(texts)))]).T
-    at_once = max(1, CELLS_AT_ONCE // (groups.count + len(texts)))
+
+def bootstrap_sums(features: np.ndarray, groups: Groups, *, resamples: int = RESAMPLES, seed: int = 0) -> Float:
+    """[F, B] sums of features [N, F] over the pairs drawn, or the queries; NaN where the groups are too few."""
+    at_once = max(1, CELLS_AT_ONCE // (groups.count + len(features)))
     drawn = resample_counts(groups.count, resamples, seed, at_once)
-    sums = np.concatenate([(np.take(counts, groups.of_text[texts], axis=1) @ rows).T for counts in drawn], axis=1)
-    return _trusted(_ratio(sums[:-1], sums[-1]), groups)
+    return trusted(np.concatenate([(groups.weights(counts) @ features).T for counts in drawn], axis=1), groups)
 
 
-def _trusted(samples: Float, groups: Groups) -> Float:
+def trusted(samples: Float, groups: Groups) -> Float:
+    """Samples, NaN with fewer than FEWEST_GROUPS effective groups."""
     return samples if groups.effective >= FEWEST_GROUPS else np.full_like(samples, np.nan)
 
 
@@ -126,8 +127,8 @@ def why_undefined(samples: np.ndarray, groups: Groups) -> str | None:
         return None
     if groups.effective < FEWEST_GROUPS:
         return (
-            f"these pairs make {groups.effective:.1f} groups to draw from (pairs that share a text are one group; "
-            f"counted as of equal size), and {FEWEST_GROUPS} are needed"
+            f"there are {groups.effective:.1f} {groups.kind} to draw from (counted as of equal size), and "
+            f"{FEWEST_GROUPS} are needed"
         )
     return f"undefined in {share:.0%} of the resamples: one class only, or too few pairs of it, or all scores equal"
 
@@ -180,10 +181,10 @@ def _from_ranks(
     precision = hits / np.maximum(above, 1)
     # Mann and Whitney's U is the positives' centred rank sum, and half of the comparisons.
     comparisons = positives * (above[:, -1] - positives)
-    average = _ratio(np.einsum("bg,bg->b", gained, precision), positives)
+    average = ratio(np.einsum("bg,bg->b", gained, precision), positives)
     return {
-        "spearman": _ratio(product, np.sqrt(squares) * np.sqrt(truth_squares)),
-        "roc_auc": 0.5 + _ratio(np.einsum("bg,bg->b", gained, rank), comparisons),
+        "spearman": ratio(product, np.sqrt(squares) * np.sqrt(truth_squares)),
+        "roc_auc": 0.5 + ratio(np.einsum("bg,bg->b", gained, rank), comparisons),
         "average_precision": np.where(comparisons > 0, average, np.nan),
     }
 
@@ -211,18 +212,18 @@ def _from_sums(sums: Float, gap: Float) -> dict[str, Float]:
     negatives = n - positives
     some = np.maximum(n, 1)  # pairs between groups may all be missing from a resample
     squares = _spread(xx, x**2 / some) * _spread(yy, y**2 / some)
-    difference = gap + _ratio(z_above, positives) - _ratio(z_below, negatives)
-    within = _spread(zz, _ratio(z_above**2, positives) + _ratio(z_below**2, negatives))
+    difference = gap + ratio(z_above, positives) - ratio(z_below, negatives)
+    within = _spread(zz, ratio(z_above**2, positives) + ratio(z_below**2, negatives))
     of_classes = {
-        "precision": _ratio(hits, called),
-        "recall": _ratio(hits, positives),
-        "f1": _ratio(2 * hits, called + positives),
-        "false_positive_rate": _ratio(called - hits, negatives),
+        "precision": ratio(hits, called),
+        "recall": ratio(hits, positives),
+        "f1": ratio(2 * hits, called + positives),
+        "false_positive_rate": ratio(called - hits, negatives),
         "separability": difference,
-        "separability_d": _ratio(difference, np.sqrt(_ratio(within, np.maximum(n - 2, 0)))),
+        "separability_d": ratio(difference, np.sqrt(ratio(within, np.maximum(n - 2, 0)))),
     }
     one_class = positives * negatives == 0
-    pearson = np.clip(_ratio(xy - x * y / some, np.sqrt(squares)), -1.0, 1.0)
+    pearson = np.clip(ratio(xy - x * y / some, np.sqrt(squares)), -1.0, 1.0)
     return {"pearson": pearson} | {name: np.where(one_class, np.nan, values) for name, values in of_classes.items()}
 
 
@@ -247,7 +248,7 @@ def _spread(squares: Float, squared_mean: Float) -> Float:
     return np.where(left > ROUNDING * squares, left, 0.0)
 
 
-def _ratio(numerator: Float, denominator: Float) -> Float:
+def ratio(numerator: Float, denominator: Float) -> Float:
     """The quotient, NaN where the denominator is 0 (or NaN)."""
     shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
     return np.divide(numerator, denominator, out=np.full(shape, np.nan), where=np.asarray(denominator) > 0)

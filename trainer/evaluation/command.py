@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from trainer.data.readers import add_reading_options, reading_from
 from trainer.errors import InputError
@@ -14,9 +13,9 @@ DESCRIPTION = """Judge an encoder: on labelled pairs, or by search among the tic
 duplicates are known should find them."""
 # Options that belong to one of the two ways of judging.
 OF_PAIRS = ("dev", "rule", "forgetting", "fewest", "prevalence", "alerts_per_ticket")
-OF_SEARCH = ("tickets", "corpus", "queries")
+OF_SEARCH = ("corpus", "queries")
 OF_COLUMNS = ("number_column", "duplicate_column", "cluster_column", "date_column")
-SHARED = ("model", "baseline", "pairs", "label_scale", "positive_threshold", "metric", "resamples", "seed")
+SHARED = ("model", "baseline", "pairs", "tickets", "label_scale", "positive_threshold", "metric", "resamples", "seed")
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
@@ -69,7 +68,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "--alerts-per-ticket",
         type=float,
         metavar="A",
-        help="find the threshold at which a ticket of --tickets raises so many alerts on average",
+        help="find the threshold at which a ticket of --tickets raises so many alerts on average (with --dev and no "
+        "--threshold, the one that is kept)",
     )
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
@@ -116,43 +116,35 @@ def run_evaluate(options: argparse.Namespace) -> None:
         if getattr(options, name) != defaults[name]:
             option = {"rule": "--threshold"}.get(name, f"--{name.replace('_', '-')}")
             raise InputError(f"{option} means nothing here: leave it out, or see trainer evaluate --help")
-    (_judge_search if by_search else _judge_pairs)(options)
+    _judge(options, by_search)
 
 
-def _judge_pairs(options: argparse.Namespace) -> None:
-    from trainer.evaluation.judge import Question, judge, judgement_record, keep_thresholds
-    from trainer.evaluation.show import print_judgement
-
-    asked = {name: getattr(options, name) for name in (*SHARED, *OF_PAIRS, "tickets")}
-    asked |= {"text_columns": parse_names(options.text_columns), "dims": parse_dims(options.dims)}
-    judgement = judge(Question(**asked, reading=reading_from(options)))
-    print_judgement(judgement)
-    _write(options.json, judgement_record(judgement))
-    keep_thresholds(judgement)
-
-
-def _judge_search(options: argparse.Namespace) -> None:
+def _judge(options: argparse.Namespace, by_search: bool) -> None:
     from trainer.data.ticket_table import Columns
-    from trainer.evaluation.search_judge import SearchQuestion, judge_search, search_record
-    from trainer.evaluation.search_show import print_search
+    from trainer.evaluation.judge import judge, judgement_record, keep_thresholds
+    from trainer.evaluation.question import Question, SearchQuestion
+    from trainer.evaluation.search_judge import judge_search, search_record
+    from trainer.evaluation.show import print_judgement, print_search
+    from trainer.system.files import write_json
 
-    columns = Columns(
+    asked = {name: getattr(options, name) for name in (*SHARED, *(OF_SEARCH if by_search else OF_PAIRS))}
+    asked |= {"dims": parse_dims(options.dims), "reading": reading_from(options)}
+    asked["columns"] = Columns(
         number=options.number_column,
         texts=parse_names(options.text_columns),
         duplicate_of=options.duplicate_column,
         cluster=options.cluster_column,
         date=options.date_column,
     )
-    asked = {name: getattr(options, name) for name in (*SHARED, *OF_SEARCH)}
-    question = SearchQuestion(**asked, dims=parse_dims(options.dims), columns=columns, reading=reading_from(options))
-    judgement = judge_search(question)
-    print_search(judgement)
-    _write(options.json, search_record(judgement))
-
-
-def _write(path: Path | None, record: dict[str, Any]) -> None:
-    """Write what --json asks for."""
-    if path:
-        from trainer.system.files import write_json
-
-        write_json(path, record)
+    if by_search:
+        searched = judge_search(SearchQuestion(**asked))
+        print_search(searched)
+        record = search_record(searched)
+    else:
+        judgement = judge(Question(**asked))
+        print_judgement(judgement)
+        record = judgement_record(judgement)
+    if options.json:
+        write_json(options.json, record)
+    if not by_search:
+        keep_thresholds(judgement)

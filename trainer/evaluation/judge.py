@@ -10,68 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.pairs import PairTable, read_pairs
-from trainer.data.readers import Reading
+from trainer.data.pairs import PairTable
 from trainer.data.run_data import read_general
-from trainer.data.split import check_overlap, has_both_labels, require_positives
+from trainer.data.split import check_overlap, has_both_labels
 from trainer.errors import InputError
-from trainer.evaluation.bootstrap import RESAMPLES, check_resampling
-from trainer.evaluation.metric_choice import AUTO, choose_metric, require_metric
+from trainer.evaluation.assessment import Assessment, assess, forgetting
+from trainer.evaluation.metric_choice import choose_metric
 from trainer.evaluation.pair_metrics import spearman_ceiling
-from trainer.evaluation.prevalence import percent
-from trainer.evaluation.real_world import Asked, count_for, read_ticket_texts, real_world
+from trainer.evaluation.question import Question, embed_systems
+from trainer.evaluation.real_world import count_for, read_ticket_texts, real_world, thresholds_for_alerts
 from trainer.evaluation.scoring import common_dims, pair_cosines
 from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, store_thresholds, stored_thresholds
-from trainer.evaluation.verdict import FEWEST, Assessment, Verdict, assess, forgetting, overall_verdict
-from trainer.model.embedding import embed, embed_cached, tokenize_sides
+from trainer.evaluation.verdict import Decision, decide
 from trainer.model.encoder import Encoder, embedding_conditions
-from trainer.model.loading import load_encoder
 from trainer.system.console import console
-from trainer.system.gpu import default_device
 from trainer.system.run_files import THRESHOLDS
 
 
 @dataclass(frozen=True)
-class Question:
-    """What `trainer evaluate` is asked."""
-
-    model: str
-    """Folder or hub name."""
-    pairs: str | PairTable
-    """Held-out pairs: a file, or a table (`trainer.data.pairs.pairs_from_columns`). Positives alone are judged by
-    search among their texts."""
-    dev: str | PairTable | None = None
-    """Pairs to fit thresholds on; without, those kept in a model's folder, else the judged pairs themselves."""
-    baseline: str | None = None
-    dims: tuple[int, ...] = ()
-    """Empty: the full width, or what the folder cuts to; in a judgement, those that were judged."""
-    label_scale: float = 1.0
-    positive_threshold: float | None = None
-    rule: str = ""
-    """How thresholds are fitted; see `thresholds.parse_rule`. Empty: f1, or as those were that are kept."""
-    metric: str = AUTO
-    """What the verdict goes by, one of `metric_choice.JUDGED_BY`; AUTO takes Spearman, and for positives alone MRR. In
-    a judgement, what it was."""
-    reading: Reading | None = None
-    """How to read the files of pairs, where they do not tell it themselves."""
-    forgetting: str | None = None
-    """STS file of general similarity, judged before (baseline) and after (model)."""
-    resamples: int = RESAMPLES
-    seed: int = 0
-    fewest: int = FEWEST
-    """Pairs of either kind that the adversarial diagnostic needs."""
-    prevalence: float | None = None
-    """Share of positives among the pairs that the model will meet; thresholds are fitted at it."""
-    tickets: str | None = None
-    """File of tickets to count alerts on."""
-    text_columns: tuple[str, ...] = ()
-    """What that file calls its texts, title first; empty: the usual names."""
-    alerts_per_ticket: float | None = None
-    """The alerts a ticket to find a threshold for."""
-
-
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(Decision):
     """What the pairs say. Systems are "model" and, where there is one, "baseline"."""
 
     question: Question
@@ -81,8 +38,6 @@ class Judgement:
     thresholds_from: dict[str, str]
     """By system, in words."""
     assessment: Assessment
-    verdict: Verdict | None
-    """Over all dims; None without a baseline."""
     spearman_ceiling: float | None
     """The highest Spearman reachable against binary labels at their positive share; None for graded ones, and for
     positives alone."""
@@ -99,15 +54,6 @@ class Judgement:
         return fitted is not None and fitted.data_fingerprint == self.data_fingerprint
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The tables of a question."""
-
-    table: PairTable
-    dev: PairTable | None
-    general: PairTable | None
-
-
 def judge(question: Question) -> Judgement:
     """Evaluate an encoder, and a baseline beside it, at thresholds frozen wherever that is possible.
 
@@ -122,38 +68,37 @@ def judge(question: Question) -> Judgement:
         InputError: a file, a model or an option is bad, or the dims do not fit both models.
         NumericError: an embedding is NaN or Inf.
     """
-    _check_options(question)
-    asked = _asked(question)
-    data, tickets = _read(question), read_ticket_texts(asked, question.reading)
-    asked.check_pairs(data.table)
-    metric = choose_metric(question.metric, [data.table], f"--metric {question.metric}")
-    device = default_device()
-    names = {"model": question.model} | ({"baseline": question.baseline} if question.baseline else {})
-    encoders = {system: load_encoder(name).to(device) for system, name in names.items()}
+    question.check()
+    asked = replace(question, rule=question.rule or RULE)
+    (table, dev, general_table), tickets = _read(question), read_ticket_texts(question)
+    if question.prevalence is not None and not has_both_labels(table):
+        raise InputError(f"--prevalence: {table.source} holds positives alone, and precision needs negatives too")
+    metric = choose_metric(question.metric, [table], f"--metric {question.metric}")
+    encoders = question.load_encoders()
     dims = common_dims(question.dims, encoders.values())
     counts = {system: count_for(encoder, tickets, dims) for system, encoder in encoders.items()}
-    fit_on = next((table for table in (data.dev, data.table) if table is not None and has_both_labels(table)), None)
+    for_alerts = thresholds_for_alerts(asked, tickets, encoders, counts)
+    fit_on = next((table for table in (dev, table) if table is not None and has_both_labels(table)), None)
     kept: dict[str, Thresholds | None] = {}
     if fit_on is not None:  # may be bad: before work
         kept = {system: _stored(encoder, question, dims) for system, encoder in encoders.items()}
-    rows = {system: _embed(system, encoder, data.table) for system, encoder in encoders.items()}
+    rows = embed_systems(encoders, table.texts)
     thresholds, on_rows = {}, rows
     if fit_on is not None:
-        if fit_on is not data.table:
-            on_rows = {system: _embed(system, encoder, fit_on) for system, encoder in encoders.items()}
+        if fit_on is not table:
+            on_rows = embed_systems(encoders, fit_on.texts)
         for system, encoder in encoders.items():
             cosines, conditions = pair_cosines(on_rows[system], fit_on, dims), embedding_conditions(encoder)
-            at = question.rule or RULE, conditions, question.prevalence, counts[system]
+            at = asked.rule, conditions, question.prevalence, counts[system]
             thresholds[system] = kept[system] or fit_thresholds(cosines, fit_on, dims, *at)
-    general = None
-    if data.general is not None:
-        general = data.general, {system: _embed(system, encoder, data.general) for system, encoder in encoders.items()}
-    kept_in = {system: Path(names[system]) / THRESHOLDS for system in kept if kept[system]}
-    dev = data.dev.source if data.dev is not None else None
-    named = replace(question, pairs=data.table.source, dev=dev, dims=dims, metric=metric)
-    judgement = conclude(named, data.table, rows, thresholds, general, kept_in)
+    general = (general_table, embed_systems(encoders, general_table.texts)) if general_table is not None else None
+    kept_in = {system: Path(encoders[system].spec.name) / THRESHOLDS for system in kept if kept[system]}
+    source = dev.source if dev is not None else None
+    named = replace(question, pairs=table.source, dev=source, dims=dims, metric=metric)
+    in_use = for_alerts if for_alerts and question.dev and not question.rule else thresholds
+    judgement = conclude(named, table, rows, in_use, general, kept_in)
     just_fitted = (fit_on, on_rows) if fit_on is not None and not any(kept.values()) else None
-    world = real_world(asked, dims, (data.table, rows), just_fitted, thresholds, counts)
+    world = real_world(asked, dims, (table, rows), just_fitted, thresholds, for_alerts, counts)
     return replace(judgement, real_world=world)
 
 
@@ -164,35 +109,38 @@ def conclude(
     thresholds: Mapping[str, Thresholds],
     general: tuple[PairTable, Mapping[str, np.ndarray]] | None = None,
     kept_in: Mapping[str, Path] | None = None,
+    search: Assessment | None = None,
 ) -> Judgement:
     """Judge systems by their embeddings; `trainer evaluate` and the end of a training run both do it here.
 
     Args:
         question: with the dims and the metric that are judged by; its pairs are called what they were read from.
-        rows: embeddings of the table's texts, as `scoring.sides` takes them, by system: "model", and "baseline"
+        rows: embeddings of the table's texts, as `embedding.sides` takes them, by system: "model", and "baseline"
             where there is one.
         thresholds: by system, at these dims; none are needed where all pairs are positive.
         general: a forgetting set, and the embeddings of its texts by both systems.
         kept_in: files that thresholds were read from, by system.
+        search: what a search of a corpus said of the same systems at the same dims (`assessment.assess_search`);
+            without, the pairs' own texts search for each other.
 
     Raises:
         NumericError: an embedding is NaN or Inf.
     """
     values = {system: fitted.values for system, fitted in thresholds.items()}
     options = {"resamples": question.resamples, "seed": question.seed}
-    dims, metric = question.dims, question.metric
-    assessment = assess(table, rows, dims, values, metric=metric, fewest=question.fewest, **options)
+    dims = question.dims
+    assessment = assess(table, rows, dims, values, search=search, fewest=question.fewest, **options)
     forgotten = None
     if general is not None:
         forgotten = forgetting(general[0], general[1]["baseline"], general[1]["model"], dims, **options)
     binary = has_both_labels(table) and set(table.score.tolist()) <= {0.0, 1.0}
     kept_in = kept_in or {}
     return Judgement(
+        **vars(decide(assessment, question.metric)),
         question=question,
         thresholds=dict(thresholds),
         thresholds_from={system: _origin(thresholds[system], table, kept_in.get(system)) for system in thresholds},
         assessment=assessment,
-        verdict=overall_verdict(assessment.verdicts) if assessment.verdicts else None,
         spearman_ceiling=spearman_ceiling(table.label) if binary else None,
         data_fingerprint=table.fingerprint(),
         pairs=len(table),
@@ -200,36 +148,10 @@ def conclude(
     )
 
 
-def _asked(question: Question) -> Asked:
-    names = ("prevalence", "alerts_per_ticket", "tickets", "text_columns", "resamples", "seed")
-    return Asked(rule=question.rule or RULE, **{name: getattr(question, name) for name in names})
-
-
-def _check_options(question: Question) -> None:
-    _asked(question).check()
-    require_metric(question.metric, f"--metric {question.metric}")
-    if question.forgetting and not question.baseline:
-        raise InputError("--forgetting needs a model to compare with: name the one before training as --baseline")
-    check_resampling(question.resamples, question.seed)
-    if question.fewest < 1:
-        raise InputError(f"--fewest {question.fewest}: use 1 or more")
-
-
-def _read(question: Question) -> _Data:
-    def read(pairs: str | PairTable) -> PairTable:
-        if isinstance(pairs, PairTable):
-            table = pairs
-        else:
-            table = read_pairs(
-                pairs,
-                label_scale=question.label_scale,
-                positive_threshold=question.positive_threshold,
-                reading=question.reading,
-            )
-        require_positives(table)
-        return table
-
-    table, dev = read(question.pairs), read(question.dev) if question.dev else None
+def _read(question: Question) -> tuple[PairTable, PairTable | None, PairTable | None]:
+    """The pairs to judge, those to fit thresholds on, and the forgetting set. Raises InputError."""
+    table = question.read(question.pairs)
+    dev = question.read(question.dev) if question.dev else None
     if dev is not None and not has_both_labels(dev):
         raise InputError(
             f"--dev {dev.source}: holds positives alone, and thresholds are fitted on both labels: add negative pairs "
@@ -243,7 +165,7 @@ def _read(question: Question) -> _Data:
             f"--dev {dev.source}: {shared} of its texts are also in {table.source}; remove them from one side"
         )
     general = read_general(question.forgetting) if question.forgetting else None
-    return _Data(table, dev, general)
+    return table, dev, general
 
 
 def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thresholds | None:
@@ -258,20 +180,10 @@ def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thre
     return kept
 
 
-def _embed(system: str, encoder: Encoder, table: PairTable) -> np.ndarray:
-    """Embeddings of a table's texts, as `scoring.sides` takes them.
-
-    A baseline comes again and again, a model in training does not.
-    """
-    tokens = tokenize_sides(encoder, table.texts)
-    return (embed_cached if system == "baseline" else embed)(encoder, tokens, description=f"Embedding ({system})")
-
-
 def _origin(thresholds: Thresholds, table: PairTable, file: Path | None) -> str:
     kept = f", kept in {file}" if file else ""
     in_sample = " (in-sample)" if thresholds.data_fingerprint == table.fingerprint() else ""
-    share = f"where {percent(thresholds.positive_share)} are positive"
-    return f"{thresholds.source} by {thresholds.rule}, {share}{kept}{in_sample}"
+    return f"{thresholds.source} by {thresholds.rule}, {thresholds.where}{kept}{in_sample}"
 
 
 def keep_thresholds(judgement: Judgement) -> None:
@@ -287,7 +199,7 @@ def keep_thresholds(judgement: Judgement) -> None:
         console.print(f"{folder} is read-only: thresholds are not kept there", markup=False)
         return
     path = store_thresholds(folder, judgement.thresholds["model"])
-    console.print(f"Thresholds kept in {path}", markup=False)
+    console.print(f"Thresholds kept in {path}: of {judgement.thresholds_from['model']}", markup=False)
 
 
 def judgement_record(judgement: Judgement) -> dict[str, Any]:

@@ -35,14 +35,17 @@ def require_metric(name: str, asked: str) -> None:
         raise InputError(f"{asked}: use one of {', '.join((AUTO, *JUDGED_BY))}")
 
 
-def choose_metric(name: str, tables: Sequence[PairTable], asked: str) -> str:
+def choose_metric(name: str, tables: Sequence[PairTable], asked: str, has_corpus: bool = False) -> str:
     """The metric that held-out tables are judged by: the one that was asked for, or for AUTO one that all can tell.
+
+    Args:
+        has_corpus: whether there is a corpus to search, which is what AUTO then goes by.
 
     Raises InputError where the metric asked for needs negatives that a table does not have.
     """
     lacking = [table for table in tables if not has_both_labels(table)]
     if name == AUTO:
-        return BY_SEARCH if lacking else BY_LABELS
+        return BY_SEARCH if lacking or has_corpus else BY_LABELS
     if lacking and name not in SEARCH_METRICS:
         raise InputError(
             f"{asked}: {lacking[0].source} holds positives alone, and {name} compares them with negatives: add "
@@ -51,12 +54,12 @@ def choose_metric(name: str, tables: Sequence[PairTable], asked: str) -> str:
     return name
 
 
-def settle_metric(asked: str, held_out: Sequence[PairTable]) -> str:
-    """What the setting eval.metric comes to for the held-out tables of a run; says what is special about them.
+def settle_metric(asked: str, held_out: Sequence[PairTable], has_corpus: bool) -> str:
+    """What the setting eval.metric comes to for the held-out tables and the corpus of a run; says what is special.
 
     Raises InputError as `choose_metric` does.
     """
-    metric = choose_metric(asked, held_out, f'eval.metric = "{asked}"')
+    metric = choose_metric(asked, held_out, f'eval.metric = "{asked}"', has_corpus)
     for table in held_out:
         if not has_both_labels(table):
             console.print(f"{table.source}: {NO_NEGATIVES}", markup=False)

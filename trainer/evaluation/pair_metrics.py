@@ -19,6 +19,8 @@ from scipy.stats import rankdata
 
 FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
+Metrics = dict[str, dict[str, float]]
+"""Dim (as a string, as JSON has it) -> metric -> value."""
 
 
 # Rows of embeddings that fit the processor's cache in float64: three times as fast as whole columns at 100,000 pairs.
@@ -49,22 +51,24 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     """Sum over the distinct scores, from the top, of (gain in recall) * precision; tied pairs come in together."""
-    scores, positive = _labelled(scores, labels)
-    _, hits, predicted = _cuts(scores, positive)
-    return float(np.sum(np.diff(hits, prepend=0) * (hits / predicted)) / positive.sum())
+    _, hits, predicted = distinct_cuts(scores, labels)
+    return float(np.sum(np.diff(hits, prepend=0) * (hits / predicted)) / hits[-1])
 
 
 def distinct_cuts(scores: np.ndarray, labels: np.ndarray) -> tuple[FloatArray, NDArray[np.int64], NDArray[np.int64]]:
     """For each of D distinct scores, from the top: the score, the positives and the pairs at or above it; [D] each."""
-    return _cuts(*_labelled(scores, labels))
+    scores, positive = _labelled(scores, labels)
+    order = np.argsort(scores)[::-1]
+    descending = scores[order]
+    last = np.append(np.flatnonzero(descending[1:] != descending[:-1]), len(scores) - 1)
+    return descending[last], np.cumsum(positive[order])[last], last + 1
 
 
 def roc_points(scores: np.ndarray, labels: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """False-positive rates and recalls [D + 1] from (0, 0) to (1, 1), a point a distinct score, from the top."""
-    scores, positive = _labelled(scores, labels)
-    _, hits, predicted = _cuts(scores, positive)
-    false_rate, recall = (predicted - hits) / (~positive).sum(), hits / positive.sum()
-    return np.append(0.0, false_rate), np.append(0.0, recall)
+    _, hits, predicted = distinct_cuts(scores, labels)
+    misses = predicted - hits
+    return np.append(0.0, misses / misses[-1]), np.append(0.0, hits / hits[-1])
 
 
 def best_f1(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -74,38 +78,10 @@ def best_f1(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     sides; where every pair is best called positive it is the lowest score. It is representable in the precision
     of `scores`, so that comparing in float32 or in float64 gives the same answer.
     """
-    scores, positive = _labelled(scores, labels)
-    values, hits, predicted = _cuts(scores, positive)
-    f1 = 2 * hits / (predicted + positive.sum())
+    values, hits, predicted = distinct_cuts(scores, labels)
+    f1 = 2 * hits / (predicted + hits[-1])
     best = len(f1) - 1 - int(np.argmax(f1[::-1]))
     return float(f1[best]), threshold_below(values, best)
-
-
-def threshold_for_precision(scores: np.ndarray, labels: np.ndarray, precision: float) -> float:
-    """The lowest threshold at which at least this share of what is called positive is: the highest recall for it.
-
-    Stands between two scores as that of `best_f1`. Raises ValueError where no threshold reaches the precision.
-    """
-    scores, positive = _labelled(scores, labels)
-    values, hits, predicted = _cuts(scores, positive)
-    reached = np.flatnonzero(hits / predicted >= precision)
-    if not len(reached):
-        raise ValueError(
-            f"no threshold reaches a precision of {precision:g}: the highest is {max(hits / predicted):.4f}"
-        )
-    return threshold_below(values, int(reached[-1]))
-
-
-def threshold_for_false_positive_rate(scores: np.ndarray, labels: np.ndarray, rate: float) -> float:
-    """The lowest threshold at which at most this share of the negatives is called positive.
-
-    Stands between two scores as that of `best_f1`, just above all scores where a negative is the highest and even one
-    is too many.
-    """
-    scores, positive = _labelled(scores, labels)
-    values, hits, predicted = _cuts(scores, positive)
-    kept = int(np.sum((predicted - hits) / (~positive).sum() <= rate))
-    return threshold_below(values, kept - 1) if kept else float(np.nextafter(values[0], values.dtype.type(np.inf)))
 
 
 def classify_at(scores: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, float]:
@@ -266,14 +242,6 @@ def _labelled(scores: np.ndarray, labels: np.ndarray) -> tuple[FloatArray, BoolA
     if len(values) != len(positive):
         raise ValueError(f"{len(values)} scores for {len(positive)} labels")
     return values, positive
-
-
-def _cuts(scores: FloatArray, positive: BoolArray) -> tuple[FloatArray, NDArray[np.int64], NDArray[np.int64]]:
-    """For each distinct score, descending: the score, the positives at or above it, and the pairs at or above it."""
-    order = np.argsort(scores)[::-1]
-    descending = scores[order]
-    last = np.append(np.flatnonzero(descending[1:] != descending[:-1]), len(scores) - 1)
-    return descending[last], np.cumsum(positive[order])[last], last + 1
 
 
 def threshold_below(values: FloatArray, last: int) -> float:

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trainer.evaluation.bootstrap import CELLS_AT_ONCE, RESAMPLES
-from trainer.evaluation.groups import FEWEST_GROUPS, Groups, resample_counts
+from trainer.evaluation.bootstrap import CELLS_AT_ONCE, RESAMPLES, bootstrap_sums, ratio, trusted
+from trainer.evaluation.groups import Groups, resample_counts
 from trainer.evaluation.pair_metrics import distinct_cuts, threshold_below
 
 Float = NDArray[np.float64]
@@ -32,8 +32,7 @@ TELLING = 3  # negatives called positive, with fewer of which a rate is not told
 def precision_at_share(recall: ArrayLike, false_positive_rate: ArrayLike, share: float) -> Float:
     """Precision where this share of the pairs is positive; NaN where nothing is called positive."""
     hits, alarms = share * np.asarray(recall), (1 - share) * np.asarray(false_positive_rate)
-    called = hits + alarms
-    return np.divide(hits, called, out=np.full(np.shape(called), np.nan), where=called > 0)
+    return ratio(hits, hits + alarms)
 
 
 def f1_at_share(recall: ArrayLike, false_positive_rate: ArrayLike, share: float) -> Float:
@@ -119,16 +118,14 @@ def resampled_thresholds(
     parts = []
     for counts in resample_counts(groups.count, resamples, seed, max(1, CELLS_AT_ONCE // len(scores))):
         weights = groups.weights(counts)[:, order]
-        recall, rate = (
-            _shares(np.cumsum(weights * rows, axis=1)[:, ends]) for rows in (positive[order], ~positive[order])
-        )
+        running = (np.cumsum(weights * rows, axis=1)[:, ends] for rows in (positive[order], ~positive[order]))
+        recall, rate = (ratio(sums, sums[:, -1:]) for sums in running)
         if of_all is not None:
             rate = rate_of_unlabelled(of_all, recall, share)
         best = _choose(recall, rate, share, *rule)
         defined = ~np.isnan(recall[:, 0]) & ~np.isnan(rate[:, 0]) & (best >= 0)
         parts.append(np.where(defined, between[np.maximum(best, 0)], np.nan))
-    samples = np.concatenate(parts).astype(np.float64)
-    return samples if groups.effective >= FEWEST_GROUPS else np.full_like(samples, np.nan)
+    return trusted(np.concatenate(parts).astype(np.float64), groups)
 
 
 def resampled_rates(
@@ -144,36 +141,20 @@ def resampled_rates(
     positive = np.asarray(labels, dtype=np.bool_)
     called = (np.asarray(scores, dtype=np.float64) >= np.asarray(thresholds)[:, None]).T
     features = np.column_stack([positive, called & positive[:, None], ~positive, called & ~positive[:, None]])
-    at_once, sums = max(1, CELLS_AT_ONCE // len(positive)), []
-    for counts in resample_counts(groups.count, resamples, seed, at_once):
-        sums.append(groups.weights(counts) @ features.astype(np.float64))
-    total = np.concatenate(sums).T
-    half = 1 + called.shape[1]
-    rates = [_quotient(part[1:], part[:1]) for part in (total[:half], total[half:])]
-    if groups.effective < FEWEST_GROUPS:
-        rates = [np.full_like(rate, np.nan) for rate in rates]
-    return rates[0], rates[1]
+    total = bootstrap_sums(features.astype(np.float64), groups, resamples=resamples, seed=seed)
+    of_positives, of_negatives = np.split(total, 2)
+    return ratio(of_positives[1:], of_positives[0]), ratio(of_negatives[1:], of_negatives[0])
 
 
 def _choose(recall: Float, rate: Float, share: float, kind: str, target: float) -> NDArray[np.int64]:
     """The last cut [...] of those down the scores [..., D] that a rule prefers; -1 where there is none."""
     if kind == "f1":
         f1 = f1_at_share(recall, rate, share)
-        kept = f1 >= np.max(f1, axis=-1, keepdims=True) * (1 - 1e-12)  # equal but for rounding
+        kept = f1 >= np.max(f1, axis=-1, keepdims=True) * (1 - 1e-12)  # equal but for rounding, here and below
     elif kind == "precision":
-        kept = precision_at_share(recall, rate, share) >= target
+        kept = precision_at_share(recall, rate, share) >= target * (1 - 1e-12)
     else:
         kept = rate <= target
     last = kept.shape[-1] - 1 - np.argmax(kept[..., ::-1], axis=-1)
     chosen: NDArray[np.int64] = np.where(kept.any(axis=-1), last, -1)
     return chosen
-
-
-def _shares(running: np.ndarray) -> Float:
-    """Running sums [b, D] as shares of the last; NaN where that is 0."""
-    return _quotient(running, running[:, -1:])
-
-
-def _quotient(part: np.ndarray, whole: np.ndarray) -> Float:
-    shape = np.broadcast_shapes(part.shape, whole.shape)
-    return np.divide(part, whole, out=np.full(shape, np.nan), where=np.asarray(whole) > 0)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from trainer.data.pairs import PairTable
-from trainer.data.readers import Reading
-from trainer.data.split import has_both_labels
-from trainer.data.ticket_table import Columns
 from trainer.data.tickets import OPTIONAL_REASONS, Filter, load_tickets
 from trainer.errors import InputError
 from trainer.evaluation import alerts as tail
@@ -20,46 +16,17 @@ from trainer.evaluation.alerts import AlertCounts
 from trainer.evaluation.bootstrap import interval
 from trainer.evaluation.groups import Groups, groups_of_pairs
 from trainer.evaluation.prevalence import TELLING, percent, smallest_rate
+from trainer.evaluation.question import Question
 from trainer.evaluation.scoring import pair_cosines
-from trainer.evaluation.thresholds import Thresholds, parse_rule, value_at_share
-from trainer.model.embedding import embed_cached, tokenize_sides
-from trainer.model.encoder import Encoder
+from trainer.evaluation.thresholds import Thresholds, fit_to_alerts, parse_rule, value_at_share
+from trainer.model.embedding import embed_cached, sides, tokenize_sides
+from trainer.model.encoder import Encoder, embedding_conditions
 
 Counts = Mapping[str, AlertCounts]
 """Dim -> alerts of a set of texts."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a person asks about the world that the pairs were taken from."""
-
-    prevalence: float | None
-    alerts_per_ticket: float | None
-    tickets: str | None
-    text_columns: tuple[str, ...]
-    rule: str
-    resamples: int
-    seed: int
-
-    def check(self) -> None:
-        """Raise InputError for options that make no sense."""
-        if self.prevalence is not None and not 0 < self.prevalence < 1:
-            raise InputError(
-                f"--prevalence {self.prevalence:g}: write a share of positives between 0 and 1, as in 0.01"
-            )
-        if self.alerts_per_ticket is not None:
-            if not self.alerts_per_ticket > 0:
-                raise InputError(f"--alerts-per-ticket {self.alerts_per_ticket:g}: write a number above 0")
-            if not self.tickets:
-                raise InputError("--alerts-per-ticket: name the tickets to count alerts on as --tickets FILE")
-
-    def check_pairs(self, table: PairTable) -> None:
-        """Raise InputError where the judged pairs cannot tell what is asked."""
-        if self.prevalence is not None and not has_both_labels(table):
-            raise InputError(f"--prevalence: {table.source} holds positives alone, and precision needs negatives too")
-
-
-def read_ticket_texts(asked: Asked, reading: Reading | None) -> list[str]:
+def read_ticket_texts(asked: Question) -> list[str]:
     """The texts of the tickets, cleaned as `trainer build-pairs` does it, copies of a text once; [] for no file.
 
     Raises InputError for a bad file, and for one with fewer than two different texts.
@@ -67,7 +34,7 @@ def read_ticket_texts(asked: Asked, reading: Reading | None) -> list[str]:
     if not asked.tickets:
         return []
     quality = Filter(min_words=1, keep=OPTIONAL_REASONS)
-    texts = load_tickets(asked.tickets, Columns(texts=asked.text_columns), quality, reading).texts
+    texts = load_tickets(asked.tickets, asked.columns, quality, asked.reading).texts
     if len(texts) < 2:
         raise InputError(f"--tickets {asked.tickets}: {len(texts)} different texts; alerts need two tickets or more")
     return texts
@@ -78,33 +45,43 @@ def count_for(encoder: Encoder, texts: list[str], dims: tuple[int, ...]) -> Coun
     if not texts:
         return {}
     embeddings = embed_cached(encoder, tokenize_sides(encoder, texts), description="Embedding (tickets)")
-    return count_embedded(embeddings, len(texts), dims)
+    return {str(dim): tail.count_alerts(*sides(embeddings, len(texts)), dim) for dim in dims}
 
 
-def count_embedded(embeddings: np.ndarray, texts: int, dims: tuple[int, ...], groups: int = tail.GROUPS) -> Counts:
-    """The alerts by dim of embeddings of T texts, [T, E], or [2 T, E] where sides differ (`tokenize_sides`)."""
-    queries = embeddings[:texts]
-    documents = embeddings[-texts:] if len(embeddings) > texts else queries
-    return {str(dim): tail.count_alerts(queries, documents, dim, groups=groups) for dim in dims}
+def thresholds_for_alerts(
+    asked: Question, texts: list[str], encoders: Mapping[str, Encoder], counts: Mapping[str, Counts]
+) -> dict[str, Thresholds]:
+    """The thresholds that raise as many alerts as were asked for, by system; {} where that was not asked.
+
+    Raises InputError where no threshold does.
+    """
+    if asked.alerts_per_ticket is None or asked.tickets is None:
+        return {}
+    wanted = asked.alerts_per_ticket
+    return {
+        system: fit_to_alerts(wanted, counts[system], asked.tickets, texts, embedding_conditions(encoder))
+        for system, encoder in encoders.items()
+    }
 
 
 def real_world(
-    asked: Asked,
+    asked: Question,
     dims: tuple[int, ...],
     judged: tuple[PairTable, Mapping[str, np.ndarray]],
     fitted_on: tuple[PairTable, Mapping[str, np.ndarray]] | None,
     thresholds: Mapping[str, Thresholds],
+    for_alerts: Mapping[str, Thresholds],
     counts: Mapping[str, Counts],
 ) -> dict[str, Any] | None:
     """What --json holds as "real_world"; None where nothing was asked.
 
     Args:
+        asked: with the rule that thresholds are fitted by.
         judged: held-out pairs, and embeddings of their texts by system.
         fitted_on: the pairs that thresholds were fitted on just now, likewise.
-        thresholds: in use, by system; none where there are no negatives.
+        thresholds: kept or fitted by a rule, by system; none where there are no negatives.
+        for_alerts: those of `thresholds_for_alerts`.
         counts: alerts of the tickets by system and dim; none without tickets.
-
-    Raises InputError where no threshold reaches the alerts.
     """
     if asked.prevalence is None and not asked.tickets:
         return None
@@ -120,6 +97,7 @@ def real_world(
                 (judged[0], cosines[m]),
                 None if on is None else (on[0], on[1][m]),
                 thresholds.get(system),
+                for_alerts.get(system),
                 counts.get(system, {}).get(str(dim)),
                 notes,
             )
@@ -136,11 +114,12 @@ def real_world(
 
 
 def _rows(
-    asked: Asked,
+    asked: Question,
     dim: str,
     judged: tuple[PairTable, np.ndarray],
     fitted_on: tuple[PairTable, np.ndarray] | None,
     thresholds: Thresholds | None,
+    for_alerts: Thresholds | None,
     counts: AlertCounts | None,
     notes: dict[str, None],
 ) -> list[dict[str, Any]]:
@@ -148,34 +127,29 @@ def _rows(
     share = asked.prevalence
     chosen: list[dict[str, Any]] = []
     if thresholds is not None:
-        own, fits = thresholds.positive_share, share == thresholds.positive_share
+        fits = share == thresholds.positive_share
         in_sample = " (in-sample)" if thresholds.data_fingerprint == judged[0].fingerprint() else ""
-        where = f"{thresholds.rule} on {thresholds.source}, where {percent(own)} are positive{in_sample}"
+        where = f"{thresholds.rule} on {thresholds.source}, {thresholds.where}{in_sample}"
         ends = _fit_ends(asked, fitted_on, thresholds, dim, counts) if fits else None
         chosen.append({"chosen": where, "threshold": thresholds.values[dim], "threshold_interval": ends})
         if share is not None and not fits:
-            value, by_tail = value_at_share(judged[1], judged[0], share, asked.rule, counts)
+            value, by_tail = value_at_share(judged[1], judged[0], dim, share, asked.rule, counts)
             where = f"{asked.rule} on {judged[0].source}, where {percent(share)} are positive (in-sample)"
             refit = Thresholds({dim: value}, asked.rule, "", "", share, thresholds.model, tail=(dim,) * by_tail)
             ends = _fit_ends(asked, judged, refit, dim, counts)
             chosen.append({"chosen": where, "threshold": value, "threshold_interval": ends})
     samples = tail.resample_alerts(counts, asked.resamples, asked.seed) if counts is not None else None
-    if asked.alerts_per_ticket is not None and counts is not None and samples is not None:
-        try:
-            value = tail.threshold_for_alerts(counts, asked.alerts_per_ticket)
-        except ValueError as error:
-            option = f"--alerts-per-ticket {asked.alerts_per_ticket:g}"
-            raise InputError(f"{option}: {asked.tickets}, {dim} dims: {error}; ask for another number") from error
+    if asked.alerts_per_ticket is not None and for_alerts is not None and counts is not None and samples is not None:
         ends = interval(tail.resampled_thresholds(samples, asked.alerts_per_ticket)).tolist()
         where = f"{asked.alerts_per_ticket:g} alerts a ticket on {asked.tickets}"
-        chosen.append({"chosen": where, "threshold": value, "threshold_interval": ends})
+        chosen.append({"chosen": where, "threshold": for_alerts.values[dim], "threshold_interval": ends})
         _note_tail(asked.alerts_per_ticket, counts, judged[0], notes)
     groups = groups_of_pairs(judged[0])
     return [row | _worth(asked, row["threshold"], judged, groups, counts, samples, notes) for row in chosen]
 
 
 def _worth(
-    asked: Asked,
+    asked: Question,
     threshold: float,
     judged: tuple[PairTable, np.ndarray],
     groups: Groups,
@@ -222,7 +196,7 @@ def _worth(
 
 
 def _fit_ends(
-    asked: Asked,
+    asked: Question,
     fitted_on: tuple[PairTable, np.ndarray] | None,
     thresholds: Thresholds,
     dim: str,

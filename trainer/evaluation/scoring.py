@@ -7,21 +7,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from trainer.data.pairs import PairTable, positives_of
+from trainer.data.pairs import PairTable
 from trainer.data.split import has_both_labels
 from trainer.errors import InputError, NumericError
-from trainer.evaluation.pair_metrics import pair_metrics, prefix_cosines
-from trainer.evaluation.retrieval import retrieval
-from trainer.model.embedding import embed, tokenize_sides
+from trainer.evaluation.pair_metrics import Metrics, pair_metrics, prefix_cosines
+from trainer.evaluation.search_set import SearchedTexts
+from trainer.model.embedding import embed, sides, tokenize_sides
 from trainer.model.encoder import Encoder
 from trainer.model.tokens import TokenTable
-
-Metrics = dict[str, dict[str, float]]
-"""Dim (as a string, as JSON has it) -> metric -> value."""
-SearchValues = dict[str, NDArray[np.float64]]
-"""Search metric -> value at each dim of each query [M, Q]."""
 
 
 @dataclass(frozen=True)
@@ -30,57 +24,32 @@ class PairSet:
 
     table: PairTable
     tokens: TokenTable
-    searched: bool
-    """Whether `evaluate` searches among the texts; it always does where the pairs are positives alone."""
+    searched: SearchedTexts | None
+    """What `evaluate` searches among, where it does: the texts of the table."""
 
     @classmethod
     def build(cls, table: PairTable, encoder: Encoder, searched: bool = False) -> PairSet:
-        """Tokenise the unique texts of a table for an encoder."""
-        return cls(table, tokenize_sides(encoder, table.texts), searched or not has_both_labels(table))
+        """Tokenise the unique texts of a table for an encoder.
 
-
-def sides(embeddings: np.ndarray, table: PairTable) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings [T, E] of a table's texts as first and as second texts of a pair.
-
-    Args:
-        embeddings: [T, E] where the model treats both sides alike; [2 * T, E] where each has a prompt of its own, all
-            texts as first ones before all as second ones (`tokenize_sides`).
-    """
-    count = len(table.texts)
-    assert len(embeddings) in (count, 2 * count)
-    return embeddings[:count], embeddings[-count:]
+        Args:
+            searched: whether `evaluate` searches among them; where the pairs are positives alone it always does.
+        """
+        texts = SearchedTexts.of_pairs(table) if searched or table.label.all() else None
+        return cls(table, tokenize_sides(encoder, table.texts), texts)
 
 
 def pair_cosines(embeddings: np.ndarray, table: PairTable, dims: tuple[int, ...]) -> np.ndarray:
     """Cosine similarities [M, N] of a table's pairs at every dim.
 
     Args:
-        embeddings: [T, E] or [2 * T, E], as `sides` takes them.
+        embeddings: [T, E] of its texts, or [2 * T, E] where sides differ (`tokenize_sides`).
 
     Raises:
         NumericError: an embedding is NaN or Inf.
     """
     require_finite(embeddings, table)
-    first, second = sides(embeddings, table)
+    first, second = sides(embeddings, len(table.texts))
     return prefix_cosines(first[table.text1], second[table.text2], dims)
-
-
-def search(table: PairTable, embeddings: np.ndarray, dims: tuple[int, ...]) -> tuple[NDArray[np.int64], SearchValues]:
-    """Let each text that has a known partner look for its partners among all texts; copies of a text count as one.
-
-    Args:
-        embeddings: of the table's texts, as `sides` takes them: queries are first texts, what is found second ones.
-
-    Returns:
-        The queries [Q] as canonical texts, and [M, Q] values by the names of `search_metrics.NAMES`.
-
-    Raises:
-        NumericError: an embedding is NaN or Inf.
-    """
-    require_finite(embeddings, table)
-    representatives = np.unique(table.canonical, return_index=True)[1]
-    queries, documents = (rows[representatives] for rows in sides(embeddings, table))
-    return retrieval(queries, positives_of(table), dims, documents)
 
 
 def require_finite(embeddings: np.ndarray, table: PairTable) -> None:
@@ -109,11 +78,7 @@ def evaluate(
     if has_both_labels(table):
         for dim, scores in zip(dims, pair_cosines(embeddings, table, dims), strict=True):
             metrics[str(dim)] |= pair_metrics(scores, table.score, table.label)
-    if pairs.searched:
-        for name, values in search(table, embeddings, dims)[1].items():
-            for dim, mean in zip(dims, values.mean(axis=1).tolist(), strict=True):
-                metrics[str(dim)][name] = mean
-    return metrics
+    return metrics if pairs.searched is None else pairs.searched.add_to(metrics, embeddings)
 
 
 def metrics_at(cosines: np.ndarray, table: PairTable, thresholds: Mapping[str, float]) -> Metrics:

@@ -28,6 +28,7 @@ from trainer.evaluation.search_metrics import DEPTH, NAMES, Float, Int, TieGroup
 from trainer.system.console import progress
 
 STRANDS = 16  # a tile is looked through as so many parts beside each other, of which the best is looked at first
+ROWS_AT_ONCE = 64  # of a tile's scores, which then stay in a core's own cache between product and maximum
 MANY = 16  # strands a query that are worth a look; with more, it pays to ask first which counts are hopeless
 
 
@@ -87,12 +88,14 @@ class Block(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Scores of a block's queries for the candidates from `low` on, in one ranking."""
+    """Scores of a block's queries for the candidates from `low` on, in one ranking: `scores * factors`."""
 
     ranking: int
     low: int
     scores: torch.Tensor
-    """[q, c], overwritten by whoever reads it, and valid until the next tile is asked for."""
+    """[q, c], valid until the next tile is asked for; its reader may give it -inf, which stays."""
+    factors: torch.Tensor | None = None
+    """[c] above 0; None: 1."""
 
 
 class Opened(NamedTuple):
@@ -146,8 +149,9 @@ def _measure(scores: Scores, block: Block, answers: Int) -> list[Float]:
     opened = scores.open(block)
     counts = [_Counts(block.rows, row, len(answers), scores.tie) for row in opened.relevant]
     away = _Barred(block)
-    for ranking, low, tile in opened.tiles:
-        away.hide(tile, low)
+    for tile in opened.tiles:
+        ranking, low = tile.ranking, tile.low
+        away.hide(tile.scores, low)
         slack, count = opened.slack[ranking], counts[ranking]
         rows, columns, values = _candidates(tile, count, slack, opened.units[ranking])
         near = count.near(rows, values, slack)
@@ -230,24 +234,39 @@ class _Counts:
         return TieGroups(self.query, self.place, self.before[at], self.relevant, self.tied[at] + self.relevant)
 
 
-def _candidates(tile: torch.Tensor, counts: _Counts, slack: float, units: Float) -> tuple[Int, Int, Float]:
+def _candidates(tile: Tile, counts: _Counts, slack: float, units: Float) -> tuple[Int, Int, Float]:
     """Rows, columns and scores of a tile's candidates [P] that may change a count, rows ascending."""
-    if tile.shape[1] % STRANDS:
-        tile = torch.nn.functional.pad(tile, (0, -tile.shape[1] % STRANDS), value=-torch.inf)
-    strands = tile.view(len(tile), STRANDS, -1)
-    best = strands.amax(dim=1)
+    scores, factors = tile.scores, tile.factors
+    if padding := -scores.shape[1] % STRANDS:
+        scores = torch.nn.functional.pad(scores, (0, padding), value=-torch.inf)
+        factors = factors if factors is None else torch.nn.functional.pad(factors, (0, padding), value=1.0)
+    strands = scores.view(len(scores), STRANDS, -1)
+    scales = None if factors is None else factors.view(STRANDS, -1)
+    best = _best_of_strands(strands, scales)
 
     def bound() -> torch.Tensor:  # rounded down
-        lowest = torch.from_numpy((counts.lowest() - slack) * units).to(tile.dtype)
-        return torch.nextafter(lowest, torch.tensor(-torch.inf, dtype=tile.dtype))[:, None]
+        lowest = torch.from_numpy((counts.lowest() - slack) * units).to(scores.dtype)
+        return torch.nextafter(lowest, torch.tensor(-torch.inf, dtype=scores.dtype))[:, None]
 
     rows, columns = (best >= bound()).nonzero().T
-    if best.shape[1] >= DEPTH and len(rows) > MANY * len(tile):
+    if best.shape[1] >= DEPTH and len(rows) > MANY * len(scores):
         # Each strand's best is a candidate of its own: what DEPTH of them exceed needs no count.
         counts.give_up(best.topk(DEPTH, dim=1).values[:, -1].double().numpy() / units - slack)
         rows, columns = (best >= bound()).nonzero().T
     several = strands[rows, :, columns]
+    if scales is not None:
+        several *= scales.T[columns]
     hit, strand = (several >= bound()[rows]).nonzero().T
     rows, columns = rows[hit], columns[hit]
-    scores = several[hit, strand].double().numpy()
-    return rows.numpy(), (strand * best.shape[1] + columns).numpy(), scores / units[rows.numpy()]
+    values = several[hit, strand].double().numpy()
+    return rows.numpy(), (strand * best.shape[1] + columns).numpy(), values / units[rows.numpy()]
+
+
+def _best_of_strands(strands: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
+    """[q, c / STRANDS] the highest score of each strand, of [q, STRANDS, c / STRANDS] and factors without q."""
+    if scales is None:
+        return strands.amax(dim=1)
+    best = strands.new_empty(len(strands), strands.shape[2])
+    for rows, into in zip(strands.split(ROWS_AT_ONCE), best.split(ROWS_AT_ONCE), strict=True):
+        torch.amax(rows * scales, dim=1, out=into)
+    return best

@@ -2,77 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from trainer.data.pairs import read_pairs
-from trainer.data.readers import Reading
 from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, corpus_of_tickets, read_texts
-from trainer.data.ticket_table import Columns
 from trainer.errors import InputError
-from trainer.evaluation.bootstrap import RESAMPLES, check_resampling
+from trainer.evaluation.assessment import Assessment, assess_corpus
 from trainer.evaluation.metric_choice import AUTO, BY_SEARCH, SEARCH_METRICS
+from trainer.evaluation.question import SearchQuestion
 from trainer.evaluation.scoring import common_dims
-from trainer.evaluation.search import Scores, SearchTask, search
-from trainer.evaluation.search_metrics import Float
-from trainer.evaluation.search_scores import BM25Scores, EmbeddingScores, FusedScores
-from trainer.evaluation.search_verdict import SearchAssessment, assess_search, sentences
-from trainer.model.embedding import embed_cached, tokenize_sides
-from trainer.model.encoder import Encoder
-from trainer.model.loading import load_encoder
-from trainer.system.gpu import default_device
-
-TITLES = {
-    "model": "Search by the model",
-    "baseline": "Search by the baseline",
-    "bm25": "Search by BM25",
-    "bm25+model": "Search by BM25 and the model",
-    "bm25+baseline": "Search by BM25 and the baseline",
-}
+from trainer.evaluation.search_set import SearchSet, words_of
+from trainer.evaluation.verdict import Decision, decide
+from trainer.model.embedding import embed_cached
 
 
 @dataclass(frozen=True)
-class SearchQuestion:
-    """What `trainer evaluate` is asked of a corpus: either tickets, or pairs with a corpus to find their texts in."""
-
-    model: str
-    """Folder or hub name."""
-    baseline: str | None = None
-    tickets: str | None = None
-    """File of tickets; `columns` says which are the same problem."""
-    pairs: str | None = None
-    """File of pairs; texts of positive ones search for each other."""
-    corpus: str | None = None
-    """File of tickets whose texts are candidates beside those of the pairs."""
-    columns: Columns = field(default_factory=Columns)
-    """What the file of tickets calls its fields."""
-    queries: str = ""
-    """COLUMN=VALUE: only such tickets search."""
-    dims: tuple[int, ...] = ()
-    """Empty: the full width, or what the folder cuts to; in a judgement, those that were judged, in ascending order."""
-    metric: str = AUTO
-    """What the verdict goes by, a search metric; AUTO takes MRR."""
-    label_scale: float = 1.0
-    positive_threshold: float | None = None
-    reading: Reading | None = None
-    """How to read the files, where they do not tell it themselves."""
-    resamples: int = RESAMPLES
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class SearchJudgement:
+class SearchJudgement(Decision):
     """What a corpus says."""
 
     question: SearchQuestion
-    source: str
     facts: dict[str, int]
     """Counts of the corpus: texts, queries, links and what was left out."""
-    assessment: SearchAssessment
-    sentences: list[str]
-    """The same for people; the first is the verdict."""
+    assessment: Assessment
 
 
 def judge_search(question: SearchQuestion) -> SearchJudgement:
@@ -80,8 +31,9 @@ def judge_search(question: SearchQuestion) -> SearchJudgement:
 
     Example::
 
-        question = SearchQuestion("run/model", "base", tickets="t.csv", columns=Columns(duplicate_of="duplicate_of"))
-        judge_search(question).sentences[0]     # "The right ticket is among the first five for 62 -> 71 of 100 ..."
+        columns = Columns(duplicate_of="duplicate_of")
+        question = SearchQuestion("run/model", baseline="base", tickets="tickets.csv", columns=columns)
+        judge_search(question).sentences[0]     # "BETTER: the right ticket is among the first five for 62 -> ..."
 
     Raises:
         InputError: a file, a model or an option is bad, the dims do not fit both models, or nothing has an answer.
@@ -89,34 +41,23 @@ def judge_search(question: SearchQuestion) -> SearchJudgement:
     """
     metric = _metric(question)
     corpus = _read(question)
-    texts = [corpus.texts[query] for query in corpus.queries]
-    words = BM25Scores(texts, corpus.texts)
-    names = {"model": question.model} | ({"baseline": question.baseline} if question.baseline else {})
-    encoders = {system: load_encoder(name).to(default_device()) for system, name in names.items()}
+    words = words_of(corpus)
+    encoders = question.load_encoders()
     dims = tuple(sorted(common_dims(question.dims, encoders.values())))
-    task = SearchTask(corpus.relevant, corpus.excluded, corpus.limits)
-    systems: dict[str, Scores] = {"bm25": words}
-    for system, encoder in encoders.items():
-        systems[system] = embedded = EmbeddingScores(*_embed(system, encoder, corpus), dims)
-        systems[f"bm25+{system}"] = FusedScores(words, embedded)
-    values = {system: search(scores, task, TITLES[system]) for system, scores in systems.items()}
+    sets = {system: SearchSet.build(corpus, encoder) for system, encoder in encoders.items()}  # tokenizers may differ
+    rows = {
+        system: embed_cached(encoder, sets[system].tokens, description=f"Embedding ({system})")
+        for system, encoder in encoders.items()
+    }
+    drawn = {"resamples": question.resamples, "seed": question.seed}
+    assessment = assess_corpus(sets["model"], rows, dims, words, **drawn)
     named = replace(question, dims=dims, metric=metric)
-    return conclude_search(named, corpus, values)
-
-
-def conclude_search(
-    question: SearchQuestion, corpus: SearchCorpus, values: dict[str, dict[str, Float]]
-) -> SearchJudgement:
-    """Judge systems by what each query found, as `assess_search` takes it."""
-    assessment = assess_search(
-        values, corpus.clusters, question.dims, question.metric, resamples=question.resamples, seed=question.seed
-    )
-    said = sentences(assessment, question.metric)
-    return SearchJudgement(question, corpus.source, corpus.facts, assessment, said)
+    decision = decide(assessment, metric)
+    return SearchJudgement(**vars(decision), question=named, facts=corpus.facts, assessment=assessment)
 
 
 def _metric(question: SearchQuestion) -> str:
-    check_resampling(question.resamples, question.seed)
+    question.check()
     metric = BY_SEARCH if question.metric == AUTO else question.metric
     if metric not in SEARCH_METRICS:
         raise InputError(f"--metric {metric}: a corpus is judged by search; use one of {', '.join(SEARCH_METRICS)}")
@@ -124,29 +65,13 @@ def _metric(question: SearchQuestion) -> str:
 
 
 def _read(question: SearchQuestion) -> SearchCorpus:
-    columns, reading = question.columns, question.reading
     if question.tickets:
-        return corpus_of_tickets(question.tickets, columns, question.queries, reading)
-    assert question.pairs
-    table = read_pairs(
-        question.pairs,
-        label_scale=question.label_scale,
-        positive_threshold=question.positive_threshold,
-        reading=reading,
-    )
-    others = read_texts(question.corpus, columns, reading) if question.corpus else []
-    return corpus_of_pairs(table, others, question.corpus or "")
-
-
-def _embed(system: str, encoder: Encoder, corpus: SearchCorpus) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of the queries, and of all texts as what is found; each different text is embedded once a side."""
-    place: dict[str, int] = {}
-    of_text = np.array([place.setdefault(text, len(place)) for text in corpus.texts])
-    rows = embed_cached(encoder, tokenize_sides(encoder, list(place)), description=f"Embedding ({system})")
-    return rows[: len(place)][of_text[corpus.queries]], rows[-len(place) :][of_text]
+        return corpus_of_tickets(question.tickets, question.columns, question.queries, question.reading)
+    others = read_texts(question.corpus, question.columns, question.reading) if question.corpus else []
+    return corpus_of_pairs(question.read(question.pairs), others, question.corpus or "")
 
 
 def search_record(judgement: SearchJudgement) -> dict[str, Any]:
     """What --json writes: the sentences, figures by system, dim and metric, and what was asked."""
     record = asdict(judgement)
-    return {"sentences": record.pop("sentences"), **record.pop("assessment"), **record}
+    return {**record.pop("assessment"), **record}

@@ -73,16 +73,16 @@ class EmbeddingScores:
     def _tiles(self, block: Block) -> Iterator[Tile]:
         queries = _scaled(self.queries, self.query_lengths, block.start, block.stop)
         scale = torch.from_numpy((self.corpus_lengths[-1] / self.corpus_lengths).astype(np.float32))  # [M, U]
-        end, dot, tile = int(block.limits.max()), torch.empty(0, 0), torch.empty(0, 0)
+        end, dot = int(block.limits.max()), torch.empty(0, 0)
         for low in range(0, end, CANDIDATES_AT_ONCE):
             high = min(low + CANDIDATES_AT_ONCE, end)
             candidates = _scaled(self.corpus, self.corpus_lengths, low, high)
             if dot.shape[1] != high - low:
-                dot, tile = torch.empty(len(queries), high - low), torch.empty(len(queries), high - low)
-            dot.zero_()
+                dot = torch.empty(len(queries), high - low)
             for ranking, (left, right) in enumerate(pairwise((0, *self.dims))):
-                torch.addmm(dot, queries[:, left:right], candidates[:, left:right].T, out=dot)
-                yield Tile(ranking, low, torch.mul(dot, scale[ranking, low:high], out=tile))
+                sides = queries[:, left:right], candidates[:, left:right].T
+                torch.addmm(dot, *sides, beta=float(left > 0), out=dot)  # times 0 it is not read
+                yield Tile(ranking, low, dot, scale[ranking, low:high])
 
     def _exact(self, block: Block, ranking: int, rows: Int, columns: Int) -> Float:
         """[P] cosines of pairs in float64: one by one, or where they are many of a few texts' pairs all of these."""

@@ -1,8 +1,8 @@
-"""A judgement as tables in the terminal."""
+"""A judgement, by pairs or by search, as tables and sentences in the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,37 +10,40 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from trainer.data.search_corpus import remarks
+from trainer.evaluation.assessment import CHANGE, DIFFERENCES, GUARDED, Assessment
+from trainer.evaluation.diagnostic import PASSING, insufficient
 from trainer.evaluation.judge import Judgement
 from trainer.evaluation.metric_choice import NO_NEGATIVES
 from trainer.evaluation.prevalence import percent
-from trainer.evaluation.verdict import PASSING, insufficient, no_intervals
+from trainer.evaluation.question import EncoderQuestion
+from trainer.evaluation.search_judge import SearchJudgement
+from trainer.evaluation.search_set import SYSTEMS
+from trainer.evaluation.verdict import Decision, no_intervals
 from trainer.system.console import console
+
+SHOWN = (CHANGE, "model less bm25", "bm25+model less bm25", "bm25+model less model")
+"""Differences in the tables of a search; the record has them all."""
 
 
 def print_judgement(judgement: Judgement) -> None:
-    """Show a table a system, the differences with the verdict, the diagnostic, and what was forgotten."""
+    """Show a table a system, the differences, the diagnostic, what was forgotten, and the sentences."""
     question, assessment = judgement.question, judgement.assessment
-    groups = assessment.groups
-    console.print(
-        f"{judgement.pairs} pairs, {assessment.queries} queries among {assessment.texts} texts; 95 % intervals from "
-        f"{question.resamples} resamples (seed {question.seed}) of {groups['count']} {groups['kind']}, worth "
-        f"{groups['effective']:.0f} of equal size",
-        markup=False,
-    )
+    _print_drawn(f"{judgement.pairs} pairs", question, assessment)
     if not assessment.diagnostic:
         console.print(f"{question.pairs}: {NO_NEGATIVES}", markup=False)
     names = {"model": question.model, "baseline": question.baseline}
     for system, metrics in assessment.metrics.items():
         fitted = f"; thresholds fitted on {judgement.thresholds_from[system]}" if assessment.diagnostic else ""
         _print_metrics(f"{system}: {names[system]}{fitted}", metrics, assessment.intervals[system])
-    if assessment.verdicts:
+    if judgement.verdicts:
         differences = {
             dim: {name: value - assessment.metrics["baseline"][dim][name] for name, value in metrics.items()}
             for dim, metrics in assessment.metrics["model"].items()
         }
         title = "model less baseline, paired"
-        verdicts = {f"by {question.metric}": assessment.verdicts}
-        _print_metrics(title, differences, assessment.intervals["difference"], verdicts)
+        verdicts = {f"by {question.metric}": judgement.verdicts}
+        _print_metrics(title, differences, assessment.intervals[CHANGE], verdicts)
     for sentence in no_intervals(assessment.undefined, list(next(iter(assessment.metrics["model"].values())))):
         console.print(sentence, markup=False)
     if silent := insufficient(assessment.diagnostic, question.fewest):
@@ -53,8 +56,54 @@ def print_judgement(judgement: Judgement) -> None:
         _print_real_world(judgement.real_world)
     if judgement.spearman_ceiling:
         console.print(f"Highest Spearman reachable with these binary labels: {judgement.spearman_ceiling:.4f}")
-    if judgement.verdict:
-        console.print(f"Verdict by {question.metric} over all dims: {judgement.verdict}")
+    _print_decision(judgement, question)
+
+
+def print_search(judgement: SearchJudgement) -> None:
+    """Show a table a dim, a row a system and a row a difference, then the sentences."""
+    question, assessment = judgement.question, judgement.assessment
+    _print_drawn(assessment.source, question, assessment)
+    for remark in remarks(judgement.facts):
+        console.print(remark, markup=False)
+    columns = tuple(dict.fromkeys(("success@5", *GUARDED, question.metric)))
+    for dim in assessment.metrics["model"]:
+        print_systems(assessment, dim, columns)
+    _print_decision(judgement, question)
+
+
+def _print_drawn(judged: str, question: EncoderQuestion, assessment: Assessment) -> None:
+    groups = assessment.groups
+    console.print(
+        f"{judged}: {assessment.queries} queries among {assessment.texts} texts; 95 % intervals from "
+        f"{question.resamples} resamples (seed {question.seed}) of {groups['count']} {groups['kind']}, worth "
+        f"{groups['effective']:.0f} of equal size",
+        markup=False,
+    )
+
+
+def _print_decision(decision: Decision, question: EncoderQuestion) -> None:
+    for sentence in decision.sentences:
+        console.print(sentence, markup=False)
+    if decision.verdict:
+        console.print(f"Verdict by {question.metric} over all dims: {decision.verdict}")
+
+
+def print_systems(assessment: Assessment, dim: str, columns: Sequence[str]) -> None:
+    """Show a search at a dim: a row a system and a row a difference, a column a metric."""
+    table = _table(f"{dim} dims", "search by", columns)
+    metrics, intervals = assessment.metrics, assessment.intervals
+    for system, title in SYSTEMS.items():
+        if system in metrics:
+            values, ends = metrics[system][dim], intervals[system][dim]
+            table.add_row(title, *(_cell(values[name], ends[name]) for name in columns))
+    table.add_section()
+    for name in SHOWN:
+        if name in intervals:
+            ends, (first, second) = intervals[name][dim], (metrics[system][dim] for system in DIFFERENCES[name])
+            cells = (_cell(first[column] - second[column], ends[column], "+") for column in columns)
+            titles = (SYSTEMS[system] for system in DIFFERENCES[name])
+            table.add_row(" less ".join(titles), *cells, style="bold" if name == CHANGE else None)
+    console.print(table, markup=False)
 
 
 def _print_real_world(world: Mapping[str, Any]) -> None:
@@ -85,7 +134,7 @@ def _print_real_world(world: Mapping[str, Any]) -> None:
 
 def _table(title: str, first: str, columns: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first)
+    table.add_column(first, no_wrap=True)
     for heading in columns:
         table.add_column(heading, justify="right")
     return table

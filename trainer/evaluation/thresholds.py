@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,9 +12,8 @@ import numpy as np
 
 from trainer.data.pairs import PairTable
 from trainer.errors import InputError
-from trainer.evaluation.alerts import AlertCounts
-from trainer.evaluation.pair_metrics import best_f1, threshold_for_false_positive_rate, threshold_for_precision
-from trainer.evaluation.prevalence import TELLING, threshold_at_share
+from trainer.evaluation.alerts import AlertCounts, threshold_for_alerts
+from trainer.evaluation.prevalence import TELLING, percent, threshold_at_share
 from trainer.model.encoder import EmbeddingConditions
 from trainer.system.files import write_file
 from trainer.system.run_files import THRESHOLDS
@@ -33,14 +33,15 @@ class Thresholds:
     values: dict[str, float]
     """Dim -> the lowest cosine that is called positive."""
     rule: str
-    """How they were fitted, as `parse_rule` takes it: the best F1, or the lowest that keep what was asked for."""
+    """How they were fitted, as `parse_rule` takes it: the best F1, or the lowest that keep what was asked for; or
+    "alerts_per_ticket=A": the lowest at which unlabelled tickets raise at most A alerts each."""
     source: str
-    """What the pairs they were fitted on are called."""
+    """What the pairs, or the tickets, they were fitted on are called."""
     data_fingerprint: str
-    """Of those pairs: `PairTable.fingerprint`."""
+    """Of those pairs: `PairTable.fingerprint`; of those tickets: SHA-256 (hex) of their different texts in order."""
     positive_share: float
     """The share of positives that they were fitted at: that of those pairs, or the one asked for. Among pairs with
-    fewer the precision is lower."""
+    fewer the precision is lower. Of tickets: the largest share of all their pairs that may reach a threshold."""
     model: EmbeddingConditions
     """The model whose cosines they are for."""
     similarity: str = SIMILARITY
@@ -48,6 +49,15 @@ class Thresholds:
     """Embeddings are brought to length 1 after they were cut to the dim."""
     tail: tuple[str, ...] = ()
     """Dims whose false-positive rates came from unlabelled tickets: the pairs have too few negatives to tell them."""
+    tickets: int = 0
+    """How many different tickets they were fitted on; 0 where labelled pairs were."""
+
+    @property
+    def where(self) -> str:
+        """The share of positives in words, to be written after how they were fitted."""
+        if self.tickets:
+            return f"which {percent(self.positive_share)} of all pairs of these {self.tickets:,} tickets reach"
+        return f"where {percent(self.positive_share)} are positive"
 
 
 def parse_rule(text: str) -> tuple[str, float]:
@@ -82,28 +92,40 @@ def fit_thresholds(
     Raises:
         InputError: the rule is not known, or cannot be kept on these pairs.
     """
-    kind, target = parse_rule(rule)
+    at = float(table.label.mean()) if share is None else share
     values: dict[str, float] = {}
-    if share is not None:
-        fitted = {
-            str(dim): value_at_share(scores, table, share, rule, (alerts or {}).get(str(dim)))
-            for dim, scores in zip(dims, cosines, strict=True)
-        }
-        values = {dim: value for dim, (value, _) in fitted.items()}
-        tail = tuple(dim for dim, (_, by_tail) in fitted.items() if by_tail)
-        return Thresholds(values, rule, table.source, table.fingerprint(), share, model, tail=tail)
-    for dim, scores in zip(dims, cosines, strict=True):
-        if kind == "f1":
-            threshold = best_f1(scores, table.label)[1]
-        elif kind == "false_positive_rate":
-            threshold = threshold_for_false_positive_rate(scores, table.label, target)
-        else:
-            try:
-                threshold = threshold_for_precision(scores, table.label, target)
-            except ValueError as error:
-                raise InputError(f"{table.source}: {dim} dims: {error}; ask for less") from error
-        values[str(dim)] = clear_of_the_ends(threshold, scores)
-    return Thresholds(values, rule, table.source, table.fingerprint(), float(table.label.mean()), model)
+    tail: list[str] = []
+    for dim, scores in zip(map(str, dims), cosines, strict=True):
+        counts = alerts.get(dim) if share is not None and alerts is not None else None
+        value, by_tail = value_at_share(scores, table, dim, at, rule, counts)
+        values[dim] = clear_of_the_ends(value, scores)
+        tail += [dim] * by_tail
+    return Thresholds(values, rule, table.source, table.fingerprint(), at, model, tail=tuple(tail))
+
+
+def fit_to_alerts(
+    alerts: float, counts: Mapping[str, AlertCounts], source: str, texts: Sequence[str], model: EmbeddingConditions
+) -> Thresholds:
+    """Find the lowest threshold at every dim at which tickets raise at most so many alerts each, on average.
+
+    Args:
+        counts: of the tickets' alerts, by dim.
+        source: what their file is called.
+        texts: of the tickets, all different.
+        model: that the counts are of.
+
+    Raises InputError where no threshold does.
+    """
+    values = {}
+    for dim, of_dim in counts.items():
+        try:
+            values[dim] = threshold_for_alerts(of_dim, alerts)
+        except ValueError as error:
+            option = f"--alerts-per-ticket {alerts:g}"
+            raise InputError(f"{option}: {source}, {dim} dims: {error}; ask for another number") from error
+    fingerprint = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+    rule, share = f"alerts_per_ticket={alerts:g}", alerts / (len(texts) - 1)
+    return Thresholds(values, rule, source, fingerprint, share, model, tickets=len(texts))
 
 
 def clear_of_the_ends(threshold: float, scores: np.ndarray) -> float:
@@ -119,7 +141,7 @@ def clear_of_the_ends(threshold: float, scores: np.ndarray) -> float:
 
 
 def value_at_share(
-    scores: np.ndarray, table: PairTable, share: float, rule: str, alerts: AlertCounts | None
+    scores: np.ndarray, table: PairTable, dim: str, share: float, rule: str, alerts: AlertCounts | None
 ) -> tuple[float, bool]:
     """The threshold of scores [N] at a share of positives, and whether unlabelled tickets gave false-positive rates.
 
@@ -131,7 +153,7 @@ def value_at_share(
             return value, False
         return threshold_at_share(scores, table.label, share, parse_rule(rule), alerts.flagged), True
     except ValueError as error:
-        raise InputError(f"{table.source}: {error}; ask for less") from error
+        raise InputError(f"{table.source}: {dim} dims: {error}; ask for less") from error
 
 
 def thresholds_text(thresholds: Thresholds) -> str:
@@ -168,6 +190,8 @@ def stored_thresholds(folder: Path, dims: Sequence[int], model: EmbeddingConditi
             raise ValueError("a threshold is not finite")
         if not (0 <= float(stored.positive_share) <= 1 and set(map(type, [*stored.tail, ""])) == {str}):
             raise ValueError("a share or a dim is none")
+        if type(stored.tickets) is not int:
+            raise ValueError("the tickets are no number")
         stored = replace(stored, positive_share=float(stored.positive_share), tail=tuple(stored.tail))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as thresholds; {again}") from error

@@ -27,6 +27,16 @@ def tokenize_sides(encoder: Encoder, texts: list[str]) -> TokenTable:
     return encoder.tokenize(texts, encoder.spec.side_prompts, cached=True)
 
 
+def sides(embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [N, E] of N = `count` texts as first and as second ones, of those that `tokenize_sides` stands for.
+
+    The same array twice where the encoder treats both sides alike.
+    """
+    assert len(embeddings) in (count, 2 * count)
+    first = embeddings[:count]
+    return first, embeddings[count:] if len(embeddings) > count else first
+
+
 def embed(
     encoder: Encoder,
     tokens: TokenTable,

@@ -31,49 +31,63 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
 
 
 def render_comparison(runs: Sequence[Record]) -> str:
-    """The page of several runs."""
-    names = {str(run.folder): run for run in runs}
-    metric = common_metric(runs)
+    """The page of several runs. Those that were judged on the same data stand together, in a table and on an axis."""
+    alike: dict[tuple[str, str], list[Record]] = {}
+    for run in runs:
+        corpus = run.metadata["fingerprints"].get("corpus", "")  # search is among its texts, where there is one
+        alike.setdefault((run.judged["data_fingerprint"], corpus), []).append(run)
     lead = None
-    if len({run.judged["data_fingerprint"] for run in runs}) > 1:
-        lead = Lead("not", "", "These runs were judged on different pairs: their figures cannot be compared.")
-    judged = {name: run.judged for name, run in names.items()}
-    by_dim = Picture(draw_dims(judged, metric), f"{metric} against the dim, with 95 % intervals")
-    losses = [Picture(draw_loss(run.steps, run.plan["phases"]), f"{name}: loss") for name, run in names.items()]
-    main = Section(f"{TITLES.get(metric, metric)} by dim: before → after", _runs_table(names, metric))
+    if len(alike) > 1:
+        told = (
+            f"These runs were judged on {len(alike)} different sets of pairs or of texts to search among: figures of "
+        )
+        lead = Lead(
+            "not", "", told + "one cannot be compared with those of another. Each has a table and axes of its own."
+        )
+    losses = [Picture(draw_loss(run.steps, run.plan["phases"]), f"{run.folder}: loss") for run in runs]
+    sections = [_judged_alike(group) for group in alike.values()]
     heading = f"{len(runs)} runs"
-    return page(heading, heading, lead, [main, Section(pictures=[by_dim, *losses]), _settings(names)])
+    return page(heading, heading, lead, [*sections, Section(pictures=losses), _settings(runs)])
 
 
-def common_metric(runs: Sequence[Record]) -> str:
-    """The first metric that some run was judged by and all have: of positives alone there are those of search alone."""
+def _judged_alike(runs: Sequence[Record]) -> Section:
+    """What runs came to on the same pairs: the first metric that one of them was judged by and all have."""
+    first = runs[0].judged
     measured = [values for run in runs for values in run.judged["final"].values()]
     wanted = [run.judged["question"]["metric"] for run in runs]
-    return next(name for name in (*wanted, BY_SEARCH) if all(name in values for values in measured))
+    metric = next(name for name in (*wanted, BY_SEARCH) if all(name in values for values in measured))
+    caption = f"{metric} against the dim, with 95 % intervals"
+    picture = Picture(draw_dims({str(run.folder): run.judged for run in runs}, metric), caption)
+    judged_on = f"on {first['pairs']} pairs of {Path(first['question']['pairs']).name}"
+    if search := runs[0].metrics.get("search"):
+        judged_on += f", search among {search['texts']:,} texts of {Path(search['source']).name}"
+    title = f"{TITLES.get(metric, metric)} by dim {judged_on}: before → after"
+    return Section(title, _runs_table(runs, metric), pictures=[picture])
 
 
-def _runs_table(names: Mapping[str, Record], metric: str) -> Table:
-    dims = sorted({dim for run in names.values() for dim in run.judged["final"]}, key=int, reverse=True)
+def _runs_table(runs: Sequence[Record], metric: str) -> Table:
+    dims = sorted({dim for run in runs for dim in run.judged["final"]}, key=int, reverse=True)
     rows = []
-    for name, run in names.items():
+    for run in runs:
         cells = [change(run.judged, dim, metric) if dim in run.judged["final"] else "-" for dim in dims]
-        head = [name, f"{run.metrics['verdict']} ({run.metrics['verdict_on']})", f"{run.metrics['strength']:.1f}"]
-        rows.append([*head, *cells, str(run.metadata["steps"]), clock_time(run.metadata["seconds"])])
+        head = [str(run.folder), f"{run.metrics['verdict']} ({run.metrics['verdict_on']})"]
+        spent = [str(run.metadata["steps"]), clock_time(run.metadata["seconds"])]
+        rows.append([*head, f"{run.metrics['strength']:.1f}", *cells, *spent])
     headings = ["run", "verdict", "strength", *(f"{dim} dims" for dim in dims), "steps", "time"]
     return Table(headings, rows, numbers=range(1, len(headings)))
 
 
-def _settings(names: Mapping[str, Record]) -> Section:
-    flat = [
-        {
-            f"{section}.{key}": json.dumps(value)
-            for section, values in run.config.items()
-            for key, value in values.items()
-        }
-        for run in names.values()
-    ]
+def _settings(runs: Sequence[Record]) -> Section:
+    flat = [_flat(run.config) for run in runs]
     keys = sorted({key for settings in flat for key in settings} - {"output.dir"})
     rows = [[key, *(settings.get(key, "-") for settings in flat)] for key in keys]
     differing = [row for row in rows if len(set(row[1:])) > 1]
-    title = "Settings that differ"
-    return Section(title, Table(["setting", *names], differing)) if differing else Section(title, notes=["None."])
+    if not differing:
+        return Section("Settings that differ", notes=["None."])
+    return Section("Settings that differ", Table(["setting", *(str(run.folder) for run in runs)], differing))
+
+
+def _flat(config: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
+    return {
+        f"{section}.{key}": json.dumps(value) for section, values in config.items() for key, value in values.items()
+    }

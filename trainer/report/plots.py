@@ -48,6 +48,13 @@ def new_figure(panels: int = 1, rows: int = 1, same_y: bool = False) -> tuple[Fi
     return figure, axes
 
 
+def add_legend(figure: Figure, panel: Axes, columns: int) -> None:
+    """A panel's legend below all panels, where it covers no curve; the figure grows by its rows."""
+    handles, labels = panel.get_legend_handles_labels()
+    figure.set_figheight(SIZE[1] + 0.2 * -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+
+
 def to_svg(figure: Figure) -> str:
     """The figure as text; equal figures give equal texts."""
     import matplotlib
@@ -77,7 +84,7 @@ def draw_loss(lines: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, 
     below.set_ylabel("learning rate")
     below.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     below.set_xlabel("step")
-    above.legend(fontsize=8, frameon=False)
+    add_legend(figure, above, 2)
     return figure
 
 
@@ -101,9 +108,7 @@ def draw_histograms(labels: Sequence[int], before: Scores, after: Scores, thresh
         panel.set_xlabel("cosine")
     panels[1].axvline(thresholds[dim], color="black", linestyle="--", linewidth=1, label="threshold of dev")
     panels[0].set_ylabel("pairs")
-    figure.legend(
-        *panels[1].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=3
-    )
+    add_legend(figure, panels[1], 3)
     return figure
 
 
@@ -119,7 +124,7 @@ def draw_roc(labels: Sequence[int], before: Scores, after: Scores) -> Figure:
     panel.set_aspect("equal")
     panel.set_xlabel("false-positive rate")
     panel.set_ylabel("recall")
-    panel.legend(fontsize=8, frameon=False, loc="lower right")
+    add_legend(figure, panel, 2)
     return figure
 
 
@@ -129,13 +134,15 @@ def thinned(count: int) -> np.ndarray:
 
 
 def draw_dims(runs: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
-    """A metric against the dim: the baseline dashed, each run after training, with 95 % intervals.
+    """A metric against the dim: each run after training, with 95 % intervals, and what it began as, dashed.
 
     Args:
-        runs: name -> "baseline" and "final" as dim -> metric -> value, and "intervals" of "model".
+        runs: judged on the same pairs, by name: "baseline" and "final" as dim -> metric -> value, and "intervals" of
+            "model".
     """
     figure, (panel,) = new_figure()
     colors = (AFTER, LATER, "#2b8a3e", "#7048a8", "#9a7b00", "#444444")
+    starts = [tuple((int(dim), at[metric]) for dim, at in record["baseline"].items()) for record in runs.values()]
     for number, (name, record) in enumerate(runs.items()):
         dims = sorted(record["final"], key=int)
         color, widths = colors[number % len(colors)], [int(dim) for dim in dims]
@@ -143,16 +150,16 @@ def draw_dims(runs: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
         ends = np.array([record["intervals"]["model"][dim][metric] for dim in dims], dtype=float).T
         bars = np.nan_to_num(np.clip(np.abs(ends - after), 0, None))
         panel.errorbar(widths, after, bars, color=color, marker="o", capsize=3, linewidth=1.4, label=name)
-        if number == 0 or record["data_fingerprint"] != runs[next(iter(runs))]["data_fingerprint"]:
+        if starts.index(starts[number]) == number:  # runs of one model begin alike
             before = [record["baseline"][dim][metric] for dim in dims]
-            label = "before" if len(runs) == 1 else f"before {name}"
+            label = "before" if len(set(starts)) == 1 else f"before {name}"
             panel.plot(widths, before, "--", color=BEFORE, marker="s", markersize=4, label=label)
     panel.set_xscale("log", base=2)
     ticks = sorted({int(dim) for record in runs.values() for dim in record["final"]})
     panel.set_xticks(ticks, [str(tick) for tick in ticks])
     panel.set_xlabel("dims")
     panel.set_ylabel(metric)
-    panel.legend(fontsize=8, frameon=False)
+    add_legend(figure, panel, 2 if len(runs) == 1 else 1)  # several are named by their folders
     return figure
 
 
@@ -168,13 +175,14 @@ def draw_strength(record: Mapping[str, Any]) -> Figure:
         for number, dim in enumerate(curve[0][kind]):
             style = ("-o", "--s", "-.^", ":d", "-v", "--x")[number % 6]
             values = [np.nan if point[kind][dim] is None else point[kind][dim] for point in curve]
-            panel.plot([point["alpha"] for point in curve], values, style, markersize=3, linewidth=1, label=dim)
+            label = f"{dim} dims"
+            panel.plot([point["alpha"] for point in curve], values, style, markersize=3, linewidth=1, label=label)
         for alpha in map(float, record.get("ruled_out", {})):
             panel.axvspan(alpha - 0.05, alpha + 0.05, color=RULED_OUT, linewidth=0, antialiased=False, zorder=0)
         panel.axvline(record["chosen"], color="black", linestyle="--", linewidth=1)
         panel.set_title(f"{kind}: {record['metric'] if kind == 'dev' else 'spearman'}", fontsize=9)
         panel.set_xlabel("strength" if len(kinds) > 1 else "strength (0: untouched, 1: as trained)")
-    panels[0].legend(fontsize=7, framealpha=0.9, edgecolor="none", title="dims", title_fontsize=7)
+    add_legend(figure, panels[0], 3)
     return figure
 
 
@@ -191,5 +199,5 @@ def draw_threshold(labels: Sequence[int], after: Scores, thresholds: Mapping[str
         panel.plot(at, [one[name] for one in values], style, color=color, label=name.replace("_", " "))
     panel.axvline(thresholds[dim], color="black", linewidth=1, label="frozen threshold")
     panel.set_xlabel(f"threshold on the cosine, {dim} dims")
-    panel.legend(fontsize=8, frameon=False)
+    add_legend(figure, panel, 3)
     return figure

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.evaluation.metric_choice import NO_NEGATIVES, TITLES, headline
+from trainer.evaluation.alerts import alerts_in_words
+from trainer.evaluation.diagnostic import insufficient
+from trainer.evaluation.metric_choice import NO_NEGATIVES, SEARCH_METRICS, TITLES, headline
 from trainer.evaluation.prevalence import percent
-from trainer.evaluation.verdict import Verdict, insufficient, no_intervals
+from trainer.evaluation.verdict import Verdict, no_intervals
 from trainer.report.plots import (
     draw_dims,
     draw_histograms,
@@ -53,16 +55,7 @@ def write_report(folder: Path, metrics: dict[str, Any] | None = None) -> Path:
 def render_run(run: Record) -> str:
     """The page of one run."""
     metrics, judged = run.metrics, run.judged
-    on, verdict = metrics["verdict_on"], metrics["verdict"]
-    selected = "" if on == "test" else " These pairs have also picked the model: expect a little less on others."
-    why = f" {run.strength['why']}" if run.strength and run.strength.get("why") else ""
-    lead = Lead(
-        STYLES.get(verdict, ""),
-        verdict,
-        f"against the untouched model, by {judged['question']['metric']} on {judged['pairs']:d} {on} pairs, over all "
-        f"dims.{_why_unsure(judged)} Strength of the update {metrics['strength']:.1f}, best at step "
-        f"{metrics['best_step']}.{selected}{why}",
-    )
+    on, lead = metrics["verdict_on"], _lead(run)
     notes = no_intervals(judged["undefined"], list(next(iter(judged["final"].values()))))
     diagnostic = "Adversarial diagnostic: positives across categories against negatives within one"
     silent = insufficient(judged["diagnostic"], judged["question"]["fewest"])
@@ -71,47 +64,57 @@ def render_run(run: Record) -> str:
     sections = [
         Section("By dim", _main_table(run), [] if run.by_labels else [f"These pairs are {NO_NEGATIVES}."]),
         Section(pictures=pictures),
+        *([_search_section(run.metrics["search"])] if "search" in run.metrics else []),
         Section(f"All figures on {on}: before → after, 95 % of the difference", _all_table(judged), notes),
         Section(diagnostic, notes=[silent]) if silent else Section(diagnostic, _diagnostic_table(judged)),
         Section(f"The {shown} at the largest dim, masked (no guarantee)", _worst_table(worst)),
         _lint_section(run.lint),
         Section("Data and environment", _environment_table(run)),
     ]
-    return page(f"{run.folder.name}: {verdict}", run.folder.name, lead, sections)
+    return page(f"{run.folder.name}: {metrics['verdict']}", run.folder.name, lead, sections)
 
 
-def _why_unsure(judged: Mapping[str, Any]) -> str:
-    """A sentence where the metric of the verdict has no interval."""
-    reason = judged["undefined"].get(judged["question"]["metric"])
-    return f" Its difference has no interval: {reason}." if reason else ""
+def _lead(run: Record) -> Lead:
+    """The run's own sentences, its verdict first (an older version has that alone), and how it was made."""
+    metrics, judged = run.metrics, run.judged
+    on, metric = metrics["verdict_on"], judged["question"]["metric"]
+    strong, *others = metrics.get("sentences") or [metrics["verdict"]]
+    how = [
+        f"Judged beside the untouched model, by {metric} on {judged['pairs']:d} {on} pairs.",
+        f"Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.",
+    ]
+    if "search" in metrics and metric in SEARCH_METRICS:
+        how.append("The corpus has also picked the model: expect a little less on other tickets.")
+    elif on != "test":
+        how.append("These pairs have also picked the model: expect a little less on others.")
+    if run.strength and run.strength.get("why"):
+        how.append(run.strength["why"])
+    return Lead(STYLES.get(metrics["verdict"], ""), strong, " ".join(others), [" ".join(how)])
 
 
 def _pictures(run: Record) -> list[Picture]:
     scores, judged = run.scores, run.judged
     metric = judged["question"]["metric"]
-    pictures = [
-        Picture(draw_dims({"after": judged}, metric), f"{metric} against the dim, with 95 % intervals"),
-        Picture(draw_loss(run.steps, run.plan["phases"]), "Loss and learning rate by step, phases as bands"),
+    drawn = [
+        (draw_dims({"after": judged}, metric), f"{metric} against the dim, with 95 % intervals"),
+        (draw_loss(run.steps, run.plan["phases"]), "Loss and learning rate by step, phases as bands"),
     ]
     if run.by_labels:
         labels, before, after = scores["labels"], scores["baseline"], scores["final"]
         frozen = scores["thresholds"]["final"]
         fitted = f"fitted where {percent(judged['thresholds']['model']['positive_share'])} are positive"
-        pictures += [
-            Picture(
-                draw_histograms(labels, before, after, frozen),
-                f"Cosines of positive and negative pairs; the threshold was {fitted}",
-            ),
-            Picture(draw_roc(labels, before, after), "ROC curves, before and after"),
-            Picture(
-                draw_threshold(labels, after, frozen), f"Where the frozen threshold, {fitted}, stands on these pairs"
-            ),
+        histograms = draw_histograms(labels, before, after, frozen)
+        threshold = draw_threshold(labels, after, frozen)
+        drawn += [
+            (histograms, f"Cosines of positive and negative pairs; the threshold was {fitted}"),
+            (draw_roc(labels, before, after), "ROC curves, before and after"),
+            (threshold, f"Where the frozen threshold, {fitted}, stands on these pairs"),
         ]
     if run.strength:
         grey = ", on grey what was ruled out" if run.strength.get("ruled_out") else ""
-        caption = f"Metric by strength of the update; the line is what was chosen{grey}"
-        pictures.append(Picture(draw_strength(run.strength), caption))
-    return pictures
+        chosen = f"Metric by strength of the update; the line is what was chosen{grey}"
+        drawn.append((draw_strength(run.strength), chosen))
+    return [Picture(*each) for each in drawn]
 
 
 def _main_table(run: Record) -> Table:
@@ -126,6 +129,21 @@ def _main_table(run: Record) -> Table:
         rows.append([dim, judged["verdicts"][dim], *changes, interval])
     headings = ["dims", "verdict", *titles.values(), f"{TITLES.get(metric, metric)} difference, 95 %"]
     return Table(headings, rows, numbers=range(len(headings)))
+
+
+def _search_section(search: Mapping[str, Any]) -> Section:
+    """What every system found in the run's corpus."""
+    names = {"bm25": "BM25", "baseline": "before", "final": "after"}
+    names |= {"bm25+baseline": "BM25 and before", "bm25+final": "BM25 and after"}
+    shown = ("success@5", "success@10", "map@100")
+    rows = []
+    for system in (name for name in names if name in search):
+        for dim, values in search[system].items():
+            ends = search["intervals"][system][dim]
+            cells = [f"{_number(values[name])} {_interval(ends[name], '')}" for name in shown]
+            rows.append([names[system], dim, *cells])
+    title = f"Search among {search['texts']:,} texts of {Path(search['source']).name}, {search['queries']:,} queries"
+    return Section(title, Table(["searched by", "dims", *shown], rows, numbers=range(1, 5)))
 
 
 def _all_table(judged: Mapping[str, Any]) -> Table:
@@ -180,6 +198,7 @@ def _lint_section(record: Mapping[str, Any] | None) -> Section:
 
 def _environment_table(run: Record) -> Table:
     judged, metadata, config = run.judged, run.metadata, run.config
+    rates = run.plan["learning_rates"]
     forgotten = run.metrics["dev"]["forgetting"]
     data = {f"data.{key}": config["data"][key] for key in ("train", "dev", "test") if config["data"].get(key)}
     rows = {
@@ -191,29 +210,22 @@ def _environment_table(run: Record) -> Table:
         "queries": f"{judged['queries']} among {judged['texts']} texts",
         **({"highest Spearman reachable": _number(judged["spearman_ceiling"])} if run.by_labels else {}),
         "thresholds": judged["thresholds_from"]["model"] if run.by_labels else "none: these pairs have no negatives",
-        **({"alerts a ticket, by dim": alerts} if (alerts := _alerts(run.metrics)) else {}),
+        **({"alerts": said} if (said := alerts_in_words(run.metrics.get("alerts_on_training_texts"))) else {}),
         **({"general similarity, Spearman": _changes(forgotten)} if forgotten else {}),
         **({"strengths ruled out": _spans(run.strength)} if run.strength and run.strength.get("ruled_out") else {}),
         "trained values": f"{metadata['trained_count']:,} of {metadata['model']['parameters']:,}",
-        "steps": f"{metadata['steps']} in {clock_time(metadata['seconds'])}",
-        "device": f"{metadata['device']}, {metadata['encoder_path']}, precision {metadata['precision']}",
+        "learning rate": f"up to {max(rates):.2g}, {rates[-1]:.2g} at the end",
+        "epochs": ", ".join(f"{phase['epochs']} of phase {phase['name']}" for phase in run.plan["phases"]),
+        "batch size": f"{config['train']['batch_size']} pairs a process",
         "processes": metadata["processes"],
+        "steps": f"{metadata['steps']} in {clock_time(metadata['seconds'])}",
+        **({"date": metadata["date"]} if "date" in metadata else {}),
+        "precision": metadata["precision"],
+        "device": f"{metadata['device']}, {metadata['encoder_path']}",
         "versions": metadata["versions"],
         "fingerprints": {name: value[:16] for name, value in metadata["fingerprints"].items()},
     }
     return Table(["what", "value"], [[name, _words(value)] for name, value in rows.items()], texts=(1,))
-
-
-def _alerts(metrics: Mapping[str, Any]) -> str:
-    """What the thresholds flag among the training texts; "" where that was not counted."""
-    counted = metrics.get("alerts_on_training_texts")
-    if not counted:
-        return ""
-    each = [
-        f"{dim} dims: {percent(entry['share_of_pairs'])} of all pairs, {entry['alerts_per_ticket']:,.1f} a ticket"
-        for dim, entry in counted["by_dim"].items()
-    ]
-    return f"on the {counted['texts']:,} training texts the threshold flags, {'; '.join(each)}"
 
 
 def _spans(strength: Mapping[str, Any]) -> str:
@@ -243,5 +255,5 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _interval(ends: Sequence[float | None] | None) -> str:
-    return "" if ends is None or None in ends else f"({ends[0]:+.3f}, {ends[1]:+.3f})"
+def _interval(ends: Sequence[float | None] | None, sign: str = "+") -> str:
+    return "" if ends is None or None in ends else f"({ends[0]:{sign}.3f}, {ends[1]:{sign}.3f})"

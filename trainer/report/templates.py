@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells by row. On a narrow screen a table of numbers scrolls under its first column; of one with texts, each row
-    becomes a block."""
+    """Cells by row. On a narrow screen each row becomes a block, and each cell a line that begins with its heading."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -47,6 +46,8 @@ class Lead:
     """ "better", "not" or ""."""
     strong: str
     text: str
+    notes: Sequence[str] = ()
+    """Paragraphs under it."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,15 @@ h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin-top
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top;
   overflow-wrap: normal; }
 td.n, th.n { text-align: right; white-space: pre; } td.t { min-width: 14rem; overflow-wrap: anywhere; }
-.numbers th:first-child, .numbers td:first-child { position: sticky; left: 0; background: #fff; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem;
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: 1rem;
   margin-top: 1.5rem; }
 figure { margin: 0; } figure img { width: 100%; height: auto; } figcaption { font-size: .875rem; color: #444; }
-@media screen and (max-width: 40rem) { .texts thead { display: none; } .texts table, .texts tbody { display: block; }
-  .texts tr { display: block; padding: .4rem 0; border-bottom: 1px solid #ddd; }
-  .texts td { display: inline-block; padding: 0 .8rem 0 0; border: 0; }
-  .texts td.t { display: block; min-width: 0; padding: .1rem 0; } .texts td:empty { display: none; } }
+@media screen and (max-width: 40rem) { .wide { overflow: visible; } thead { display: none; }
+  table, tbody, tr, td { display: block; } tr { padding: .4rem 0; border-bottom: 1px solid #ddd; }
+  td, td.n, td.t { min-width: 0; padding: .1rem 0; border: 0; text-align: left; white-space: normal;
+    overflow-wrap: anywhere; }
+  td:first-child { font-weight: 600; } td:empty { display: none; }
+  td[data-heading]::before { content: attr(data-heading) ": "; font-weight: 400; color: #444; } }
 @media print { body { max-width: none; font-size: 10pt; padding: 0; } .wide { overflow: visible; }
   h1 { margin-top: 0; } h2 { margin-top: 1.2rem; } .verdict { font-size: 10pt; } figcaption { font-size: 8pt; }
   table { font-size: 8pt; } th, td { padding: .15rem .4rem; } td.t { min-width: 0; }
@@ -85,13 +87,7 @@ figure { margin: 0; } figure img { width: 100%; height: auto; } figcaption { fon
 """
 
 PAGE = """
-{% macro row(tag, cells, kinds) -%}
-<tr>
-{%- for cell in cells -%}
-<{{ tag }}{% if kinds[loop.index0] %} class="{{ kinds[loop.index0] }}"{% endif %}>{{ cell }}</{{ tag }}>
-{%- endfor -%}
-</tr>
-{%- endmacro %}
+{% macro classed(kinds, column) %}{% if kinds[column] %} class="{{ kinds[column] }}"{% endif %}{% endmacro %}
 <!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -100,15 +96,27 @@ PAGE = """
 {% if lead %}
 <p class="verdict {{ lead.style }}">
 {% if lead.strong %}<strong>{{ lead.strong }}</strong>{% endif %} {{ lead.text }}</p>
+{% for note in lead.notes %}
+<p>{{ note }}</p>
+{% endfor %}
 {% endif %}
 {% for section in sections %}
 {% if section.title %}<h2>{{ section.title }}</h2>{% endif %}
 {% if section.table %}
 {% set kinds = section.table.kinds() %}
-<div class="wide {{ 'texts' if 't' in kinds else 'numbers' }}"><table>
-<thead>{{ row('th', section.table.headings, kinds) }}</thead><tbody>
+{% set headings = section.table.headings %}
+{% set labelled = headings | length > 2 %}
+<div class="wide"><table>
+<thead><tr>
+{%- for heading in headings %}<th{{ classed(kinds, loop.index0) }}>{{ heading }}</th>{% endfor -%}
+</tr></thead><tbody>
 {% for cells in section.table.rows %}
-{{ row('td', cells, kinds) }}
+<tr>
+{%- for cell in cells -%}
+<td{{ classed(kinds, loop.index0) }}{% if labelled %} data-heading="{{ headings[loop.index0] }}"{% endif %}>
+{{- cell }}</td>
+{%- endfor -%}
+</tr>
 {% endfor %}
 </tbody></table></div>
 {% endif %}

@@ -17,6 +17,7 @@ Start with `loop.py`, which tells the whole story in the order it happens; every
     resume        save a checkpoint, continue from the newest
     run_folder    which folder, what may be in it, one process at a time
     finish        strength, judgement, export and its proof, the last files
+    corpus_search  data.corpus at the end of a run: both models, BM25, both fused; how often it is embedded
     strength      how far to go from the untouched weights to the trained ones
     model_card    README.md of the exported model, and the table a run ends with
     training_alerts  how many alerts a ticket the thresholds raise on the training texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -15,7 +16,9 @@ from trainer import __version__
 from trainer.checkpoint.content import RunState
 from trainer.data.pairs import PairTable
 from trainer.data.split import has_both_labels
-from trainer.evaluation.judge import Judgement, Question, conclude, judgement_record
+from trainer.evaluation.assessment import Assessment
+from trainer.evaluation.judge import Judgement, conclude, judgement_record
+from trainer.evaluation.question import Question
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, thresholds_text
 from trainer.model.embedding import embed, embed_cached
@@ -30,6 +33,7 @@ from trainer.system.files import json_ready, write_json
 from trainer.system.run_files import METADATA, METRICS, MODEL, REPORT, SCORES, THRESHOLDS
 from trainer.system.signals import Signals
 from trainer.text.masking import mask_text
+from trainer.training.corpus_search import corpus_record, print_corpus, search_corpus
 from trainer.training.model_card import model_card, print_summary
 from trainer.training.run_folder import clear_results
 from trainer.training.setup import Run, load_base
@@ -71,12 +75,15 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     embeddings = embed_held_out(run, systems)
     if not run.is_main:
         return None
-    judgements = judge_run(run, systems, embeddings)
+    search = search_corpus(run, embeddings)
+    judgements = judge_run(run, systems, embeddings, search)
     records = {name: record_of(judgement) for name, judgement in judgements.items()}
     judged_on = list(records)[-1]  # test, where there is one: dev has picked the model
     metrics: dict[str, Any] = {key: records["dev"][key] for key in ("baseline", "final")}
-    metrics |= {"verdict": records[judged_on]["verdict"], "verdict_on": judged_on, "best_step": state.best.step}
-    metrics |= {"strength": alpha, **records, "evaluations": state.evaluations}
+    metrics |= {key: records[judged_on][key] for key in ("verdict", "sentences", "surely_worse")}
+    metrics |= {"verdict_on": judged_on, "best_step": state.best.step, "strength": alpha}
+    metrics |= {**records, "evaluations": state.evaluations}
+    metrics |= corpus_record(run, search)
 
     # ---- Export, read back from disk and compared.
     fitted = judgements["dev"].thresholds.get("model")  # not by positives alone
@@ -102,14 +109,15 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
         write_report(run.folder, json_ready(metrics))
     signals.ignore()
     write_json(run.folder / METRICS, metrics)
-    print_summary(records, state.best.step, alpha, run.folder / MODEL, sided, alerts)
+    print_corpus(run, search)
+    print_summary(records, state.best.step, alpha, run.folder / MODEL, sided, alerts, run.judged_on)
     console.print(f"Report: {run.folder / REPORT}" if drawn else INSTALL, markup=False)
     return metrics
 
 
 def embed_held_out(run: Run, systems: dict[str, Encoder]) -> dict[str, dict[str, np.ndarray]]:
-    """Embeddings [T, E] by set ("dev", "test", "general") and system, in fp32. Collective."""
-    sets = {"dev": run.dev, "test": run.test, "general": run.general}
+    """Embeddings [T, E] by set ("dev", "test", "general", "corpus") and system, in fp32. Collective."""
+    sets = {"dev": run.dev, "test": run.test, "general": run.general, "corpus": run.corpus}
     return {
         name: {
             system: (embed_cached if system == "baseline" else embed)(encoder, pairs.tokens)
@@ -121,11 +129,18 @@ def embed_held_out(run: Run, systems: dict[str, Encoder]) -> dict[str, dict[str,
 
 
 def judge_run(
-    run: Run, systems: dict[str, Encoder], embeddings: dict[str, dict[str, np.ndarray]]
+    run: Run,
+    systems: dict[str, Encoder],
+    embeddings: dict[str, dict[str, np.ndarray]],
+    search: Assessment | None = None,
 ) -> dict[str, Judgement]:
     """Judgements on "dev" and, where there is one, "test", in this order.
 
     Thresholds are fitted on dev; where it holds positives alone, on a test set of both labels itself, else not at all.
+
+    Args:
+        search: what a search of the run's corpus says of "model" and "baseline" at the dims of the run, in their order
+            (`assessment.assess_search`); it stands for all search metrics, instead of one among the pairs' own texts.
     """
     config, dev = run.config, run.data.dev
     conditions = {system: embedding_conditions(encoder) for system, encoder in systems.items()}
@@ -149,7 +164,7 @@ def judge_run(
                 forgetting=config.data.forgetting or None,
             )
             forgetting = general if name == "dev" else None
-            judgements[name] = conclude(question, table, embeddings[name], thresholds, forgetting)
+            judgements[name] = conclude(question, table, embeddings[name], thresholds, forgetting, search=search)
     return judgements
 
 
@@ -248,6 +263,7 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "texts_at_max_length": int((run.tokens.longest(len(run.data.train.texts)) == spec.max_length).sum()),
         "scale": float(torch.as_tensor(run.objective.scale).detach()),
         "steps": state.step,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(state.seconds, 3),
         "resumed_at": state.resumed_at,
         "inexact_resumes": state.inexact,

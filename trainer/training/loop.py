@@ -74,8 +74,8 @@ def train(config: Config, name: str = "run", resume: bool = False, allow_inexact
         ranks.on_first_rank(lambda: stack.enter_context(claimed(folder, resume)))
         resuming = resume and ranks.on_first_rank(lambda: has_begun(folder))
 
-        # ---- Baseline: the untouched encoder on dev. A model that cannot be judged leaves no file.
-        state = None if resuming else RunState(baseline=inputs.judge_on_dev())
+        # ---- Baseline: the untouched encoder on dev and in the corpus. A model that cannot be judged leaves no file.
+        state = None if resuming else RunState(baseline=inputs.judge_untouched())
         if not resuming:
             ranks.on_first_rank(lambda: lint_pairs(inputs))
 
@@ -192,6 +192,6 @@ def note_evaluation(run: Run, state: RunState, log: RunLog) -> None:
     log.write({"step": state.step - 1, "evaluation": metrics, "best": is_best})
     change = value - state.baseline[largest][metric]
     console.print(
-        f"After step {state.step - 1}: dev {metric} {value:.4f} at {largest} dims ({change:+.4f} on the baseline)"
-        + (", the best so far" if is_best else "")
+        f"After step {state.step - 1}: {run.judged_on} {metric} {value:.4f} at {largest} dims "
+        f"({change:+.4f} on the baseline)" + (", the best so far" if is_best else "")
     )

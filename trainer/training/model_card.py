@@ -10,24 +10,16 @@ from typing import Any
 from rich.table import Table
 
 from trainer.config import Config
+from trainer.evaluation.alerts import alerts_in_words
 from trainer.evaluation.metric_choice import TITLES, headline
 from trainer.evaluation.prevalence import percent
 from trainer.system.console import console
 from trainer.system.run_files import THRESHOLDS
-from trainer.training.training_alerts import alerts_in_words
-
-MEANING = {
-    "BETTER": "the 95 % interval of the difference to the untouched model lies above 0 at every dim",
-    "NOT BETTER": "at some dim no part of the difference's 95 % interval lies above 0: keep using the untouched model",
-    "UNCLEAR": "at some dim the difference's 95 % interval holds 0: these pairs cannot tell a gain from luck",
-}
-
 
 NO_THRESHOLDS = (
     'There are no thresholds of "same problem": dev held positives alone. `trainer evaluate --dev` fits them on pairs '
     "of both labels."
 )
-NO_INTERVAL = "at some dim no interval of the difference could be computed: these pairs are too few to tell"
 UNTOUCHED = ": the export is the untouched model"
 """What a strength of 0.0 is followed by."""
 
@@ -39,32 +31,36 @@ def print_summary(
     model: Path,
     sided: bool,
     alerts: dict[str, Any] | None = None,
+    picked_on: str = "dev",
 ) -> None:
     """The end of a run: before, after and verdict at every dim of each held-out set, and how to use the model.
 
     Args:
         records: what was found on "dev" and, where there is one, "test"; the last one's verdict counts.
+        picked_on: what has picked the model, "dev" or "corpus", where a search metric then is of the corpus throughout.
         alerts: what `alerts_on_training` counted.
     """
     for name, record in records.items():
         _print_changes(name, record)
+    name, record = list(records.items())[-1]
+    for sentence in record["sentences"]:
+        console.print(sentence, markup=False)
+    metric = record["question"]["metric"]
+    how = f"best at step {best_step}, strength {alpha:.1f}{'' if alpha else UNTOUCHED}"
+    judged_on = "the corpus" if picked_on == "corpus" else name
+    console.print(f"Verdict by {metric} on {judged_on}: {record['verdict']} ({how}).", markup=False)
     for dim, entry in (records["dev"]["forgetting"] or {}).items():
         before, after = (entry["spearman"][when] for when in ("before", "after"))
         console.print(
             f"General similarity at {dim} dims, Spearman: {before:.4f} -> {after:.4f} ({after - before:+.4f})"
         )
-    name, record = list(records.items())[-1]
-    meaning = NO_INTERVAL if record["question"]["metric"] in record["undefined"] else MEANING[record["verdict"]]
-    console.print(
-        f"{record['verdict']} on {name}: {meaning} (best at step {best_step}, strength {alpha:.1f}"
-        f"{'' if alpha else UNTOUCHED}).",
-        markup=False,
-    )
     if "threshold" not in next(iter(records["dev"]["final"].values())):
         console.print(f"No {THRESHOLDS}: dev holds positives alone; trainer evaluate --dev fits and keeps them")
     if "model" in records["dev"]["thresholds"]:
         console.print(f"{_thresholds(records['dev'])}. {alerts_in_words(alerts)}", markup=False)
-    if name == "dev":
+    if picked_on == "corpus":
+        console.print("The corpus has also picked the model, so expect a little less on other tickets.")
+    elif name == "dev":
         console.print("Dev has also picked the model, so expect a little less on other pairs; data.test would tell.")
     console.print(f"Model: {model}\n", markup=False)
     console.print(usage(model, min(record["final"], key=int), sided), markup=False)
@@ -175,10 +171,11 @@ def model_card(
             "",
             f"# {Path(config.model.name).name}, {done} on labelled pairs",
             "",
+            *(f"- {sentence}" for sentence in record["sentences"]),
+            "",
             f"Trained by {how} with multiple-negatives ranking at the dims {dims}; strength of the update {alpha:.1f}"
             f"{'' if alpha else UNTOUCHED}.",
-            f"Against the untouched model, by {metric} on {record['pairs']} held-out pairs ({on}): "
-            f"**{record['verdict']}**.",
+            f"Judged beside the untouched model, by {metric} on {record['pairs']} held-out pairs ({on}):",
             "",
             f"| dim | {headings} | 95 % of the difference | verdict |",
             f"|---:|{'---:|---:|' * len(columns)}---:|---|",

@@ -18,6 +18,7 @@ from trainer.system.console import console
 from trainer.system.files import write_file, write_json
 from trainer.system.numerics import unmeasured_line
 from trainer.system.run_files import CONFIG, LINT, PLAN
+from trainer.training.corpus_search import print_searches
 from trainer.training.schedule import schedule_edges
 from trainer.training.settled import Conditions, print_settings
 from trainer.training.setup import Inputs, Run
@@ -84,6 +85,7 @@ def print_plan(run: Run) -> None:
     has_negatives = not run.data.train.label.all()
     conditions = Conditions(run.config, len(run.sampler), ranks.world_size(), has_negatives)
     print_settings(run.asked, conditions, run.encoder.width)
+    print_searches(run, conditions.evaluations_before_the_end + 1)
     print_graded_labels(run.data.train)
     trained = sum(parameter.numel() for parameter in run.parameters.values())
     console.print(f"{len(run.sampler)} steps, training {trained:,} values in {len(run.parameters)} tensors:")

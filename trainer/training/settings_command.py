@@ -12,6 +12,7 @@ from typing import Any
 
 from trainer import config
 from trainer.config_file import suggest
+from trainer.config_rules import settings_of
 from trainer.errors import InputError
 from trainer.system.arguments import Parser
 from trainer.system.values import KINDS, toml_value
@@ -45,7 +46,7 @@ def run_settings(options: argparse.Namespace) -> None:
     if not settings:
         section, _, name = asked.rpartition(".")
         hint = suggest(section or asked, name or asked)
-        known = ", ".join(config.settings_of(config.Config))
+        known = ", ".join(settings_of(config.Config))
         raise InputError(f"unknown section or setting {asked!r}; {hint or 'known are ' + known}")
     show(settings)
 
@@ -72,8 +73,8 @@ def all_settings() -> list[Setting]:
     """All settings in the order of the config; their meanings are the docstrings under the fields."""
     meanings = field_docstrings(inspect.getsource(config))
     settings = []
-    for section, cls in config.settings_of(config.Config).items():
-        for name, kind in config.settings_of(cls).items():
+    for section, cls in settings_of(config.Config).items():
+        for name, kind in settings_of(cls).items():
             if (cls.__name__, name) not in meanings:
                 raise LookupError(f"trainer/config.py: {cls.__name__}.{name} has no docstring; write one under it")
             default, meaning = toml_value(getattr(cls(), name)), meanings[cls.__name__, name]

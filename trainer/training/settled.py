@@ -15,6 +15,8 @@ from trainer.config_file import to_tree
 from trainer.data.curriculum import training_mode
 from trainer.data.pairs import PairTable
 from trainer.data.run_data import INCIDENTS
+from trainer.errors import InputError
+from trainer.model.encoder import Encoder
 from trainer.system.console import console
 from trainer.system.values import toml_value
 
@@ -50,6 +52,28 @@ def changed_settings(config: Config, other: Config | None = None) -> dict[str, s
     }
 
 
+def check_dims_fit(config: Config, encoder: Encoder) -> None:
+    """Raise InputError where a Matryoshka dim is wider than the model."""
+    if max(config.loss.dims) > encoder.width:
+        raise InputError(
+            f"loss.dims = {list(config.loss.dims)}: {config.model.name} is {encoder.width} wide; "
+            f"use dims up to {encoder.width}, or leave them out for those that fit it"
+        )
+
+
+def keep_cut_that_fits(config: Config, encoder: Encoder) -> None:
+    """Have exports cut embeddings as the base's folder does where that is the run's largest dim, else not."""
+    cut = encoder.spec.truncate_dim
+    if cut is not None and cut != max(config.loss.dims):
+        encoder.spec = replace(encoder.spec, truncate_dim=None)
+        if cut < encoder.width:
+            console.print(
+                f"model.name = {config.model.name}: cuts embeddings to {cut} values (truncate_dim); the exported model "
+                f"will not, since it is trained for the dims {', '.join(map(str, config.loss.dims))}",
+                markup=False,
+            )
+
+
 @dataclass(frozen=True)
 class Conditions:
     """What decides whether a setting has an effect: the settled config, and what the run came to."""
@@ -72,7 +96,7 @@ class Conditions:
         return (self.steps - 1) // every if every else phases - 1
 
     @property
-    def reads_labels(self) -> bool:
+    def reads_pairs(self) -> bool:
         """Whether some pairs come from a file; the labels of generated ones are 0 and 1."""
         data = self.config.data
         return any(path not in ("", INCIDENTS) for path in (data.train, data.dev, data.test))
@@ -87,7 +111,8 @@ class Effect:
 
 
 _ADAPTERS = Effect(lambda run: run.config.lora.enabled, "lora.enabled = false")
-_FROM_FILES = Effect(lambda run: run.reads_labels, "all pairs are generated")
+_FROM_FILES = Effect(lambda run: run.reads_pairs, "all pairs are generated")
+_OF_FILES = Effect(lambda run: run.reads_pairs or bool(run.config.data.corpus), "all pairs are generated")
 # Of the settings that do not always have one. What cannot be honoured at all is an error of the config instead.
 EFFECTS = {
     **{f"lora.{name}": _ADAPTERS for name in ("rank", "alpha", "dropout", "targets", "rslora", "dora")},
@@ -97,8 +122,8 @@ EFFECTS = {
     "data.label_scale": _FROM_FILES,
     "data.positive_threshold": _FROM_FILES,
     "data.columns": _FROM_FILES,
-    "data.encoding": _FROM_FILES,
-    "data.separator": _FROM_FILES,
+    "data.encoding": _OF_FILES,
+    "data.separator": _OF_FILES,
     "data.allow_overlap": Effect(
         lambda run: bool(run.config.data.dev or run.config.data.test), "a dev that is split off shares no text"
     ),

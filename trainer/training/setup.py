@@ -6,7 +6,7 @@ Between the two the encoder is untouched, which is when the baseline is judged (
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -26,11 +26,12 @@ from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.run_data import RunData, load_data, locate_model
-from trainer.errors import InputError
 from trainer.evaluation.metric_choice import SEARCH_METRICS, require_metric, settle_metric
-from trainer.evaluation.scoring import Metrics, PairSet, evaluate
+from trainer.evaluation.pair_metrics import Metrics
+from trainer.evaluation.scoring import PairSet, evaluate
+from trainer.evaluation.search_set import SearchSet
 from trainer.loss.objective import Objective
-from trainer.model.embedding import tokenize_sides
+from trainer.model.embedding import embed, embed_cached, tokenize_sides
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.model.lora import add_lora, require_own_weights, resolve_targets
@@ -46,7 +47,9 @@ from trainer.training.batch import Prepared, collate
 from trainer.training.fast_paths import FastPaths, choose_fast_paths
 from trainer.training.optimizer import build_optimizer
 from trainer.training.schedule import learning_rates
-from trainer.training.settled import settle
+from trainer.training.settled import check_dims_fit, keep_cut_that_fits, settle
+
+CORPUS = "Embedding the corpus"
 
 _version = cache(version)  # of a package, at a few milliseconds: each checkpoint asks for four
 
@@ -75,6 +78,8 @@ class Inputs:
     test: PairSet | None
     general: PairSet | None
     """The forgetting set."""
+    corpus: SearchSet | None
+    """What is searched before and after training, and at each evaluation where eval.metric is one of search."""
 
     # Model
     model_name: str
@@ -86,7 +91,6 @@ class Inputs:
     rates: list[float]
     """The learning rate of every step."""
     layouts: LayoutBuilder
-
     fingerprints: dict[str, str]
     """Of everything that decides the result beside the config."""
 
@@ -100,9 +104,27 @@ class Inputs:
         """Whether this is the first rank, which writes and speaks for all."""
         return bool(self.accelerator.is_main_process)
 
-    def judge_on_dev(self) -> Metrics:
-        """All metrics that dev can tell, in the run's precision, thresholds fitted on dev itself. Collective."""
-        return evaluate(self.encoder, self.dev, self.config.loss.dims, self.autocast)
+    @property
+    def judged_on(self) -> str:
+        """What the best weights and the strength are chosen on: a "corpus" where eval.metric is of search, or "dev"."""
+        return "corpus" if self.corpus is not None and self.config.eval.metric in SEARCH_METRICS else "dev"
+
+    def judge_on_dev(self, autocast: Callable[[], AbstractContextManager[Any]] | None = None) -> Metrics:
+        """All metrics that dev can tell, thresholds fitted on dev itself; of search on the corpus, where the run is
+        judged on that. In the run's precision, unless another is given. Collective."""
+        dims, autocast = self.config.loss.dims, autocast or self.autocast
+        metrics = evaluate(self.encoder, self.dev, dims, autocast)
+        if self.corpus is not None and self.judged_on == "corpus":
+            metrics = self.corpus.add_to(metrics, embed(self.encoder, self.corpus.tokens, autocast, CORPUS))
+        return metrics
+
+    def judge_untouched(self) -> Metrics:
+        """As `judge_on_dev` before training, and by search of the corpus in any case, in fp32: the end of the run takes
+        the same embeddings from the cache. Collective."""
+        metrics = evaluate(self.encoder, self.dev, self.config.loss.dims, self.autocast)
+        if self.corpus is not None:
+            metrics = self.corpus.add_to(metrics, embed_cached(self.encoder, self.corpus.tokens, CORPUS))
+        return metrics
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the encoder's forward, in the run's precision."""
@@ -168,8 +190,9 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
 
     # ---- data and model
     data = load_data(config.data, config.train.seed)
-    held_out = [table for table in (data.dev, data.test) if table is not None]
-    config = replace(config, eval=replace(config.eval, metric=settle_metric(config.eval.metric, held_out)))
+    held_out = [data.dev] if data.test is None else [data.dev, data.test]
+    metric = settle_metric(config.eval.metric, held_out, data.corpus is not None)
+    config = replace(config, eval=replace(config.eval, metric=metric))
     with accelerator.local_main_process_first():
         model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
         encoder = load_base(config, model_name, announce=True)
@@ -194,15 +217,16 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
     def pair_set(table: PairTable | None) -> PairSet | None:
         return PairSet.build(table, encoder) if table is not None else None
 
-    searched = config.eval.metric in SEARCH_METRICS
-
     with accelerator.local_main_process_first():  # the others find it in the cache
         tokens = tokenize_sides(encoder, data.train.texts)
-        dev, test, general = PairSet.build(data.dev, encoder, searched), pair_set(data.test), pair_set(data.general)
+        corpus = SearchSet.build(data.corpus, encoder) if data.corpus is not None else None
+        dev = PairSet.build(data.dev, encoder, searched=metric in SEARCH_METRICS and corpus is None)
+        test, general = pair_set(data.test), pair_set(data.general)
 
     fingerprints = {
         "train_data": data.train.fingerprint(),
         "dev_data": data.dev.fingerprint(),
+        **({"corpus": data.corpus.fingerprint()} if data.corpus is not None else {}),
         "base_weights": weights_fingerprint(encoder),
         "tokens": tokens.fingerprint(),
     }
@@ -219,6 +243,7 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
         dev=dev,
         test=test,
         general=general,
+        corpus=corpus,
         model_name=model_name,
         encoder=encoder,
         sampler=sampler,
@@ -244,9 +269,9 @@ def build_run(inputs: Inputs) -> Run:
     parameters = encoder.trainable()
     parameters |= {name: value for name, value in objective.named_parameters() if value.requires_grad}
     ranks.share_parameters(parameters.values())
-    # The schedule and the sharing of batches stay ours, and so does the sum of gradients over ranks. DDP would do it
-    # exactly, but averages what are parts of one sum, has to be kept quiet in every chunk but the last, and to search
-    # each graph for the learned scale, whose gradient is complete before that chunk: more lines than the sum has.
+    # The sum of gradients over ranks stays ours. DDP would do it exactly, but averages what are parts of one sum, has
+    # to be kept quiet in every chunk but the last, and to search each graph for the learned scale, whose gradient is
+    # complete before that chunk: more lines than the sum has.
     fast_paths = prove_fast_paths(inputs)
     optimizer = inputs.accelerator.prepare_optimizer(build_optimizer(parameters, config.optim, fast_paths.fused))
     set_seed((config.train.seed + 1 + ranks.rank()) % 2**32)  # dropout differs between ranks
@@ -276,25 +301,3 @@ def load_base(config: Config, model_name: str, announce: bool = False) -> Encode
     """The untouched encoder, from disk, on the CPU; `announce` what a person should know of it."""
     asked = {name: getattr(config.model, name) for name in ("max_length", "pooling", "prompts")}
     return load_encoder(model_name, announce=announce, **asked)
-
-
-def check_dims_fit(config: Config, encoder: Encoder) -> None:
-    """Raise InputError where a Matryoshka dim is wider than the model."""
-    if max(config.loss.dims) > encoder.width:
-        raise InputError(
-            f"loss.dims = {list(config.loss.dims)}: {config.model.name} is {encoder.width} wide; "
-            f"use dims up to {encoder.width}, or leave them out for those that fit it"
-        )
-
-
-def keep_cut_that_fits(config: Config, encoder: Encoder) -> None:
-    """Have exports cut embeddings as the base's folder does where that is the run's largest dim, else not."""
-    cut = encoder.spec.truncate_dim
-    if cut is not None and cut != max(config.loss.dims):
-        encoder.spec = replace(encoder.spec, truncate_dim=None)
-        if cut < encoder.width:
-            console.print(
-                f"model.name = {config.model.name}: cuts embeddings to {cut} values (truncate_dim); the exported model "
-                f"will not, since it is trained for the dims {', '.join(map(str, config.loss.dims))}",
-                markup=False,
-            )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from trainer.evaluation.pair_metrics import spearman
-from trainer.evaluation.scoring import PairSet, evaluate, pair_cosines
+from trainer.evaluation.scoring import PairSet, pair_cosines
 from trainer.model.embedding import embed
 from trainer.model.lora import adapters_merged
 from trainer.system import distributed as ranks
@@ -70,6 +71,12 @@ def strengths(largest: float) -> tuple[float, ...]:
     return tuple(tenths / 10 for tenths in range(int(10 * largest + 1e-9) + 1))
 
 
+def most_points(largest: float) -> int:
+    """How many strengths are measured at most, where the metric has one peak over them."""
+    grid = strengths(largest)
+    return min(len(grid), len(coarse_places(grid)) + FINE_POINTS)
+
+
 def set_strength(
     parameters: Mapping[str, Parameter], start: Mapping[str, Tensor], trained: Mapping[str, Tensor], alpha: float
 ) -> None:
@@ -103,8 +110,7 @@ def choose_strength(run: Run, start: Mapping[str, Tensor], trained: Mapping[str,
     }
     points = ranks.share_object(kept_points(run.folder / STRENGTH, record["fingerprint"]) if run.is_main else {})
     grid = strengths(run.config.eval.largest_strength)
-    expected = min(len(grid), len(coarse_places(grid)) + FINE_POINTS)
-
+    expected = most_points(run.config.eval.largest_strength)
     with progress("Choosing the strength", expected, min(len(points), expected)) as advance:
 
         def measure(alpha: float) -> Point:
@@ -125,7 +131,7 @@ def choose_strength(run: Run, start: Mapping[str, Tensor], trained: Mapping[str,
         write_json(run.folder / STRENGTH, record)
     values = {point["alpha"]: point["dev"][largest] for point in curve}
     shown = "  ".join(f"{at:.1f}: {value:.4f}" for at, value in values.items())
-    console.print(f"Strength of the update, dev {metric} at {largest} dims: {shown}")
+    console.print(f"Strength of the update, {run.judged_on} {metric} at {largest} dims: {shown}")
     console.print(f"Chosen: {alpha:.1f} ({values[alpha]:.4f}; {values[0.0]:.4f} untouched, {values[FULL]:.4f} in full)")
     if why:
         console.print(why, markup=False)
@@ -155,6 +161,7 @@ def fingerprint(run: Run, start: Mapping[str, Tensor], trained: Mapping[str, Ten
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     parts = {
         "data": run.dev.table.fingerprint(),
+        "corpus": run.fingerprints.get("corpus"),
         "tokens": run.dev.tokens.fingerprint(),
         "forgetting": general.table.fingerprint() if general is not None else None,
         "base": run.fingerprints["base_weights"],
@@ -186,13 +193,14 @@ def point_read(point: Mapping[str, Any]) -> Point:
 
 
 def measured_point(run: Run, general: PairSet | None, alpha: float) -> Point:
-    """The metric on dev, and Spearman on the forgetting set, of the run's encoder as it stands, at every dim, in fp32.
+    """The metric, and Spearman on the forgetting set, of the run's encoder as it stands, at every dim, in fp32.
 
-    Collective: the ranks share the texts out, and all have the same point.
+    The metric stands under "dev", also where it is the corpus's. Collective: the ranks share the texts out, and all
+    have the same point.
     """
     dims, metric = run.config.loss.dims, run.config.eval.metric
     with adapters_merged(run.encoder) as encoder:
-        metrics = evaluate(encoder, run.dev, dims)
+        metrics = run.judge_on_dev(nullcontext)
         point: Point = {"alpha": alpha, "dev": {dim: values[metric] for dim, values in metrics.items()}}
         if general is not None:
             cosines = pair_cosines(embed(encoder, general.tokens), general.table, dims)

@@ -1,0 +1,83 @@
+"""Tables of what training gains and costs, from the records of bench/quality."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.markdown import change, table
+
+
+def real_run(record: dict[str, Any]) -> list[str]:
+    """Dev and STS figures of a `real_run.py` record, a row a dim."""
+    headings = ["dim", "dev Spearman", "dev ROC-AUC", "dev best F1", "STS-b dev Spearman"]
+    dev, sts = record["dev"], record["sts"]
+    rows = []
+    for dim, after in dev["final"].items():
+        before = dev["baseline"][dim]
+        cells = [change(before[key], after[key]) for key in ("spearman", "roc_auc", "f1")]
+        rows.append([dim, *cells, change(*(sts[key][dim]["spearman"] for key in ("baseline", "final")))])
+    chosen = f"{dev['verdict']} on dev, with strength {dev['strength']:.1f}, which dev chose"
+    took = f"{record['steps']} steps in {record['training_seconds']:.0f} s"
+    return table(headings, rows, record, f"{chosen}; {took}", left=0)
+
+
+def side_by_side(record: dict[str, Any]) -> list[str]:
+    """Dev Spearman of each way of training, a row a way."""
+    names = {
+        "untouched": "untouched model",
+        "notebook": "sentence-transformers, labels ignored (the notebook)",
+        "documented": "sentence-transformers, positives with hard negatives (its documentation)",
+        "ours": "this trainer",
+    }
+    by_way, settings = record["dev"], record["settings"]
+    dims = list(by_way["untouched"])
+    headings = ["trained by", *(f"{dim} dims" for dim in dims), f"ROC-AUC at {dims[0]}"]
+    rows = []
+    for metrics, name in ((by_way[kind], name) for kind, name in names.items() if kind in by_way):
+        cells = [f"{metrics[dim]['spearman']:.4f}" for dim in dims]
+        rows.append([name, *cells, f"{metrics[dims[0]]['roc_auc']:.4f}"])
+    said = (
+        f"{settings['epochs']} epochs, batch {settings['batch_size']}, peak LR {settings['lr']:.0e}, max length "
+        f"{settings['max_length']}, {settings['precision']}"
+    )
+    return table(headings, rows, record, said)
+
+
+def bugs(record: dict[str, Any]) -> list[str]:
+    """Pairs and search of duplicate reports, a row a system and dim."""
+    settings, facts, seeds = record["settings"], record["facts"], record["seeds"]
+    names = ("roc_auc", "spearman", "success@5", "success@10", "map@100")
+    titles = {
+        "bm25": "BM25",
+        "baseline": "untouched",
+        "model": "trained",
+        "difference": "trained less untouched",
+    }
+    titles |= {"bm25+baseline": "BM25 and untouched", "bm25+model": "BM25 and trained"}
+    rows = []
+    for system, title in titles.items():
+        by_dim = record["metrics"][system]
+        dims = sorted(by_dim, key=int, reverse=True)
+        for dim in dims[:1] if system == "bm25" else dims:
+            ends = record["intervals"][system][dim]
+            cells = [
+                _with_interval(by_dim[dim][name], ends[name], system == "difference") if name in ends else ""
+                for name in names
+            ]
+            rows.append([title, "" if system == "bm25" else dim, *cells])
+    largest = max(record["metrics"]["model"], key=int)
+    spread = ", ".join(
+        f"{name} {' / '.join(f'{of_seed[largest][name]:.3f}' for of_seed in seeds.values())}" for name in names
+    )
+    said = (
+        f"{settings['model']}, {settings['max_length']} tokens a text; {facts['pairs']} dev pairs; "
+        f"{facts['queries']} queries of {facts['clusters']} clusters among {facts['texts']:,} reports; trained: the "
+        f"mean of {len(seeds)} seeds, which are at {largest} dims {spread}; {settings['resamples']:,} resamples"
+    )
+    headings = ["judged", "dims", "pairs: ROC-AUC", "pairs: Spearman", "success@5", "success@10", "MAP@100"]
+    return table(headings, rows, record, said)
+
+
+def _with_interval(value: float, ends: list[float], signed: bool) -> str:
+    sign = "+" if signed else ""
+    return f"{value:{sign}.3f} ({ends[0]:{sign}.3f}, {ends[1]:{sign}.3f})"
