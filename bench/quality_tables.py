@@ -71,8 +71,8 @@ def bugs(record: dict[str, Any]) -> list[str]:
     )
     said = (
         f"{settings['model']}, {settings['max_length']} tokens a text; {facts['pairs']} dev pairs; "
-        f"{facts['queries']} queries of {facts['clusters']} clusters among {facts['texts']:,} reports; trained: the "
-        f"mean of {len(seeds)} seeds, which are at {largest} dims {spread}; {settings['resamples']:,} resamples"
+        f"{facts['queries']} queries of {facts['clusters']} clusters among {facts['texts']:,} reports; trained: mean "
+        f"over the seeds {', '.join(seeds)}, which are at {largest} dims {spread}; {settings['resamples']:,} resamples"
     )
     headings = ["judged", "dims", "pairs: ROC-AUC", "pairs: Spearman", "success@5", "success@10", "MAP@100"]
     return table(headings, rows, record, said)

@@ -248,7 +248,7 @@ def _spread(squares: Float, squared_mean: Float) -> Float:
     return np.where(left > ROUNDING * squares, left, 0.0)
 
 
-def ratio(numerator: Float, denominator: Float) -> Float:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Float:
     """The quotient, NaN where the denominator is 0 (or NaN)."""
     shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
     return np.divide(numerator, denominator, out=np.full(shape, np.nan), where=np.asarray(denominator) > 0)
