@@ -266,7 +266,7 @@ def test_the_corpus_is_what_a_search_metric_is_measured_on(
         ({"data.corpus": "nowhere.csv"}, "nowhere.csv"),
         ({"data.corpus": ""}, "data.duplicates is about the tickets to search among: name their file as data.corpus"),
         ({"eval.metric": "success@3"}, 'eval.metric = "success@3": use one of auto, spearman'),
-        ({"data.dev": "DUPLICATES"}, "all 24 texts with known duplicates"),
+        ({"data.corpus": "TRAINED"}, "are in the training pairs, so a search would be judged by what was trained on"),
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_no_folder(
@@ -277,11 +277,9 @@ def test_bad_input_is_one_line_exit_2_and_no_folder(
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    if changes.get("data.dev") == "DUPLICATES":  # all that are linked were trained on
-        rows = list(csv.reader(files["tickets"].open(encoding="utf-8")))[1:]
-        trained = [tuple(row) for row in rows if row[4] == "train"]
-        changes = {"data.corpus": str(write_tickets(tmp_path / "trained.csv", trained))}
-        words = "are in the training pairs, so a search would be judged by what was trained on"
+    if changes.get("data.corpus") == "TRAINED":
+        trained = write_tickets(tmp_path / "trained.csv", tickets_of_pairs({"train": files["train"]}))
+        changes = {"data.corpus": str(trained)}
     code, folder = train(changes)
     said = capfd.readouterr().err.splitlines()
     assert code == 2 and not folder.exists()
