@@ -30,7 +30,8 @@ from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_pairs, interval
 from trainer.evaluation.groups import groups_of_pairs
 from trainer.evaluation.pair_metrics import METRICS
 from trainer.evaluation.scoring import pair_cosines
-from trainer.evaluation.search_set import SearchSet, search_by_words, words_of
+from trainer.evaluation.search import search
+from trainer.evaluation.search_set import SearchSet, task_of, words_of
 from trainer.evaluation.verdict import decide
 from trainer.model.embedding import embed_cached, tokenize_sides
 from trainer.model.encoder import Encoder
@@ -83,7 +84,7 @@ def by_pairs(encoders: Mapping[str, Encoder], table: PairTable) -> dict[str, tup
 def by_search(encoders: Mapping[str, Encoder], corpus: SearchCorpus) -> dict[str, dict[str, np.ndarray]]:
     """Values of every query [M, Q] by search metric: of BM25, of each encoder, and of both ("bm25+NAME")."""
     words = words_of(corpus)
-    values = search_by_words(corpus, words)
+    values = {"bm25": search(words, task_of(corpus), "Search by BM25")}
     for name, encoder in encoders.items():
         searched = SearchSet.build(corpus, encoder)
         rows = embed_cached(encoder, searched.tokens, description=f"Embedding reports ({name})")

@@ -248,15 +248,17 @@ def _candidates(tile: Tile, counts: _Counts, slack: float, units: Float) -> tupl
         lowest = torch.from_numpy((counts.lowest() - slack) * units).to(scores.dtype)
         return torch.nextafter(lowest, torch.tensor(-torch.inf, dtype=scores.dtype))[:, None]
 
-    rows, columns = (best >= bound()).nonzero().T
+    least = bound()
+    rows, columns = (best >= least).nonzero().T
     if best.shape[1] >= DEPTH and len(rows) > MANY * len(scores):
         # Each strand's best is a candidate of its own: what DEPTH of them exceed needs no count.
         counts.give_up(best.topk(DEPTH, dim=1).values[:, -1].double().numpy() / units - slack)
-        rows, columns = (best >= bound()).nonzero().T
+        least = bound()
+        rows, columns = (best >= least).nonzero().T
     several = strands[rows, :, columns]
     if scales is not None:
         several *= scales.T[columns]
-    hit, strand = (several >= bound()[rows]).nonzero().T
+    hit, strand = (several >= least[rows]).nonzero().T
     rows, columns = rows[hit], columns[hit]
     values = several[hit, strand].double().numpy()
     return rows.numpy(), (strand * best.shape[1] + columns).numpy(), values / units[rows.numpy()]
