@@ -37,7 +37,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "saving": (("saving",), speed.saving),
     "judging": (("intervals",), speed.judging),
     "searching": (("search",), speed.searching),
-    "bugs": (("bugs",), quality.bugs),
+    "search, bugs": (("search_bugs",), quality.search_quality),
     "side by side": (("side_by_side",), quality.side_by_side),
 }
 

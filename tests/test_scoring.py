@@ -220,7 +220,7 @@ def test_kept_thresholds_are_applied_frozen_and_in_sample_ones_are_named(model, 
 @pytest.mark.slow
 def test_tables_are_judged_as_their_files_are(model, files):
     asked = [
-        Question(str(model), pairs, dev, dims=(64, 16), resamples=100)
+        Question(str(model), pairs, dev=dev, dims=(64, 16), resamples=100)
         for pairs, dev in (
             (str(files["test"]), str(files["dev"])),
             (read_pairs(files["test"]), read_pairs(files["dev"])),
@@ -337,7 +337,7 @@ def test_models_of_different_widths_need_common_dims(tiny_model, tmp_path, files
         with pytest.raises(InputError, match=r"--dims 64: .*narrow is 32 wide; use dims up to 32"):
             judge(Question(model, pairs, baseline=baseline, dims=(64, 32)))
         found = judge(Question(model, pairs, baseline=baseline, dims=(32,), resamples=100))
-        assert found.assessment.verdicts.keys() == {"32"}
+        assert found.verdicts.keys() == {"32"}
 
 
 @pytest.mark.slow

@@ -289,7 +289,7 @@ def test_the_command_judges_tickets_and_pairs(
     assert record["metrics"]["bm25"]["64"]["success@5"] > 0.5
     shown = capsys.readouterr().err
     assert "7 queries among 8 texts" in shown and "2 of 5 links name tickets that are not in the file" in shown
-    assert "The right ticket is among the first five for" in shown and "BM25 and the model" in shown
+    assert ": the right ticket is among the first five for" in shown and "BM25 and the model" in shown
     pairs = tmp_path / "p.json"
     pairs.write_text(json.dumps({"texts1": ["vpn drops", "mail"], "texts2": ["no vpn", "printer"], "labels": [1, 0]}))
     assert cli([*asked, "--pairs", str(pairs), "--corpus", str(tickets)]) == 0
