@@ -288,7 +288,7 @@ def test_a_notebook_has_one_progress_display_a_cell(monkeypatch, capfd):
         list(shown.tracked("ab", "Reading"))
     shown.cell_display.cache_clear()
     lines = ["", "Training: 1/2, 0:00:00 left  loss 0.5", "Evaluating: 1/1, 0:00:00 left"]
-    lines += ["Training: 2/2, 0:00:00 left", "Reading: 2/2, 0:00:00 left"]
+    lines += ["Training: 2/2, 0:00:00 left", "Reading: 1/2, 0:00:00 left", "Reading: 2/2, 0:00:00 left"]
     assert notebook.displays == [(1, lines), (2, lines)]
     assert capfd.readouterr() == ("", "")
 

@@ -95,10 +95,10 @@ def assess(
     Raises:
         NumericError: an embedding is NaN or Inf.
     """
-    dims, drawn = tuple(dims), {"resamples": resamples, "seed": seed}
+    dims = tuple(dims)
     # In this order whatever the caller's is: the difference is the first less the second.
     embeddings = {system: embeddings[system] for system in ("model", "baseline") if system in embeddings}
-    search = search or assess_corpus(SearchedTexts.of_pairs(table), embeddings, dims, **drawn)
+    search = search or assess_corpus(SearchedTexts.of_pairs(table), embeddings, dims, resamples=resamples, seed=seed)
     if not has_both_labels(table):
         return search
     systems, groups = list(embeddings), groups_of_pairs(table)
@@ -106,7 +106,7 @@ def assess(
     cosines = {system: pair_cosines(embeddings[system], table, dims) for system in systems}
     flat = np.concatenate(list(cosines.values()))
     at = np.array([threshold for of_system in frozen.values() for threshold in of_system.values()])
-    by_name = bootstrap_pairs(flat, table.score, table.label, at, groups, **drawn)
+    by_name = bootstrap_pairs(flat, table.score, table.label, at, groups, resamples=resamples, seed=seed)
     names = list(by_name)
     by_system = np.stack(list(by_name.values())).reshape(len(names), len(systems), len(dims), resamples)
     samples = _with_differences(dict(zip(systems, by_system.swapaxes(0, 1), strict=True)))
@@ -147,8 +147,15 @@ def assess_corpus(
         values["bm25"] = search(words, task_of(corpus), "Search by BM25")
     for system, rows in embeddings.items():
         values |= searched.search(system, rows, dims, words)
-    of_corpus, drawn = (corpus.clusters, dims), {"resamples": resamples, "seed": seed}
-    return assess_search(values, *of_corpus, texts=len(corpus.texts), source=corpus.source, **drawn)
+    return assess_search(
+        values,
+        corpus.clusters,
+        dims,
+        texts=len(corpus.texts),
+        source=corpus.source,
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 def assess_search(

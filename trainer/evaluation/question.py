@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,8 +50,12 @@ class EncoderQuestion:
     def read(self, pairs: str | PairTable) -> PairTable:
         """Pairs, some of which are positive. Raises InputError."""
         if isinstance(pairs, str):
-            scale = {"label_scale": self.label_scale, "positive_threshold": self.positive_threshold}
-            pairs = read_pairs(pairs, **scale, reading=self.reading)
+            pairs = read_pairs(
+                pairs,
+                label_scale=self.label_scale,
+                positive_threshold=self.positive_threshold,
+                reading=self.reading,
+            )
         require_positives(pairs)
         return pairs
 
@@ -114,7 +118,7 @@ class SearchQuestion(EncoderQuestion):
     """COLUMN=VALUE: only such tickets search."""
 
 
-def embed_systems(encoders: Mapping[str, Encoder], texts: Sequence[str]) -> dict[str, np.ndarray]:
+def embed_systems(encoders: Mapping[str, Encoder], texts: list[str]) -> dict[str, np.ndarray]:
     """Embeddings of texts by system, as `embedding.sides` takes them."""
     # A baseline comes again and again, a model in training does not.
     return {

@@ -36,7 +36,9 @@ def choose_attention(
     def attend_in_groups(*inputs: Tensor) -> Tensor:
         # One split a tensor, so that backward joins the pieces once instead of adding full-size gradients by group.
         pieces = zip(batch.groups, masks, *(flat.split(sizes) for flat in inputs), strict=True)
-        return torch.cat([_group_attention(*piece, heads, dropout) for piece in pieces])
+        return torch.cat(
+            [_group_attention(group, mask, *flat, heads=heads, dropout=dropout) for group, mask, *flat in pieces]
+        )
 
     return attend_in_groups
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import BertWordPieceTokenizer, Tokenizer
@@ -73,7 +74,8 @@ def build_tiny_mpnet(
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = AutoModel.from_config(config, **without_pooler(MODEL_MAPPING[type(config)]))
+        kind: Any = MODEL_MAPPING[type(config)]
+        model = AutoModel.from_config(config, **without_pooler(kind))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
