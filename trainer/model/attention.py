@@ -33,12 +33,10 @@ def choose_attention(
     masks = [attention_mask(group, bias) for group in batch.groups]
     sizes = [group.stop - group.start for group in batch.groups]
 
-    def attend_in_groups(*inputs: Tensor) -> Tensor:
+    def attend_in_groups(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # One split a tensor, so that backward joins the pieces once instead of adding full-size gradients by group.
-        pieces = zip(batch.groups, masks, *(flat.split(sizes) for flat in inputs), strict=True)
-        return torch.cat(
-            [_group_attention(group, mask, *flat, heads=heads, dropout=dropout) for group, mask, *flat in pieces]
-        )
+        pieces = zip(batch.groups, masks, query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
+        return torch.cat([_group_attention(*piece, heads, dropout) for piece in pieces])
 
     return attend_in_groups
 
