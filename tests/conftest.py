@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork of tests that fork
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; tiny tensors gain nothing from more
 
+import gc
 import importlib.util
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -22,6 +23,7 @@ if not torch.cuda.is_available():
 from trainer.model.tiny import build_tiny_mpnet
 from trainer.system.run_files import REPORT
 
+gc.disable()  # until all is imported: what imports make stays, and looking through it meanwhile takes seconds
 torch.set_num_threads(1)
 if os.environ.get("TRAINER_ONEDNN") == "off":
     torch.backends.mkldnn.enabled = False  # torch reads no variable of its own for this
@@ -33,6 +35,12 @@ TEXTS = (
     "cannot send mail, it bounces",
     "query: passage: screen is black after the update",
 )
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but never among what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

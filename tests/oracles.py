@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 WIDTH, LAYERS, LONGEST = 64, 2, 128  # of the tiny models
 
@@ -91,6 +92,25 @@ def write_old_layout(source: Path, folder: Path, pooling: str = "mean", inner: s
     switches = {f"pooling_mode_{mode}": False for mode in ("cls_token", "mean_tokens", "max_tokens")}
     switches[{"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}[pooling]] = True
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": WIDTH} | switches))
+    return folder
+
+
+def other_model(family: str, folder: Path, source: Path, **changes: Any) -> Path:
+    """A tiny model of a family that packing does not know, with the tokenizer of another."""
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    sizes: dict[str, Any] = {
+        "t5": {"d_model": WIDTH, "d_kv": 16, "d_ff": WIDTH, "num_layers": LAYERS, "num_heads": 4},
+        "gpt2": {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_positions": LONGEST},
+        "bart": {"d_model": WIDTH, "encoder_layers": 1, "decoder_layers": 1, "decoder_start_token_id": 0},
+    }
+    common = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": WIDTH}
+    common |= {"max_position_embeddings": LONGEST}
+    options = sizes.get(family, common) | ({"decoder_start_token_id": 0} if family == "t5" else {}) | changes
+    ids = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+    options = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **ids, **options}
+    torch.manual_seed(1)
+    AutoModel.from_config(AutoConfig.for_model(family, **options)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -49,78 +49,68 @@ def kernel(batch, inputs, heads, dropout=0.0):
     )
 
 
-MIXED = [3, 3, 2, 17, 90, 1]
-LONG = ([70, 1, 130, 64, 65], 1, 8, True)
+def with_gradients(out, inputs, upstream):
+    return [out, *torch.autograd.grad(out, inputs, upstream)]
 
 
-@pytest.mark.parametrize(
-    ("lengths", "heads", "width", "with_bias"),
-    [
-        ([1], 1, 24, True),
-        *(
-            pytest.param(*problem, marks=pytest.mark.slow)
-            for problem in (
-                ([1], 1, 24, False),
-                *((lengths, 1, 24, bias) for lengths in ([64], [65], MIXED) for bias in (True, False)),
-                (MIXED, 2, 32, True),
-                LONG,
-            )
-        ),
-    ],
-    ids=str,
-)
-def test_values_and_gradients_are_those_of_the_groups(lengths, heads, width, with_bias):
-    batch, inputs, upstream = problem(lengths, heads, width, seed=sum(lengths), with_bias=with_bias)
-    mine, theirs = kernel(batch, inputs, heads), grouped(batch, inputs, heads)
-    torch.testing.assert_close(mine, theirs, **CLOSE)
-    for got, expected in zip(
-        torch.autograd.grad(mine, inputs, upstream), torch.autograd.grad(theirs, inputs, upstream), strict=True
-    ):
-        torch.testing.assert_close(got, expected, **CLOSE)
-
-
-def dropped_weights(length, heads, probability, seed):
-    """Weights [H, L, L] of one sequence before and after dropout, read off by embedding the identity as values."""
-    batch, (query, key, _), _ = problem([length], heads, length, seed=5, with_bias=False)
-    identity = torch.eye(length, **KIND).repeat(1, heads)
-    torch.manual_seed(seed)
-    after = flash.packed_attention(query, key, identity, batch.blocks, packed.BLOCK, heads, None, probability)
-    before = flash.packed_attention(query, key, identity, batch.blocks, packed.BLOCK, heads)
-    return (batch, query, key), *(x.view(length, heads, length).transpose(0, 1) for x in (before, after))
-
-
-TILES = {
+TILES = {  # (tokens owned, tokens walked)
     "a GPU's": {"forward": (64, 32), "key_value": (64, 32), "query": (64, 32)},
     "all unlike": {"forward": (16, 64), "key_value": (32, 16), "query": (64, 16)},
 }
 
 
-@pytest.fixture(params=TILES)
+@pytest.fixture
 def tiles(request, monkeypatch):
-    """Each kernel with tiles of its own, (tokens owned, tokens walked)."""
-    chosen = TILES[request.param]
+    """Each kernel with tiles of its own, or with the usual ones."""
+    if request.param == "usual":
+        return
 
     def options(kernel, dtype, head_width, device):
-        own, walked = chosen[kernel]
+        own, walked = TILES[request.param][kernel]
         return {"own": own, "walked": walked, "num_warps": 4, "num_stages": 1}
 
     monkeypatch.setattr("trainer.model.attention_kernels.kernel_options", options)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lengths", [[65], [33, 1, 17]], ids=str)
-def test_any_tiles_give_the_same(lengths, tiles):
-    test_values_and_gradients_are_those_of_the_groups(lengths, 2, 24, True)
+@pytest.mark.parametrize(
+    ("tiles", "lengths", "heads", "width", "with_bias"),
+    [
+        ("usual", [1], 1, 24, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("usual", [70, 1, 130, 64, 65], 1, 8, True),
+                ("usual", [3, 3, 2, 17, 90, 1], 2, 32, True),
+                ("usual", [64, 1, 65], 1, 24, False),
+                *((tiles, lengths, 1, 24, True) for tiles in TILES for lengths in ([65], [33, 1, 17])),
+                ("all unlike", [17], 2, 24, True),
+            )
+        ),
+    ],
+    ids=str,
+    indirect=["tiles"],
+)
+def test_values_and_gradients_are_those_of_the_groups(tiles, lengths, heads, width, with_bias):
+    batch, inputs, upstream = problem(lengths, heads, width, seed=sum(lengths), with_bias=with_bias)
+    mine = with_gradients(kernel(batch, inputs, heads), inputs, upstream)
+    torch.testing.assert_close(mine, with_gradients(grouped(batch, inputs, heads), inputs, upstream), **CLOSE)
 
 
-@pytest.mark.slow
-def test_dropout_does_not_depend_on_the_tiles(tiles):
-    check_gradients_under_dropout(40)
+def shown_weights(batch, query, key, heads, probability, seed=0):
+    """Weights [H, L, L] of one sequence of L tokens after dropout, read off by embedding the identity as values."""
+    length = len(query)
+    identity = torch.eye(length, **KIND).repeat(1, heads)
+    torch.manual_seed(seed)
+    shown = flash.packed_attention(query, key, identity, batch.blocks, packed.BLOCK, heads, None, probability)
+    return shown.view(length, heads, length).transpose(0, 1)
 
 
 @pytest.mark.slow
 def test_dropout_zeroes_its_share_and_scales_the_rest():
-    _, before, after = dropped_weights(90, 2, 0.3, seed=1)
+    batch, (query, key, _), _ = problem([90], 2, 90, seed=5, with_bias=False)
+    before, after, other = (
+        shown_weights(batch, query, key, 2, share, seed) for share, seed in ((0.0, 0), (0.3, 1), (0.3, 2))
+    )
     kept = after != 0
     torch.testing.assert_close(after[kept], before[kept] / 0.7, **CLOSE)
     share, count = kept.double().mean().item(), kept.numel()
@@ -131,41 +121,30 @@ def test_dropout_zeroes_its_share_and_scales_the_rest():
     for near, far in ((kept[:, :-8], kept[:, 8:]), (kept[:, :, :-8], kept[:, :, 8:])):
         alike = (near == far).double().mean().item()
         assert abs(alike - 0.58) < 5 * (0.58 * 0.42 / near.numel()) ** 0.5
-    _, _, other = dropped_weights(90, 2, 0.3, seed=2)
     assert not torch.equal(kept, other != 0)
 
 
 @pytest.mark.slow
-def test_gradients_under_dropout_are_those_of_the_same_mask():
-    check_gradients_under_dropout(70)
-
-
-def check_gradients_under_dropout(length, heads=2):
-    """One sequence through the kernels beside the plain definition with the very mask that they draw."""
-    (batch, query, key), _, after = dropped_weights(length, heads, 0.3, seed=7)
-    factor = (after != 0).to(KIND["dtype"]) / 0.7
-    value, upstream = torch.randn(2, length, heads * length, **KIND).unbind()
-    inputs = [query, key, value.requires_grad_()]
+@pytest.mark.parametrize(
+    ("tiles", "length"), [("usual", 70), *((tiles, 40) for tiles in TILES)], indirect=["tiles"], ids=str
+)
+def test_gradients_under_dropout_are_those_of_the_same_mask(tiles, length):
+    """One sequence, beside the plain definition with the very mask that the kernels draw."""
+    batch, inputs, upstream = problem([length], 2, length, seed=5, with_bias=False)
+    factor = (shown_weights(batch, *inputs[:2], 2, 0.3, seed=7) != 0).to(KIND["dtype"]) / 0.7
+    query, key, value = (tensor.view(length, 2, length).transpose(0, 1) for tensor in inputs)
+    weights = (query @ key.mT * length**-0.5).softmax(-1) * factor
+    theirs = (weights @ value).transpose(0, 1).reshape(length, -1)
     torch.manual_seed(7)  # the same mask
-    mine = kernel(batch, inputs, heads, dropout=0.3)
-
-    def split(x):
-        return x.view(length, heads, -1).transpose(0, 1)
-
-    scores = split(query) @ split(key).mT * length**-0.5
-    theirs = ((scores.softmax(-1) * factor) @ split(value)).transpose(0, 1).reshape(length, -1)
-    torch.testing.assert_close(mine, theirs, **CLOSE)
-    for got, expected in zip(
-        torch.autograd.grad(mine, inputs, upstream), torch.autograd.grad(theirs, inputs, upstream), strict=True
-    ):
-        torch.testing.assert_close(got, expected, **CLOSE)
+    mine = with_gradients(kernel(batch, inputs, 2, dropout=0.3), inputs, upstream)
+    torch.testing.assert_close(mine, with_gradients(theirs, inputs, upstream), **CLOSE)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["mpnet", "bert"])
 def test_a_model_through_the_kernel_gives_the_same_embeddings_and_gradients(family, tiny_model):
     model = load_encoder(str(tiny_model(family))).model.to(**KIND)
-    lengths = np.array([5, 30, 1, 12])
+    lengths = np.array([30, 1])
     batch = to_device(packed.pack(np.random.default_rng(0).integers(5, 60, lengths.sum()), lengths), DEVICE)
     found = []
     for way in ("groups", "kernel"):

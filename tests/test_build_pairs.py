@@ -55,9 +55,24 @@ def tickets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def build(tickets: Path, output: Path, *options: str) -> dict[str, dict[str, list[Any]]]:
-    assert cli(["build-pairs", "--tickets", str(tickets), "--output", str(output), *SMALL, *options]) == 0
+Files = dict[str, dict[str, list[Any]]]
+"""Part -> columns."""
+
+
+def read(output: Path) -> Files:
     return {part: json.loads((output / f"{part}.json").read_text()) for part in ("train", "dev", "test")}
+
+
+def build(tickets: Path, output: Path, *options: str) -> Files:
+    assert cli(["build-pairs", "--tickets", str(tickets), "--output", str(output), *SMALL, *options]) == 0
+    return read(output)
+
+
+@pytest.fixture(scope="module")
+def plain(tickets: Path) -> Path:
+    """What comes of the tickets without more options; not to be written to."""
+    build(tickets, tickets.parent / "plain")
+    return tickets.parent / "plain"
 
 
 def refused(capfd, *arguments: str) -> str:
@@ -106,21 +121,25 @@ def test_it_writes_pairs_that_the_trainer_reads_and_a_report_that_adds_up(ticket
 
 
 @pytest.mark.slow
-def test_texts_in_the_report_are_masked_and_in_the_pairs_where_asked(tickets: Path, tmp_path: Path) -> None:
-    build(tickets, tmp_path / "plain")
+def test_texts_in_the_report_are_masked_and_in_the_pairs_where_asked(
+    tickets: Path, plain: Path, tmp_path: Path
+) -> None:
     build(tickets, tmp_path / "masked", "--mask", "--texts", "raw")
-    assert "@corp.com" in (tmp_path / "plain" / "train.json").read_text()
+    assert "@corp.com" in (plain / "train.json").read_text()
     masked = (tmp_path / "masked" / "train.json").read_text()
     assert "@corp.com" not in masked and "<email>" in masked and "hello team" in masked  # raw
-    for folder in ("plain", "masked"):
-        assert "@corp.com" not in (tmp_path / folder / "report.json").read_text()
+    for folder in (plain, tmp_path / "masked"):
+        assert "@corp.com" not in (folder / "report.json").read_text()
 
 
-def test_the_same_seed_writes_the_same_bytes(tickets: Path, tmp_path: Path) -> None:
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+@pytest.mark.slow
+def test_the_same_seed_writes_the_same_bytes(tickets: Path, plain: Path, tmp_path: Path) -> None:
+    for name, seed in (("same", "0"), ("other", "1")):
         build(tickets, tmp_path / name, "--seed", seed)
-    a, b, c = ((tmp_path / name / "train.json").read_bytes() for name in "abc")
-    assert a == b != c
+    first, same, other = (
+        (folder / "train.json").read_bytes() for folder in (plain, tmp_path / "same", tmp_path / "other")
+    )
+    assert first == same != other
 
 
 def test_an_output_named_json_gets_its_companions_beside_it(tickets: Path, tmp_path: Path) -> None:
@@ -140,19 +159,19 @@ def test_what_is_there_is_not_overwritten(tickets: Path, tmp_path: Path, capfd) 
 
 
 @pytest.mark.slow
-def test_augmented_rows_are_marked_balanced_and_in_train_alone(tickets: Path, tmp_path: Path) -> None:
-    plain = build(tickets, tmp_path / "plain")
+def test_augmented_rows_are_marked_balanced_and_in_train_alone(tickets: Path, plain: Path, tmp_path: Path) -> None:
+    before = read(plain)
     files = build(tickets, tmp_path / "more", "--augment", "deletion=0.5,edit=0.25")
-    assert files["dev"] == plain["dev"] and files["test"] == plain["test"]
-    count = len(plain["train"]["labels"])
+    assert files["dev"] == before["dev"] and files["test"] == before["test"]
+    count = len(before["train"]["labels"])
     train = files["train"]
-    assert {key: column[:count] for key, column in train.items()} == plain["train"]
+    assert {key: column[:count] for key, column in train.items()} == before["train"]
     added = list(zip(*(train[key][count:] for key in ("phase_indicators", "labels", "origins")), strict=True))
     counts = Counter(added)
     assert {kind for *_, kind in added} == {"deletion", "edit"}
     assert all(counts[phase, 0, kind] == counts[phase, 1, kind] > 0 for phase, _, kind in counts)
-    known = {canonical_form(text) for part in plain.values() for side in "12" for text in part[f"texts{side}"]}
-    originals = set(zip(plain["train"]["texts1"], plain["train"]["numbers2"], plain["train"]["labels"], strict=True))
+    known = {canonical_form(text) for part in before.values() for side in "12" for text in part[f"texts{side}"]}
+    originals = set(zip(before["train"]["texts1"], before["train"]["numbers2"], before["train"]["labels"], strict=True))
     for row in range(count, len(train["labels"])):
         assert canonical_form(train["texts2"][row]) not in known
         assert (train["texts1"][row], train["numbers2"][row], train["labels"][row]) in originals
@@ -161,15 +180,17 @@ def test_augmented_rows_are_marked_balanced_and_in_train_alone(tickets: Path, tm
 
 
 @pytest.mark.slow
-def test_an_altered_text_that_is_another_tickets_is_left_out(tickets: Path, tmp_path: Path, monkeypatch) -> None:
-    held_out = build(tickets, tmp_path / "plain")["dev"]["texts1"][0]
+def test_an_altered_text_that_is_another_tickets_is_left_out(
+    tickets: Path, plain: Path, tmp_path: Path, monkeypatch
+) -> None:
+    held_out = read(plain)["dev"]["texts1"][0]
     monkeypatch.setattr(builder, "delete_span", lambda text, random: held_out.upper())
     assert "deletion" not in build(tickets, tmp_path / "more", "--augment", "deletion=0.5")["train"]["origins"]
 
 
 @pytest.mark.slow
 def test_round_trips_are_marked_and_only_of_the_language_that_is_read(
-    tickets: Path, tmp_path: Path, monkeypatch
+    tickets: Path, plain: Path, tmp_path: Path, monkeypatch
 ) -> None:
     asked: list[str] = []
 
@@ -184,9 +205,8 @@ def test_round_trips_are_marked_and_only_of_the_language_that_is_read(
     monkeypatch.setattr(builder, "language", lambda text: "de" if text.startswith("b") else "")
     options = ("--augment", "translation=0.5", "--translators", "there", "back")
     train = build(tickets, tmp_path / "out", *options)["train"]
-    plain = build(tickets, tmp_path / "plain")["train"]
     added = [text for text, origin in zip(train["texts2"], train["origins"], strict=True) if origin == "translation"]
-    assert len(added) == len(train["labels"]) - len(plain["labels"]) > 20
+    assert len(added) == len(train["labels"]) - len(read(plain)["train"]["labels"]) > 20
     assert all(text.endswith(" again") for text in added) and not any(text.startswith("b") for text in asked)
 
 
@@ -256,6 +276,7 @@ def test_a_short_band_is_told_with_numbers_and_an_empty_one_or_a_strict_run_is_r
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_negatives_above_positives_are_told(tickets: Path, tmp_path: Path, capfd) -> None:
     build(tickets, tmp_path / "out", "--hard-positives", "0.3:0.36:same", "--hard-negatives", "0.36:0.9:other")
     assert "train, hard: negatives score as high as positives by tfidf" in capfd.readouterr().err
@@ -306,6 +327,7 @@ def test_one_category_only_is_refused_unless_no_band_asks(tmp_path: Path, capfd)
     assert cli(["build-pairs", *arguments, *bands]) == 0
 
 
+@pytest.mark.slow
 def test_without_categories_the_default_bands_do_without(tmp_path: Path, capfd) -> None:
     rows = [{key: row[key] for key in ("number", "description")} for row in ticket_rows()]
     path = tmp_path / "t.csv"

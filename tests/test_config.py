@@ -503,7 +503,7 @@ def configs(draw: st.DrawFn) -> Config:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(configs())
 @example(Config(data=dataclasses.replace(Config().data, train='a"b\\c\x7f\n\r\t#\u2028')))
 def test_what_is_dumped_reads_back_equal(tmp_path: Path, config: Config) -> None:

@@ -50,7 +50,7 @@ random_rows = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(random_rows, st.integers(2, 9), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_invariants(rows, batch_size, epochs, world_size, seed):
     pairs = table(rows)
@@ -192,9 +192,9 @@ def test_every_repeat_of_a_batch_is_looked_at():
 @pytest.mark.slow
 def test_planning_is_fast_enough_for_many_rows():
     """Linear, not quadratic: a text that stands in half of all pairs is the worst case for the search ahead."""
-    rows = [(0 if i % 2 else i, 100_000 + i, 1, 1) for i in range(20_000)]
+    rows = [(0 if i % 2 else i, 100_000 + i, 1, 1) for i in range(8_000)]
     sampler = PhasedBatchSampler(table(rows), phased([1], epochs=1), batch_size=64, seed=0)
-    assert len(sampler) == 312
+    assert len(sampler) == 125
 
 
 def test_a_large_batch_that_must_repeat_does_not_search_all_others(monkeypatch):

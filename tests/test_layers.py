@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -42,10 +43,14 @@ def place(path: Path) -> tuple[str, str]:
     return parts[0], parts[-1]
 
 
+parsed = cache(ast.parse)
+
+
+@cache
 def imported(source: str, room: str) -> set[tuple[str, str]]:
     """(room, module or name) of all that a source of a room imports of `trainer`, anywhere in it and in any form."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -117,7 +122,7 @@ def test_a_circle_is_seen() -> None:
 
 def missing_in_map(room: str, modules: set[str]) -> set[str]:
     """Modules of a room that its docstring does not name."""
-    docstring = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    docstring = ast.get_docstring(parsed((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))) or ""
     return {module for module in modules if not re.search(rf"\b{module}\b", docstring)}
 
 
@@ -130,7 +135,7 @@ def test_the_docstring_of_a_room_is_its_map(room: str) -> None:
 def file_names(source: str) -> set[str]:
     """The strings of a source that are the name of a file of a run."""
     names = {value for name, value in vars(run_files).items() if name.isupper() and "." in value}
-    return names & {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
+    return names & {node.value for node in ast.walk(parsed(source)) if isinstance(node, ast.Constant)}
 
 
 def test_the_files_of_a_run_have_their_names_from_one_place() -> None:

@@ -115,5 +115,5 @@ def test_masking_twice_is_masking_once_and_words_without_digits_or_signs_stay(te
 )
 def test_no_text_takes_more_than_linear_time(piece: str) -> None:
     start = time.process_time()
-    mask_text(piece * (200_000 // len(piece)))
-    assert time.process_time() - start < 5
+    mask_text(piece * (100_000 // len(piece)))
+    assert time.process_time() - start < 2.5

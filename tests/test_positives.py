@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ PHASES = (
 SHARES = (0.15, 0.15)
 
 
+@cache
 def make_tickets(seed: int, count: int = 900) -> Tickets:
     """Tickets about 60 problems: a few words of the problem, a few of anything; three categories, two languages."""
     random = np.random.default_rng(seed)
@@ -60,19 +62,33 @@ def make_tickets(seed: int, count: int = 900) -> Tickets:
     )
 
 
-def mine(tickets: Tickets, seed: int = 0, largest_group: int = 20, similarity: Similarity | None = None) -> Mined:
-    similarity = similarity or Similarity(tfidf_matrix(tickets.texts), None)
+@cache
+def _similarity(texts: tuple[str, ...]) -> tuple[Similarity, np.ndarray]:
+    """By words: as mining takes it, and the cosines of all pairs [N, N]."""
+    matrix = tfidf_matrix(list(texts))
+    return Similarity(matrix, None), (matrix @ matrix.T).toarray()
+
+
+def by_words(tickets: Tickets) -> Similarity:
+    return _similarity(tuple(tickets.texts))[0]
+
+
+def all_cosines(tickets: Tickets) -> np.ndarray:
+    return _similarity(tuple(tickets.texts))[1]
+
+
+def mine(tickets: Tickets, seed: int = 0, largest_group: int = 20) -> Mined:
+    similarity = by_words(tickets)
     return mine_positives(tickets, similarity, PHASES, shares=SHARES, largest_group=largest_group, seed=seed)
 
 
 def select(
     tickets: Tickets, mined: Mined, part: int = 0, most_uses: int = 6, seed: int = 0, hard: HardSource | None = None
 ) -> dict[int, tuple[Pairs, Pairs]]:
-    similarity = Similarity(tfidf_matrix(tickets.texts), None)
     sizes = {phase.number: phase.size // 2 for phase in PHASES}
     positives = take_positives(mined, PHASES, sizes, part, "tfidf", most_uses, seed)
     taken = {pair for pairs in positives.values() for pair in pairs.sorted()}
-    search = Search(tickets, similarity, mined, PHASES, hard)
+    search = Search(tickets, by_words(tickets), mined, PHASES, hard)
     return {
         phase.number: (
             positives[phase.number],
@@ -83,8 +99,7 @@ def select(
 
 
 def cosines(tickets: Tickets, pairs: Pairs) -> np.ndarray:
-    whole = tfidf_matrix(tickets.texts)
-    return (whole @ whole.T).toarray()[pairs.first, pairs.second]
+    return all_cosines(tickets)[pairs.first, pairs.second]
 
 
 def same(tickets: Tickets, pairs: Pairs) -> np.ndarray:
@@ -99,15 +114,26 @@ def fits(band: Band, tickets: Tickets, pairs: Pairs) -> bool:
     return bool(((values >= band.low - 1e-6) & (values < band.high + 1e-6) & rule[band.category]).all())
 
 
+@cache
+def mined_of(seed: int) -> tuple[Tickets, Mined]:
+    return make_tickets(seed), mine(make_tickets(seed), seed)
+
+
+@cache
+def chosen_of(seed: int) -> tuple[Tickets, Mined, list[dict[int, tuple[Pairs, Pairs]]]]:
+    """Tickets, what was mined of them, and the pairs of each part by phase."""
+    tickets, mined = mined_of(seed)
+    return tickets, mined, [select(tickets, mined, part, seed=seed) for part in range(len(PARTS))]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_every_pair_lies_in_its_band_and_part_and_is_taken_once(seed: int) -> None:
-    tickets = make_tickets(seed)
-    mined = mine(tickets, seed)
+    tickets, mined, chosen = chosen_of(seed)
     seen: list[tuple[int, int]] = []
-    for part in range(len(PARTS)):
+    for part, by_phase in enumerate(chosen):
         for phase in PHASES:
-            positives, negatives = select(tickets, mined, part, seed=seed)[phase.number]
+            positives, negatives = by_phase[phase.number]
             assert len(positives) >= len(negatives) > (150 if part == 0 else 10)
             assert fits(phase.positives, tickets, positives) and fits(phase.negatives, tickets, negatives)
             for pairs in (positives, negatives):
@@ -119,9 +145,8 @@ def test_every_pair_lies_in_its_band_and_part_and_is_taken_once(seed: int) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_no_chain_of_positives_contradicts_a_negative_or_leaves_a_part(seed: int) -> None:
-    tickets = make_tickets(seed)
-    mined = mine(tickets, seed)
-    chosen = [pairs for part in range(3) for pairs in select(tickets, mined, part, seed=seed).values()]
+    tickets, mined, parts = chosen_of(seed)
+    chosen = [pairs for by_phase in parts for pairs in by_phase.values()]
     first, second = (
         np.concatenate([getattr(positives, side) for positives, _ in chosen]) for side in ("first", "second")
     )
@@ -175,8 +200,7 @@ def test_everything_repeats_with_its_seed_and_changes_with_another() -> None:
 
 def test_known_duplicates_outrank_similarity() -> None:
     tickets = make_tickets(0)
-    matrix = tfidf_matrix(tickets.texts)
-    whole, later = (matrix @ matrix.T).toarray(), np.triu(np.ones((len(tickets), len(tickets)), dtype=bool), 1)
+    whole, later = all_cosines(tickets), np.triu(np.ones((len(tickets), len(tickets)), dtype=bool), 1)
     alike = np.argwhere(later & (whole > 0.6))[:20]
     unlike = np.argwhere(later & (whole == 0))[:: len(whole)][:20]
     duplicate = np.arange(len(tickets))
@@ -219,18 +243,17 @@ def test_copies_of_a_template_make_no_pair_and_stay_together() -> None:
 
 @pytest.mark.slow
 def test_negatives_stay_within_a_language_and_away_from_friends() -> None:
-    tickets = make_tickets(0)
-    mined = mine(tickets)
+    tickets, mined, parts = chosen_of(0)
     friends = {
         frozenset(pair)
         for found in mined.candidates.values()
         for pair in zip(found.first.tolist(), found.second.tolist(), strict=True)
     }
-    near = {
-        ticket: {ticket} | {other for pair in friends if ticket in pair for other in pair}
-        for ticket in range(len(tickets))
-    }
-    for _, negatives in select(tickets, mined).values():
+    near = {ticket: {ticket} for ticket in range(len(tickets))}
+    for pair in friends:
+        for ticket in pair:
+            near[ticket] |= pair
+    for _, negatives in parts[0].values():
         for one, two in negatives.sorted():
             assert len({tickets.languages[one], tickets.languages[two]} - {""}) < 2
             assert not near[one] & near[two]
@@ -262,9 +285,9 @@ def test_negatives_share_the_anchors_of_positives_and_their_difference_in_length
 
 
 def test_no_ticket_is_used_more_often_than_allowed() -> None:
-    tickets = make_tickets(0)
+    tickets, mined = mined_of(0)
     for most in (1, 3):
-        for positives, negatives in select(tickets, mine(tickets), most_uses=most).values():
+        for positives, negatives in select(tickets, mined, most_uses=most).values():
             assert np.bincount(np.concatenate([positives.first, positives.second])).max() <= most
             assert np.bincount(negatives.second).max() <= most
 
@@ -272,12 +295,9 @@ def test_no_ticket_is_used_more_often_than_allowed() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("margin", [0.0, 0.2])
 def test_an_encoder_picks_the_hardest_below_its_margin(margin: float) -> None:
-    tickets = make_tickets(0)
-    mined = mine(tickets)
-    random = np.random.default_rng(0)
-    rows = (tfidf_matrix(tickets.texts) @ random.normal(size=(tfidf_matrix(tickets.texts).shape[1], 64))).astype(
-        np.float32
-    )
+    tickets, mined, parts = chosen_of(0)
+    matrix = tfidf_matrix(tickets.texts)
+    rows = (matrix @ np.random.default_rng(0).normal(size=(matrix.shape[1], 64))).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     whole = rows @ rows.T
     chosen = select(tickets, mined, hard=HardSource(rows, margin))
@@ -291,15 +311,13 @@ def test_an_encoder_picks_the_hardest_below_its_margin(margin: float) -> None:
         own[one] = min(own.get(one, 2.0), whole[one, two])
     for one, two in zip(negatives.first, negatives.second, strict=True):
         assert whole[one, two] <= (1 - margin) * own[one] + 1e-5
-    easier = select(tickets, mined)[3][1]
+    easier = parts[0][3][1]
     assert whole[negatives.first, negatives.second].mean() > whole[easier.first, easier.second].mean()
 
 
 def test_candidates_are_counted_as_they_are() -> None:
-    tickets = make_tickets(0)
-    mined = mine(tickets)
-    matrix = tfidf_matrix(tickets.texts)
-    whole = np.triu((matrix @ matrix.T).toarray(), 1)
+    tickets, mined = mined_of(0)
+    whole = np.triu(all_cosines(tickets), 1)
     equal = tickets.category[:, None] == tickets.category
     known = (tickets.category[:, None] >= 0) & (tickets.category >= 0)
     for phase in PHASES:

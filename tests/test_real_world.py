@@ -164,6 +164,7 @@ def test_bad_input_is_one_line(
     odd.write_text(one.read_text().replace("short_description", "Was"))
     named = {"TICKETS": asked["tickets"], "ONE": str(one), "ODD": str(odd)}
     arguments = ["evaluate", "--model", asked["question"]["model"], "--pairs", str(file), "--dims", "16"]
+    arguments += ["--resamples", "100"]
     assert cli([*arguments, *(named.get(option, option) for option in options)]) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and message in error[0]

@@ -90,8 +90,18 @@ def finished(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
     """A copy of its files that may be changed."""
-    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "model", "adapter"))
-    return tmp_path / "run"
+    return copy_of(finished, tmp_path / "run")
+
+
+def copy_of(run: Path, folder: Path) -> Path:
+    """A copy of what the report is made of."""
+    return shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints", "model", "adapter"))
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not drawn, which takes most of a report's time."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **options: file.write("<svg/>"))
 
 
 def test_a_training_run_ends_with_a_report_that_is_whole_and_needs_no_network(finished: Path) -> None:
@@ -119,14 +129,7 @@ def test_a_training_run_ends_with_a_report_that_is_whole_and_needs_no_network(fi
 
 
 @pytest.mark.slow
-def test_a_report_made_later_is_the_one_that_the_run_wrote(run: Path) -> None:
-    """Written before metrics.json, so that nothing is missing once that is there."""
-    texts = [(run / "report.html").read_text(), write_report(run).read_text()]
-    first, again = (re.sub(r'src="data:[^"]*"', "", text) for text in texts)
-    assert first == again
-
-
-@pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_texts_are_masked_and_escaped(run: Path) -> None:
     for name in ("report.html", "scores.json"):
         text = (run / name).read_text(encoding="utf-8")
@@ -147,12 +150,14 @@ def test_without_masks_the_texts_would_show(finished: Path, monkeypatch: pytest.
 
 @pytest.mark.slow
 def test_a_report_made_again_is_the_same(run: Path) -> None:
+    """The run wrote it before metrics.json, so that nothing is missing once that is there."""
     before = (run / "report.html").read_bytes()
     assert cli(["report", str(run)]) == 0
     assert (run / "report.html").read_bytes() == before
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_lint_findings_are_shown(run: Path) -> None:
     record = json.loads((run / "lint.json").read_text())
     assert record["findings"], "the run's own lint found something to show"
@@ -173,6 +178,7 @@ def test_lint_findings_are_shown(run: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_undefined_figures_do_not_break_it(run: Path) -> None:
     """NaN is null in the files: too few groups give no interval, no category no diagnostic."""
     metrics = json.loads((run / "metrics.json").read_text())
@@ -189,6 +195,7 @@ def test_undefined_figures_do_not_break_it(run: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize(("metric", "title"), [("average_precision", "average_precision"), ("spearman", "Spearman")])
 def test_the_metric_that_the_run_goes_by_is_shown_before_and_after(
     metric: str, title: str, run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -227,7 +234,7 @@ def test_the_card_and_the_summary_say_that_the_export_is_the_untouched_model(
 
 @pytest.fixture(scope="module")
 def positives_run(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run on positives alone, some of them held out, and what it said."""
+    """A finished run on positives alone, some of them held out, and what it said; there was no matplotlib."""
     folder = tmp_path_factory.mktemp("positives")
     columns = generate_pairs(240, 0, "train")
     rows = [row for row, label in enumerate(columns["labels"]) if label]
@@ -237,7 +244,8 @@ def positives_run(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.Te
     sets += ["--set=train.batch_size=8", "--set=curriculum.epochs=1", "--set=optim.lr=1e-3", "--set=loss.dims=[64, 16]"]
     sets += ["--set=data.dev_fraction=0.3", "--set=eval.every=4", "--set=lora.enabled=false"]
     (folder / "empty.toml").write_text("")
-    with console.capture() as captured:
+    with console.capture() as captured, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finish, "find_spec", lambda name: None)
         assert cli(["--config", str(folder / "empty.toml"), "--output-dir", str(folder / "run"), *sets]) == 0
     return folder / "run", captured.get()
 
@@ -279,12 +287,19 @@ def test_a_run_on_positives_alone_goes_by_search(positives_run: tuple[Path, str]
 
 
 @pytest.mark.slow
+def test_training_succeeds_without_matplotlib(positives_run: tuple[Path, str]) -> None:
+    folder, said = positives_run
+    assert "matplotlib is not installed" in said
+    assert (folder / "metrics.json").exists() and not (folder / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_its_report_and_a_comparison_show_search_alone(
     positives_run: tuple[Path, str], finished: Path, tmp_path: Path
 ) -> None:
-    folder, _ = positives_run
-    text = (folder / "report.html").read_text()
-    page = Page(text)
+    folder = copy_of(positives_run[0], tmp_path / "run")
+    page = Page(write_report(folder).read_text())  # made later: the run had no matplotlib
     assert len(page.images) == 3  # by dim, loss, strength: none that would be empty
     main = page.text["th"][: page.text["th"].index("metric")]
     assert main[:7] == ["dims", "verdict", "success@1", "success@5", "success@10", "mrr@10", "mrr@10 difference, 95 %"]
@@ -303,6 +318,7 @@ def edit_metrics(run: Path, **changes: object) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_verdict_is_text_not_markup(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     (run / "metrics.json").write_text(json.dumps({**metrics, "verdict": "<script>1</script>"}))
@@ -310,6 +326,7 @@ def test_a_verdict_is_text_not_markup(run: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -329,19 +346,15 @@ def test_a_verdict_is_text_not_markup(run: Path) -> None:
     ],
 )
 def test_what_is_no_finished_run_is_one_line_exit_2(
-    run: Path,
-    damage: Callable[[Path], None],
-    words: list[str],
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    run: Path, damage: Callable[[Path], None], words: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **options: file.write("<svg/>"))  # quick
     damage(run)
     assert cli(["report", str(run)]) == 2
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and all(word in said for word in words), said
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_several_runs_are_compared(finished: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "both.html"
     assert cli(["report", str(finished), str(run), "--output", str(out)]) == 0
@@ -367,28 +380,6 @@ def test_without_matplotlib_that_is_one_line(
     assert cli(["report", str(run)]) == 2
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and "pip install" in said
-
-
-@pytest.mark.slow
-def test_training_succeeds_without_matplotlib(
-    tiny_model: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(finish, "find_spec", lambda name: None)
-    pairs, dev = tmp_path / "pairs.json", tmp_path / "dev.json"
-    pairs.write_text(json.dumps(generate_pairs(24, 0, "train")))
-    dev.write_text(json.dumps(generate_pairs(24, 0, "dev")))
-    (tmp_path / "x.toml").write_text(
-        f'[model]\nname = "{tiny_model("mpnet")}"\n[data]\ntrain = "{pairs}"\ndev = "{dev}"\n'
-        '[curriculum]\nmode = "mixed"\nepochs = 1\n[train]\nbatch_size = 8\n[optim]\nlr = 1e-3\n[loss]\ndims = [64]\n'
-    )
-    assert cli(["--config", str(tmp_path / "x.toml"), "--output-dir", str(tmp_path / "run")]) == 0
-    assert "matplotlib is not installed" in capfd.readouterr().err
-    assert (tmp_path / "run" / "metrics.json").exists() and not (tmp_path / "run" / "report.html").exists()
-    monkeypatch.undo()
-    assert len(Page(write_report(tmp_path / "run").read_text()).images) == 6  # and can be made later
 
 
 def test_roc_points_are_those_of_sklearn() -> None:

@@ -75,7 +75,7 @@ def test_overlap_is_that_of_the_densities():
 def test_the_error_of_a_roc_auc_is_that_of_simulated_sets():
     draw = np.random.default_rng(0)
     labels = np.arange(300) < 100
-    values = [roc_auc_score(labels, draw.normal(size=300) + 1.2 * labels) for _ in range(400)]
+    values = [roc_auc_score(labels, draw.normal(size=300) + 1.2 * labels) for _ in range(200)]
     assert auc_error(float(np.mean(values)), 100, 200) == pytest.approx(np.std(values), rel=0.15)
 
 
@@ -122,12 +122,12 @@ def test_a_phase_easier_than_the_one_before():
 @pytest.mark.slow
 def test_a_difference_that_luck_explains_is_no_finding():
     easier = named = 0
-    for seed in range(200):
+    for seed in range(100):
         part, scores = make((1.0, 1.0), rows=60, seed=seed)
         figures = figures_of(part.table, "model", scores)
         easier += figures[2].roc_auc - figures[1].roc_auc > 0.02
         named += len(phase_order(part, figures))
-    assert easier > 60 and named < 10
+    assert easier > 30 and named < 5
 
 
 def test_training_pairs_easier_than_held_out_ones():
@@ -141,7 +141,7 @@ def test_training_pairs_easier_than_held_out_ones():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_flipped_labels_are_seen_at_the_ends(seed):
     part, scores = make((5.0, 2.0, 0.3), rows=2000, seed=seed)
     assert suspect_labels(part, "model", scores) == []
@@ -156,7 +156,7 @@ def test_flipped_labels_are_seen_at_the_ends(seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("gap", [0.5, 1.3, 2.0, 2.5, 3.0])
 def test_hard_pairs_are_not_taken_for_wrong_labels(gap):
-    for seed in range(5):
+    for seed in range(3):
         part, scores = make((gap,), rows=4000, seed=seed)
         assert suspect_labels(part, "model", scores) == []
 

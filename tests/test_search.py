@@ -56,13 +56,13 @@ def draw(size: int, width: int, groups: int, seed: int) -> tuple[np.ndarray, np.
 
 def slow(scores: np.ndarray, task: SearchTask) -> dict[str, list[float]]:
     """Every candidate sorted, one query at a time; nothing may be tied."""
+    relevant, candidates = task.relevant.toarray() != 0, task.excluded.toarray() == 0
+    if task.limits is not None:
+        candidates &= np.arange(scores.shape[1]) < task.limits[:, None]
     measured = []
-    for query, row in enumerate(scores):
-        limit = len(row) if task.limits is None else task.limits[query]
-        barred = set(task.excluded[query].nonzero()[1].tolist())
-        candidates = [text for text in range(limit) if text not in barred]
-        right = set(task.relevant[query].nonzero()[1].tolist())
-        measured.append(of_order(sorted(candidates, key=lambda text: -row[text]), right))
+    for row, right, found in zip(scores, relevant, candidates, strict=True):
+        ranked = np.flatnonzero(found)[np.argsort(-row[found])]
+        measured.append(of_order(ranked.tolist(), set(np.flatnonzero(right).tolist())))
     return {name: [each[name] for each in measured] for name in NAMES}
 
 
@@ -162,7 +162,7 @@ def test_where_candidates_tie_the_measures_are_means_over_all_orders(seed: int) 
         assert {name: values[0, q] for name, values in found.items()} == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_closed_forms_are_means_of_drawn_orders_deep_in_a_ranking(seed: int) -> None:
     """Tie groups across places 1, 5, 10 and 100, which no enumeration reaches: 4,000 drawn orders, to 5 errors."""
     rng = np.random.default_rng(seed)
@@ -351,7 +351,8 @@ def test_bm25_is_its_definition() -> None:
     scores = np.array([okapi(text.split(), [other.split() for other in texts]) for text in texts])
     assert np.concatenate([BM25Scores(texts, texts).rows(task.block(0, 24))]) == pytest.approx(scores, rel=1e-5)
     found = search(BM25Scores([text.upper() for text in texts], texts), task)
-    assert_mean_of_orders({name: values[0] for name, values in found.items()}, scores.round(5), task, 1e-7)
+    for name, (mean, error) in of_drawn_orders(scores.round(5), task, 1e-7).items():
+        assert (np.abs(found[name][0] - mean) <= error).all() and error.min() < 1e-8, name
 
 
 def test_a_text_without_a_known_word_finds_by_chance() -> None:
@@ -394,15 +395,19 @@ def test_the_fusion_is_that_of_both_rankings() -> None:
             shared = others[words[query, others] > 0]
             both[query, shared] += 1 / (60 + rankdata(-words[query, shared]))
             both[query, others] += 1 / (60 + rankdata(-by_cosine[query, others]))
-        assert_mean_of_orders({name: values[m] for name, values in found.items()}, both, task, 1e-10)
+        for name, (mean, error) in of_drawn_orders(both, task, 1e-10).items():
+            assert (np.abs(found[name][m] - mean) <= error).all() and error.min() < 1e-8, name
 
 
-def assert_mean_of_orders(found: dict[str, np.ndarray], scores: np.ndarray, task: SearchTask, jitter: float) -> None:
-    """Compare with the mean of 100 orders of what ties: exactly where none does, else to 5 standard errors."""
+def of_drawn_orders(scores: np.ndarray, task: SearchTask, jitter: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Measure -> mean over 100 orders of what ties, and how far off it may be, [Q] each: not at all where nothing does.
+
+    Elsewhere five standard errors, and what an order of few makes that 100 draws meet by luck.
+    """
     draws = [slow(scores + np.random.default_rng(n).uniform(0, jitter, size=scores.shape), task) for n in range(100)]
+    means = {}
     for name in NAMES:
         drawn = np.array([each[name] for each in draws])
-        error, same = drawn.std(axis=0) / np.sqrt(len(drawn)), np.ptp(drawn, axis=0) == 0
-        rare = np.where(same, 1e-9, 0.02)  # an order of few that 100 draws meet by luck
-        assert (np.abs(found[name] - drawn.mean(axis=0)) <= 5 * error + rare).all(), name
-        assert same.any()
+        certain = np.ptp(drawn, axis=0) == 0
+        means[name] = drawn.mean(axis=0), np.where(certain, 1e-9, 0.5 * drawn.std(axis=0) + 0.02)
+    return means

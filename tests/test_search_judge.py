@@ -269,7 +269,6 @@ def test_few_clusters_give_no_interval_and_no_verdict_that_is_sure() -> None:
 # ---- the command
 
 
-@pytest.mark.slow
 def test_the_command_judges_tickets_and_pairs(
     tmp_path: Path, tiny_model: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,7 +54,7 @@ def short_attention(short_encoder):
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "dtype"), [("mpnet", torch.float32), ("bert", torch.float16)])
 def test_the_kernel_passes_and_the_random_state_is_as_it_was(short_attention, family, dtype):
-    encoder = short_attention(family, heads=4)
+    encoder = short_attention(family, heads=2)
     torch.manual_seed(11)
     before = torch.get_rng_state()
     assert attention_fault(encoder, dtype) is None
@@ -148,8 +148,9 @@ def other_mask_backward(*inputs):
     ],
 )
 def test_broken_dropout_is_named(short_attention, monkeypatch, change, words):
-    encoder = short_attention("bert", heads=2)
+    encoder = short_attention("bert")
     encoder.model.config.attention_probs_dropout_prob = 0.3
+    monkeypatch.setattr(self_check, "ATTENTION_LENGTHS", (3,))  # without dropout nothing is broken
     monkeypatch.setattr(attention_triton, "packed_attention", with_dropout_of(change))
     fault = attention_fault(encoder, torch.float32)
     assert fault is not None and fault.startswith(words)
@@ -242,17 +243,18 @@ def test_layers_that_are_right_pass(short_encoder, compiled_as, lora):
 @pytest.mark.slow
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="stand-ins for what a GPU compiles")
 @pytest.mark.parametrize(
-    ("compile_layer", "words"),
+    ("compile_layer", "copies", "words"),
     [
-        (a_little_more, "the mean embedding is off by"),
-        (cut_gradient, "is missing"),
-        (unscaled_dropout, "two draws of dropout differ"),
-        (own_seeds, "a second pass from the same random state"),
+        (a_little_more, 8, "the mean embedding is off by"),
+        (cut_gradient, 8, "is missing"),
+        (unscaled_dropout, self_check.COPIES, "two draws of dropout differ"),
+        (own_seeds, 8, "a second pass from the same random state"),
     ],
 )
-def test_layers_that_are_wrong_are_named(short_encoder, compiled_as, compile_layer, words):
+def test_layers_that_are_wrong_are_named(short_encoder, compiled_as, compile_layer, copies, words, monkeypatch):
     encoder = short_encoder("mpnet")
     add_lora(encoder, LoraConfig())
+    monkeypatch.setattr(self_check, "COPIES", copies)
     compiled_as(compile_layer)
     fault, _ = layers_fault(encoder, nullcontext, torch.float32)
     assert fault is not None and words in fault

@@ -94,11 +94,13 @@ def count_alerts(
     with progress(f"Counting alerts at {dim} dims", len(combinations)) as advance:
         for row, (a, b) in enumerate(combinations):
             first, second = (range(int(edges[group]), int(edges[group + 1])) for group in (a, b))
-            histogram = _histogram(new, past, first, second)
-            if a != b:  # the other way round
-                histogram = 2 * histogram if alike else histogram + _histogram(new, past, second, first)
-            total += histogram
-            by_groups[row] = _at_or_above(_coarser(histogram).numpy())
+            ways = [(first, second)] if a == b or alike else [(first, second), (second, first)]
+            weight = 2 if alike and a != b else 1  # the other way round is the same
+            coarse = torch.zeros(2 * COARSE + 1, dtype=torch.int64)
+            for way in ways:
+                for steps, times in _steps(new, past, *way):
+                    _count(total, coarse, steps, times * weight)
+            by_groups[row] = _at_or_above(coarse.numpy())
             pairs[row] = sizes[a] * (sizes[a] - 1) if a == b else 2 * sizes[a] * sizes[b]
             advance()
     return AlertCounts(count, _at_or_above(total.numpy()), by_groups, pairs, groups)
@@ -165,23 +167,28 @@ def _blocks(rows: range) -> Iterator[range]:
         yield range(start, min(start + ROWS, rows.stop))
 
 
-def _histogram(new: Tensor, past: Tensor, first: range, second: range) -> Tensor:
-    """[2 STEPS + 1] how many cosines of two ranges of rows lie in each step; a ticket with itself is left out."""
-    histogram = torch.zeros(2 * STEPS + 2, dtype=torch.int64)
+def _steps(new: Tensor, past: Tensor, first: range, second: range) -> Iterator[tuple[Tensor, int]]:
+    """Yield the steps 0 .. 2 STEPS of all cosines of two ranges of rows, block by block, and how often they count:
+    once, and those of a ticket with itself once less."""
     for rows in _blocks(first):
         for others in _blocks(second):
             cosines = new[rows.start : rows.stop] @ past[others.start : others.stop].T
-            steps = (cosines * STEPS).floor_().clamp_(-STEPS, STEPS).to(torch.int32) + (STEPS + 1)
+            steps = (cosines * STEPS).floor_().clamp_(-STEPS, STEPS).to(torch.int32) + STEPS
+            yield steps.flatten(), 1
             if rows == others:
-                steps.fill_diagonal_(0)  # left out below
-            histogram += torch.bincount(steps.flatten(), minlength=len(histogram)).cpu()
-    return histogram[1:]
+                yield steps.diagonal(), -1
 
 
-def _coarser(histogram: Tensor) -> Tensor:
-    """[2 COARSE + 1] of a histogram [2 STEPS + 1]; the last step of either holds 1 alone."""
-    padding = STEPS // COARSE - 1
-    return torch.nn.functional.pad(histogram, (0, padding)).view(-1, STEPS // COARSE).sum(dim=1)
+def _count(total: Tensor, coarse: Tensor, steps: Tensor, times: int) -> None:
+    """Add steps to a histogram [2 STEPS + 1] and to one of a pair of groups [2 COARSE + 1]; the last of either is 1."""
+    if len(steps) < len(total):  # without the work of its length
+        steps = steps.cpu()
+        for histogram, index in ((total, steps), (coarse, steps // (STEPS // COARSE))):
+            histogram.index_add_(0, index, histogram.new_ones(1).expand(len(steps)), alpha=times)
+        return
+    counts = times * torch.bincount(steps, minlength=len(total)).cpu()
+    total += counts
+    coarse += torch.nn.functional.pad(counts, (0, STEPS // COARSE - 1)).view(len(coarse), -1).sum(dim=1)
 
 
 def _at_or_above(histogram: np.ndarray) -> Int:

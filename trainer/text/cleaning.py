@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +104,7 @@ _SCRIPTS: dict[str, re.Pattern[str]] = {
     "greek": re.compile("[\u0370-\u03ff]"),
     "thai": re.compile("[\u0e00-\u0e7f]"),
 }
+_NO_LATIN = re.compile("|".join(pattern.pattern for pattern in _SCRIPTS.values()))
 _LATIN = re.compile("[a-z\u00df-\u024f]", re.IGNORECASE)
 LANGUAGES = (*_STOP_WORDS, *_SCRIPTS)
 MIXED = "mixed"
@@ -134,7 +137,12 @@ def strip_mail(text: str) -> str:
 
 def id_free(text: str) -> str:
     """The words of a text in lower case, each one that holds a digit, an underscore or a mask as "#"."""
-    return " ".join("#" if _VOLATILE.search(token) else token for token in _TOKEN.findall(text.lower()))
+    return " ".join(map(_word_or_mark, _TOKEN.findall(text.lower())))
+
+
+@lru_cache(2**16)  # words repeat, and looking one up is quicker than looking into it
+def _word_or_mark(token: str) -> str:
+    return "#" if _VOLATILE.search(token) else token
 
 
 def fingerprints(texts: Sequence[str], rare: int = 2, least: int = 4) -> list[str]:
@@ -172,15 +180,26 @@ def strip_repeated(
     for text, start in zip(tracked(texts, "Finding repeated passages"), protected, strict=True):
         tokens = list(_TOKEN.finditer(text, start))
         spans.append(np.array([match.span() for match in tokens], dtype=np.int32).reshape(-1, 2))
-        words = ("#" if _VOLATILE.search(word) else word for word in (match.group().lower() for match in tokens))
+        words = (_word_or_mark(match.group().lower()) for match in tokens)
         numbers.append(np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words], dtype=np.int64))
     first = {template: row for row, template in reversed(list(enumerate(templates)))}
     hashes = [_shingle_hashes(row) for row in tracked(numbers, "Comparing passages")]
-    distinct = [np.unique(hashes[row]) for row in first.values()]
-    values, counts = np.unique(np.concatenate([*distinct, np.empty(0, np.uint64)]), return_counts=True)
+    values, counts = _in_rows([hashes[row] for row in first.values()])
     repeated = values[counts >= max(SHINGLE_TICKETS, SHINGLE_SHARE * len(first))]
-    rows = zip(tracked(texts, "Cutting repeated passages"), spans, hashes, strict=True)
-    return [_cut(text, span, np.isin(starts, repeated)) for text, span, starts in rows]
+    starts = np.isin(np.concatenate([*hashes, np.empty(0, np.uint64)]), repeated)  # of all at once: few calls
+    bounds = pairwise(np.cumsum([0, *map(len, hashes)]).tolist())
+    rows = zip(tracked(texts, "Cutting repeated passages"), spans, bounds, strict=True)
+    return [_cut(text, span, starts[begin:end]) for text, span, (begin, end) in rows]
+
+
+def _in_rows(rows: Sequence[NDArray[np.uint64]]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The different values of rows, and in how many rows each is."""
+    values = np.concatenate([*rows, np.empty(0, np.uint64)])
+    row_of = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    order = np.lexsort((row_of, values))
+    again = (np.diff(values[order]) == 0) & (np.diff(row_of[order]) == 0)
+    distinct, counts = np.unique(np.delete(values[order], 1 + np.flatnonzero(again)), return_counts=True)
+    return distinct, counts
 
 
 def _shingle_hashes(words: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -212,10 +231,10 @@ def _cut(text: str, spans: NDArray[np.int32], starts: NDArray[np.bool_]) -> str:
 
 def language(text: str) -> str:
     """A guess: "en", "de", ..., a script's name, MIXED where two have a large share, "" where too little says it."""
+    if not _NO_LATIN.search(text):
+        return _latin_language(text)
     letters = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS.items()}
     latin, other = len(_LATIN.findall(text)), max(letters, key=lambda name: letters[name])
-    if not letters[other]:
-        return _latin_language(text)
     # A character there says as much as three letters; a Latin product name in a Chinese sentence is usual.
     weight = 3 * letters[other]
     if weight > 3 * latin:
@@ -227,10 +246,14 @@ def language(text: str) -> str:
 
 
 def _latin_language(text: str) -> str:
-    counts = Counter(re.findall(r"[^\W\d_]+", text.lower()))
-    votes = sorted(((sum(counts[word] for word in words), name) for name, words in _STOP_WORDS.items()), reverse=True)
+    counts = Counter(word for word in re.findall(r"[^\W\d_]+", text.lower()) if word in STOP_WORDS)
+
+    def votes_of(words: Set[str]) -> int:
+        return sum(count for word, count in counts.items() if word in words)
+
+    votes = sorted(((votes_of(words), name) for name, words in _STOP_WORDS.items()), reverse=True)
     (best, name), (second, runner_up) = votes[0], votes[1]
     if best < 2 or best == second:
         return ""
-    evidence = sum(counts[word] for word in _STOP_WORDS[runner_up] - _STOP_WORDS[name])
+    evidence = votes_of(_STOP_WORDS[runner_up] - _STOP_WORDS[name])
     return MIXED if evidence >= 5 and evidence >= best / 2 else name
