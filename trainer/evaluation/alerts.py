@@ -235,8 +235,8 @@ def alerts_in_words(alerts: Mapping[str, Any] | None) -> str:
     drawn = "" if alerts["counted"] == alerts["texts"] else f", estimated from {alerts['counted']:,} of them"
     each = []
     for dim, entry in alerts["by_dim"].items():
-        low, high = entry.get("alerts_interval") or (None, None)
-        ends = "" if low is None or np.isnan(low) else f"95 % interval {_round(low)} to {_round(high)}; "
+        low, high = (np.nan if end is None else end for end in entry.get("alerts_interval", (None, None)))
+        ends = "" if np.isnan(low) else f"95 % interval {_round(low)} to {_round(high)}; "
         share = f"{ends}{percent(entry['share_of_pairs'])} of all pairs"
         each.append(f"{_round(entry['alerts_per_ticket'])} of them at {dim} dims ({share})")
     return (
