@@ -98,7 +98,7 @@ def shown_weights(batch, query, key, heads, probability, seed=0):
     length = len(query)
     identity = torch.eye(length, **KIND).repeat(1, heads)
     torch.manual_seed(seed)
-    shown = flash.packed_attention(query, key, identity, batch.blocks, packed.BLOCK, heads, None, probability)
+    shown = flash.packed_attention(query, key, identity, batch.blocks, heads, None, probability)
     return shown.view(length, heads, length).transpose(0, 1)
 
 

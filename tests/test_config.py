@@ -491,12 +491,14 @@ def configs(draw: st.DrawFn) -> Config:
     """Any config that passes its checks."""
     built: dict[str, Any] = {}
     for section, cls in typing.get_type_hints(Config).items():
-        hints = typing.get_type_hints(cls)
-        hints.pop("weights", None)
+        types = typing.get_type_hints(cls)
+        hints = {field.name: types[field.name] for field in dataclasses.fields(cls) if field.name != "weights"}
         values = {name: draw(BY_KEY.get(f"{section}.{name}", BY_TYPE[kind])) for name, kind in hints.items()}
         if section == "loss":
             count = len(values["dims"])
             values["weights"] = tuple(draw(st.just([]) | st.lists(ABOVE_ZERO, min_size=count, max_size=count)))
+        if section == "data" and not values["corpus"]:
+            values |= {"duplicates": "", "corpus_columns": ()}
         if section == "eval" and not (values["choose_strength"] and built["data"].forgetting):
             values["forgetting_limit"] = 0.0
         built[section] = cls(**values)
