@@ -124,7 +124,10 @@ def test_a_resample_is_the_tickets_literally_drawn() -> None:
     assert (resampled_per_ticket(counts, samples, 0.25) == samples[:, COARSE + COARSE // 4]).all()
 
 
-@pytest.mark.parametrize(("count", "groups_differ"), [(2, False), (31, True), (200, True)])
+@pytest.mark.parametrize(
+    ("count", "groups_differ"),
+    [(2, False), *(pytest.param(count, True, marks=pytest.mark.slow) for count in (31, 200))],
+)
 def test_at_one_threshold_it_is_what_counting_all_says(count: int, groups_differ: bool) -> None:
     """Also with sides that differ, and in every resample."""
     rng = np.random.default_rng(count)

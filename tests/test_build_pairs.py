@@ -142,6 +142,7 @@ def test_the_same_seed_writes_the_same_bytes(tickets: Path, plain: Path, tmp_pat
     assert first == same != other
 
 
+@pytest.mark.slow
 def test_an_output_named_json_gets_its_companions_beside_it(tickets: Path, tmp_path: Path) -> None:
     output = tmp_path / "pairs.json"
     assert cli(["build-pairs", "--tickets", str(tickets), "--output", str(output), *SMALL, "--test-share", "0"]) == 0
@@ -210,6 +211,7 @@ def test_round_trips_are_marked_and_only_of_the_language_that_is_read(
     assert all(text.endswith(" again") for text in added) and not any(text.startswith("b") for text in asked)
 
 
+@pytest.mark.slow
 def test_known_duplicates_come_first_and_are_marked(tmp_path: Path) -> None:
     rows = ticket_rows()
     rng = random.Random(0)

@@ -516,6 +516,7 @@ def test_what_is_dumped_reads_back_equal(tmp_path: Path, config: Config) -> None
     assert resolve_config(json.loads(json.dumps(to_tree(config)))) == config
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(TEXT, st.floats(min_value=-0.0, allow_infinity=False))
 def test_any_string_and_number_survives_toml(text: str, number: float) -> None:
@@ -533,6 +534,7 @@ def test_the_round_trip_can_fail() -> None:
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(

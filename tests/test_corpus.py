@@ -286,6 +286,7 @@ def test_bad_input_is_one_line_exit_2_and_no_folder(
     assert len([line for line in said if words in line]) == 1 and "Traceback" not in "".join(said)
 
 
+@pytest.mark.slow
 def test_a_corpus_that_changed_is_another_run(
     tiny_model: Callable[[str], Path], files: dict[str, Path], tmp_path: Path
 ) -> None:

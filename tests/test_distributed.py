@@ -125,6 +125,7 @@ def on_two():
     return on_ranks(2, ("", *SABOTAGES))
 
 
+@pytest.mark.slow
 def test_two_ranks_agree_with_one_process(alone, on_two):
     plan, reference = alone
     for results in on_two:

@@ -663,6 +663,7 @@ def test_the_code_on_the_card_gives_the_cosines_that_thresholds_are_for(
     assert "model.encode([" in usage(tmp_path / "run" / MODEL, "16", sided=False)
 
 
+@pytest.mark.slow
 def test_their_library_says_nothing_of_an_export(
     tiny_model: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -247,6 +247,7 @@ def test_a_killed_process_leaves_the_old_file_and_no_folder(how: str, where: str
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_plain_writing_would_not_pass_the_kill(tmp_path: Path) -> None:
     assert run_child("naive", "file", tmp_path).returncode == -signal.SIGKILL
     assert (tmp_path / "file").read_bytes() != OLD

@@ -560,6 +560,7 @@ def test_the_canary_would_sing(place: Place) -> None:
         judge(2, "Traceback\nerror: x", "x", 2)
 
 
+@pytest.mark.slow
 @given(suffix=st.sampled_from([".csv", ".jsonl", ".json"]), edits=EDITS)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_tickets_with_a_few_bytes_changed_give_tickets_or_a_refusal(tmp_path: Path, suffix: str, edits: Edits) -> None:

@@ -317,6 +317,7 @@ def test_flags_that_do_not_go_together_are_refused(flags: tuple[str, ...], named
 # --- installation -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_first_start_installs_and_the_second_does_not(project: Project) -> None:
     first = project.start("show")
     assert first.returncode == 0, first.stderr
@@ -346,6 +347,7 @@ def test_an_unknown_extra_is_named(project: Project) -> None:
     assert "'reprot'" in result.stderr
 
 
+@pytest.mark.slow
 def test_an_active_virtual_environment_is_used(project: Project, tmp_path: Path) -> None:
     add_script(tmp_path / "its own/bin/python", project.python)
     active = {"VIRTUAL_ENV": str(tmp_path / "its own")}
@@ -355,6 +357,7 @@ def test_an_active_virtual_environment_is_used(project: Project, tmp_path: Path)
     assert not project.venv.exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_installation_is_repaired(project: Project) -> None:
     process = project.popen("show", PIP_SECONDS="60")
     deadline = time.monotonic() + 30
@@ -446,6 +449,7 @@ def test_help_before_the_set_up_tells_how_and_installs_nothing(project: Project,
     assert "usage: trainer" not in result.stdout
 
 
+@pytest.mark.slow
 def test_help_ends_with_the_help_of_the_trainer(installed: Project) -> None:
     result = installed.start("--help")
     assert (result.returncode, result.stderr) == (0, "")

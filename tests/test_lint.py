@@ -355,6 +355,7 @@ def test_what_the_rules_of_build_pairs_bring_about_is_expected(tmp_path, capfd):
     assert severity(built(240, ["tfidf"] * 220 + [""] * 20)) == EXPECTED  # too few others to tell
 
 
+@pytest.mark.slow
 def test_hard_phases_are_expected_where_known_duplicates_or_an_encoder_made_them_so():
     columns = built(240, ["tfidf"] * 240)
     for row in range(240):

@@ -100,6 +100,7 @@ PIECES = (
 )
 
 
+@pytest.mark.slow
 @given(st.one_of(st.text(max_size=300), st.lists(st.sampled_from(PIECES), max_size=25).map("".join)))
 @settings(max_examples=300, deadline=None)
 def test_masking_twice_is_masking_once_and_words_without_digits_or_signs_stay(text: str) -> None:

@@ -225,6 +225,7 @@ def test_without_gradient_there_is_one_product(monkeypatch):
     assert walked
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_square():
     """Tensors kept for backward: a few numbers a row, no matrix of queries by candidates."""
     saved = []

@@ -136,6 +136,7 @@ def test_best_f1_tries_every_cut(case: tuple[int, int, float], dtype: Any, seed:
     check_best_f1(scores, labels)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(data=st.data(), width=st.sampled_from([16, 32, 64]))
 def test_best_f1_holds_for_any_floats(data: st.DataObject, width: Any) -> None:
@@ -383,6 +384,7 @@ def test_other_wrong_arguments_are_refused() -> None:
         spearman_ceiling(np.ones(5))
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_pairs_take_memory_for_their_number_not_its_square() -> None:
     scores, labels, graded = draw(100_000, 0, 0.3, np.float32, seed=0)
     embeddings = np.random.default_rng(0).normal(size=(2, 100_000, 64)).astype(np.float32)

@@ -775,6 +775,7 @@ def rows_or_refusal(path: Path) -> None:
         assert_one_line(error, str(path))
 
 
+@pytest.mark.slow
 @given(suffix=st.sampled_from(ALL_SUFFIXES), data=st.binary(max_size=200), squeeze=st.booleans())
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_give_rows_or_a_refusal(tmp_path: Path, suffix: str, data: bytes, squeeze: bool) -> None:
@@ -783,6 +784,7 @@ def test_any_bytes_give_rows_or_a_refusal(tmp_path: Path, suffix: str, data: byt
     rows_or_refusal(path)
 
 
+@pytest.mark.slow
 @given(suffix=st.sampled_from(list(WRITERS)), edits=EDITS)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_good_file_with_a_few_bytes_changed_gives_rows_or_a_refusal(

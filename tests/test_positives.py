@@ -175,6 +175,7 @@ def test_a_ticket_stays_in_its_part_when_others_come() -> None:
     assert (before == after).mean() > 0.8  # by chance it would be 0.54
 
 
+@pytest.mark.slow
 def test_everything_repeats_with_its_seed_and_changes_with_another() -> None:
     tickets = make_tickets(0)
 

@@ -198,6 +198,7 @@ def test_bad_input_is_one_line(
     assert len(error) == 1 and message in error[0]
 
 
+@pytest.mark.slow
 def test_the_terminal_says_where_a_threshold_belongs(asked: dict[str, Any]) -> None:
     options = {"prevalence": 0.02, "tickets": asked["tickets"], "alerts_per_ticket": 3.0}
     judgement = judge(Question(**asked["question"], **options))

@@ -168,6 +168,7 @@ def test_on_a_narrow_screen_every_row_is_a_block_that_needs_no_scrolling(finishe
     assert narrow.count("white-space: normal") == 1 and "nowrap" not in text and "overflow-x" not in narrow
 
 
+@pytest.mark.slow
 def test_the_page_begins_with_the_runs_own_sentences(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     said = ["Better & sure: deploy, yes.", "The right ticket is among the first five for 62 -> 71 of 100."]

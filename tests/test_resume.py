@@ -436,6 +436,7 @@ def test_a_field_that_is_new_or_gone_is_a_difference():
     ]
 
 
+@pytest.mark.slow
 def test_random_states_that_no_generator_has_are_refused(start, tmp_path, capfd):
     killed(start, tmp_path / "run", 1)
     folder = newest_checkpoint(tmp_path / "run" / "checkpoints")

@@ -65,6 +65,7 @@ def test_figures_agree_with_peers(seed):
     assert (everything.phase, first.phase, second.phase) == ("all", "1", "2")
 
 
+@pytest.mark.slow
 def test_overlap_is_that_of_the_densities():
     part, scores = make((1.5,), rows=200_00)
     (own,) = figures_of(part.table, "model", scores)
@@ -111,6 +112,7 @@ def test_the_one_phase_of_a_file_is_looked_at_too():
     assert finding.severity == SERIOUS
 
 
+@pytest.mark.slow
 def test_a_phase_easier_than_the_one_before():
     for gaps, expected in (((3, 2, 1), []), ((1, 2, 3), ["2", "3"]), ((2, 1, 1.5), ["3"]), ((1.0, 1.0, 1.0), [])):
         part, scores = make(gaps, rows=2000)

@@ -117,6 +117,7 @@ def encoded(monkeypatch):
     return counted
 
 
+@pytest.mark.slow
 def test_the_same_texts_are_not_embedded_twice_by_the_same_model(tiny_model, table, cache, encoded, tmp_path):
     first = load_encoder(str(tiny_model("mpnet")))
     tokens = tokenize_sides(first, table.texts)

@@ -84,6 +84,7 @@ def test_the_watch_sees_what_waits():
     assert watch.seen >= {"_local_scalar_dense", "nonzero"}
 
 
+@pytest.mark.slow
 def test_numbers_that_lag_are_the_same_numbers(make_stepper):
     found = []
     for lag in (0, 1):

@@ -103,6 +103,7 @@ def table_of(lengths: list[int]) -> TokenTable:
     return TokenTable(np.arange(offsets[-1], dtype=np.int32) + 100, offsets)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(LENGTHS, st.data())
 def test_a_batch_holds_the_texts_asked_for_in_that_order(lengths: list[int], data: st.DataObject) -> None:

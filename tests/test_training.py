@@ -189,7 +189,8 @@ def steps_of(folder: Path) -> list[dict]:
     return [line for line in lines(folder) if "loss" in line]
 
 
-@pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True])
 def test_a_run_leaves_what_it_promises(start, whole, lora, pair_files, capfd):
     code, folder = whole(lora)
     assert code == 0
@@ -872,12 +873,10 @@ def test_two_processes_train_as_one_with_twice_the_batch(start, tiny_model, pair
     question = Question(str(two / "model"), str(pair_files["dev"]), baseline=str(model), dims=(64, 16))
     found = judge(question)
     for dim, values in found.assessment.metrics["model"].items():
-        of_pairs = {
-            name: value for name, value in values.items() if name not in SEARCH_METRICS
-        }  # others are the corpus's
-        assert {name: metrics["final"][dim][name] for name in of_pairs} == pytest.approx(
-            of_pairs, abs=1e-6, nan_ok=True
-        )
+        # Those of search are the corpus's.
+        of_pairs = {name: value for name, value in values.items() if name not in SEARCH_METRICS}
+        theirs = {name: metrics["final"][dim][name] for name in of_pairs}
+        assert theirs == pytest.approx(of_pairs, abs=1e-6, nan_ok=True)
     columns = Columns(duplicate_of="duplicate_of")
     search = SearchQuestion(str(two / "model"), baseline=str(model), dims=(64, 16), columns=columns)
     search = replace(search, tickets=str(tickets))
