@@ -7,7 +7,6 @@ import doctest
 import json
 import math
 import tomllib
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +89,7 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "data.dev_fraction": (["0", "1", "-0.1"], ["0.01", "0.99"]),
     "data.label_scale": (["0", "-5"], ["5"]),
     "data.positive_threshold": (["-0.1"], ["0", "0.3"]),
+    "data.allow_overlap": (["-0.1", "1.1", "5"], ["0", "0.05", "1"]),
     "curriculum.mode": (['"linear"'], ['"auto"', '"phased"', '"mixed"']),
     "curriculum.phases": (["[]", "[1, 2, 1]"], ["[3]", "[3, 1]"]),
     "curriculum.epochs": (["0", "-1"], ["1"]),
@@ -301,6 +301,11 @@ def test_a_section_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
         ),
         ("lora.targets=[1]", "lora.targets must be a string, not 1"),
         ("loss.weights=[true]", "loss.weights must be a number, not True"),
+        (
+            "data.allow_overlap=true",
+            "data.allow_overlap = true: name the share of held-out pairs that may share texts, as in 0.05",
+        ),
+        ("data.allow_overlap=false", "data.allow_overlap = false: write 0"),
     ],
 )
 def test_a_wrong_type_is_refused(setting: str, complaint: str, tmp_path: Path) -> None:
@@ -490,8 +495,8 @@ BY_KEY = {
 def configs(draw: st.DrawFn) -> Config:
     """Any config that passes its checks."""
     built: dict[str, Any] = {}
-    for section, cls in typing.get_type_hints(Config).items():
-        hints = typing.get_type_hints(cls)
+    for section, cls in settings_of(Config).items():
+        hints = dict(settings_of(cls))
         hints.pop("weights", None)
         values = {name: draw(BY_KEY.get(f"{section}.{name}", BY_TYPE[kind])) for name, kind in hints.items()}
         if section == "loss":

@@ -379,7 +379,7 @@ def test_components_are_those_of_a_breadth_first_walk(seed: int) -> None:
 def check_split(table: PairTable, split: Split, fraction: float) -> None:
     """What holds of every split, of tables whose rows all differ."""
     rest, held_out, left_out = split
-    assert not canonical_texts(rest) & canonical_texts(held_out) and check_overlap(rest, held_out, allow=False) == 0
+    assert not canonical_texts(rest) & canonical_texts(held_out) and check_overlap(rest, held_out, allowed=0) == 0
     kept = Counter(rows_of(rest) + rows_of(held_out))
     assert kept <= Counter(rows_of(table)) and kept.total() == len(table) - left_out
     sides = {text: part for part in (rest, held_out) for text in canonical_texts(part)}
@@ -457,7 +457,7 @@ def test_a_split_row_by_row_would_share_texts() -> None:
     """The negative control of the test above: these tables cannot be cut anywhere."""
     table = random_table(0, pool=1600)
     held = np.random.default_rng(0).random(len(table)) < 0.25
-    assert check_overlap(table.take(~held), table.take(held), allow=True) > 0
+    assert check_overlap(table.take(~held), table.take(held), allowed=1) > 0
 
 
 def chain(rows: int) -> dict[str, list[Any]]:
@@ -518,13 +518,13 @@ def test_overlap_counts_copies_and_shows_three() -> None:
     train = pairs_from_columns(GOOD, "train.csv")
     copies = ["Printer  is JAMMED", "vpn drops", "vpn drops", "screen is black", "mail bounces " + " " * 200]
     other = pairs_from_columns({"texts1": copies, "texts2": [f"n{i}" for i in range(5)], "labels": [1] * 5}, "dev.csv")
-    with pytest.raises(InputError, match=r"4 of its texts are also in train\.csv") as caught:
-        check_overlap(train, other, allow=False)
+    with pytest.raises(InputError, match=r"one of 4 texts that are also in train\.csv") as caught:
+        check_overlap(train, other, allowed=0)
     assert_one_line(
-        caught.value, "dev.csv", "'Printer  is JAMMED', 'vpn drops', 'screen is black')", "data.allow_overlap"
+        caught.value, "dev.csv", "'Printer  is JAMMED', 'vpn drops', 'screen is black')", "data.allow_overlap = 1"
     )
     assert "mail" not in str(caught.value)
-    assert check_overlap(train, other, allow=True) == 4
+    assert check_overlap(train, other, allowed=1) == 4
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -848,9 +848,10 @@ def test_texts_that_the_real_train_and_dev_share_are_found(shared_data: Path) ->
     """17 short titles ("erp access issue") stand on both sides, by a plain set intersection as well."""
     train, dev = (read_pairs(shared_data / f"itsm_pairs_{part}.json") for part in ("train", "dev"))
     plain = [{" ".join(text.casefold().split()) for text in table.texts} for table in (train, dev)]
-    assert check_overlap(train, dev, allow=True) == len(plain[0] & plain[1]) == 17
-    with pytest.raises(InputError, match="17 of its texts are also in"):
-        check_overlap(train, dev, allow=False)
+    assert check_overlap(train, dev, allowed=1) == len(plain[0] & plain[1]) == 17
+    with pytest.raises(InputError, match=r"33 of its 818 pairs \(4\.0%\) hold one of 17 texts .*_overlap = 0\.05$"):
+        check_overlap(train, dev, allowed=0.04)
+    assert check_overlap(train, dev, allowed=0.05) == 17
 
 
 # ---- columns in memory

@@ -320,7 +320,7 @@ def test_harmful_training_cannot_lose_to_the_start(start, pair_files, tmp_path, 
     path = tmp_path / "poisoned.json"
     path.write_text(json.dumps({**columns, "labels": [1 - label for label in columns["labels"]]}))
     settings = {"optim.lr": "5e-3", "curriculum.mode": "mixed", "curriculum.epochs": "4", "loss.pair_weight": "2.0"}
-    settings |= {"data.train": path, "data.allow_overlap": "true", "lora.enabled": "true"}
+    settings |= {"data.train": path, "data.allow_overlap": 1, "lora.enabled": "true"}
     trained = until_finish(start, tmp_path / "steps", settings)
 
     metrics = finished(trained, tmp_path / "chosen", choose_strength=True)
@@ -741,7 +741,7 @@ def test_overlap_is_refused_or_recorded(run_small, pair_files, tmp_path):
     path.write_text(json.dumps({key: train_pairs[key][:30] + dev_pairs[key] for key in dev_pairs}))
     code, folder = run_small("run", {"data.dev": path})
     assert code == 2 and not folder.exists()
-    data = load_data(DataConfig(train=str(pair_files["train"]), dev=str(path), allow_overlap=True), 0)
+    data = load_data(DataConfig(train=str(pair_files["train"]), dev=str(path), allow_overlap=1), 0)
     assert data.overlap["dev"] > 20
 
 
@@ -766,7 +766,7 @@ def test_without_a_config_a_model_and_pairs_take_the_built_in_settings(
 def test_a_held_out_file_that_is_the_training_file_is_refused_whatever_is_allowed(run_small, pair_files, capfd):
     train_file, dev_file = pair_files["train"], pair_files["dev"]
     for key, path in (("data.dev", train_file), ("data.test", train_file), ("data.test", dev_file)):
-        code, folder = run_small("run", {key: path, "data.allow_overlap": "true"})
+        code, folder = run_small("run", {key: path, "data.allow_overlap": 1})
         said = capfd.readouterr().err
         assert code == 2 and not folder.exists() and f"error: {key} = {path}: " in said and "of its" in said
 
