@@ -499,6 +499,8 @@ def configs(draw: st.DrawFn) -> Config:
         hints = dict(settings_of(cls))
         hints.pop("weights", None)
         values = {name: draw(BY_KEY.get(f"{section}.{name}", BY_TYPE[kind])) for name, kind in hints.items()}
+        if section == "data" and not values["corpus"]:
+            values |= {"duplicates": "", "corpus_columns": ()}
         if section == "loss":
             count = len(values["dims"])
             values["weights"] = tuple(draw(st.just([]) | st.lists(ABOVE_ZERO, min_size=count, max_size=count)))
