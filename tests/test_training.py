@@ -518,6 +518,30 @@ def test_a_folder_that_holds_something_is_refused_before_any_work(run_small, tmp
 
 
 @pytest.mark.slow
+def test_a_dry_run_shows_the_plan_judges_nothing_and_leaves_nothing(run_small, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(Inputs, "judge_untouched", raise_interrupt)
+    before = sorted(tmp_path.rglob("*"))
+    code, folder = run_small("run", {"log.tensorboard": "true"}, "--dry-run", "--max-steps=4")
+    said = " ".join(capfd.readouterr().err.split())
+    assert code == 0 and not folder.exists() and sorted(tmp_path.rglob("*")) == before
+    assert "9 steps, training" in said and "Lint of the run's pairs" in said and "Dry run: nothing was" in said
+    assert "the first 4 of these 9 steps are made" in said
+    assert run_small("run", {"data.dev": "nowhere.json"}, "--dry-run")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--dry-run", "--resume"], "--dry-run is about a run that has not begun: leave out --resume"),
+        (["--max-steps=0"], "--max-steps 0: use 1 or more, or leave it out to make all steps"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, said, run_small, capfd):
+    code, folder = run_small("run", {}, *options)
+    assert code == 2 and capfd.readouterr().err == f"error: {said}\n" and not folder.exists()
+
+
+@pytest.mark.slow
 def test_tensorboard_gets_the_metrics(often):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -263,6 +263,7 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "texts_at_max_length": int((run.tokens.longest(len(run.data.train.texts)) == spec.max_length).sum()),
         "scale": float(torch.as_tensor(run.objective.scale).detach()),
         "steps": state.step,
+        "planned_steps": len(run.sampler),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(state.seconds, 3),
         "resumed_at": state.resumed_at,

@@ -24,8 +24,8 @@ from trainer.training.settled import Conditions, print_settings
 from trainer.training.setup import Inputs, Run
 
 
-def lint_pairs(inputs: Inputs) -> None:
-    """Show and keep what lint finds without a model in the pairs of the run; nothing it finds ends the run."""
+def lint_pairs(inputs: Inputs, keep: bool = True) -> None:
+    """Show, and `keep` in the folder, what lint finds without a model in the pairs; nothing it finds ends the run."""
     held_out = [pairs for pairs in (inputs.dev, inputs.test) if pairs is not None]
     tables = [inputs.data.train, *(pairs.table for pairs in held_out)]
     tokens = [inputs.tokens, *(pairs.tokens for pairs in held_out)]
@@ -33,17 +33,22 @@ def lint_pairs(inputs: Inputs) -> None:
     report = lint_tables(tables, Tokens(lengths, inputs.encoder.spec.max_length))
     console.print("Lint of the run's pairs:")
     print_findings(report)
-    write_json(inputs.folder / LINT, report.record())
+    if keep:
+        write_json(inputs.folder / LINT, report.record())
     if report.serious():
         console.print("Training goes on; what it learns and how it is judged may not mean what it seems to")
 
 
 def plan_record(run: Run) -> dict[str, Any]:
-    """plan.json: phases, steps, trained parameters with their shapes, the learning rate of every step."""
+    """plan.json: phases, steps, trained parameters with their shapes, the learning rate of every step.
+
+    All of it is of the whole plan; "stops_after" says how many of its steps are made.
+    """
     optim = run.config.optim
     first_hold, first_decay = schedule_edges(len(run.rates), optim.warmup_ratio, optim.hold_ratio)
     return {
         "steps": len(run.sampler),
+        "stops_after": run.steps,
         "global_batch_size": run.sampler.global_size,
         "phases": [asdict(phase) for phase in run.sampler.phases],
         "schedule": {"first_hold_step": first_hold, "first_decay_step": first_decay},
@@ -83,7 +88,7 @@ def print_graded_labels(pairs: PairTable) -> None:
 def print_plan(run: Run) -> None:
     """Show what is about to happen: settings, trained parameters, phases, the learning rate at every boundary."""
     has_negatives = not run.data.train.label.all()
-    conditions = Conditions(run.config, len(run.sampler), ranks.world_size(), has_negatives)
+    conditions = Conditions(run.config, run.steps, ranks.world_size(), has_negatives)
     print_settings(run.asked, conditions, run.encoder.width)
     print_searches(run, conditions.evaluations_before_the_end + 1)
     print_graded_labels(run.data.train)
@@ -108,6 +113,11 @@ def print_plan(run: Run) -> None:
             f"{run.rates[phase.first_step]:.2e}-{run.rates[last]:.2e}",
         )
     console.print(table)
+    if run.steps < len(run.sampler):
+        console.print(
+            f"Cut short: the first {run.steps} of these {len(run.sampler)} steps are made, at the rates of the whole "
+            "plan; then the run ends as usual"
+        )
     for phase in run.sampler.phases:
         if phase.repeats:
             console.print(f"Phase {phase.name}: {phase.repeats} batches could not avoid showing a text twice")
