@@ -90,6 +90,7 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "data.label_scale": (["0", "-5"], ["5"]),
     "data.positive_threshold": (["-0.1"], ["0", "0.3"]),
     "data.allow_overlap": (["-0.1", "1.1", "5"], ["0", "0.05", "1"]),
+    "data.limit": (["-1"], ["0", "1"]),
     "curriculum.mode": (['"linear"'], ['"auto"', '"phased"', '"mixed"']),
     "curriculum.phases": (["[]", "[1, 2, 1]"], ["[3]", "[3, 1]"]),
     "curriculum.epochs": (["0", "-1"], ["1"]),

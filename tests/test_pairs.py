@@ -22,6 +22,7 @@ from oracles import EDITS, Edits, edited
 
 from trainer.config import DataConfig
 from trainer.data import text_files
+from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, positives_of, read_pairs
 from trainer.data.run_data import load_data
 from trainer.data.split import (
@@ -32,6 +33,7 @@ from trainer.data.split import (
     has_both_labels,
     hold_out,
     require_positives,
+    sample_pairs,
 )
 from trainer.errors import InputError
 from trainer.system.console import console
@@ -506,6 +508,38 @@ def test_a_run_says_what_its_split_leaves_out(tmp_path: Path) -> None:
     for config in (DataConfig(train=str(path)), DataConfig(train=str(ones), dev=str(path))):
         with pytest.raises(InputError, match=r"chain\.json: label: all 100 rows are negative: add positive pairs"):
             load_data(config, 0)
+
+
+@pytest.mark.parametrize("limit", [37, 200, 399])
+def test_a_sample_keeps_the_shares_of_phases_and_labels(limit: int) -> None:
+    table = random_table(1)
+    kinds = Counter(zip(table.phase.tolist(), table.label.tolist(), strict=True))
+    sample = sample_pairs(table, limit, 0)
+    assert len(sample) == limit and sample.row.tolist() == sorted(sample.row.tolist())
+    assert Counter(rows_of(sample)) <= Counter(rows_of(table))
+    for kind, count in Counter(zip(sample.phase.tolist(), sample.label.tolist(), strict=True)).items():
+        assert abs(count - kinds[kind] * limit / 400) <= 1
+    assert sample_pairs(table, limit, 0).row.tolist() == sample.row.tolist()
+    assert sample_pairs(table, limit, 1).row.tolist() != sample.row.tolist()
+
+
+def test_a_sample_keeps_anchors_together_and_all_is_all() -> None:
+    anchors = [f"anchor {number % 50}" for number in range(200)]
+    columns = {"texts1": anchors, "texts2": [f"text {i}" for i in range(200)], "labels": [1] * 50 + [0] * 150}
+    table = pairs_from_columns(columns, "triplets.json")
+    sample = sample_pairs(table, 40, 0)
+    positives, negatives = ({sample.texts[i] for i in sample.text1[sample.label == label]} for label in (True, False))
+    assert len(sample) == 40 and len(positives) == 10 and negatives == positives
+    assert sample_pairs(table, 200, 0) is table
+
+
+def test_a_limit_changes_what_is_trained_and_nothing_that_judges(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps(generate_pairs(120, 0, "train")))
+    whole, small = (load_data(DataConfig(train=str(path), limit=limit), 0) for limit in (0, 30))
+    assert len(small.train) == 30 and small.beyond_limit == len(whole.train) - 30 and whole.beyond_limit == 0
+    assert small.dev.fingerprint() == whole.dev.fingerprint() and small.overlap == whole.overlap
+    assert "(a sample of 30)" in small.train.source
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])

@@ -104,6 +104,25 @@ def hold_out(table: PairTable, fraction: float, seed: int) -> Split:
     return Split(table.take(rest), replace(table.take(held), source=f"{table.source} (held-out part)"), lost)
 
 
+def sample_pairs(table: PairTable, limit: int, seed: int) -> PairTable:
+    """A seeded sample of `limit` rows, or all where there are no more, in their order.
+
+    Phases and labels keep their shares, to a row each. The canonical first texts are drawn in one order for all of
+    them, so that a positive tends to come with the negatives of its anchor.
+    """
+    if limit >= len(table):
+        return table
+    anchors = table.canonical[table.text1]
+    drawn = np.random.default_rng(seed).permutation(canonical_count(table))[anchors]
+    kinds = np.unique(np.stack([table.phase, table.label]), axis=1, return_inverse=True)[1].ravel()
+    order = np.lexsort((drawn, kinds))  # by kind, and within it as drawn
+    sizes = np.bincount(kinds)
+    within = np.arange(len(table)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place = (within + 0.5) / np.repeat(sizes, sizes)  # 0 to 1 in every kind: below a line lies the same share of each
+    chosen = order[np.argsort(place, kind="stable")[:limit]]
+    return replace(table.take(np.sort(chosen)), source=f"{table.source} (a sample of {limit})")
+
+
 def _text_sets(
     table: PairTable, target: float, tolerance: float, random: np.random.Generator
 ) -> Iterator[NDArray[np.bool_]]:

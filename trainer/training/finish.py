@@ -258,7 +258,12 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "trained_count": sum(parameter.numel() for parameter in run.parameters.values()),
         "strength": alpha,
         "fingerprints": run.fingerprints,
-        "rows": {"train": len(run.data.train), "dev": len(run.data.dev), "left out": run.data.left_out},
+        "rows": {
+            "train": len(run.data.train),
+            "beyond data.limit": run.data.beyond_limit,
+            "dev": len(run.data.dev),
+            "left out": run.data.left_out,
+        },
         "overlapping_texts": run.data.overlap,
         "texts_at_max_length": int((run.tokens.longest(len(run.data.train.texts)) == spec.max_length).sum()),
         "scale": float(torch.as_tensor(run.objective.scale).detach()),
