@@ -221,7 +221,7 @@ def test_a_run_leaves_what_it_promises(start, whole, lora, pair_files, capfd):
     trained = meta["trained"]
     assert all(".lora_" in name for name in trained) if lora else len(trained) > 30
     assert meta["versions"]["torch"] == torch.__version__ and set(meta["overlapping_texts"].values()) == {0}
-    assert meta["rows"] == {"train": 72, "dev": 36, "left out": 0}
+    assert meta["rows"] == {"train": 72, "beyond data.limit": 0, "dev": 36, "left out": 0}
     # The config on record is the config that ran.
     assert load_config(folder / "config.toml").lora.enabled is lora
     # A finished run is not overwritten.
@@ -525,7 +525,7 @@ def test_a_dry_run_shows_the_plan_judges_nothing_and_leaves_nothing(run_small, t
     said = " ".join(capfd.readouterr().err.split())
     assert code == 0 and not folder.exists() and sorted(tmp_path.rglob("*")) == before
     assert "9 steps, training" in said and "Lint of the run's pairs" in said and "Dry run: nothing was" in said
-    assert "the first 4 of these 9 steps are made" in said
+    assert "the first 4 of these 9 steps are made" in said and "The steps take about 0:01 (h:mm)" in said
     assert run_small("run", {"data.dev": "nowhere.json"}, "--dry-run")[0] == 2
 
 

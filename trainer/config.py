@@ -84,8 +84,8 @@ class DataConfig(Section, name="data"):
     """Share of the pairs of dev or test that may hold a text that train or the other holds too; a file of nearly the
     same pairs stays an error."""
     limit: int = 0
-    """Train on a sample of so many pairs, for a cheap look; 0 takes all. It is drawn by the seed, with phases and labels
-    in proportion and pairs of one first text together; dev is the same as without."""
+    """Train on a sample of so many pairs, for a cheap look; 0 takes all. Drawn by the seed, with phases and labels in
+    proportion and pairs of one first text together; dev is the same as without."""
     columns: tuple[str, ...] = ()
     """What the pair files call their fields, as in ["text1=Title", "label=same"]; empty goes by the usual names, and
     so does a file that has none of these columns. Fields: text1, text2, label, phase, category1, category2; or anchor,

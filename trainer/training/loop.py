@@ -32,7 +32,7 @@ from trainer.system.console import console, progress
 from trainer.system.signals import Signals
 from trainer.training.finish import finish
 from trainer.training.log import Clock, RunLog, Timer, open_log
-from trainer.training.plan import describe, lint_pairs, print_numerics, print_plan
+from trainer.training.plan import describe, lint_pairs, print_duration, print_numerics, print_plan
 from trainer.training.resume import checkpoint, resumed_state, saved_conditions
 from trainer.training.run_folder import choose_folder, claimed, has_begun
 from trainer.training.setup import Inputs, Run, build_run, read_inputs
@@ -98,6 +98,7 @@ def train(
             require_steps_ahead(run, state)
         else:
             print_plan(run)
+            print_duration(run)
         print_numerics(run)
         describe(run)
 
@@ -120,6 +121,7 @@ def rehearse(inputs: Inputs) -> RunResult:
         lint_pairs(inputs, keep=False)
     run = build_run(inputs)
     print_plan(run)
+    print_duration(run, even_if_small=True)
     print_numerics(run)
     console.print(f"Dry run: nothing was judged, trained or written; the run would be {run.folder}", markup=False)
     return RunResult(run.folder, None)
