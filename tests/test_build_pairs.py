@@ -86,12 +86,8 @@ def refused(capfd, *arguments: str) -> str:
 def test_it_writes_pairs_that_the_trainer_reads_and_a_report_that_adds_up(tickets: Path, tmp_path: Path, capfd) -> None:
     files = build(tickets, tmp_path / "out")
     tables = {part: read_pairs(tmp_path / "out" / f"{part}.json") for part in files}
-    assert (
-        check_overlap(tables["train"], tables["dev"], False)
-        == check_overlap(tables["train"], tables["test"], False)
-        == 0
-    )
-    assert check_overlap(tables["dev"], tables["test"], False) == 0
+    assert check_overlap(tables["train"], tables["dev"], 0) == check_overlap(tables["train"], tables["test"], 0) == 0
+    assert check_overlap(tables["dev"], tables["test"], 0) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     titles = {row["number"]: row["short_description"] for row in ticket_rows()}
     for part, rows in files.items():

@@ -7,7 +7,6 @@ import doctest
 import json
 import math
 import tomllib
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +89,8 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "data.dev_fraction": (["0", "1", "-0.1"], ["0.01", "0.99"]),
     "data.label_scale": (["0", "-5"], ["5"]),
     "data.positive_threshold": (["-0.1"], ["0", "0.3"]),
+    "data.allow_overlap": (["-0.1", "1.1", "5"], ["0", "0.05", "1"]),
+    "data.limit": (["-1"], ["0", "1"]),
     "curriculum.mode": (['"linear"'], ['"auto"', '"phased"', '"mixed"']),
     "curriculum.phases": (["[]", "[1, 2, 1]"], ["[3]", "[3, 1]"]),
     "curriculum.epochs": (["0", "-1"], ["1"]),
@@ -301,6 +302,11 @@ def test_a_section_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
         ),
         ("lora.targets=[1]", "lora.targets must be a string, not 1"),
         ("loss.weights=[true]", "loss.weights must be a number, not True"),
+        (
+            "data.allow_overlap=true",
+            "data.allow_overlap = true: name the share of held-out pairs that may share texts, as in 0.05",
+        ),
+        ("data.allow_overlap=false", "data.allow_overlap = false: write 0"),
     ],
 )
 def test_a_wrong_type_is_refused(setting: str, complaint: str, tmp_path: Path) -> None:
@@ -490,15 +496,15 @@ BY_KEY = {
 def configs(draw: st.DrawFn) -> Config:
     """Any config that passes its checks."""
     built: dict[str, Any] = {}
-    for section, cls in typing.get_type_hints(Config).items():
-        types = typing.get_type_hints(cls)
-        hints = {field.name: types[field.name] for field in dataclasses.fields(cls) if field.name != "weights"}
+    for section, cls in settings_of(Config).items():
+        hints = dict(settings_of(cls))
+        hints.pop("weights", None)
         values = {name: draw(BY_KEY.get(f"{section}.{name}", BY_TYPE[kind])) for name, kind in hints.items()}
+        if section == "data" and not values["corpus"]:
+            values |= {"duplicates": "", "corpus_columns": ()}
         if section == "loss":
             count = len(values["dims"])
             values["weights"] = tuple(draw(st.just([]) | st.lists(ABOVE_ZERO, min_size=count, max_size=count)))
-        if section == "data" and not values["corpus"]:
-            values |= {"duplicates": "", "corpus_columns": ()}
         if section == "eval" and not (values["choose_strength"] and built["data"].forgetting):
             values["forgetting_limit"] = 0.0
         built[section] = cls(**values)

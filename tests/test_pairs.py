@@ -22,6 +22,7 @@ from oracles import EDITS, Edits, edited
 
 from trainer.config import DataConfig
 from trainer.data import text_files
+from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, positives_of, read_pairs
 from trainer.data.run_data import load_data
 from trainer.data.split import (
@@ -32,6 +33,7 @@ from trainer.data.split import (
     has_both_labels,
     hold_out,
     require_positives,
+    sample_pairs,
 )
 from trainer.errors import InputError
 from trainer.system.console import console
@@ -379,7 +381,7 @@ def test_components_are_those_of_a_breadth_first_walk(seed: int) -> None:
 def check_split(table: PairTable, split: Split, fraction: float) -> None:
     """What holds of every split, of tables whose rows all differ."""
     rest, held_out, left_out = split
-    assert not canonical_texts(rest) & canonical_texts(held_out) and check_overlap(rest, held_out, allow=False) == 0
+    assert not canonical_texts(rest) & canonical_texts(held_out) and check_overlap(rest, held_out, allowed=0) == 0
     kept = Counter(rows_of(rest) + rows_of(held_out))
     assert kept <= Counter(rows_of(table)) and kept.total() == len(table) - left_out
     sides = {text: part for part in (rest, held_out) for text in canonical_texts(part)}
@@ -457,7 +459,7 @@ def test_a_split_row_by_row_would_share_texts() -> None:
     """The negative control of the test above: these tables cannot be cut anywhere."""
     table = random_table(0, pool=1600)
     held = np.random.default_rng(0).random(len(table)) < 0.25
-    assert check_overlap(table.take(~held), table.take(held), allow=True) > 0
+    assert check_overlap(table.take(~held), table.take(held), allowed=1) > 0
 
 
 def chain(rows: int) -> dict[str, list[Any]]:
@@ -508,6 +510,38 @@ def test_a_run_says_what_its_split_leaves_out(tmp_path: Path) -> None:
             load_data(config, 0)
 
 
+@pytest.mark.parametrize("limit", [37, 200, 399])
+def test_a_sample_keeps_the_shares_of_phases_and_labels(limit: int) -> None:
+    table = random_table(1)
+    kinds = Counter(zip(table.phase.tolist(), table.label.tolist(), strict=True))
+    sample = sample_pairs(table, limit, 0)
+    assert len(sample) == limit and sample.row.tolist() == sorted(sample.row.tolist())
+    assert Counter(rows_of(sample)) <= Counter(rows_of(table))
+    for kind, count in Counter(zip(sample.phase.tolist(), sample.label.tolist(), strict=True)).items():
+        assert abs(count - kinds[kind] * limit / 400) <= 1
+    assert sample_pairs(table, limit, 0).row.tolist() == sample.row.tolist()
+    assert sample_pairs(table, limit, 1).row.tolist() != sample.row.tolist()
+
+
+def test_a_sample_keeps_anchors_together_and_all_is_all() -> None:
+    anchors = [f"anchor {number % 50}" for number in range(200)]
+    columns = {"texts1": anchors, "texts2": [f"text {i}" for i in range(200)], "labels": [1] * 50 + [0] * 150}
+    table = pairs_from_columns(columns, "triplets.json")
+    sample = sample_pairs(table, 40, 0)
+    positives, negatives = ({sample.texts[i] for i in sample.text1[sample.label == label]} for label in (True, False))
+    assert len(sample) == 40 and len(positives) == 10 and negatives == positives
+    assert sample_pairs(table, 200, 0) is table
+
+
+def test_a_limit_changes_what_is_trained_and_nothing_that_judges(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps(generate_pairs(120, 0, "train")))
+    whole, small = (load_data(DataConfig(train=str(path), limit=limit), 0) for limit in (0, 30))
+    assert len(small.train) == 30 and small.beyond_limit == len(whole.train) - 30 and whole.beyond_limit == 0
+    assert small.dev.fingerprint() == whole.dev.fingerprint() and small.overlap == whole.overlap
+    assert "(a sample of 30)" in small.train.source
+
+
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
 def test_a_fraction_outside_0_and_1_is_refused(fraction: float) -> None:
     with pytest.raises(InputError, match="fraction"):
@@ -518,13 +552,13 @@ def test_overlap_counts_copies_and_shows_three() -> None:
     train = pairs_from_columns(GOOD, "train.csv")
     copies = ["Printer  is JAMMED", "vpn drops", "vpn drops", "screen is black", "mail bounces " + " " * 200]
     other = pairs_from_columns({"texts1": copies, "texts2": [f"n{i}" for i in range(5)], "labels": [1] * 5}, "dev.csv")
-    with pytest.raises(InputError, match=r"4 of its texts are also in train\.csv") as caught:
-        check_overlap(train, other, allow=False)
+    with pytest.raises(InputError, match=r"one of 4 texts that are also in train\.csv") as caught:
+        check_overlap(train, other, allowed=0)
     assert_one_line(
-        caught.value, "dev.csv", "'Printer  is JAMMED', 'vpn drops', 'screen is black')", "data.allow_overlap"
+        caught.value, "dev.csv", "'Printer  is JAMMED', 'vpn drops', 'screen is black')", "data.allow_overlap = 1"
     )
     assert "mail" not in str(caught.value)
-    assert check_overlap(train, other, allow=True) == 4
+    assert check_overlap(train, other, allowed=1) == 4
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -850,9 +884,10 @@ def test_texts_that_the_real_train_and_dev_share_are_found(shared_data: Path) ->
     """17 short titles ("erp access issue") stand on both sides, by a plain set intersection as well."""
     train, dev = (read_pairs(shared_data / f"itsm_pairs_{part}.json") for part in ("train", "dev"))
     plain = [{" ".join(text.casefold().split()) for text in table.texts} for table in (train, dev)]
-    assert check_overlap(train, dev, allow=True) == len(plain[0] & plain[1]) == 17
-    with pytest.raises(InputError, match="17 of its texts are also in"):
-        check_overlap(train, dev, allow=False)
+    assert check_overlap(train, dev, allowed=1) == len(plain[0] & plain[1]) == 17
+    with pytest.raises(InputError, match=r"33 of its 818 pairs \(4\.0%\) hold one of 17 texts .*_overlap = 0\.05$"):
+        check_overlap(train, dev, allowed=0.04)
+    assert check_overlap(train, dev, allowed=0.05) == 17
 
 
 # ---- columns in memory

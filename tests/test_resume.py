@@ -287,6 +287,39 @@ def test_every_random_state_comes_back():
     assert draw() == first
 
 
+# ---- a plan that is cut
+
+
+@pytest.mark.slow
+def test_a_cut_run_makes_the_first_steps_of_the_plan_and_goes_on_to_its_end(start, tmp_path, capfd):
+    def steps_of(folder: Path) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        return [{key: line[key] for key in ("step", "lr", "loss", "grad_norm")} for line in lines if "loss" in line]
+
+    until_finish(start, tmp_path / "whole")
+    killed(start, tmp_path / "cut", 3)
+    run, state = until_finish(start, tmp_path / "cut", "--resume", "--max-steps=5")
+    assert state.step == run.steps == state.evaluations[-1]["step"] == 5 and state.best is not None
+    assert steps_of(tmp_path / "cut") == steps_of(tmp_path / "whole")[:5]
+    plan = json.loads((tmp_path / "cut" / "plan.json").read_text())
+    assert plan == json.loads((tmp_path / "whole" / "plan.json").read_text()) | {"stops_after": 5}
+    metadata = finish.metadata(run, state, 1.0, {})
+    assert (metadata["steps"], metadata["planned_steps"]) == (5, 9)
+
+    capfd.readouterr()
+    assert start(tmp_path / "cut", "--resume", "--max-steps=4") == 2
+    assert f"--max-steps 4: {tmp_path / 'cut'} has made 5 steps already" in capfd.readouterr().err
+    run, state = until_finish(start, tmp_path / "cut", "--resume", "--max-steps=99")
+    assert state.step == run.steps == 9 and steps_of(tmp_path / "cut") == steps_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cut_where_it_stands_is_judged_there(start, tmp_path):
+    killed(start, tmp_path / "run", 1)
+    _, state = until_finish(start, tmp_path / "run", "--resume", "--max-steps=1")
+    assert state.step == 1 and [each["step"] for each in state.evaluations] == [1] and state.best is not None
+
+
 # ---- what may change, and what is refused
 
 

@@ -137,7 +137,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     'data.columns=["label=same"]': ([], ["data.train=incidents"]),
     "data.encoding=cp1252": (["data.train=incidents", "data.corpus=t.csv"], ["data.train=incidents"]),
     "data.separator=tab": ([], ["data.train=incidents"]),
-    "data.allow_overlap=true": (["data.test=test.json"], []),
+    "data.allow_overlap=0.05": (["data.test=test.json"], []),
     "curriculum.phases=[4]": ([], ["curriculum.mode=mixed"]),
     "curriculum.replay=0.1": ([], ["curriculum.phases=[2]"]),
     "train.timeout=60": ([], []),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
 
@@ -14,8 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
 from trainer.errors import NumericError
+from trainer.system.console import console
+from trainer.training import plan
 from trainer.training.setup import build_run, read_inputs
-from trainer.training.step import Stepper
+from trainer.training.step import Stepper, backward
 
 pytestmark = pytest.mark.numbers
 
@@ -43,6 +46,46 @@ def make_stepper(tiny_model, tmp_path):
         return Stepper(run, lag)
 
     return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"train.tokens_per_chunk": 150, "loss.learn_scale": "true"}])
+def test_timing_a_step_leaves_the_run_as_it_was(make_stepper, changes, monkeypatch):
+    stepper = make_stepper("run", changes)
+    run, encoded = stepper.run, []
+    run.encoder.eval()
+    monkeypatch.setattr(plan, "backward", lambda *of: encoded.append(run.encoder.training) or backward(*of))
+
+    def state():
+        tensors = [*run.encoder.state_dict().values(), *run.objective.state_dict().values(), torch.get_rng_state()]
+        return [tensor.clone() for tensor in tensors]
+
+    before = state()
+    assert plan.step_seconds(run, 1) > 0 and encoded == [True, True] and not run.encoder.training
+    assert all(map(torch.equal, before, state()))
+    assert not run.optimizer.state and all(parameter.grad is None for parameter in run.parameters.values())
+    # Negative control: what is timed does draw dropout and give gradients.
+    run.encoder.train()
+    backward(run, run.prepare(1))
+    assert not torch.equal(before[-1], torch.get_rng_state())
+    assert any(parameter.grad is not None for parameter in run.parameters.values())
+
+
+def test_the_duration_goes_by_tokens_and_a_small_plan_is_not_timed(make_stepper, monkeypatch):
+    run = make_stepper("run").run
+    timed = []
+    monkeypatch.setattr(plan, "step_seconds", lambda run, step: timed.append(step) or 1000.0)
+    with console.capture() as captured:
+        plan.print_duration(run)
+    assert captured.get() == "" and not timed
+    with console.capture() as captured:
+        plan.print_duration(run, even_if_small=True)
+    lengths, table = run.tokens.longest(len(run.data.train.texts)), run.data.train
+    tokens = [sum(int(lengths[table.text1[r]] + lengths[table.text2[r]]) for r in rows) for rows in run.sampler]
+    (median,) = timed
+    assert sorted(tokens)[len(tokens) // 2] == tokens[median]
+    minutes = math.ceil(1000 * sum(tokens) / tokens[median] / 60)
+    assert f"take about {minutes // 60}:{minutes % 60:02} (h:mm), at 1e+03 s" in captured.get() and minutes > 120
 
 
 class Watch(TorchDispatchMode):

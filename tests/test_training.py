@@ -223,7 +223,7 @@ def test_a_run_leaves_what_it_promises(start, whole, lora, pair_files, capfd):
     trained = meta["trained"]
     assert all(".lora_" in name for name in trained) if lora else len(trained) > 30
     assert meta["versions"]["torch"] == torch.__version__ and set(meta["overlapping_texts"].values()) == {0}
-    assert meta["rows"] == {"train": 72, "dev": 36, "left out": 0}
+    assert meta["rows"] == {"train": 72, "beyond data.limit": 0, "dev": 36, "left out": 0}
     # The config on record is the config that ran.
     assert load_config(folder / "config.toml").lora.enabled is lora
     # A finished run is not overwritten.
@@ -322,7 +322,7 @@ def test_harmful_training_cannot_lose_to_the_start(start, pair_files, tmp_path, 
     path = tmp_path / "poisoned.json"
     path.write_text(json.dumps({**columns, "labels": [1 - label for label in columns["labels"]]}))
     settings = {"optim.lr": "5e-3", "curriculum.mode": "mixed", "curriculum.epochs": "4", "loss.pair_weight": "2.0"}
-    settings |= {"data.train": path, "data.allow_overlap": "true", "lora.enabled": "true"}
+    settings |= {"data.train": path, "data.allow_overlap": 1, "lora.enabled": "true"}
     trained = until_finish(start, tmp_path / "steps", settings)
 
     metrics = finished(trained, tmp_path / "chosen", choose_strength=True)
@@ -517,6 +517,30 @@ def test_a_folder_that_holds_something_is_refused_before_any_work(run_small, tmp
     path.write_text("{}")
     code, _ = run_small("run")
     assert code == 5 and "no empty folder" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_dry_run_shows_the_plan_judges_nothing_and_leaves_nothing(run_small, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(Inputs, "judge_untouched", raise_interrupt)
+    before = sorted(tmp_path.rglob("*"))
+    code, folder = run_small("run", {"log.tensorboard": "true"}, "--dry-run", "--max-steps=4")
+    said = " ".join(capfd.readouterr().err.split())
+    assert code == 0 and not folder.exists() and sorted(tmp_path.rglob("*")) == before
+    assert "9 steps, training" in said and "Lint of the run's pairs" in said and "Dry run: nothing was" in said
+    assert "the first 4 of these 9 steps are made" in said and "The steps take about 0:01 (h:mm)" in said
+    assert run_small("run", {"data.dev": "nowhere.json"}, "--dry-run")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--dry-run", "--resume"], "--dry-run is about a run that has not begun: leave out --resume"),
+        (["--max-steps=0"], "--max-steps 0: use 1 or more, or leave it out to make all steps"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, said, run_small, capfd):
+    code, folder = run_small("run", {}, *options)
+    assert code == 2 and capfd.readouterr().err == f"error: {said}\n" and not folder.exists()
 
 
 @pytest.mark.slow
@@ -743,7 +767,7 @@ def test_overlap_is_refused_or_recorded(run_small, pair_files, tmp_path):
     path.write_text(json.dumps({key: train_pairs[key][:30] + dev_pairs[key] for key in dev_pairs}))
     code, folder = run_small("run", {"data.dev": path})
     assert code == 2 and not folder.exists()
-    data = load_data(DataConfig(train=str(pair_files["train"]), dev=str(path), allow_overlap=True), 0)
+    data = load_data(DataConfig(train=str(pair_files["train"]), dev=str(path), allow_overlap=1), 0)
     assert data.overlap["dev"] > 20
 
 
@@ -768,7 +792,7 @@ def test_without_a_config_a_model_and_pairs_take_the_built_in_settings(
 def test_a_held_out_file_that_is_the_training_file_is_refused_whatever_is_allowed(run_small, pair_files, capfd):
     train_file, dev_file = pair_files["train"], pair_files["dev"]
     for key, path in (("data.dev", train_file), ("data.test", train_file), ("data.test", dev_file)):
-        code, folder = run_small("run", {key: path, "data.allow_overlap": "true"})
+        code, folder = run_small("run", {key: path, "data.allow_overlap": 1})
         said = capfd.readouterr().err
         assert code == 2 and not folder.exists() and f"error: {key} = {path}: " in said and "of its" in said
 

@@ -80,8 +80,12 @@ class DataConfig(Section, name="data"):
     """Labels of train, dev and test run from 0 to this (5.0 for STS-style scores)."""
     positive_threshold: float = 0.0
     """Labels at or above it, on the file's own scale, are positives; 0 means half of label_scale."""
-    allow_overlap: bool = False
-    """Accept texts that stand in train and in dev or test; pairs that nearly all do stay an error."""
+    allow_overlap: float = 0.0
+    """Share of the pairs of dev or test that may hold a text that train or the other holds too; a file of nearly the
+    same pairs stays an error."""
+    limit: int = 0
+    """Train on a sample of so many pairs, for a cheap look; 0 takes all. Drawn by the seed, with phases and labels in
+    proportion and pairs of one first text together; dev is the same as without."""
     columns: tuple[str, ...] = ()
     """What the pair files call their fields, as in ["text1=Title", "label=same"]; empty goes by the usual names, and
     so does a file that has none of these columns. Fields: text1, text2, label, phase, category1, category2; or anchor,
@@ -91,6 +95,13 @@ class DataConfig(Section, name="data"):
     separator: str = ""
     """Between the cells of delimited pair files and of the corpus: a character, or "tab"; empty is told by the first
     row."""
+
+    def __post_init__(self) -> None:
+        allow_overlap: object = self.allow_overlap
+        if isinstance(allow_overlap, bool):  # as it was before it was a share
+            fix = "name the share of held-out pairs that may share texts, as in 0.05" if allow_overlap else "write 0"
+            raise SettingError(f"data.allow_overlap = {str(allow_overlap).lower()}: {fix}", "data.allow_overlap")
+        super().__post_init__()
 
     def check_together(self) -> None:
         if self.positive_threshold > self.label_scale:

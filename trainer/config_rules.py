@@ -95,6 +95,8 @@ RULES = {
     "data.dev_fraction": Rule(lambda value: 0 < value < 1, "use a share between 0 and 1"),
     "data.label_scale": _POSITIVE,
     "data.positive_threshold": _NOT_NEGATIVE,
+    "data.allow_overlap": Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
+    "data.limit": _NOT_NEGATIVE,
     "curriculum.mode": _one_of("auto", "phased", "mixed"),
     "curriculum.phases": Rule(lambda value: value and len(set(value)) == len(value), "list each phase once"),
     "curriculum.epochs": _POSITIVE,

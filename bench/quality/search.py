@@ -45,7 +45,6 @@ QUERIES = "pairs_part=dev"
 CONFIG = ROOT / "configs" / "itsm_minilm.toml"
 SETTINGS = {
     "model.max_length": 64,
-    "data.allow_overlap": "false",
     "curriculum.epochs": 1,
     "optim.lr": 1e-4,
     "eval.every": 0,

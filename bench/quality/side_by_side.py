@@ -78,7 +78,6 @@ def train_ours(kind: str, options: argparse.Namespace, folder: Path) -> Path:
         "model.max_length": options.max_length,
         "data.train": options.train,
         "data.dev": options.dev,
-        "data.allow_overlap": True,
         "curriculum.epochs": options.epochs,
         "train.batch_size": options.batch_size,
         "train.precision": options.precision,

@@ -7,6 +7,7 @@ field_names.PairFinder                     which columns hold which field, by th
 ticket_table.Columns, read_ticket_table    the same for tickets, and the texts of their cells
 pair_cells.py                              a cell of pairs, checked
 split.hold_out, check_overlap              held-out parts that share no text with the training pairs
+split.sample_pairs                         fewer pairs that keep phases, labels and anchors together
 run_data.load_data -> RunData              the pairs and the corpus of a run; locate_model: its base model
 curriculum.PhasedBatchSampler              which rows make up each batch of a run
 batch_filling.take_batch, spread_repeats   rows into batches: negatives with their anchor, no text twice

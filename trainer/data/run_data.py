@@ -15,7 +15,7 @@ from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
 from trainer.data.raw_table import brief
 from trainer.data.readers import Reading
 from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, corpus_of_tickets, read_texts, remarks
-from trainer.data.split import check_overlap, hold_out, require_positives
+from trainer.data.split import check_overlap, hold_out, require_positives, sample_pairs
 from trainer.data.ticket_table import Columns
 from trainer.errors import InputError, StorageError
 from trainer.model.tiny import build_tiny_mpnet
@@ -41,6 +41,7 @@ class RunData:
     corpus: SearchCorpus | None  # what is searched, and by what
     overlap: dict[str, int]  # "dev", "test" -> texts also in train; "dev and test" -> texts in both
     left_out: int  # rows of the training file that are in neither train nor dev, as they connect the two
+    beyond_limit: int  # rows to train on but for data.limit
 
 
 def load_data(config: DataConfig, seed: int) -> RunData:
@@ -72,7 +73,11 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     if test is not None:
         overlap["dev and test"] = check_overlap(dev, test, config.allow_overlap)
     corpus = read_corpus(config, dev, train.texts)
-    return RunData(train, dev, test, general, corpus, overlap, left_out)
+    # Last, so that what a run is judged by does not depend on it.
+    sample = sample_pairs(train, config.limit or len(train), seed)
+    if beyond_limit := len(train) - len(sample):
+        console.print(f"{train.source}: trains on {len(sample)} of {len(train)} rows (data.limit)", markup=False)
+    return RunData(sample, dev, test, general, corpus, overlap, left_out, beyond_limit)
 
 
 def require_other_pairs(key: str, held_out: PairTable, other_key: str, other: PairTable) -> None:

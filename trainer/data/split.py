@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -103,6 +104,25 @@ def hold_out(table: PairTable, fraction: float, seed: int) -> Split:
     return Split(table.take(rest), replace(table.take(held), source=f"{table.source} (held-out part)"), lost)
 
 
+def sample_pairs(table: PairTable, limit: int, seed: int) -> PairTable:
+    """A seeded sample of `limit` rows, or all where there are no more, in their order.
+
+    Phases and labels keep their shares, to a row each. The canonical first texts are drawn in one order for all of
+    them, so that a positive tends to come with the negatives of its anchor.
+    """
+    if limit >= len(table):
+        return table
+    anchors = table.canonical[table.text1]
+    drawn = np.random.default_rng(seed).permutation(canonical_count(table))[anchors]
+    kinds = np.unique(np.stack([table.phase, table.label]), axis=1, return_inverse=True)[1].ravel()
+    order = np.lexsort((drawn, kinds))  # by kind, and within it as drawn
+    sizes = np.bincount(kinds)
+    within = np.arange(len(table)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place = (within + 0.5) / np.repeat(sizes, sizes)  # 0 to 1 in every kind: below a line lies the same share of each
+    chosen = order[np.argsort(place, kind="stable")[:limit]]
+    return replace(table.take(np.sort(chosen)), source=f"{table.source} (a sample of {limit})")
+
+
 def _text_sets(
     table: PairTable, target: float, tolerance: float, random: np.random.Generator
 ) -> Iterator[NDArray[np.bool_]]:
@@ -181,15 +201,26 @@ def _grow(
     return chosen
 
 
-def check_overlap(train: PairTable, held_out: PairTable, allow: bool) -> int:
-    """The number of canonical texts both tables hold. Raises InputError with three of them unless `allow`."""
+def check_overlap(train: PairTable, held_out: PairTable, allowed: float) -> int:
+    """The number of canonical texts both tables hold.
+
+    Args:
+        allowed: the share of the held-out pairs that may hold such a text; 1 allows all.
+
+    Raises:
+        InputError: more do; it shows three of the texts, and says which share to allow.
+    """
     known = set(map(canonical_form, train.texts))
-    forms: dict[str, str] = {}  # -> the first text of each
-    for text in held_out.texts:
-        forms.setdefault(canonical_form(text), text)
-    shared = [text for form, text in forms.items() if form in known]
-    if shared and not allow:
-        examples = ", ".join(map(brief, shared[:3]))
-        overlap = f"{len(shared)} of its texts are also in {train.source} (such as {examples})"
-        raise InputError(f"{held_out.source}: {overlap}: remove them from one, or set data.allow_overlap = true")
+    is_shared = np.array([canonical_form(text) in known for text in held_out.texts], dtype=np.bool_)
+    _, first = np.unique(held_out.canonical[is_shared], return_index=True)  # the first text of each form
+    shared = np.flatnonzero(is_shared)[np.sort(first)]
+    pairs = int((is_shared[held_out.text1] | is_shared[held_out.text2]).sum())
+    if pairs / len(held_out) > allowed:
+        examples = ", ".join(brief(held_out.texts[text]) for text in shared[:3])
+        enough = math.ceil(100 * pairs / len(held_out)) / 100
+        raise InputError(
+            f"{held_out.source}: {pairs} of its {len(held_out)} pairs ({pairs / len(held_out):.1%}) hold one of "
+            f"{len(shared)} texts that are also in {train.source} (such as {examples}): remove them from one, or set "
+            f"data.allow_overlap = {enough:g}"
+        )
     return len(shared)

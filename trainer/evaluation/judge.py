@@ -160,7 +160,7 @@ def _read(question: Question) -> tuple[PairTable, PairTable | None, PairTable | 
     if question.rule and dev is None and not has_both_labels(table):
         fix = "name pairs of both labels to fit on with --dev, or leave --threshold out"
         raise InputError(f"--threshold {question.rule}: {table.source} holds positives alone: {fix}")
-    if dev is not None and (shared := check_overlap(dev, table, allow=True)):
+    if dev is not None and (shared := check_overlap(dev, table, allowed=1)):
         raise InputError(
             f"--dev {dev.source}: {shared} of its texts are also in {table.source}; remove them from one side"
         )

@@ -200,6 +200,7 @@ def _environment_table(run: Record) -> Table:
     judged, metadata, config = run.judged, run.metadata, run.config
     rates = run.plan["learning_rates"]
     forgotten = run.metrics["dev"]["forgetting"]
+    planned = f" of {len(rates)}" if metadata["steps"] < len(rates) else ""
     data = {f"data.{key}": config["data"][key] for key in ("train", "dev", "test") if config["data"].get(key)}
     rows = {
         "base model": config["model"]["name"],
@@ -218,7 +219,7 @@ def _environment_table(run: Record) -> Table:
         "epochs": ", ".join(f"{phase['epochs']} of phase {phase['name']}" for phase in run.plan["phases"]),
         "batch size": f"{config['train']['batch_size']} pairs a process",
         "processes": metadata["processes"],
-        "steps": f"{metadata['steps']} in {clock_time(metadata['seconds'])}",
+        "steps": f"{metadata['steps']}{planned} in {clock_time(metadata['seconds'])}",
         **({"date": metadata["date"]} if "date" in metadata else {}),
         "precision": metadata["precision"],
         "device": f"{metadata['device']}, {metadata['encoder_path']}",

@@ -39,6 +39,18 @@ def train_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="export the trained weights as they are; by default dev chooses how far to go from the untouched ones",
     )
+    parser.add_argument(
+        "--max-steps",
+        type=int,
+        metavar="N",
+        help="end after N steps of the plan, at the rates and with the batches that these have in it; then judge and "
+        "export as usual",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="read and check everything, print the plan and how long it will take, and leave nothing behind",
+    )
     return parser
 
 
@@ -48,6 +60,10 @@ def run_train(options: argparse.Namespace) -> None:
 
     if options.allow_inexact_resume and not options.resume:
         raise InputError("--allow-inexact-resume is about continuing a run: add --resume, or leave it out")
+    if options.dry_run and options.resume:
+        raise InputError("--dry-run is about a run that has not begun: leave out --resume")
+    if options.max_steps is not None and options.max_steps < 1:
+        raise InputError(f"--max-steps {options.max_steps}: use 1 or more, or leave it out to make all steps")
     overrides = [*options.set, *([f"output.dir={json.dumps(options.output_dir)}"] if options.output_dir else [])]
     overrides += ["eval.choose_strength=false"] if options.full_strength else []
     if path := choose_config(options):
@@ -58,7 +74,7 @@ def run_train(options: argparse.Namespace) -> None:
 
     from trainer.training.loop import train  # imports torch: after everything that can fail without it
 
-    train(config, name, options.resume, options.allow_inexact_resume)
+    train(config, name, options.resume, options.allow_inexact_resume, options.max_steps, options.dry_run)
 
 
 def choose_config(options: argparse.Namespace) -> Path | None:

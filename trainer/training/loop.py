@@ -26,16 +26,16 @@ import numpy as np
 from trainer.checkpoint.content import Best, RunState
 from trainer.config import Config
 from trainer.config_file import resolve_config, to_tree
-from trainer.errors import Stopped
+from trainer.errors import InputError, Stopped
 from trainer.system import distributed as ranks
 from trainer.system.console import console, progress
 from trainer.system.signals import Signals
 from trainer.training.finish import finish
 from trainer.training.log import Clock, RunLog, Timer, open_log
-from trainer.training.plan import describe, lint_pairs, print_numerics, print_plan
+from trainer.training.plan import describe, lint_pairs, print_duration, print_numerics, print_plan
 from trainer.training.resume import checkpoint, resumed_state, saved_conditions
 from trainer.training.run_folder import choose_folder, claimed, has_begun
-from trainer.training.setup import Run, build_run, read_inputs
+from trainer.training.setup import Inputs, Run, build_run, read_inputs
 from trainer.training.step import StepNumbers, Stepper
 
 
@@ -53,13 +53,23 @@ class RunResult:
         return self.metrics["verdict"] if self.metrics else None
 
 
-def train(config: Config, name: str = "run", resume: bool = False, allow_inexact: bool = False) -> RunResult:
+def train(
+    config: Config,
+    name: str = "run",
+    resume: bool = False,
+    allow_inexact: bool = False,
+    max_steps: int | None = None,
+    dry_run: bool = False,
+) -> RunResult:
     """Run a config to its end.
 
     Args:
         name: what to call the run where the config names no folder: runs/NAME.
         resume: continue the run of that folder from its newest checkpoint.
         allow_inexact: also where the result will not be the same to the bit, as with another number of processes.
+        max_steps: end after so many steps of the plan, whose rates and batches stay as they are. It is of this call: a
+            run that was interrupted goes on to the end of the plan without it.
+        dry_run: read and check all, print the plan, and stop there; nothing is judged and nothing left behind.
 
     Raises:
         TrainerError: one of its kinds; see `trainer.errors`.
@@ -68,7 +78,9 @@ def train(config: Config, name: str = "run", resume: bool = False, allow_inexact
     folder = choose_folder(config, name, resume)
     with Signals() as signals, ExitStack() as stack:
         # ---- Inputs: data, model, tokens, batches. What is wrong with them is said here, and nothing is written.
-        inputs = read_inputs(config, folder, saved_conditions(folder) if resume else {})
+        inputs = read_inputs(config, folder, saved_conditions(folder) if resume else {}, max_steps)
+        if dry_run:
+            return rehearse(inputs)
 
         # ---- Folder: from here on no other process writes there.
         ranks.on_first_rank(lambda: stack.enter_context(claimed(folder, resume)))
@@ -83,8 +95,10 @@ def train(config: Config, name: str = "run", resume: bool = False, allow_inexact
         run = build_run(inputs)
         if state is None:
             state = resumed_state(run, allow_inexact)  # with the baseline that was judged then
+            require_steps_ahead(run, state)
         else:
             print_plan(run)
+            print_duration(run)
         print_numerics(run)
         describe(run)
 
@@ -101,21 +115,42 @@ def train(config: Config, name: str = "run", resume: bool = False, allow_inexact
         return RunResult(folder, finish(run, state, signals))
 
 
+def rehearse(inputs: Inputs) -> RunResult:
+    """What comes before step 0 and takes no minutes: all but the judgement of the untouched model. Writes nothing."""
+    if inputs.is_main:
+        lint_pairs(inputs, keep=False)
+    run = build_run(inputs)
+    print_plan(run)
+    print_duration(run, even_if_small=True)
+    print_numerics(run)
+    console.print(f"Dry run: nothing was judged, trained or written; the run would be {run.folder}", markup=False)
+    return RunResult(run.folder, None)
+
+
+def require_steps_ahead(run: Run, state: RunState) -> None:
+    """Raise InputError where a run that is continued has gone beyond the step that it is to be cut after."""
+    if state.step > run.steps:
+        raise InputError(
+            f"--max-steps {run.steps}: {run.folder} has made {state.step} steps already; name a larger number, or "
+            f"leave it out to make all {len(run.sampler)}"
+        )
+
+
 def train_steps(run: Run, state: RunState, log: RunLog, stop_requested: Callable[[], bool]) -> None:
-    """The loop over the plan, from where the state stands."""
-    config, sampler, stepper = run.config, run.sampler, Stepper(run)
+    """The loop over the plan, from where the state stands to the end or the cut."""
+    config, stepper = run.config, Stepper(run)
     run.encoder.train()
     console.print(f"Encoder on {run.device}: {run.encoder.path}", markup=False)
     clock, timer = Clock(state.seconds), Timer(config.checkpoint.minutes)
-    with ThreadPoolExecutor(1) as ahead, progress("Training", len(sampler), state.step) as advance:
-        upcoming = ahead.submit(run.prepare, min(state.step, len(sampler) - 1))
-        while state.step < len(sampler) and not out_of_patience(config, state):
+    with ThreadPoolExecutor(1) as ahead, progress("Training", run.steps, state.step) as advance:
+        upcoming = ahead.submit(run.prepare, min(state.step, run.steps - 1))
+        while state.step < run.steps and not out_of_patience(config, state):
             # ---- The update. The clock runs; the next batch is laid out meanwhile.
             step = state.step
             clock.start_step()
             prepared = upcoming.result()
             clock.data_is_here()
-            if step + 1 < len(sampler):
+            if step + 1 < run.steps:
                 upcoming = ahead.submit(run.prepare, step + 1)
             arrived = stepper.train_step(step, prepared, stop_requested, timer.rings)
 
@@ -123,7 +158,7 @@ def train_steps(run: Run, state: RunState, log: RunLog, stop_requested: Callable
             stops = any(numbers.stop for numbers in arrived)
             evaluates, saves = is_due(run, step)
             saves |= stops or any(numbers.save for numbers in arrived)
-            if evaluates or saves or step + 1 == len(sampler):
+            if evaluates or saves or step + 1 == run.steps:
                 arrived += stepper.settle()
                 stops |= any(numbers.stop for numbers in arrived)
                 saves |= stops
@@ -139,18 +174,21 @@ def train_steps(run: Run, state: RunState, log: RunLog, stop_requested: Callable
                 checkpoint(run, state, log)
                 timer.set()
             if stops:
+                cut = f" --max-steps {run.steps}" if run.steps < len(run.sampler) else ""
                 raise Stopped(
                     f"{run.folder}: stopped by a signal after step {step}; continue with --resume --output-dir "
-                    f"{run.folder}"
+                    f"{run.folder}{cut}"
                 )
+        if not state.evaluations or state.evaluations[-1]["step"] != state.step:  # resumed to be cut where it stands
+            note_evaluation(run, state, log)
         checkpoint(run, state, log)  # where the run ended early, else it is there
 
 
 def is_due(run: Run, step: int) -> tuple[bool, bool]:
     """Whether an evaluation, and whether a checkpoint, is due after a step by the config's cadences."""
-    ends_phase, last, done = run.sampler.ends_phase(step), step + 1 == len(run.sampler), step + 1
+    ends_phase, last, done = run.sampler.ends_phase(step), step + 1 == run.steps, step + 1
     every, cadence = run.config.eval.every, run.config.checkpoint.every
-    evaluates = ends_phase if every == 0 else last or done % every == 0
+    evaluates = last or (ends_phase if every == 0 else done % every == 0)
     return evaluates, ends_phase or (cadence > 0 and done % cadence == 0)
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+import torch
 from rich.table import Table
 
 from trainer.config_file import dump_config
 from trainer.data.pairs import PairTable, graded_labels
 from trainer.lint.linter import Tokens, lint_tables
 from trainer.lint.show import print_findings
+from trainer.model.encoder import in_mode
+from trainer.model.self_check import same_random_state
 from trainer.system import distributed as ranks
 from trainer.system.console import console
 from trainer.system.files import write_file, write_json
@@ -22,10 +28,14 @@ from trainer.training.corpus_search import print_searches
 from trainer.training.schedule import schedule_edges
 from trainer.training.settled import Conditions, print_settings
 from trainer.training.setup import Inputs, Run
+from trainer.training.step import backward
+
+# Multiply-adds of a plan, about, that are not worth timing two of its steps: what a core does in a minute or so.
+SMALL_PLAN = 1e12
 
 
-def lint_pairs(inputs: Inputs) -> None:
-    """Show and keep what lint finds without a model in the pairs of the run; nothing it finds ends the run."""
+def lint_pairs(inputs: Inputs, keep: bool = True) -> None:
+    """Show, and `keep` in the folder, what lint finds without a model in the pairs; nothing it finds ends the run."""
     held_out = [pairs for pairs in (inputs.dev, inputs.test) if pairs is not None]
     tables = [inputs.data.train, *(pairs.table for pairs in held_out)]
     tokens = [inputs.tokens, *(pairs.tokens for pairs in held_out)]
@@ -33,17 +43,22 @@ def lint_pairs(inputs: Inputs) -> None:
     report = lint_tables(tables, Tokens(lengths, inputs.encoder.spec.max_length))
     console.print("Lint of the run's pairs:")
     print_findings(report)
-    write_json(inputs.folder / LINT, report.record())
+    if keep:
+        write_json(inputs.folder / LINT, report.record())
     if report.serious():
         console.print("Training goes on; what it learns and how it is judged may not mean what it seems to")
 
 
 def plan_record(run: Run) -> dict[str, Any]:
-    """plan.json: phases, steps, trained parameters with their shapes, the learning rate of every step."""
+    """plan.json: phases, steps, trained parameters with their shapes, the learning rate of every step.
+
+    All of it is of the whole plan; "stops_after" says how many of its steps are made.
+    """
     optim = run.config.optim
     first_hold, first_decay = schedule_edges(len(run.rates), optim.warmup_ratio, optim.hold_ratio)
     return {
         "steps": len(run.sampler),
+        "stops_after": run.steps,
         "global_batch_size": run.sampler.global_size,
         "phases": [asdict(phase) for phase in run.sampler.phases],
         "schedule": {"first_hold_step": first_hold, "first_decay_step": first_decay},
@@ -83,7 +98,7 @@ def print_graded_labels(pairs: PairTable) -> None:
 def print_plan(run: Run) -> None:
     """Show what is about to happen: settings, trained parameters, phases, the learning rate at every boundary."""
     has_negatives = not run.data.train.label.all()
-    conditions = Conditions(run.config, len(run.sampler), ranks.world_size(), has_negatives)
+    conditions = Conditions(run.config, run.steps, ranks.world_size(), has_negatives)
     print_settings(run.asked, conditions, run.encoder.width)
     print_searches(run, conditions.evaluations_before_the_end + 1)
     print_graded_labels(run.data.train)
@@ -108,8 +123,48 @@ def print_plan(run: Run) -> None:
             f"{run.rates[phase.first_step]:.2e}-{run.rates[last]:.2e}",
         )
     console.print(table)
+    if run.steps < len(run.sampler):
+        console.print(
+            f"Cut short: the first {run.steps} of these {len(run.sampler)} steps are made, at the rates of the whole "
+            "plan; then the run ends as usual"
+        )
     for phase in run.sampler.phases:
         if phase.repeats:
             console.print(f"Phase {phase.name}: {phase.repeats} batches could not avoid showing a text twice")
         if phase.replayed:
             console.print(f"Phase {phase.name}: {phase.replayed} rows of earlier phases are shown again")
+
+
+def print_duration(run: Run, even_if_small: bool = False) -> None:
+    """Say how long the steps will take, by two of median length that are timed. Collective.
+
+    Weights, gradients and random states are as before. A small plan is over before anybody asks: it is passed over,
+    unless it is wanted `even_if_small`.
+    """
+    table, lengths = run.data.train, run.tokens.longest(len(run.data.train.texts))
+    pair_tokens = lengths[table.text1] + lengths[table.text2]
+    step_tokens = np.array([pair_tokens[run.sampler[step]].sum() for step in range(run.steps)])
+    weights = sum(parameter.numel() for parameter in run.encoder.parameters())
+    if 3 * weights * int(step_tokens.sum()) < SMALL_PLAN and not even_if_small:
+        return
+    median = int(np.argsort(step_tokens, kind="stable")[run.steps // 2])
+    seconds = step_seconds(run, median)
+    minutes = math.ceil(seconds * step_tokens.sum() / step_tokens[median] / 60)
+    console.print(
+        f"The steps take about {minutes // 60}:{minutes % 60:02} (h:mm), at {seconds:.2g} s for one of median length; "
+        "evaluations and the judgement at the end come on top"
+    )
+
+
+def step_seconds(run: Run, step: int) -> float:
+    """Seconds from the rows of a step to its gradient, at the second time: the first starts what runs for the first
+    time. Collective; weights, gradients and random states are as before."""
+    with in_mode(run.encoder, training=True), same_random_state(run.device):
+        for _ in range(2):
+            start = time.perf_counter()
+            backward(run, run.prepare(step))
+            if run.device.type == "cuda":
+                torch.cuda.synchronize(run.device)
+            seconds = time.perf_counter() - start
+            run.optimizer.zero_grad()
+    return seconds

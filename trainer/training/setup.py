@@ -89,7 +89,9 @@ class Inputs:
     # Plan
     sampler: PhasedBatchSampler
     rates: list[float]
-    """The learning rate of every step."""
+    """The learning rate of every step of the plan."""
+    steps: int
+    """How many steps of the plan are made: all, or the first ones where the run is cut (`--max-steps`)."""
     layouts: LayoutBuilder
     fingerprints: dict[str, str]
     """Of everything that decides the result beside the config."""
@@ -170,11 +172,14 @@ class Run(Inputs):
         return {name: parameter.detach() for name, parameter in encoder.trainable().items()}
 
 
-def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]) -> Inputs:
+def read_inputs(
+    asked: Config, folder: Path, saved_conditions: Mapping[str, Any], max_steps: int | None = None
+) -> Inputs:
     """Read data and model of a run, tokenise, plan the batches; refuse what is wrong with any of it. Writes nothing.
 
     Args:
         saved_conditions: `Run.conditions` of the run that is continued; {} for a new one.
+        max_steps: cut the run after so many steps of its plan, which stays what it is.
 
     Raises:
         InputError: the config, a file or the model is not fit for the run.
@@ -248,6 +253,7 @@ def read_inputs(asked: Config, folder: Path, saved_conditions: Mapping[str, Any]
         encoder=encoder,
         sampler=sampler,
         rates=learning_rates(config.optim, len(sampler)),
+        steps=min(max_steps or len(sampler), len(sampler)),
         layouts=LayoutBuilder(
             data.train,
             positives_of(data.train),
@@ -285,7 +291,7 @@ def prove_fast_paths(inputs: Inputs) -> FastPaths:
         fast_paths = choose_fast_paths(
             inputs.encoder,
             wanted,
-            len(inputs.sampler),
+            inputs.steps,
             lambda: inputs.prepare(0).chunks,
             inputs.autocast,
             inputs.saved_conditions.get("train.compile"),

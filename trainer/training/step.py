@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from trainer.errors import NumericError
+from trainer.loss.objective import Loss
 from trainer.system import distributed as ranks
 from trainer.system.devices import widest_float
 from trainer.system.transfer import Arriving
@@ -73,14 +74,7 @@ class Stepper:
             group["lr"] = run.rates[step]
 
         # ---- loss and gradient, of this rank's part and then of the whole batch
-        loss = backward_in_chunks(
-            encode=run.encoder,
-            chunks=prepared.chunks,
-            positions=prepared.positions,
-            loss_of=lambda embeddings: run.objective(embeddings, prepared.layout),
-            backward=run.accelerator.backward,
-            autocast=run.autocast,
-        )
+        loss = backward(run, prepared)
         ranks.sum_gradients(run.parameters.values())
         limit = run.config.optim.clip_norm or float("inf")
         norm = run.accelerator.clip_grad_norm_(run.parameters.values(), limit)
@@ -133,6 +127,18 @@ class Stepper:
             f"step {step}, phase {run.sampler.phase_at(step).name}: the {what}; nothing was updated. The batch holds "
             f"rows {shown} of {run.data.train.source}; {fix}"
         )
+
+
+def backward(run: Run, prepared: Prepared) -> Loss:
+    """The loss of a batch, its gradient added to this rank's parameters. Collective."""
+    return backward_in_chunks(
+        encode=run.encoder,
+        chunks=prepared.chunks,
+        positions=prepared.positions,
+        loss_of=lambda embeddings: run.objective(embeddings, prepared.layout),
+        backward=run.accelerator.backward,
+        autocast=run.autocast,
+    )
 
 
 def peak_memory(device: torch.device) -> int:
