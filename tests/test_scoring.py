@@ -191,7 +191,11 @@ def test_the_evaluate_command(model, tiny_model, files, tmp_path, capfd):
     said = capfd.readouterr().err
     for word in ("ndcg@10", "Verdict by spearman", "INSUFFICIENT", "Highest Spearman", "general similarity"):
         assert word in said
-    assert f"Thresholds kept in {model}" in said and not (baseline / "thresholds.json").exists()
+    assert (
+        f"Thresholds kept in {model}" in said
+        and " at the dims 64, 16 alone" in said
+        and not (baseline / "thresholds.json").exists()
+    )
 
 
 @pytest.mark.slow

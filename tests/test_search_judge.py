@@ -210,6 +210,42 @@ def test_the_verdict_and_its_sentence(before: float, after: float, verdict: Verd
     assert noticed.get(verdict, "") in " ".join(said)
 
 
+@pytest.mark.parametrize(
+    ("after", "words", "both", "deploy", "beside"),
+    [
+        (
+            0.6,
+            0.8,
+            0.7,
+            "deploy: no, because BM25, a search by words without any model, finds more; ",
+            "are worse than BM25",
+        ),
+        (0.6, 0.8, 0.8, "deploy: no, because BM25", "It adds nothing to BM25 that is sure"),
+        (
+            0.6,
+            0.8,
+            0.9,
+            "deploy: beside BM25, a search by words, not in its place",
+            "together are better than the model",
+        ),
+        (0.6, 0.6, 0.6, "deploy: yes, because mrr@10 is surely better", "It adds nothing to BM25 that is sure"),
+    ],
+)
+def test_a_model_that_loses_to_words_is_told_so_where_it_says_deploy(
+    after: float, words: float, both: float, deploy: str, beside: str
+) -> None:
+    found = values(400, model=after, baseline=0.5, bm25=words, bm25_and_model=both)
+    said = decide(assess_search(found, np.arange(400), (8, 64), **CORPUS), "mrr@10").sentences
+    assert said[0].startswith("BETTER: ") and deploy in said[0] and beside in " ".join(said[1:])
+
+
+def test_few_clusters_tell_nothing_with_a_baseline_and_without() -> None:
+    found = values(5, model=0.6, baseline=0.5, bm25=0.4, bm25_and_model=0.4)
+    for systems in (found, {name: each for name, each in found.items() if name != "baseline"}):
+        said = decide(assess_search(systems, np.arange(5), (8, 64), **CORPUS), "mrr@10").sentences
+        assert "cannot be told: " in said[-1] and not any("BM25" in sentence for sentence in said)
+
+
 def test_gaining_by_the_metric_and_losing_on_search_is_not_better_and_said_first() -> None:
     figures = values(400, model=0.6, baseline=0.5)
     lost = values(400, model=0.45, baseline=0.5)

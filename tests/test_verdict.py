@@ -199,6 +199,17 @@ def test_a_gain_on_pairs_with_a_loss_on_search_is_not_better_and_said_first() ->
     assert decide(replace(found, surely_worse=[]), "spearman").verdict == "BETTER"  # so it would be by pairs alone
 
 
+def test_a_loss_by_the_metric_itself_is_said_first() -> None:
+    table, at = tickets(200), {"16": 0.3, "8": 0.3}
+    rows = {"model": rows_of(table, 3.0), "baseline": rows_of(table, 0.5)}
+    found = assess(table, rows, (16, 8), {"model": at, "baseline": at}, resamples=200)
+    first = decide(replace(found, surely_worse=[]), "spearman").sentences[0]
+    assert first.startswith("NOT BETTER: the model is surely worse: spearman 0.") and first.endswith("; deploy: no.")
+    assert " at 16 dims (also at 8)" in first
+    first = decide(found, "spearman").sentences[0]
+    assert first.index("success@10 ") < first.index("spearman ")
+
+
 def test_a_corpus_stands_for_all_that_is_searched() -> None:
     """Its figures guard the verdict by pairs, and carry the one by a search metric."""
     table, found_by = tickets(150), np.random.default_rng(0).permutation(500)

@@ -198,8 +198,11 @@ def keep_thresholds(judgement: Judgement) -> None:
     if not os.access(folder, os.W_OK):
         console.print(f"{folder} is read-only: thresholds are not kept there", markup=False)
         return
-    path = store_thresholds(folder, judgement.thresholds["model"])
-    console.print(f"Thresholds kept in {path}: of {judgement.thresholds_from['model']}", markup=False)
+    thresholds, origin = judgement.thresholds["model"], judgement.thresholds_from["model"]
+    path = store_thresholds(folder, thresholds)
+    console.print(
+        f"Thresholds kept in {path}, at the dims {', '.join(thresholds.values)} alone: of {origin}", markup=False
+    )
 
 
 def judgement_record(judgement: Judgement) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def print_judgement(judgement: Judgement) -> None:
     names = {"model": question.model, "baseline": question.baseline}
     for system, metrics in assessment.metrics.items():
         fitted = f"; thresholds fitted on {judgement.thresholds_from[system]}" if assessment.diagnostic else ""
+        if fitted and question.prevalence is not None:
+            fitted += "; precision and F1 at the share that is positive among the judged pairs"
         _print_metrics(f"{system}: {names[system]}{fitted}", metrics, assessment.intervals[system])
     if judgement.verdicts:
         differences = {

@@ -74,31 +74,38 @@ def _sentences(
     five, ten = (_success(assessment, name, dim) for name in ("success@5", "success@10"))
     source = re.sub(r"\S*[/\\]", "", assessment.source)  # without folders
     five = f"{five}, searching the {assessment.texts:,} texts of {source} at {dim} dims"
+    reason = assessment.undefined.get(GUARDED[0])
     if verdict is None:
-        return [f"The right ticket is {five}.", f"It is {ten}.", *_beside_words(assessment, metric, dim)]
-    noticed = _noticed(_Change.of(assessment, CHANGE, "success@5", dim))
-    if assessment.surely_worse:
-        lost = "; ".join(_losses(assessment))
-        said = [f"{verdict}: the model is surely worse at finding the right ticket: {lost}; deploy: no."]
-        said.append(f"The right ticket is {five}; {noticed}.")
+        said = [f"The right ticket is {five}.", f"It is {ten}."]
+        said += [f"How sure that is cannot be told: {reason}."] if reason else []
     else:
-        deploy = _deploy(assessment, metric, verdicts, verdict)
-        said = [f"{verdict}: the right ticket is {five}; {deploy}; {noticed}."]
-    said.append(f"It is {ten}.")
-    if reason := assessment.undefined.get(GUARDED[0]):
-        said.append(f"Whether search got better or worse cannot be told: {reason}.")
-    return said + _beside_words(assessment, metric, dim)
+        noticed = _noticed(_Change.of(assessment, CHANGE, "success@5", dim))
+        if lost := _losses(assessment, metric):
+            said = [
+                f"{verdict}: the model is surely worse{lost}; deploy: no.",
+                f"The right ticket is {five}; {noticed}.",
+            ]
+        else:
+            deploy = _deploy(assessment, metric, verdicts, verdict)
+            said = [f"{verdict}: the right ticket is {five}; {deploy}; {noticed}."]
+        said.append(f"It is {ten}.")
+        said += [f"Whether search got better or worse cannot be told: {reason}."] if reason else []
+    return said if reason else said + _beside_words(assessment, metric, dim)
 
 
-def _losses(assessment: Assessment) -> list[str]:
-    """What was surely lost, a metric each: at the largest dim in figures, the others named."""
+def _losses(assessment: Assessment, metric: str) -> str:
+    """What was surely lost, of GUARDED and by the metric itself: at the largest dim in figures, the others named."""
+    own = [(metric, dim) for dim, ends in assessment.intervals[CHANGE].items() if ends[metric][1] < 0]
+    lost = [*assessment.surely_worse, *(loss for loss in own if loss not in assessment.surely_worse)]
     by_metric: dict[str, list[str]] = {}
-    for metric, dim in sorted(assessment.surely_worse, key=lambda loss: -int(loss[1])):
-        by_metric.setdefault(metric, []).append(dim)
-    return [
-        _Change.of(assessment, CHANGE, metric, dim).figures + (f" (also at {', '.join(others)})" if others else "")
-        for metric, (dim, *others) in by_metric.items()
+    for name, dim in sorted(lost, key=lambda loss: -int(loss[1])):
+        by_metric.setdefault(name, []).append(dim)
+    figures = [
+        _Change.of(assessment, CHANGE, name, dim).figures + (f" (also at {', '.join(others)})" if others else "")
+        for name, (dim, *others) in by_metric.items()
     ]
+    at = " at finding the right ticket" if by_metric.keys() <= set(NAMES) else ""
+    return f"{at}: {'; '.join(figures)}" if figures else ""
 
 
 def _success(assessment: Assessment, name: str, dim: str) -> str:
@@ -116,6 +123,8 @@ def _success(assessment: Assessment, name: str, dim: str) -> str:
 
 
 def _deploy(assessment: Assessment, metric: str, verdicts: Mapping[str, Verdict], verdict: Verdict) -> str:
+    if verdict == Verdict.BETTER and (words := _no_gain_on_words(assessment, metric)):
+        return words
     if verdict == Verdict.BETTER:
         guard = "could not be checked" if GUARDED[0] in assessment.undefined else "are surely worse at none"
         return f"deploy: yes, because {metric} is surely better at every dim, and {' and '.join(GUARDED)} {guard}"
@@ -125,9 +134,24 @@ def _deploy(assessment: Assessment, metric: str, verdicts: Mapping[str, Verdict]
     return f"deploy: not on this evidence, because {metric} may be no better at {dims} dims"
 
 
+def _no_gain_on_words(assessment: Assessment, metric: str) -> str:
+    """Why a model that is better than its baseline does not replace a search by words; "" where it may."""
+    if "bm25" not in assessment.metrics or GUARDED[0] in assessment.undefined:
+        return ""
+    metric, dim = metric if metric in NAMES else BY_SEARCH, max(assessment.metrics["model"], key=int)
+    alone, both = (_Change.of(assessment, f"{name} less bm25", metric, dim) for name in ("model", "bm25+model"))
+    if alone.high >= 0:
+        return ""
+    if both.low > 0:
+        return "deploy: beside BM25, a search by words, not in its place: alone it loses to that"
+    return "deploy: no, because BM25, a search by words without any model, finds more"
+
+
 def _noticed(change: _Change) -> str:
     unsure = "that users will notice a difference is not shown"
     count = f"{100 * abs(change.after - change.before):.0f}"
+    if count == "0":
+        return unsure
     found = "of 100 searches show it among the first five"
     return change.say(
         f"users will notice that {count} more {found}", f"users will notice that {count} fewer {found}", unsure
@@ -147,6 +171,8 @@ def _beside_words(assessment: Assessment, metric: str, largest: str) -> list[str
         smaller = _Change.of(assessment, "model less bm25", metric, dim)
         if dim != largest and smaller.high < 0 <= alone.high:
             said.append(f"Cut to {dim} dims it loses to BM25: {smaller.figures}.")
+    if both.high < 0:
+        return [*said, f"Both together are worse than BM25 alone: {both.figures}."]
     if not (alone.low > 0 or both.low > 0):
         return [*said, f"It adds nothing to BM25 that is sure: both together, {both.figures}."]
     verb = gain.say("are better than", "are worse than", "are not surely better than")

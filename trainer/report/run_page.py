@@ -81,7 +81,7 @@ def _lead(run: Record) -> Lead:
     strong, *others = metrics.get("sentences") or [metrics["verdict"]]
     how = [
         f"Judged beside the untouched model, by {metric} on {judged['pairs']:d} {on} pairs.",
-        f"Strength of the update {metrics['strength']:.1f}, best at step {metrics['best_step']}.",
+        f"Strength of the update {metrics['strength']:.1f}, best after step {metrics['best_step'] - 1}.",
     ]
     if "search" in metrics and metric in SEARCH_METRICS:
         how.append("The corpus has also picked the model: expect a little less on other tickets.")

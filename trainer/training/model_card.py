@@ -46,7 +46,7 @@ def print_summary(
     for sentence in record["sentences"]:
         console.print(sentence, markup=False)
     metric = record["question"]["metric"]
-    how = f"best at step {best_step}, strength {alpha:.1f}{'' if alpha else UNTOUCHED}"
+    how = f"best after step {best_step - 1}, strength {alpha:.1f}{'' if alpha else UNTOUCHED}"
     judged_on = "the corpus" if picked_on == "corpus" else name
     console.print(f"Verdict by {metric} on {judged_on}: {record['verdict']} ({how}).", markup=False)
     for dim, entry in (records["dev"]["forgetting"] or {}).items():
