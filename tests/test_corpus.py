@@ -204,6 +204,7 @@ def test_a_run_goes_by_the_corpus_and_ends_with_what_trainer_evaluate_finds(
     # At strength 0 the corpus is searched as it was before step 0.
     curve = json.loads((folder / "strength.json").read_text())["curve"]
     start = json.loads((folder / "metrics.json").read_text())["search"]["baseline"]
+    assert metrics["verdict_on"] == "corpus" and "Dev pairs, search figures of the corpus tickets.csv" in said
     assert curve[0]["alpha"] == 0 and curve[0]["dev"]["64"] == pytest.approx(start["64"]["mrr@10"], abs=1e-6)
     # Groups of train do not search; of the others all do, among the tickets of all.
     judged = None
@@ -252,6 +253,7 @@ def test_the_corpus_is_what_a_search_metric_is_measured_on(
     said = " ".join(capfd.readouterr().err.split())
     metrics = json.loads((folder / "metrics.json").read_text())
     by_search = metric == "success@5"
+    assert metrics["verdict_on"] == ("corpus" if by_search else "dev")
     assert code == 0 and len(asked) == (4 if by_search else 1)  # before training; best, and two that are not better
     assert len(set(asked)) == 1 and (metrics["best_step"] == 2 or not by_search)
     assert ("texts are embedded before training and at the end" in said) is not by_search

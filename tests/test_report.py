@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from trainer.config import Config
+from trainer.config import Config, DataConfig
 from trainer.data.incidents import generate_pairs
 from trainer.errors import InputError
 from trainer.evaluation.judge import Question, judge
@@ -181,12 +181,17 @@ def test_the_page_begins_with_the_runs_own_sentences(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_search_of_a_corpus_is_shown_for_every_system(run: Path) -> None:
+@pytest.mark.usefixtures("blank_pictures")
+def test_the_search_of_a_corpus_is_shown_for_every_system(
+    run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["test"]["question"]["metric"] = "mrr@10"
     by_dim = {"64": {"success@5": 0.7, "success@10": None, "map@100": 0.5}}
     ends = {"64": {"success@5": [0.4, 0.9], "success@10": [None, None], "map@100": [0.25, 0.75]}}
     counts = {"texts": 5222, "source": "x/tickets.csv", "queries": 670}
+    counts["groups"] = {"count": 321, "kind": "clusters of duplicates"}
+    metrics["test"] |= counts | {"groups": metrics["test"]["groups"]}
     metrics["search"] = counts | {"final": by_dim, "bm25": by_dim, "intervals": {"final": ends, "bm25": ends}}
     page = Page(write_report(run, metrics).read_text())
     assert "The corpus has also picked the model" in page.text["p"][1]
@@ -194,6 +199,30 @@ def test_the_search_of_a_corpus_is_shown_for_every_system(run: Path) -> None:
     cells = page.text["td"][page.text["td"].index("BM25") :]
     figures_shown = ["64", "0.7000 (0.400, 0.900)", "- ", "0.5000 (0.250, 0.750)"]
     assert cells[:10] == ["BM25", *figures_shown, "after", *figures_shown]
+    # Nothing of the corpus is said to be of the pairs.
+    corpus = "the corpus tickets.csv (670 queries among 5,222 texts)"
+    assert f"by mrr@10 on {corpus}." in page.text["p"][1]
+    assert f"Search figures are of {corpus}; the others are of the 36 test pairs." in page.text["p"]
+    assert any(one.startswith("All figures on test and, of search, on the corpus") for one in page.text["h2"])
+    assert f"{corpus}; 321 clusters of duplicates" in page.text["td"]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert read_run(run).judged_on == "corpus" and metrics["verdict_on"] == "test"  # as an older version wrote it
+    shutil.copytree(run, other := run.parent / "other")
+    page = Page(write_comparison([run, other], run.parent / "both.html").read_text())
+    assert f"mrr@10 by dim on {corpus}: before → after" in page.text["h2"]
+    assert f"{metrics['verdict']} (corpus)" in page.text["td"]
+    card = model_card(
+        Config(data=DataConfig(corpus="x")), metrics["test"], "test", 1.0, has_thresholds=True, sided=False
+    )
+    assert f"by mrr@10 on 36 held-out pairs (test), search figures of {corpus}:" in card
+    monkeypatch.setattr(console, "width", 400)
+    records = {part: metrics[part] for part in ("dev", "test")}
+    print_summary(records, 1, 1.0, run / "model", sided=False, picked_on="corpus")
+    said = " ".join(capfd.readouterr().err.split())
+    assert f"Test pairs, search figures of {corpus}: baseline -> final" in said
+    metrics["test"]["question"]["metric"] = "spearman"  # negative control: of the pairs, also beside a corpus
+    page = Page(write_report(run, metrics).read_text())
+    assert "by spearman on 36 test pairs." in page.text["p"][1] and "of the corpus" not in page.text["p"][2]
 
 
 def covered(figure: Figure) -> list[str]:

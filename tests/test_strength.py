@@ -108,6 +108,7 @@ def test_what_is_ruled_out_says_why() -> None:
         0.2: "loses to the untouched model on dev at 64, 8 dims",
     }
     assert ruled_out(curve).keys() == {0.2}
+    assert str(ruled_out(curve, on="corpus")[0.2]) == "loses to the untouched model on the corpus at 64, 8 dims"
 
 
 # ---- coarse to fine

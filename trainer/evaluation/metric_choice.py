@@ -6,7 +6,9 @@ text looks for its partners among all texts of the set.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from trainer.data.pairs import PairTable
 from trainer.data.split import has_both_labels
@@ -66,6 +68,32 @@ def settle_metric(asked: str, held_out: Sequence[PairTable], has_corpus: bool) -
     if asked == AUTO and metric in SEARCH_METRICS:
         console.print(f'eval.metric: "{metric}" picks the best model and carries the verdict', markup=False)
     return metric
+
+
+def judged_on(metric: str, pairs: str, has_corpus: bool) -> str:
+    """What a run's figures of a metric are of: "corpus" where it is of search and there is one, else the pairs' name.
+
+    >>> judged_on("mrr@10", "dev", True), judged_on("spearman", "dev", True), judged_on("mrr@10", "test", False)
+    ('corpus', 'dev', 'test')
+    """
+    return "corpus" if has_corpus and metric in SEARCH_METRICS else pairs
+
+
+def on_in_words(on: str) -> str:
+    """What `judged_on` says, as it stands in a sentence."""
+    return "the corpus" if on == "corpus" else on
+
+
+def corpus_in_words(search: Mapping[str, Any]) -> str:
+    """The corpus that was searched, with its counts.
+
+    Args:
+        search: "source", "queries" and "texts" of the search.
+
+    >>> corpus_in_words({"source": "data/tickets.csv", "queries": 670, "texts": 5222})
+    'the corpus tickets.csv (670 queries among 5,222 texts)'
+    """
+    return f"the corpus {Path(search['source']).name} ({search['queries']:,} queries among {search['texts']:,} texts)"
 
 
 def headline(available: Collection[str], metric: str) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.errors import InputError
-from trainer.evaluation.metric_choice import BY_SEARCH, TITLES
+from trainer.evaluation.metric_choice import BY_SEARCH, TITLES, corpus_in_words, judged_on
 from trainer.report.plots import draw_dims, draw_loss, require_matplotlib
 from trainer.report.record import Record, known_files, read_run
 from trainer.report.run_page import change
@@ -58,10 +58,9 @@ def _judged_alike(runs: Sequence[Record]) -> Section:
     metric = next(name for name in (*wanted, BY_SEARCH) if all(name in values for values in measured))
     caption = f"{metric} against the dim, with 95 % intervals"
     picture = Picture(draw_dims({str(run.folder): run.judged for run in runs}, metric), caption)
-    judged_on = f"on {first['pairs']} pairs of {Path(first['question']['pairs']).name}"
-    if search := runs[0].metrics.get("search"):
-        judged_on += f", search among {search['texts']:,} texts of {Path(search['source']).name}"
-    title = f"{TITLES.get(metric, metric)} by dim {judged_on}: before → after"
+    pairs, search = f"{first['pairs']} pairs of {Path(first['question']['pairs']).name}", runs[0].search
+    on = corpus_in_words(search) if search and judged_on(metric, "", True) else pairs
+    title = f"{TITLES.get(metric, metric)} by dim on {on}: before → after"
     return Section(title, _runs_table(runs, metric), pictures=[picture])
 
 
@@ -70,7 +69,7 @@ def _runs_table(runs: Sequence[Record], metric: str) -> Table:
     rows = []
     for run in runs:
         cells = [change(run.judged, dim, metric) if dim in run.judged["final"] else "-" for dim in dims]
-        head = [str(run.folder), f"{run.metrics['verdict']} ({run.metrics['verdict_on']})"]
+        head = [str(run.folder), f"{run.metrics['verdict']} ({run.judged_on})"]
         spent = [str(run.metadata["steps"]), clock_time(run.metadata["seconds"])]
         rows.append([*head, f"{run.metrics['strength']:.1f}", *cells, *spent])
     headings = ["run", "verdict", "strength", *(f"{dim} dims" for dim in dims), "steps", "time"]

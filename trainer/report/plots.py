@@ -164,7 +164,7 @@ def draw_dims(runs: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
 
 
 def draw_strength(record: Mapping[str, Any]) -> Figure:
-    """The metric on dev by strength, a line a dim, and beside it the forgetting set's where there is one.
+    """The metric on dev or of the corpus by strength, a line a dim, and beside it the forgetting set's where there is one.
 
     Strengths that were ruled out stand on grey.
     """
@@ -180,7 +180,8 @@ def draw_strength(record: Mapping[str, Any]) -> Figure:
         for alpha in map(float, record.get("ruled_out", {})):
             panel.axvspan(alpha - 0.05, alpha + 0.05, color=RULED_OUT, linewidth=0, antialiased=False, zorder=0)
         panel.axvline(record["chosen"], color="black", linestyle="--", linewidth=1)
-        panel.set_title(f"{kind}: {record['metric'] if kind == 'dev' else 'spearman'}", fontsize=9)
+        on = record.get("judged_on", "dev")  # of an older version there is none
+        panel.set_title(f"{on}: {record['metric']}" if kind == "dev" else f"{kind}: spearman", fontsize=9)
         panel.set_xlabel("strength" if len(kinds) > 1 else "strength (0: untouched, 1: as trained)")
     add_legend(figure, panels[0], 3)
     return figure

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import InputError
+from trainer.evaluation.metric_choice import judged_on
 from trainer.system.run_files import CONFIG, LINT, LOG, METADATA, METRICS, PLAN, SCORES, STRENGTH
 
 # What is raised over JSON of another shape; StopIteration where there is no dim at all.
@@ -33,10 +34,25 @@ class Record:
     lint: Any
 
     @property
+    def pairs(self) -> str:
+        """The name of the held-out pairs that were judged last: "test" where there is one, or "dev"."""
+        return "test" if "test" in self.metrics else "dev"
+
+    @property
     def judged(self) -> dict[str, Any]:
-        """The judgement on the set that the verdict is about."""
-        judgement: dict[str, Any] = self.metrics[self.metrics["verdict_on"]]
+        """The judgement on these pairs, whose search figures are the corpus's where there is one."""
+        judgement: dict[str, Any] = self.metrics[self.pairs]
         return judgement
+
+    @property
+    def search(self) -> dict[str, Any] | None:
+        """What was found in the run's corpus; None without one."""
+        return self.metrics.get("search")
+
+    @property
+    def judged_on(self) -> str:
+        """What the verdict is about, "corpus", "test" or "dev"; of an older version too, which never says "corpus"."""
+        return judged_on(self.judged["question"]["metric"], self.pairs, self.search is not None)
 
     @property
     def in_sample(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.evaluation.alerts import alerts_in_words
 from trainer.evaluation.diagnostic import insufficient
-from trainer.evaluation.metric_choice import NO_NEGATIVES, SEARCH_METRICS, TITLES, headline
+from trainer.evaluation.metric_choice import NO_NEGATIVES, TITLES, corpus_in_words, headline, on_in_words
 from trainer.evaluation.prevalence import percent
 from trainer.evaluation.verdict import Verdict, no_intervals
 from trainer.report.plots import (
@@ -30,6 +30,7 @@ from trainer.system.files import write_file
 from trainer.system.run_files import LINT, REPORT
 from trainer.text.masking import mask_text
 
+NO_LABELS = "there are no others, for the held-out pairs have no negatives"
 STYLES = {Verdict.BETTER.value: "better", Verdict.NOT_BETTER.value: "not"}
 
 
@@ -55,17 +56,20 @@ def write_report(folder: Path, metrics: dict[str, Any] | None = None) -> Path:
 def render_run(run: Record) -> str:
     """The page of one run."""
     metrics, judged = run.metrics, run.judged
-    on, lead = metrics["verdict_on"], _lead(run)
-    notes = no_intervals(judged["undefined"], list(next(iter(judged["final"].values()))))
+    lead, of_corpus = _lead(run), _corpus_note(run)
+    by_dim = of_corpus if run.judged_on == "corpus" else [] if run.by_labels else [f"These pairs are {NO_NEGATIVES}."]
+    notes = of_corpus + no_intervals(judged["undefined"], list(next(iter(judged["final"].values()))))
     diagnostic = "Adversarial diagnostic: positives across categories against negatives within one"
     silent = insufficient(judged["diagnostic"], judged["question"]["fewest"])
     pictures, worst = _pictures(run), run.scores["worst"]
     shown = f"{len(worst)} pairs most wrong" if run.by_labels else f"{len(worst)} positive pairs least alike"
     sections = [
-        Section("By dim", _main_table(run), [] if run.by_labels else [f"These pairs are {NO_NEGATIVES}."]),
+        Section("By dim", _main_table(run), by_dim),
         Section(pictures=pictures),
-        *([_search_section(run.metrics["search"])] if "search" in run.metrics else []),
-        Section(f"All figures on {on}: before → after, 95 % of the difference", _all_table(judged), notes),
+        *([_search_section(run.search)] if run.search else []),
+        Section(
+            f"All figures on {_all_judged(run)}: before → after, 95 % of the difference", _all_table(judged), notes
+        ),
         Section(diagnostic, notes=[silent]) if silent else Section(diagnostic, _diagnostic_table(judged)),
         Section(f"The {shown} at the largest dim, masked (no guarantee)", _worst_table(worst)),
         _lint_section(run.lint),
@@ -77,26 +81,46 @@ def render_run(run: Record) -> str:
 def _lead(run: Record) -> Lead:
     """The run's own sentences, its verdict first (an older version has that alone), and how it was made."""
     metrics, judged = run.metrics, run.judged
-    on, metric = metrics["verdict_on"], judged["question"]["metric"]
+    metric = judged["question"]["metric"]
     strong, *others = metrics.get("sentences") or [metrics["verdict"]]
+    on = f"{judged['pairs']:d} {run.pairs} pairs"
+    if run.search and run.judged_on == "corpus":
+        on = corpus_in_words(run.search)
     how = [
-        f"Judged beside the untouched model, by {metric} on {judged['pairs']:d} {on} pairs.",
+        f"Judged beside the untouched model, by {metric} on {on}.",
         f"Strength of the update {metrics['strength']:.1f}, best after step {metrics['best_step'] - 1}.",
     ]
-    if "search" in metrics and metric in SEARCH_METRICS:
+    if run.judged_on == "corpus":
         how.append("The corpus has also picked the model: expect a little less on other tickets.")
-    elif on != "test":
+    elif run.judged_on != "test":
         how.append("These pairs have also picked the model: expect a little less on others.")
     if run.strength and run.strength.get("why"):
         how.append(run.strength["why"])
     return Lead(STYLES.get(metrics["verdict"], ""), strong, " ".join(others), [" ".join(how)])
 
 
+def _corpus_note(run: Record) -> list[str]:
+    """What the search figures are of, where that is not the judged pairs."""
+    if not run.search:
+        return []
+    others = f"the others are of the {run.judged['pairs']:d} {run.pairs} pairs" if run.by_labels else NO_LABELS
+    return [f"Search figures are of {corpus_in_words(run.search)}; {others}."]
+
+
+def _all_judged(run: Record) -> str:
+    if not run.search:
+        return run.pairs
+    return f"{run.pairs} and, of search, on the corpus" if run.by_labels else "the corpus"
+
+
 def _pictures(run: Record) -> list[Picture]:
     scores, judged = run.scores, run.judged
     metric = judged["question"]["metric"]
     drawn = [
-        (draw_dims({"after": judged}, metric), f"{metric} against the dim, with 95 % intervals"),
+        (
+            draw_dims({"after": judged}, metric),
+            f"{metric} on {on_in_words(run.judged_on)} against the dim, with 95 % intervals",
+        ),
         (draw_loss(run.steps, run.plan["phases"]), "Loss and learning rate by step, phases as bands"),
     ]
     if run.by_labels:
@@ -201,14 +225,13 @@ def _environment_table(run: Record) -> Table:
     rates = run.plan["learning_rates"]
     forgotten = run.metrics["dev"]["forgetting"]
     planned = f" of {len(rates)}" if metadata["steps"] < len(rates) else ""
-    data = {f"data.{key}": config["data"][key] for key in ("train", "dev", "test") if config["data"].get(key)}
+    data = {f"data.{key}": config["data"][key] for key in ("train", "dev", "test", "corpus") if config["data"].get(key)}
     rows = {
         "base model": config["model"]["name"],
         **data,
         "rows": metadata["rows"],
         "texts shared between the parts": metadata["overlapping_texts"],
-        "judged pairs, drawn as": f"{judged['pairs']}; {judged['groups']['count']} {judged['groups']['kind']}",
-        "queries": f"{judged['queries']} among {judged['texts']} texts",
+        **_drawn(run),
         **({"highest Spearman reachable": _number(judged["spearman_ceiling"])} if run.by_labels else {}),
         "thresholds": judged["thresholds_from"]["model"] if run.by_labels else "none: these pairs have no negatives",
         **({"alerts": said} if (said := alerts_in_words(run.metrics.get("alerts_on_training_texts"))) else {}),
@@ -227,6 +250,19 @@ def _environment_table(run: Record) -> Table:
         "fingerprints": {name: value[:16] for name, value in metadata["fingerprints"].items()},
     }
     return Table(["what", "value"], [[name, _words(value)] for name, value in rows.items()], texts=(1,))
+
+
+def _drawn(run: Record) -> dict[str, str]:
+    """What was judged, and the groups of it that the intervals were drawn from."""
+    judged, search = run.judged, run.search
+    groups = f"{judged['groups']['count']} {judged['groups']['kind']}"
+    queries = f"{judged['queries']} among {judged['texts']} texts"
+    if search is None:
+        return {"judged pairs, drawn as": f"{judged['pairs']}; {groups}", "queries": queries}
+    pairs = {"judged pairs, drawn as": f"{judged['pairs']}; {groups}"} if run.by_labels else {}
+    drawn = search.get("groups", {"count": search["queries"], "kind": "queries"})
+    queries = f"{corpus_in_words(search)}; {drawn['count']} {drawn['kind']}"
+    return pairs | {"queries of the corpus, drawn as": queries}
 
 
 def _spans(strength: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from trainer.data.pairs import PairTable
 from trainer.data.split import has_both_labels
 from trainer.evaluation.assessment import Assessment
 from trainer.evaluation.judge import Judgement, conclude, judgement_record
+from trainer.evaluation.metric_choice import judged_on
 from trainer.evaluation.question import Question
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, thresholds_text
@@ -78,10 +79,11 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     search = search_corpus(run, embeddings)
     judgements = judge_run(run, systems, embeddings, search)
     records = {name: record_of(judgement) for name, judgement in judgements.items()}
-    judged_on = list(records)[-1]  # test, where there is one: dev has picked the model
+    pairs = list(records)[-1]  # test, where there is one: dev has picked the model
     metrics: dict[str, Any] = {key: records["dev"][key] for key in ("baseline", "final")}
-    metrics |= {key: records[judged_on][key] for key in ("verdict", "sentences", "surely_worse")}
-    metrics |= {"verdict_on": judged_on, "best_step": state.best.step, "strength": alpha}
+    metrics |= {key: records[pairs][key] for key in ("verdict", "sentences", "surely_worse")}
+    metrics["verdict_on"] = judged_on(run.config.eval.metric, pairs, run.corpus is not None)
+    metrics |= {"best_step": state.best.step, "strength": alpha}
     metrics |= {**records, "evaluations": state.evaluations}
     metrics |= corpus_record(run, search)
 
@@ -94,15 +96,13 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     spec = run.encoder.spec
     sided = bool(spec.query_prompt or spec.document_prompt)
     with_thresholds: dict[str, Any] = {"has_thresholds": fitted is not None, "alerts": alerts}
-    card = model_card(run.config, records[judged_on], judged_on, alpha, sided=sided, **with_thresholds)
+    card = model_card(run.config, records[pairs], pairs, alpha, sided=sided, **with_thresholds)
     kept_beside = {THRESHOLDS: thresholds_text(fitted)} if fitted is not None else {}
     options: dict[str, Any] = {"untouched": alpha == 0, "dims": run.config.loss.dims}
     differences = export(run.encoder, untouched, run.folder, card, probes, kept_beside, **options)
 
     # ---- The last files. With metrics.json the run is finished, so no signal may come between it and the exit code.
-    write_json(
-        run.folder / SCORES, score_record(run, judged_on, embeddings[judged_on], judgements[judged_on].thresholds)
-    )
+    write_json(run.folder / SCORES, score_record(run, pairs, embeddings[pairs], judgements[pairs].thresholds))
     write_json(run.folder / METADATA, metadata(run, state, alpha, differences))
     drawn = find_spec("matplotlib") is not None
     if drawn:

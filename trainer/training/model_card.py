@@ -7,11 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from trainer.config import Config
 from trainer.evaluation.alerts import alerts_in_words
-from trainer.evaluation.metric_choice import TITLES, headline
+from trainer.evaluation.metric_choice import BY_LABELS, TITLES, corpus_in_words, headline, judged_on, on_in_words
 from trainer.evaluation.prevalence import percent
 from trainer.system.console import console
 from trainer.system.run_files import THRESHOLDS
@@ -41,14 +42,14 @@ def print_summary(
         alerts: what `alerts_on_training` counted.
     """
     for name, record in records.items():
-        _print_changes(name, record)
+        _print_changes(name, record, picked_on)
     name, record = list(records.items())[-1]
     for sentence in record["sentences"]:
         console.print(sentence, markup=False)
     metric = record["question"]["metric"]
     how = f"best after step {best_step - 1}, strength {alpha:.1f}{'' if alpha else UNTOUCHED}"
-    judged_on = "the corpus" if picked_on == "corpus" else name
-    console.print(f"Verdict by {metric} on {judged_on}: {record['verdict']} ({how}).", markup=False)
+    on = on_in_words("corpus" if picked_on == "corpus" else name)
+    console.print(f"Verdict by {metric} on {on}: {record['verdict']} ({how}).", markup=False)
     for dim, entry in (records["dev"]["forgetting"] or {}).items():
         before, after = (entry["spearman"][when] for when in ("before", "after"))
         console.print(
@@ -73,9 +74,12 @@ def shown_metrics(record: dict[str, Any]) -> dict[str, str]:
     return {name: f1 if name == "f1" else TITLES.get(name, name) for name in names}
 
 
-def _print_changes(name: str, record: dict[str, Any]) -> None:
-    metric = record["question"]["metric"]
-    table = Table(title=f"{name.capitalize()} pairs: baseline -> final (difference)", title_justify="left")
+def _print_changes(name: str, record: dict[str, Any], picked_on: str) -> None:
+    metric, judged = record["question"]["metric"], f"{name} pairs"
+    if picked_on == "corpus":
+        name, judged = on_in_words(picked_on), _judged_with_corpus(record, judged)
+    title = f"{judged[0].upper()}{judged[1:]}: baseline -> final (difference)"
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("dim", justify="right")
     shown = shown_metrics(record)
     for heading in (*shown.values(), f"95 % of {shown[metric]}", "verdict"):
@@ -87,6 +91,13 @@ def _print_changes(name: str, record: dict[str, Any]) -> None:
     console.print(table)
     if reason := record["undefined"].get(metric):
         console.print(f"No interval of {metric} on {name}: {reason}", markup=False)
+
+
+def _judged_with_corpus(record: dict[str, Any], pairs: str) -> str:
+    """What the shown figures are of where search was among a corpus: of the pairs too only where these have labels."""
+    searched = corpus_in_words(record)
+    by_labels = BY_LABELS in next(iter(record["final"].values()))
+    return f"{pairs}, search figures of {searched}" if by_labels else searched
 
 
 def _ends(interval: list[float]) -> str:
@@ -153,6 +164,9 @@ def model_card(
     metric, titles = record["question"]["metric"], shown_metrics(record)
     columns = [name for name in titles if name != "f1" or metric == "f1"]
     headings = " | ".join(f"{titles[key]} before | after" for key in columns)
+    judged = f"{record['pairs']} held-out pairs ({on})"
+    if judged_on(metric, on, bool(config.data.corpus)) == "corpus":
+        judged = _judged_with_corpus(record, judged)
     rows = []
     for dim, after in record["final"].items():
         cells = [f"{values[key]:.4f}" for key in columns for values in (record["baseline"][dim], after)]
@@ -175,7 +189,7 @@ def model_card(
             "",
             f"Trained by {how} with multiple-negatives ranking at the dims {dims}; strength of the update {alpha:.1f}"
             f"{'' if alpha else UNTOUCHED}.",
-            f"Judged beside the untouched model, by {metric} on {record['pairs']} held-out pairs ({on}):",
+            f"Judged beside the untouched model, by {metric} on {judged}:",
             "",
             f"| dim | {headings} | 95 % of the difference | verdict |",
             f"|---:|{'---:|---:|' * len(columns)}---:|---|",

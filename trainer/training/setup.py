@@ -26,7 +26,7 @@ from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.run_data import RunData, load_data, locate_model
-from trainer.evaluation.metric_choice import SEARCH_METRICS, require_metric, settle_metric
+from trainer.evaluation.metric_choice import SEARCH_METRICS, judged_on, require_metric, settle_metric
 from trainer.evaluation.pair_metrics import Metrics
 from trainer.evaluation.scoring import PairSet, evaluate
 from trainer.evaluation.search_set import SearchSet
@@ -109,7 +109,7 @@ class Inputs:
     @property
     def judged_on(self) -> str:
         """What the best weights and the strength are chosen on: a "corpus" where eval.metric is of search, or "dev"."""
-        return "corpus" if self.corpus is not None and self.config.eval.metric in SEARCH_METRICS else "dev"
+        return judged_on(self.config.eval.metric, "dev", self.corpus is not None)
 
     def judge_on_dev(self, autocast: Callable[[], AbstractContextManager[Any]] | None = None) -> Metrics:
         """All metrics that dev can tell, thresholds fitted on dev itself; of search on the corpus, where the run is

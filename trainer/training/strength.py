@@ -1,4 +1,4 @@
-"""How far to go from the untouched model towards the trained one, chosen on dev.
+"""How far to go from the untouched model towards the trained one, chosen on dev or by search of the corpus.
 
     weights(alpha) = start + alpha * (trained - start)
 
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from trainer.evaluation.metric_choice import on_in_words
 from trainer.evaluation.pair_metrics import spearman
 from trainer.evaluation.scoring import PairSet, pair_cosines
 from trainer.model.embedding import embed
@@ -48,7 +49,7 @@ Point = dict[str, Any]
 class Cause(Enum):
     """Why a strength may not be chosen."""
 
-    LOSES = "loses to the untouched model on dev"
+    LOSES = "loses to the untouched model"
     FORGETS = "forgets more than the limit"
 
 
@@ -60,9 +61,12 @@ class RuledOut:
     dims: tuple[str, ...]
     limit: float
     """Of forgetting."""
+    on: str = "dev"
+    """Where it loses, as `judged_on` says it."""
 
     def __str__(self) -> str:
-        what = self.cause.value if self.cause is Cause.LOSES else f"forgets more than {self.limit:g}"
+        loses = f"{self.cause.value} on {on_in_words(self.on)}"
+        what = loses if self.cause is Cause.LOSES else f"forgets more than {self.limit:g}"
         return f"{what} at {', '.join(self.dims)} dims"
 
 
@@ -105,6 +109,7 @@ def choose_strength(run: Run, start: Mapping[str, Tensor], trained: Mapping[str,
     general = forgetting_sample(run)
     record: dict[str, Any] = {
         "metric": metric,
+        "judged_on": run.judged_on,
         "forgetting_limit": limit,
         "fingerprint": fingerprint(run, start, trained, general),
     }
@@ -123,8 +128,8 @@ def choose_strength(run: Run, start: Mapping[str, Tensor], trained: Mapping[str,
             return points[alpha]
 
         curve = search(grid, measure, limit)
-    alpha, excluded = best_strength(curve, limit), ruled_out(curve, limit)
-    why = explain_choice(curve, alpha, excluded)
+    alpha, excluded = best_strength(curve, limit), ruled_out(curve, limit, run.judged_on)
+    why = explain_choice(curve, alpha, excluded, run.judged_on)
     if run.is_main:
         reasons = {at: str(reason) for at, reason in excluded.items()}
         record |= {"chosen": alpha, "why": why, "ruled_out": reasons, "curve": curve}
@@ -232,24 +237,25 @@ def search(grid: Sequence[float], measure: Callable[[float], Point], forgetting_
     return [points[place] for place in sorted(points)]
 
 
-def explain_choice(curve: Sequence[Point], alpha: float, excluded: Mapping[float, RuledOut]) -> str:
-    """Why the chosen strength is not the one with the highest dev metric, in a sentence; "" where it is.
+def explain_choice(curve: Sequence[Point], alpha: float, excluded: Mapping[float, RuledOut], on: str = "dev") -> str:
+    """Why the chosen strength is not the one with the highest metric, in a sentence; "" where it is.
 
-    At alpha 0 it also says what that means.
+    At alpha 0 it also says what that means. `on` is what the metric was measured on (`Run.judged_on`).
     """
     largest = max(curve[0]["dev"], key=int)
     values = {point["alpha"]: point["dev"][largest] for point in curve}
     higher = [at for at in excluded if values[at] > values[alpha]]
     sentences = []
     if alpha == 0:
-        sentences.append("The export is the untouched model: no other strength is both allowed and better on dev.")
+        where = on_in_words(on)
+        sentences.append(f"The export is the untouched model: no other strength is both allowed and better on {where}.")
     if higher:
         highest = max(higher, key=lambda at: values[at])
         sentences.append(f"{highest:.1f} has {values[highest]:.4f}, but is ruled out: it {excluded[highest]}.")
     return " ".join(sentences)
 
 
-def ruled_out(curve: Sequence[Point], forgetting_limit: float = 0.0) -> dict[float, RuledOut]:
+def ruled_out(curve: Sequence[Point], forgetting_limit: float = 0.0, on: str = "dev") -> dict[float, RuledOut]:
     """Alphas that may not be chosen, each with why; never alpha 0, the first point.
 
     A strength is ruled out where dev loses to the untouched model at any dim, or where Spearman on the forgetting set
@@ -258,16 +264,17 @@ def ruled_out(curve: Sequence[Point], forgetting_limit: float = 0.0) -> dict[flo
 
     Args:
         forgetting_limit: 0 is no limit. Otherwise every point has "forgetting".
+        on: what the metric was measured on (`Run.judged_on`), for the words of a person.
     """
 
-    def falls(point: Point, on: str, limit: float = 0.0) -> tuple[str, ...]:
-        values = curve[0][on].items()
-        return tuple(dim for dim, value in values if not (point[on][dim] >= value - limit or np.isnan(value)))
+    def falls(point: Point, kind: str, limit: float = 0.0) -> tuple[str, ...]:
+        values = curve[0][kind].items()
+        return tuple(dim for dim, value in values if not (point[kind][dim] >= value - limit or np.isnan(value)))
 
     reasons = {}
     for point in curve[1:]:
         if dims := falls(point, "dev"):
-            reasons[point["alpha"]] = RuledOut(Cause.LOSES, dims, forgetting_limit)
+            reasons[point["alpha"]] = RuledOut(Cause.LOSES, dims, forgetting_limit, on)
         elif forgetting_limit and (dims := falls(point, "forgetting", forgetting_limit)):
             reasons[point["alpha"]] = RuledOut(Cause.FORGETS, dims, forgetting_limit)
     return reasons
