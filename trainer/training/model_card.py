@@ -100,10 +100,10 @@ def _judged_with_corpus(record: dict[str, Any], pairs: str) -> str:
     return f"{pairs}, search figures of {searched}" if by_labels else searched
 
 
-def _ends(interval: list[float]) -> str:
-    """An interval in words, "none" where it is undefined."""
+def _ends(interval: list[float] | list[None]) -> str:
+    """An interval in words, "none" where it is undefined: NaN, or null as JSON has it."""
     low, high = interval
-    return "none" if math.isnan(low) else f"{low:+.3f} to {high:+.3f}"
+    return "none" if low is None or math.isnan(low) else f"{low:+.3f} to {high:+.3f}"
 
 
 def usage(model: Path, dim: str, sided: bool) -> str:
