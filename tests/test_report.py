@@ -225,7 +225,7 @@ def test_the_search_of_a_corpus_is_shown_for_every_system(
     assert f"Test pairs, search figures of {corpus}: baseline -> final" in said
     metrics["test"]["question"]["metric"] = "spearman"  # negative control: of the pairs, also beside a corpus
     page = Page(write_report(run, metrics).read_text())
-    assert "by spearman on 36 test pairs." in page.text["p"][1] and "of the corpus" not in page.text["p"][2]
+    assert "by spearman on 36 test pairs." in page.text["p"][1] and "corpus" not in page.text["p"][1]
 
 
 def covered(figure: Figure) -> list[str]:
