@@ -164,7 +164,7 @@ def draw_dims(runs: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
 
 
 def draw_strength(record: Mapping[str, Any]) -> Figure:
-    """The metric by strength, a line a dim, and beside it that of the forgetting set where there is one.
+    """The metric by strength, a line a dim, and beside it the forgetting set's where there is one.
 
     Strengths that were ruled out stand on grey.
     """

@@ -49,7 +49,7 @@ class RunResult:
 
     @property
     def verdict(self) -> str | None:
-        """Against the untouched model, on what "verdict_on" names: "BETTER", "NOT BETTER" or "UNCLEAR"."""
+        """Against the untouched model, on test or else dev, or on the corpus: "BETTER", "NOT BETTER" or "UNCLEAR"."""
         return self.metrics["verdict"] if self.metrics else None
 
 
