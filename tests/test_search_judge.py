@@ -154,13 +154,16 @@ def test_no_query_with_an_answer_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", [TICKETS[0], TICKETS[3]])  # a ticket and its copy
     with pytest.raises(InputError, match="no ticket has a known duplicate that is another text, so nothing"):
         corpus_of_tickets(path, LINKED)
-    for link, said in (("", "(0 of 2 cells filled)"), (None, "(2 of 2 cells filled); 2 of 2 links name the ticket itself")):
+    for link, said in (
+        ("", "(0 of 2 cells filled)"),
+        (None, "(2 of 2 cells filled); 2 of 2 links name the ticket itself"),
+    ):
         rows = [(n, f"text {n}", "", n if link is None else link, "", "") for n in ("T1", "T2")]
         with pytest.raises(InputError, match=re.escape(f"check duplicate_of {said}")):
             corpus_of_tickets(write(tmp_path / "t.csv", rows), LINKED)
     path = write(tmp_path / "t.csv", [TICKETS[2], TICKETS[4]])  # both opened at once
     assert len(corpus_of_tickets(path, LINKED).queries) == 2
-    with pytest.raises(InputError, match="another text and earlier, so nothing.*column of dates, opened_at"):
+    with pytest.raises(InputError, match=r"another text and earlier, so nothing.*column of dates, opened_at"):
         corpus_of_tickets(path, Columns(duplicate_of="duplicate_of", date="opened_at"))
 
 

@@ -78,7 +78,9 @@ def require_same_run(
     """
     if changed := differences(saved["run"], current["run"]):
         told = _changed_data(saved["run"], current["run"])
-        same_data = [{key: value for key, value in run.items() if key not in DATA} for run in (saved["run"], current["run"])]
+        same_data = [
+            {key: value for key, value in run.items() if key not in DATA} for run in (saved["run"], current["run"])
+        ]
         if told:
             changed = differences(*same_data) + told
         raise CheckpointError(f"{path}: not the same run: {'; '.join(changed)}")

@@ -72,7 +72,9 @@ class Columns:
                 raise missing_column(source, [column], names, f"name one of these with {option}")
         free = free_columns(names, found)
         for field, keys in USUAL_TICKET_NAMES.items():
-            key = next((key for key in keys if key in free and (field != "category" or self.category is not None)), None)
+            key = next(
+                (key for key in keys if key in free and (field != "category" or self.category is not None)), None
+            )
             if key and field not in found and not (self.texts and field.startswith("text")):
                 found[field] = _with_repeats(positions_of(names[free[key][0]], names), names)
         if not found.keys() & {"text1", "text2"}:
