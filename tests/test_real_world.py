@@ -176,9 +176,9 @@ def test_positives_alone_have_alerts_but_no_precision(asked: dict[str, Any]) -> 
         (["--alerts-per-ticket", "60", "--tickets", "TICKETS"], "60 tickets raise more than 0 and at most 59 alerts"),
         (["--alerts-per-ticket", "0.001", "--tickets", "TICKETS"], "no threshold raises so few"),
         (["--tickets", "missing.csv"], "missing.csv"),
-        (["--tickets", "ONE"], "1 different texts; alerts need two tickets or more"),
+        (["--tickets", "ONE"], "different texts: 1; alerts need two tickets or more"),
         (["--tickets", "ODD"], "name yours with --text-columns"),
-        (["--tickets", "ODD", "--text-columns", "Was"], "1 different texts; alerts need two tickets or more"),
+        (["--tickets", "ODD", "--text-columns", "Was"], "different texts: 1; alerts need two tickets or more"),
         (["--text-columns", "Was"], "--text-columns means nothing here"),
     ],
 )

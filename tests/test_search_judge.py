@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from trainer.data.pairs import pairs_from_columns
-from trainer.data.search_corpus import corpus_of_pairs, corpus_of_tickets
+from trainer.data.search_corpus import corpus_of_pairs, corpus_of_tickets, read_texts
 from trainer.data.ticket_table import Columns
 from trainer.errors import InputError
 from trainer.evaluation.assessment import assess_search, surely_below_zero
@@ -153,10 +154,35 @@ def test_no_query_with_an_answer_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", [TICKETS[0], TICKETS[3]])  # a ticket and its copy
     with pytest.raises(InputError, match="no ticket has a known duplicate that is another text, so nothing"):
         corpus_of_tickets(path, LINKED)
+    for link, said in (
+        ("", "(0 of 2 cells filled)"),
+        (None, "(2 of 2 cells filled); 2 of 2 links name the ticket itself"),
+    ):
+        rows = [(n, f"text {n}", "", n if link is None else link, "", "") for n in ("T1", "T2")]
+        with pytest.raises(InputError, match=re.escape(f"check duplicate_of {said}")):
+            corpus_of_tickets(write(tmp_path / "t.csv", rows), LINKED)
     path = write(tmp_path / "t.csv", [TICKETS[2], TICKETS[4]])  # both opened at once
     assert len(corpus_of_tickets(path, LINKED).queries) == 2
-    with pytest.raises(InputError, match="another text and earlier, so nothing"):
+    with pytest.raises(InputError, match=r"another text and earlier, so nothing.*column of dates, opened_at"):
         corpus_of_tickets(path, Columns(duplicate_of="duplicate_of", date="opened_at"))
+
+
+def test_links_that_miss_are_counted_unless_all_do_and_may_be_web_addresses(tmp_path: Path, capfd) -> None:
+    links = ["", "https://bugs.example.org/show_bug.cgi?id=T1", "https://b.example/browse/X9", "X8", "T4"]
+    rows = [(f"T{i}", f"text {i}", "", link, "", "") for i, link in enumerate(links)]
+    corpus = corpus_of_tickets(write(tmp_path / "t.csv", [*rows, ("T5", "text 5", "", links[1], "", "")]), LINKED)
+    assert corpus.facts["links_to_unknown_tickets"] == 2 and corpus.facts["links_to_themselves"] == 2
+    assert len(corpus.queries) == 2 and "category" not in "".join(capfd.readouterr())
+    rows = [(f"T{i}", f"text {i}", "", f"https://bugs.example.org/show_bug.cgi?id=171669{i}", "", "") for i in range(2)]
+    with pytest.raises(InputError, match=r"2 of 2 links .*id=1716690' beside"):
+        corpus_of_tickets(write(tmp_path / "t.csv", rows), LINKED)
+
+
+@pytest.mark.parametrize("columns", [Columns(), LINKED])
+def test_pairs_are_no_tickets(tmp_path: Path, columns: Columns) -> None:
+    path = write(tmp_path / "p.csv", [("a", "b", "1")], ("text1", "text2", "label"))
+    with pytest.raises(InputError, match="holds pairs, not tickets: name a file of tickets"):
+        read_texts(path, columns)
 
 
 def test_an_ambiguous_date_is_refused(tmp_path: Path) -> None:

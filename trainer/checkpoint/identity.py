@@ -43,6 +43,21 @@ def identity(
     return {"run": {**run, **fingerprints, **whole}, "conditions": {**inexact, **conditions}}
 
 
+DATA = {"train_data": "data.train", "dev_data": "data.dev", "corpus": "data.corpus"}  # fingerprint -> setting
+DIGITS = 12  # shown of a fingerprint
+
+
+def _changed_data(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Of data that are not what they were: the setting, its file, the fingerprints, and the fix."""
+    return [
+        f"{name} was '{str(saved[name])[:DIGITS]}…', is '{str(current[name])[:DIGITS]}…': what was read from "
+        f"{setting} = {current.get(setting) or current.get('data.train')} has changed: restore the file, or name "
+        "another --output-dir"
+        for name, setting in DATA.items()
+        if name in saved and name in current and saved[name] != current[name]
+    ]
+
+
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Every field that differs, in words."""
     nothing = "absent"
@@ -62,6 +77,12 @@ def require_same_run(
         CheckpointError: a checkpoint of another run, or of other conditions that are not allowed; all fields are named.
     """
     if changed := differences(saved["run"], current["run"]):
+        told = _changed_data(saved["run"], current["run"])
+        same_data = [
+            {key: value for key, value in run.items() if key not in DATA} for run in (saved["run"], current["run"])
+        ]
+        if told:
+            changed = differences(*same_data) + told
         raise CheckpointError(f"{path}: not the same run: {'; '.join(changed)}")
     changed = differences(saved["conditions"], current["conditions"])
     if changed and not allow_inexact:

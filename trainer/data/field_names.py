@@ -221,11 +221,22 @@ OPTIONS = {
 """How a person names the columns of tickets on the command line, for messages."""
 
 
-def missing_ticket_text(source: str, names: Sequence[str], option: str) -> InputError:
-    """The error for a ticket file without any text; `option` names the columns of texts."""
+def holds_pairs(names: Sequence[str]) -> bool:
+    """Whether a file has the columns of pairs of texts."""
     keys = {name_key(other) for other in names}
-    if all(keys & {*own, *USUAL_PAIR_NAMES[name]} for name, own in PAIR_NAMES.items() if name in REQUIRED):
-        return InputError(f"{source}: holds pairs, not tickets: train on it, trainer train --set data.train={source}")
+    return all(keys & {*own, *USUAL_PAIR_NAMES[name]} for name, own in PAIR_NAMES.items() if name in REQUIRED)
+
+
+def not_tickets(source: str, searched: bool) -> InputError:
+    """The error for a file of pairs in place of one of tickets, which are to be searched, or made pairs of."""
+    fix = "name a file of tickets" if searched else f"train on it, trainer train --set data.train={source}"
+    return InputError(f"{source}: holds pairs, not tickets: {fix}")
+
+
+def missing_ticket_text(source: str, names: Sequence[str], option: str, searched: bool) -> InputError:
+    """The error for a ticket file without any text; `option` names the columns of texts."""
+    if holds_pairs(names):
+        return not_tickets(source, searched)
     inner = [  # the keys of objects, as in fields.summary
         next((name for key in keys for name in names[:COMPARED_NAMES] if key in map(name_key, name.split("."))), "")
         for keys in (USUAL_TICKET_NAMES["text1"], USUAL_TICKET_NAMES["text2"])

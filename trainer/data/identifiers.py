@@ -29,6 +29,7 @@ _NONE = "nan none null nil n/a <na> nat #n/a undefined - -- – — (none) (empt
 MISSING = frozenset(_NONE.split())
 NO_TICKET = ("0", "-1")
 MOST_MISS = 0.5  # of the links; above, the two columns are not the same kind of id
+SHOWN_END = 39  # characters of a link that is cut: its end tells which ticket it names
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
@@ -114,7 +115,11 @@ class _Numbers:
     def find(self, text: str) -> str | None:
         """Key of the ticket that a link names: the same spelling first, then the only one of a like spelling."""
         key = id_key(clean_id(text))
-        return key if key in self.keys else self.loose.get(_loose_key(key)) if key else None
+        if not key or key in self.keys:
+            return key or None
+        if "://" in key:  # the address of a ticket ends with its number
+            return self.find(re.split(r"[/=]", clean_id(text).partition("#")[0].rstrip("/"))[-1])
+        return self.loose.get(_loose_key(key))
 
     def targets(self, cell: str) -> list[str]:
         """Keys of all tickets that a cell names, in the file or not. Several are told apart by commas, semicolons, bars
@@ -140,6 +145,7 @@ def link_rows(
     duplicates: Sequence[str] | None,
     clusters: Sequence[str] | None,
     options: Mapping[str, str] = OPTIONS,
+    most_miss: float = MOST_MISS,
 ) -> Links:
     """Follow the links of a file's rows.
 
@@ -151,8 +157,9 @@ def link_rows(
         duplicates: [R] cells that name the tickets which a row duplicates, None without such a column.
         clusters: [R] cells with a name that rows about one problem share.
         options: how a person names columns, for messages.
+        most_miss: the share of the links that may tie nothing; whatever it is, not all of them.
 
-    Raises InputError: most links name no ticket of the file and tie nothing; one of each side is shown.
+    Raises InputError: more links, or all, name no ticket of the file and tie nothing; one of each side is shown.
     """
     known = _Numbers(numbers)
     targets = [known.targets(cell) for cell in duplicates] if duplicates is not None else [[] for _ in numbers]
@@ -167,7 +174,7 @@ def link_rows(
     first, second = np.array(edges, dtype=np.int64).reshape(-1, 2).T
     unknown = [key for keys in targets for key in keys if key not in known.keys]
     total = sum(map(len, targets))
-    _check(source, numbers, [known.spelled[key] for key in unknown], total, options)
+    _check(source, numbers, [known.spelled[key] for key in unknown], total, options, most_miss)
     return Links(
         clusters=connect(first, second, len(numbers) + len(nodes))[: len(numbers)].astype(np.int64),
         named=np.array([bool(name) for name in names], dtype=np.bool_),
@@ -175,6 +182,7 @@ def link_rows(
             "linked": sum(bool(keys or name) for keys, name in zip(targets, names, strict=True)),
             "links": total,
             "links_to_unknown_tickets": len(unknown),
+            "links_to_themselves": sum(id_key(number) in keys for number, keys in zip(numbers, targets, strict=True)),
         },
         example=known.spelled[unknown[0]] if unknown else "",
     )
@@ -185,16 +193,24 @@ def _shape(key: str) -> str:
     return re.sub(r"\d+", "0", key)
 
 
-def _check(source: str, numbers: Sequence[str], unknown: Sequence[str], total: int, options: Mapping[str, str]) -> None:
-    """Refuse links of which most tie nothing: those that one row alone holds, or that do not look like a number."""
+def _check(
+    source: str,
+    numbers: Sequence[str],
+    unknown: Sequence[str],
+    total: int,
+    options: Mapping[str, str],
+    most_miss: float,
+) -> None:
+    """Refuse links of which too many tie nothing: those that one row alone holds, or that do not look like a number."""
     shapes = {_shape(id_key(number)) for number in numbers}
     counts = Counter(unknown)
     missed = [link for link in unknown if counts[link] == 1 or _shape(id_key(link)) not in shapes]
-    if len(missed) > MOST_MISS * total:
+    if missed and (len(missed) > most_miss * total or len(missed) == total):
+        link = missed[0] if len(missed[0]) <= SHOWN_END else f"…{missed[0][-SHOWN_END:]}"
         number = next((f"the ticket number {brief(number)}" for number in numbers if number), "no ticket number at all")
         raise InputError(
             f"{source}: {len(unknown)} of {total} links name tickets that are not in the file, such as "
-            f"{brief(missed[0])} beside {number}: name the column that holds what the links hold "
+            f"{brief(link)} beside {number}: name the column that holds what the links hold "
             f"({options['number']}), add the tickets that they name, or give names that tickets share as "
             f"{options['cluster']}"
         )

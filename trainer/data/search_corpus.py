@@ -92,11 +92,11 @@ def corpus_of_tickets(
             f"{columns.options['duplicate_of']} (the number of the ticket that a ticket duplicates) or "
             f"{columns.options['cluster']} (a name that such tickets share)"
         )
-    raw, columns = read_ticket_table(path, replace(columns, part=part or None), reading)
+    raw, columns = read_ticket_table(path, replace(columns, part=part or None, category=None), reading)
     rows = range(len(raw))
     numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number or None) or [""] * len(raw)]
     duplicates, names = (ids_of_column(raw, column) for column in (columns.duplicate_of, columns.cluster))
-    links = link_rows(raw.source, numbers, duplicates, names, columns.options)
+    links = link_rows(raw.source, numbers, duplicates, names, columns.options, most_miss=1.0)
     cells = _cells(raw, columns)
     texts = [join_cells(each)[0] for each in cells]
     keys = [id_key(number) for number in numbers]
@@ -116,7 +116,8 @@ def corpus_of_tickets(
     facts = {"read": len(raw), "repeated_numbers": sum(repeated), "without_text": sum(not text for text in texts)}
     facts |= links.facts
     leaks = _touch(links.clusters, cells, trained)[kept]
-    return _corpus(raw.source, [texts[row] for row in kept], links.clusters[kept], asking, leaks, dates, facts)
+    cause = _nothing_tied(columns, duplicates, names, links.facts)
+    return _corpus(raw.source, [texts[row] for row in kept], links.clusters[kept], asking, leaks, dates, facts, cause)
 
 
 def corpus_of_pairs(
@@ -153,7 +154,7 @@ def read_texts(path: str | Path, columns: Columns, reading: Reading | None = Non
 
     Raises InputError as `corpus_of_tickets` does.
     """
-    raw, columns = read_ticket_table(path, columns, reading)
+    raw, columns = read_ticket_table(path, replace(columns, category=None), reading)
     if texts := [text for text in (join_cells(each)[0] for each in _cells(raw, columns)) if text]:
         return texts
     raise _without_text(raw, columns)
@@ -164,6 +165,8 @@ def remarks(facts: Mapping[str, int]) -> list[str]:
     said = []
     if unknown := facts.get("links_to_unknown_tickets"):
         said.append(f"{unknown} of {facts['links']} links name tickets that are not in the file")
+    if itself := facts.get("links_to_themselves"):
+        said.append(f"{itself} of {facts['links']} links name the ticket itself")
     for name, why in (("repeated_numbers", "their ticket number again"), ("without_text", "no text")):
         if facts.get(name):
             said.append(f"{facts[name]} rows left out: {why}")
@@ -187,6 +190,23 @@ def _have(raw: RawTable, column: str, value: str, rows: Int) -> Mask:
         listed = ", ".join(brief(name) for name, _ in Counter(cells).most_common(5))
         raise InputError(f"{raw.source}: no row has {column} = {brief(value)}; it has {listed}")
     return np.array([cell == value for cell in cells])
+
+
+def _nothing_tied(
+    columns: Columns, duplicates: Sequence[str] | None, names: Sequence[str] | None, facts: Mapping[str, int]
+) -> dict[str, str]:
+    """What to say of the columns where no ticket has a right answer: "links", and "date"."""
+    filled = [
+        f"{column} ({sum(bool(clean_id(cell)) for cell in cells)} of {len(cells)} cells filled)"
+        for column, cells in ((columns.duplicate_of, duplicates), (columns.cluster, names))
+        if cells is not None
+    ]
+    itself = facts["links_to_themselves"]
+    own = f"; {itself} of {facts['links']} links name the ticket itself" if itself else ""
+    return {
+        "links": f"check {' and '.join(filled)}{own}",
+        "date": f"check the column of dates, {columns.date}, or leave it out ({columns.options['date']})",
+    }
 
 
 def _without_text(raw: RawTable, columns: Columns) -> InputError:
@@ -225,6 +245,7 @@ def _corpus(
     leaks: Mask,
     dates: NDArray[np.float64] | None,
     facts: dict[str, int],
+    cause: Mapping[str, str] | None = None,
 ) -> SearchCorpus:
     """A corpus of texts [U] in the order of their dates.
 
@@ -232,6 +253,7 @@ def _corpus(
         clusters: [U] of known duplicates.
         asking: [U] whether a text may be a query.
         leaks: [U] whether training has met a text's cluster: it is then no query.
+        cause: "links", "date": what to check where none has a right answer.
 
     Raises:
         InputError: none of them has a right answer, or none that was not trained on.
@@ -241,15 +263,16 @@ def _corpus(
     earlier = np.searchsorted(dates, dates, side="left") if dates is not None else np.full(size, size)
     candidates = np.flatnonzero(asking & (np.bincount(clusters)[clusters] > 1))
     same = _members(clusters)[clusters[candidates]].tocoo()
-    right = (forms[candidates[same.row]] != forms[same.col]) & (same.col < earlier[candidates[same.row]])
+    other = forms[candidates[same.row]] != forms[same.col]
+    right = other & (same.col < earlier[candidates[same.row]])
     relevant = csr_matrix((same.data[right], (same.row[right], same.col[right])), shape=(len(candidates), size))
     answered = np.diff(relevant.indptr) > 0
     queries = candidates[answered]
     if not len(queries):
-        why = "no ticket has a known duplicate that is another text"
-        if dates is not None:
-            why += " and earlier"
-        raise InputError(f"{source}: {why}, so nothing can be searched for: check the columns that link tickets")
+        why, by_date = "no ticket has a known duplicate that is another text", dates is not None and other.any()
+        why += " and earlier" if by_date else ""
+        fix = cause["date" if by_date else "links"] if cause else "check the pairs that are labelled as duplicates"
+        raise InputError(f"{source}: {why}, so nothing can be searched for: {fix}")
     leaks = leaks[queries]
     if leaks.all():
         raise InputError(

@@ -13,8 +13,10 @@ from trainer.data.field_names import (
     OPTIONS,
     USUAL_TICKET_NAMES,
     free_columns,
+    holds_pairs,
     missing_ticket_text,
     name_key,
+    not_tickets,
     positions_of,
 )
 from trainer.data.identifiers import is_rounded
@@ -37,7 +39,7 @@ class Columns:
 
     number: str = ""
     texts: tuple[str, ...] = ()
-    category: str = ""
+    category: str | None = ""  # None: it is of no use, so not looked for
     duplicate_of: str | None = None  # the number of the ticket that this one duplicates
     cluster: str | None = None  # any name that tickets about one problem share
     date: str | None = None  # when it was opened
@@ -64,15 +66,19 @@ class Columns:
         found: dict[str, tuple[int, ...]] = {}
         for field, column, option in self._given():
             found[field] = _with_repeats(positions_of(column, names), names)
+            if not found[field] and holds_pairs(names):
+                raise not_tickets(source, self.category is None)
             if not found[field]:
                 raise missing_column(source, [column], names, f"name one of these with {option}")
         free = free_columns(names, found)
         for field, keys in USUAL_TICKET_NAMES.items():
-            key = next((key for key in keys if key in free), None)
+            key = next(
+                (key for key in keys if key in free and (field != "category" or self.category is not None)), None
+            )
             if key and field not in found and not (self.texts and field.startswith("text")):
                 found[field] = _with_repeats(positions_of(names[free[key][0]], names), names)
         if not found.keys() & {"text1", "text2"}:
-            raise missing_ticket_text(source, names, self.options["texts"])
+            raise missing_ticket_text(source, names, self.options["texts"], self.category is None)
         return found
 
     def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
@@ -85,6 +91,8 @@ class Columns:
         if not self.texts and any(name_key(name) not in OWN_NAMES for name in texts):
             notes.append(f"texts {' + '.join(texts)}")
         for field, instead in (("number", ": rows are numbered"), ("category", "")):
+            if field not in names and getattr(self, field) is None:
+                continue
             if field not in names:
                 missing.append(f"no {field} column{instead}")
             elif not getattr(self, field) and name_key(names[field]) not in OWN_NAMES:

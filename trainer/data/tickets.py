@@ -100,7 +100,7 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
     """
     raw, columns = read_ticket_table(path, columns, reading)
     numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number) or []]
-    categories = _categories(raw, columns.category)
+    categories = _categories(raw, columns.category or "")
     duplicates, clusters = (ids_of_column(raw, column) for column in (columns.duplicate_of, columns.cluster))
     links = link_rows(raw.source, numbers, duplicates, clusters)
     whole, cleaned = _texts(raw, columns.texts, quality)

@@ -36,7 +36,7 @@ def read_ticket_texts(asked: Question) -> list[str]:
     quality = Filter(min_words=1, keep=OPTIONAL_REASONS)
     texts = load_tickets(asked.tickets, asked.columns, quality, asked.reading).texts
     if len(texts) < 2:
-        raise InputError(f"--tickets {asked.tickets}: {len(texts)} different texts; alerts need two tickets or more")
+        raise InputError(f"--tickets {asked.tickets}: different texts: {len(texts)}; alerts need two tickets or more")
     return texts
 
 
