@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.markdown import change, source, table
+from bench.markdown import change, table
 
 
 def real_run(record: dict[str, Any]) -> list[str]:
@@ -41,31 +41,6 @@ def side_by_side(record: dict[str, Any]) -> list[str]:
         f"{settings['max_length']}, {settings['precision']}"
     )
     return table(headings, rows, record, said)
-
-
-def search_quality(record: dict[str, Any]) -> list[str]:
-    """Who finds the right ticket how often, a row a system and dim."""
-    names = ("success@5", "success@10", "map@100")
-    titles = {"bm25": "BM25", "baseline": "untouched", "model": record["settings"]["models"]["model"]}
-    titles |= {f"bm25+{system}": f"BM25 and {titles[system]}" for system in record["settings"]["models"]}
-    lines = [f"| search by | dims | {' | '.join(names)} |", "|---|---:|---:|---:|---:|"]
-    for system, title in titles.items():
-        for dim in reversed(record["metrics"].get(system, {})):
-            cells = (
-                "{:.3f} ({:.3f}, {:.3f})".format(
-                    record["metrics"][system][dim][name], *record["intervals"][system][dim][name]
-                )
-                for name in names
-            )
-            lines.append(f"| {title} | {'' if system == 'bm25' else dim} | {' | '.join(cells)} |")
-            if system == "bm25":
-                break
-    facts, settings = record["facts"], record["settings"]
-    said = (
-        f"{facts['queries']:,} queries of {record['groups']['count']:,} clusters among {facts['texts']:,} tickets, "
-        f"{settings['max_length']['model']} tokens a text, {settings['resamples']:,} resamples"
-    )
-    return [*lines, "", source(record, said)]
 
 
 def bugs(record: dict[str, Any]) -> list[str]:
