@@ -51,7 +51,7 @@ def bugs(record: dict[str, Any]) -> list[str]:
         "bm25": "BM25",
         "baseline": "untouched",
         "model": "trained",
-        "difference": "trained less untouched",
+        "model less baseline": "trained less untouched",
     }
     titles |= {"bm25+baseline": "BM25 and untouched", "bm25+model": "BM25 and trained"}
     rows = []
@@ -61,7 +61,7 @@ def bugs(record: dict[str, Any]) -> list[str]:
         for dim in dims[:1] if system == "bm25" else dims:
             ends = record["intervals"][system][dim]
             cells = [
-                _with_interval(by_dim[dim][name], ends[name], system == "difference") if name in ends else ""
+                _with_interval(by_dim[dim][name], ends[name], system == "model less baseline") if name in ends else ""
                 for name in names
             ]
             rows.append([title, "" if system == "bm25" else dim, *cells])
