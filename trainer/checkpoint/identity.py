@@ -47,25 +47,20 @@ DATA = {"train_data": "data.train", "dev_data": "data.dev", "corpus": "data.corp
 DIGITS = 12  # shown of a fingerprint
 
 
-def _changed_data(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Of data that are not what they were: the setting, its file, the fingerprints, and the fix."""
-    return [
-        f"{name} was '{str(saved[name])[:DIGITS]}…', is '{str(current[name])[:DIGITS]}…': what was read from "
-        f"{setting} = {current.get(setting) or current.get('data.train')} has changed: restore the file, or name "
-        "another --output-dir"
-        for name, setting in DATA.items()
-        if name in saved and name in current and saved[name] != current[name]
-    ]
-
-
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Every field that differs, in words."""
+    """Every field that differs, in words; of data that are not what they were also the file, and the fix."""
     nothing = "absent"
-    return [
-        f"{key} was {saved.get(key, nothing)!r}, is {current.get(key, nothing)!r}"
-        for key in dict.fromkeys((*current, *saved))
-        if saved.get(key, nothing) != current.get(key, nothing)
-    ]
+    told = []
+    for key in dict.fromkeys((*current, *saved)):
+        before, now = saved.get(key, nothing), current.get(key, nothing)
+        if before != now and key in DATA and nothing not in (before, now):
+            setting = DATA[key] if current.get(DATA[key]) else "data.train"  # dev may be a part of it
+            was, is_now = (f"'{str(value)[:DIGITS]}…'" for value in (before, now))  # a checkpoint may hold anything
+            fix = "restore the file, or name another --output-dir"
+            told.append(f"{key} was {was}, is {is_now}: {setting} = {current.get(setting)} has changed: {fix}")
+        elif before != now:
+            told.append(f"{key} was {before!r}, is {now!r}")
+    return told
 
 
 def require_same_run(
@@ -77,12 +72,6 @@ def require_same_run(
         CheckpointError: a checkpoint of another run, or of other conditions that are not allowed; all fields are named.
     """
     if changed := differences(saved["run"], current["run"]):
-        told = _changed_data(saved["run"], current["run"])
-        same_data = [
-            {key: value for key, value in run.items() if key not in DATA} for run in (saved["run"], current["run"])
-        ]
-        if told:
-            changed = differences(*same_data) + told
         raise CheckpointError(f"{path}: not the same run: {'; '.join(changed)}")
     changed = differences(saved["conditions"], current["conditions"])
     if changed and not allow_inexact:
