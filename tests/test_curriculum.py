@@ -50,6 +50,7 @@ random_rows = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(random_rows, st.integers(2, 9), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_invariants(rows, batch_size, epochs, world_size, seed):

@@ -145,6 +145,7 @@ def test_the_files_of_a_run_have_their_names_from_one_place() -> None:
         assert not file_names(path.read_text(encoding="utf-8")), path
 
 
+@pytest.mark.slow
 def test_no_name_shadows_the_standard_library_or_an_installed_package() -> None:
     # `accelerate launch trainer/main.py` puts trainer/ first on sys.path, where our names would win.
     others = {name for name, owners in packages_distributions().items() if set(owners) - {"matryoshka-trainer"}}

@@ -123,6 +123,7 @@ def columns_of_pairs(draw: st.DrawFn) -> dict[str, list[Any]]:
     return {name: list(cells) for name, cells in list(zip(FIELDS, zip(*rows, strict=True), strict=True))[:kept]}
 
 
+@pytest.mark.slow
 @given(columns=columns_of_pairs(), bom=st.booleans())
 @example(columns={"texts1": ['"', "a\r\nb"], "texts2": [",\t", "\u2028x"], "labels": [True, 0.25]}, bom=True)
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
