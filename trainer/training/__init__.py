@@ -4,6 +4,7 @@ Start with `loop.py`, which tells the whole story in the order it happens; every
 
     loop          train(Config) -> RunResult: inputs, folder, baseline, plan, steps, finish
     setup         read_inputs (everything that can be wrong is found here), build_run (what trains)
+    base_model    the model that a run begins with, loaded and fit for what the config asks
     accelerator   processes, device, loss scaling and tracker of a run
     settled       what a config comes to: dims and rate where it leaves them open, settings without effect
     plan          what a person sees before step 0: lint, trained parameters, phases, rates; config.toml, plan.json

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -71,7 +72,8 @@ def choose_fast_paths(
     """
     notes: list[str] = []
     if encoder.model.config.model_type in FAMILIES:
-        notes = _choose_for_encoder(encoder, wanted, steps, first_batch, autocast, earlier)
+        choice = partial(_whether_to_compile, encoder, wanted, steps, first_batch, autocast, earlier)
+        notes = _choose_for_encoder(encoder, autocast, choice)
     fault = _fault(lambda: update_fault(encoder.model.device))
     if fault:
         notes.append(f"The fused update is not used: {fault}; each gradient is read before the plain one")
@@ -80,13 +82,14 @@ def choose_fast_paths(
 
 def _choose_for_encoder(
     encoder: Encoder,
-    wanted: str,
-    steps: int,
-    first_batch: Callable[[], Sequence[TokenBatch]],
     autocast: Callable[[], AbstractContextManager[None]],
-    earlier: bool | None,
+    whether_to_compile: Callable[[bool], tuple[bool, str]],
 ) -> list[str]:
-    """Set an encoder to the attention and the layers that prove right, and return the notes on them. Collective."""
+    """Set an encoder to the attention and the layers that prove right, and return the notes on them. Collective.
+
+    Args:
+        whether_to_compile: takes whether Triton is installed; asked once attention is chosen.
+    """
     with autocast():
         dtype = to_autocast(torch.empty(0, dtype=encoder.model.dtype, device=encoder.model.device)).dtype
     notes: list[str] = []
@@ -95,7 +98,7 @@ def _choose_for_encoder(
     encoder.attention = "groups" if fault else "kernel"
     if fault:
         notes.append(f"The attention kernel is not used: {fault}; attention runs in groups of sequences")
-    tried, reason = _whether_to_compile(encoder, wanted, steps, first_batch, autocast, earlier, has_triton)
+    tried, reason = whether_to_compile(has_triton)
     start = time.perf_counter()
     fault = _fault(lambda: layers_fault(encoder, autocast, dtype)) if tried else None
     encoder.compiled = tried and fault is None

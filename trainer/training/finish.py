@@ -34,10 +34,11 @@ from trainer.system.files import json_ready, write_json
 from trainer.system.run_files import METADATA, METRICS, MODEL, REPORT, SCORES, THRESHOLDS
 from trainer.system.signals import Signals
 from trainer.text.masking import mask_text
+from trainer.training.base_model import load_base
 from trainer.training.corpus_search import corpus_record, print_corpus, search_corpus
 from trainer.training.model_card import model_card, print_summary
 from trainer.training.run_folder import clear_results
-from trainer.training.setup import Run, load_base
+from trainer.training.setup import Run
 from trainer.training.strength import FULL, choose_strength, set_strength
 from trainer.training.training_alerts import alerts_on_training
 

@@ -25,7 +25,7 @@ from trainer.config import Config, OutputConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of
-from trainer.data.run_data import RunData, load_data, locate_model
+from trainer.data.run_data import RunData, load_data
 from trainer.evaluation.metric_choice import SEARCH_METRICS, judged_on, require_metric, settle_metric
 from trainer.evaluation.pair_metrics import Metrics
 from trainer.evaluation.scoring import PairSet, evaluate
@@ -33,9 +33,8 @@ from trainer.evaluation.search_set import SearchSet
 from trainer.loss.objective import Objective
 from trainer.model.embedding import embed, embed_cached, tokenize_sides
 from trainer.model.encoder import Encoder, weights_fingerprint
-from trainer.model.loading import hush_transformers, load_encoder
-from trainer.model.lora import add_lora, require_own_weights, resolve_targets
-from trainer.model.proof import check_padding
+from trainer.model.loading import hush_transformers
+from trainer.model.lora import add_lora
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 from trainer.system.console import console
@@ -43,11 +42,11 @@ from trainer.system.gpu import require_code
 from trainer.system.numerics import Numerics, settle_numerics
 from trainer.system.transfer import to_device
 from trainer.training.accelerator import make_accelerator
+from trainer.training.base_model import read_base
 from trainer.training.batch import Prepared, collate
 from trainer.training.fast_paths import FastPaths, choose_fast_paths
 from trainer.training.optimizer import build_optimizer
 from trainer.training.schedule import learning_rates
-from trainer.training.settled import check_dims_fit, keep_cut_that_fits, settle
 
 CORPUS = "Embedding the corpus"
 
@@ -198,16 +197,7 @@ def read_inputs(
     held_out = [data.dev] if data.test is None else [data.dev, data.test]
     metric = settle_metric(config.eval.metric, held_out, data.corpus is not None)
     config = replace(config, eval=replace(config.eval, metric=metric))
-    with accelerator.local_main_process_first():
-        model_name = locate_model(config.model.name, data.train.texts, config.train.seed)
-        encoder = load_base(config, model_name, announce=True)
-    config = settle(config, encoder.usual_dim, data.train)
-    check_dims_fit(config, encoder)
-    keep_cut_that_fits(config, encoder)
-    if config.lora.enabled:
-        require_own_weights(encoder)
-        resolve_targets(encoder.model, config.lora.targets)  # complains before any work is done
-    check_padding(encoder, data.dev.texts)
+    config, model_name, encoder = read_base(config, data, accelerator)
 
     # ---- plan
     sampler = PhasedBatchSampler(
@@ -301,9 +291,3 @@ def prove_fast_paths(inputs: Inputs) -> FastPaths:
     for note in fast_paths.notes:
         console.print(note, markup=False)
     return fast_paths
-
-
-def load_base(config: Config, model_name: str, announce: bool = False) -> Encoder:
-    """The untouched encoder, from disk, on the CPU; `announce` what a person should know of it."""
-    asked = {name: getattr(config.model, name) for name in ("max_length", "pooling", "prompts")}
-    return load_encoder(model_name, announce=announce, **asked)
