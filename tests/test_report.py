@@ -398,7 +398,7 @@ def test_a_run_on_positives_alone_goes_by_search(positives_run: tuple[Path, str]
     values = [each["metrics"]["64"]["mrr@10"] for each in metrics["evaluations"]]
     assert len(values) >= 2 and metrics["evaluations"][int(np.argmax(values))]["step"] == metrics["best_step"]
     assert set(metrics["final"]["16"]) == set(metrics["baseline"]["16"]) == set(SEARCH_METRICS)
-    chosen = next(point["dev"] for point in strength["curve"] if point["alpha"] == strength["chosen"])
+    chosen = next(point["metric"] for point in strength["curve"] if point["alpha"] == strength["chosen"])
     assert {dim: at["mrr@10"] for dim, at in metrics["final"].items()} == pytest.approx(chosen, abs=1e-3)
     assert metrics["verdict"] == dev["verdict"]
     assert dev["diagnostic"] == dev["thresholds"] == scores["thresholds"] == {} and set(scores["labels"]) == {1}

@@ -35,12 +35,12 @@ from trainer.system.run_files import METADATA, METRICS, MODEL, REPORT, SCORES, T
 from trainer.system.signals import Signals
 from trainer.text.masking import mask_text
 from trainer.training.base_model import load_base
+from trainer.training.card_alerts import alerts_on_training
 from trainer.training.corpus_search import corpus_record, print_corpus, search_corpus
 from trainer.training.model_card import model_card, print_summary
 from trainer.training.run_folder import clear_results
 from trainer.training.setup import Run
 from trainer.training.strength import FULL, choose_strength, set_strength
-from trainer.training.training_alerts import alerts_on_training
 
 WORST = 20  # pairs that are shown to a person
 LONGEST_SHOWN = 400  # characters of their texts
@@ -195,7 +195,7 @@ def score_record(
 
     Of positives alone, which have no threshold, the most wrong are the least alike.
     """
-    table = run.data.test if name == "test" and run.data.test is not None else run.data.dev
+    table = run.data.held_out[name]
     dims = run.config.loss.dims
     names = {"baseline": "baseline", "model": "final"}
     cosines = {names[system]: pair_cosines(embeddings[system], table, dims) for system in names}
