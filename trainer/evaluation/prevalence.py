@@ -58,7 +58,8 @@ def rounded(value: float, digits: int, rounding: str = ROUND_HALF_EVEN) -> str:
     >>> rounded(0.94997, 4), rounded(0.94997, 4, "ROUND_FLOOR")
     ('0.95', '0.9499')
     """
-    return f"{float(Context(prec=digits, rounding=rounding).create_decimal(value)):g}"
+    short = Context(prec=digits, rounding=rounding).create_decimal(f"{value:.12g}")  # 0.8 may be 0.8000000000000002
+    return f"{float(short):g}"
 
 
 def percent(share: float, rounding: str = ROUND_HALF_EVEN) -> str:

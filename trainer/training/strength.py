@@ -258,9 +258,9 @@ def explain_choice(curve: Sequence[Point], alpha: float, excluded: Mapping[float
 def ruled_out(curve: Sequence[Point], forgetting_limit: float = 0.0, on: str = "dev") -> dict[float, RuledOut]:
     """Alphas that may not be chosen, each with why; never alpha 0, the first point.
 
-    A strength is ruled out where the metric loses to the untouched model's at any dim, or where Spearman on the forgetting set
-    falls by more than the limit at any dim: every dim is exported, so each has to be fit for use. NaN, an undefined
-    metric, loses to any number and is lost to by any.
+    A strength is ruled out where the metric loses to the untouched model's at any dim, or where Spearman on the
+    forgetting set falls by more than the limit at any dim: every dim is exported, so each has to be fit for use. NaN,
+    an undefined metric, loses to any number and is lost to by any.
 
     Args:
         forgetting_limit: 0 is no limit. Otherwise every point has "forgetting".
