@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from statistics import mean, stdev
 from typing import Any
 
 from bench.markdown import change, table
@@ -81,3 +83,51 @@ def bugs(record: dict[str, Any]) -> list[str]:
 def _with_interval(value: float, ends: list[float], signed: bool) -> str:
     sign = "+" if signed else ""
     return f"{value:{sign}.3f} ({ends[0]:{sign}.3f}, {ends[1]:{sign}.3f})"
+
+
+def screen(record: dict[str, Any]) -> list[str]:
+    """Cells of a `screen.py` record, a row a cell and data: differences from the untouched model and the plain cell."""
+    runs = {(run["data"], run["cell"], run["seed"]): run["trained"] for run in record["runs"]}
+    figures, rows = _screened_figures(record), []
+    for data, untouched in record["untouched"].items():
+        for cell in record["cells"]:
+            seeds = sorted(seed for of_data, of_cell, seed in runs if (of_data, of_cell) == (data, cell))
+            cells = []
+            for dim, metric in figures:
+                at = {seed: runs[data, cell, seed][dim].get(metric) for seed in seeds}
+                plain = {seed: runs.get((data, record["plain"], seed)) for seed in seeds}
+                if None in at.values():
+                    cells.append("")
+                    continue
+                shown = _mean_and_spread(value - untouched[dim][metric] for value in at.values())
+                paired = [at[seed] - other[dim][metric] for seed, other in plain.items() if other is not None]
+                cells.append(f"{shown} ({_mean_and_spread(paired)})" if paired and cell != record["plain"] else shown)
+            if seeds:
+                rows.append([data, cell, len(seeds), *cells])
+    titles = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "sts_spearman": "STS-b Spearman"}
+    settings = record["settings"]
+    said = (
+        f"difference from the untouched model, in brackets from the cell {record['plain']}, seed by seed; means and "
+        f"standard deviations over the seeds; {settings['model']}, {settings['config']}"
+    )
+    said += f" with {', '.join(settings['set'])}" if settings["set"] else ""
+    said += f", max length {settings['max_length']}"
+    for name, of in (("limit", "training"), ("dev_rows", "dev")):
+        said += f", a sample of {settings[name]:,} {of} pairs" if settings[name] else ""
+    headings = ["data", "cell", "seeds", *(f"{titles.get(metric, metric)} at {dim}" for dim, metric in figures)]
+    return table(headings, rows, record, said, left=2)
+
+
+def _screened_figures(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """(dim, metric) of each column: every metric that some data has, at the largest and the smallest dim."""
+    by_data = list(record["untouched"].values())
+    dims = sorted(by_data[0], key=int)
+    metrics = {metric: None for of_data in by_data for metric in of_data[dims[0]]}
+    return [(dim, metric) for metric in metrics for dim in dict.fromkeys((dims[-1], dims[0]))]
+
+
+def _mean_and_spread(values: Iterable[float]) -> str:
+    """Mean of differences and, of several, their standard deviation."""
+    differences = list(values)
+    spread = f" ± {stdev(differences):.4f}" if len(differences) > 1 else ""
+    return f"{mean(differences):+.4f}{spread}"
