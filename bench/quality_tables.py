@@ -10,7 +10,7 @@ from bench.markdown import change, table
 
 
 def real_run(record: dict[str, Any]) -> list[str]:
-    """Dev and STS figures of a `real_run.py` record, a row a dim."""
+    """Dev and STS figures of a `real_run.py` record, which has both, a row a dim."""
     headings = ["dim", "dev Spearman", "dev ROC-AUC", "dev best F1", "STS-b dev Spearman"]
     dev, sts = record["dev"], record["sts"]
     rows = []
@@ -21,6 +21,35 @@ def real_run(record: dict[str, Any]) -> list[str]:
     chosen = f"{dev['verdict']} on dev, with strength {dev['strength']:.1f}, which dev chose"
     took = f"{record['steps']} steps in {record['training_seconds']:.0f} s"
     return table(headings, rows, record, f"{chosen}; {took}", left=0)
+
+
+def reference_model(*records: dict[str, Any]) -> list[str]:
+    """Kept-back pairs before and after several `real_run.py` runs of one model, a row a run, file and metric."""
+    dims = list(records[0]["dev"]["final"])
+    rows, told = [], []
+    for record in records:
+        config = record["config"]
+        way = "LoRA" if config["lora"]["enabled"] else "all weights"
+        name = f"{way}, {config['optim']['lr']:.0e}"
+        for pairs, test in record["tests"].items():
+            for metric, title in (("spearman", "Spearman"), ("roc_auc", "ROC-AUC")):
+                cells = []
+                for dim in dims:
+                    low, high = test["gain"][dim][metric]
+                    before, after = (test[when][dim][metric] for when in ("before", "after"))
+                    cells.append(f"{before:.4f} → {after:.4f} ({low:+.4f}, {high:+.4f})")
+                rows.append([name, f"{pairs} ({test['pairs']})", title, *cells])
+        cut = "" if record["steps"] == record["planned_steps"] else f" of {record['planned_steps']}"
+        threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
+        told.append(
+            f"{name}: {record['steps']}{cut} steps of {config['train']['batch_size']} pairs in "
+            f"{record['training_seconds'] / 60:.0f} minutes of {threads}, max length {record['max_length']}, strength "
+            f"{record['dev']['strength']:.1f}"
+        )
+    said = f"in brackets the 95 % interval of the gain, paired; {'; '.join(told)}"
+    return table(
+        ["trained, peak rate", "kept-back pairs", "", *(f"{dim} dims" for dim in dims)], rows, records[0], said, left=3
+    )
 
 
 def side_by_side(record: dict[str, Any]) -> list[str]:

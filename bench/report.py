@@ -23,9 +23,11 @@ from bench import speed_tables as speed
 from bench.records import RESULTS, ROOT
 
 THROUGHPUT = ("throughput_mpnet-4_fp32_cpu", "throughput_minilm-l6_fp32_cpu")
+REFERENCE_RUNS = ("mpnet_reference", "mpnet_lora", "mpnet_full")
 BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "real run": (("itsm_minilm",), quality.real_run),
     "real run, LoRA": (("itsm_minilm_lora",), quality.real_run),
+    "reference model": (REFERENCE_RUNS, quality.reference_model),
     "loss": (("loss", "loss_large"), speed.loss),
     "any batch": (("gradient_caching", "gradient_caching_full", "two_ranks"), speed.any_batch),
     "throughput": (THROUGHPUT, speed.throughput),

@@ -1,8 +1,11 @@
-"""What the programs of this folder judge models on, all by one code: held-out pairs, a corpus, general similarity."""
+"""What the programs of this folder judge models on, all by one code: held-out pairs, a corpus, general similarity.
+
+Legend: P PAIR_METRICS, S systems, M dims, N pairs, B resamples.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +13,8 @@ from trainer.data.pairs import PairTable, read_pairs
 from trainer.data.search_corpus import SearchCorpus, corpus_of_tickets
 from trainer.data.split import sample_pairs
 from trainer.data.ticket_table import Columns
+from trainer.evaluation.bootstrap import bootstrap_pairs, interval
+from trainer.evaluation.groups import groups_of_pairs
 from trainer.evaluation.pair_metrics import METRICS, Metrics
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.search_set import SearchSet
@@ -29,6 +34,8 @@ class HeldOut(NamedTuple):
     pairs: str
     rows: int = 0
     """A sample of so many pairs, always the same; 0 takes all."""
+    scale: float = 1.0
+    """Labels run from 0 to this."""
     sts: str | None = None
     """General similarity: sentence, sentence, score from 0 to 5."""
     corpus: str | None = None
@@ -38,7 +45,7 @@ class HeldOut(NamedTuple):
 
     def read_pairs(self) -> PairTable:
         """The pairs. Raises InputError."""
-        table = read_pairs(self.pairs)
+        table = read_pairs(self.pairs, label_scale=self.scale)
         return sample_pairs(table, self.rows, seed=0) if self.rows else table
 
     def read_corpus(self) -> SearchCorpus | None:
@@ -78,7 +85,7 @@ def judge_model(
     cosines = cosines_of(table)
     figures = pair_figures(cosines, table, dims)
     if held_out.sts:
-        general = read_pairs(held_out.sts, label_scale=STS_SCALE)
+        general = HeldOut(held_out.sts, scale=STS_SCALE).read_pairs()
         for dim, metrics in pair_figures(cosines_of(general), general, dims).items():
             figures[dim][STS] = metrics["spearman"]
     if corpus := held_out.read_corpus():
@@ -87,3 +94,29 @@ def judge_model(
         for m, dim in enumerate(figures):
             figures[dim] |= {name: float(values[name][m].mean()) for name in SEARCH_METRICS}
     return figures, cosines
+
+
+def resampled(cosines: np.ndarray, table: PairTable) -> tuple[np.ndarray, np.ndarray]:
+    """PAIR_METRICS of cosines [S, M, N]: values [P, S, M], and samples [P, S, M, B] from the same resamples for all."""
+    scores = cosines.reshape(-1, len(table))
+    unused = np.zeros(len(scores))  # no metric here has a threshold
+    drawn = bootstrap_pairs(scores, table.score, table.label, unused, groups_of_pairs(table))
+    values = [[METRICS[name](row, table.score, table.label, 0.0) for row in scores] for name in PAIR_METRICS]
+    shape = (len(PAIR_METRICS), *cosines.shape[:2])
+    return np.reshape(values, shape), np.stack([drawn[name] for name in PAIR_METRICS]).reshape(*shape, -1)
+
+
+def compare(before: np.ndarray, after: np.ndarray, table: PairTable, dims: tuple[int, ...]) -> dict[str, Any]:
+    """PAIR_METRICS by dim of two kinds of models: "before", "after", and "gain", the 95 % interval of the difference.
+
+    Args:
+        before, after: cosines [S, M, N] of the models of a kind, such as one a seed; what counts is their mean figure.
+    """
+    values, samples = resampled(np.concatenate([before, after]), table)
+    cut = len(before)
+    gains = interval(samples[:, cut:].mean(axis=1) - samples[:, :cut].mean(axis=1))
+    parts = {"before": values[:, :cut].mean(axis=1), "after": values[:, cut:].mean(axis=1), "gain": gains}
+    return {
+        part: {str(dim): {name: of[p, m].tolist() for p, name in enumerate(PAIR_METRICS)} for m, dim in enumerate(dims)}
+        for part, of in parts.items()
+    }
