@@ -74,6 +74,44 @@ def side_by_side(record: dict[str, Any]) -> list[str]:
     return table(headings, rows, record, said)
 
 
+def peers(record: dict[str, Any]) -> list[str]:
+    """Dev figures of each kind of training at its best rate, a row a kind, of a `side_by_side.py` record."""
+    names = {
+        "untouched": "untouched model",
+        "mnrl": "MNRL with hard negatives",
+        "cached_gist": "CachedGIST, temperature 0.05",
+        "cached_gist_sharp": "CachedGIST, temperature 0.01",
+        "online_contrastive": "OnlineContrastive",
+        "cosent": "CoSENT",
+        "ours": "this trainer",
+    }
+    by_kind, settings = record["finalists"], record["settings"]
+    dims, rows = list(map(str, settings["dims"])), []
+    for kind, name in ((kind, name) for kind, name in names.items() if kind in by_kind):
+        of_kind = by_kind[kind]
+        gains = of_kind.get("ours_less_it")
+        cells = []
+        for dim in dims:
+            shown = " ± ".join(f"{value:.4f}" for value in of_kind["dev"][dim]["spearman"])
+            ends = "" if gains is None else " ({:+.4f}, {:+.4f})".format(*gains[dim]["spearman"])
+            cells.append(shown + ends)
+        rate = "" if of_kind["rate"] is None else f"{of_kind['rate']:.0e}"
+        last = of_kind["dev"][dims[0]]["roc_auc"][0], of_kind["search"][dims[0]]["mrr@10"][0]
+        rows.append([name, rate, *cells, *(f"{value:.4f}" for value in last)])
+    seeds = max(len(of_kind["seeds"]) for of_kind in by_kind.values())
+    said = (
+        f"held-out Spearman, mean ± standard deviation over {seeds} seeds, in brackets the 95 % "
+        f"interval of ours less it; best of {len(settings['rates'])} rates, "
+        f"{settings['epochs']} epochs, batch {settings['batch_size']}, max length {settings['max_length']}, "
+        f"{settings['precision']}; {settings['model']}; MarginMSE is left out: it {record['left_out']['margin_mse']}"
+    )
+    if record["equality"]:
+        most = max(record["equality"].values())
+        said += f"; the peer computes no padding, which changes its losses by a share of at most {most:.0e}"
+    headings = ["trained by", "rate", *(f"{dim} dims" for dim in dims), f"ROC-AUC at {dims[0]}", f"MRR@10 at {dims[0]}"]
+    return table(headings, rows, record, said)
+
+
 def bugs(record: dict[str, Any]) -> list[str]:
     """Pairs and search of duplicate reports, a row a system and dim."""
     settings, facts, seeds = record["settings"], record["facts"], record["seeds"]

@@ -41,6 +41,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "searching": (("search",), speed.searching),
     "bugs": (("bugs",), quality.bugs),
     "screen": (("screen",), quality.screen),
+    "peers": (("peers",), quality.peers),
     "side by side": (("side_by_side",), quality.side_by_side),
 }
 

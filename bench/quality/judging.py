@@ -31,7 +31,8 @@ STS_SCALE = 5.0
 class HeldOut(NamedTuple):
     """Where held-out data lie, and how much of them is taken."""
 
-    pairs: str
+    pairs: str | PairTable
+    """A file, or what was read of one."""
     rows: int = 0
     """A sample of so many pairs, always the same; 0 takes all."""
     scale: float = 1.0
@@ -45,7 +46,7 @@ class HeldOut(NamedTuple):
 
     def read_pairs(self) -> PairTable:
         """The pairs. Raises InputError."""
-        table = read_pairs(self.pairs, label_scale=self.scale)
+        table = read_pairs(self.pairs, label_scale=self.scale) if isinstance(self.pairs, str) else self.pairs
         return sample_pairs(table, self.rows, seed=0) if self.rows else table
 
     def read_corpus(self) -> SearchCorpus | None:

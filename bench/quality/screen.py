@@ -79,7 +79,9 @@ def jobs_of(options: argparse.Namespace, cells: dict[str, list[str]]) -> dict[tu
     jobs = {}
     for seed in options.seeds:
         for data, train, dev in options.data:
-            held_out = HeldOut(dev, options.dev_rows, options.sts, corpora.get(data), options.queries)
+            held_out = HeldOut(
+                dev, options.dev_rows, sts=options.sts, corpus=corpora.get(data), queries=options.queries
+            )
             for cell in order:
                 settings = [*shared, f"train.seed={seed}", *cells[cell]]
                 job = Job(options.config, settings, options.model, train, held_out, options.max_length)
