@@ -42,7 +42,7 @@ def record_of(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "config": _tree(config),
         "dev": {key: metrics[key] for key in JUDGED},
-        "sts": judge_sts(models, options.sts, config.loss.dims) if options.sts else None,
+        "sts": judge_sts(models, options.sts, config.loss.dims, length) if options.sts else None,
         "tests": {name: judge_test(models, path, config.loss.dims, length) for name, _, path in tests},
         "max_length": length,
         "training_seconds": metadata["seconds"],
@@ -61,10 +61,10 @@ def judge_test(models: dict[str, str], path: str, dims: tuple[int, ...], length:
     return {**judged, "pairs": len(table), "fingerprint": table.fingerprint()}
 
 
-def judge_sts(models: dict[str, str], path: str, dims: tuple[int, ...]) -> dict[str, Any]:
-    """Figures of both models on an STS file, whose texts are whole."""
+def judge_sts(models: dict[str, str], path: str, dims: tuple[int, ...], length: int) -> dict[str, Any]:
+    """Figures of both models on an STS file."""
     held_out = HeldOut(path, scale=STS_SCALE)
-    return {when: judge_model(folder, held_out, dims, max_length=0)[0] for when, folder in models.items()}
+    return {when: judge_model(folder, held_out, dims, length)[0] for when, folder in models.items()}
 
 
 def _tree(config: Config) -> dict[str, Any]:
