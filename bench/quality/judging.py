@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer.data.pairs import PairTable, read_pairs
-from trainer.data.search_corpus import SearchCorpus, corpus_of_tickets
+from trainer.data.search_corpus import SearchCorpus
 from trainer.data.split import sample_pairs
+from trainer.data.ticket_corpus import corpus_of_tickets
 from trainer.data.ticket_table import Columns
 from trainer.evaluation.bootstrap import bootstrap_pairs, interval
 from trainer.evaluation.groups import groups_of_pairs
