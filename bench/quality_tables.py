@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from statistics import mean, stdev
 from typing import Any
 
 from bench.markdown import change, table
 
 
 def real_run(record: dict[str, Any]) -> list[str]:
-    """Dev and STS figures of a `real_run.py` record, a row a dim."""
+    """Dev and STS figures of a `real_run.py` record, which has both, a row a dim."""
     headings = ["dim", "dev Spearman", "dev ROC-AUC", "dev best F1", "STS-b dev Spearman"]
     dev, sts = record["dev"], record["sts"]
     rows = []
@@ -19,6 +21,35 @@ def real_run(record: dict[str, Any]) -> list[str]:
     chosen = f"{dev['verdict']} on dev, with strength {dev['strength']:.1f}, which dev chose"
     took = f"{record['steps']} steps in {record['training_seconds']:.0f} s"
     return table(headings, rows, record, f"{chosen}; {took}", left=0)
+
+
+def reference_model(*records: dict[str, Any]) -> list[str]:
+    """Kept-back pairs before and after several `real_run.py` runs of one model, a row a run, file and metric."""
+    dims = list(records[0]["dev"]["final"])
+    rows, told = [], []
+    for record in records:
+        config = record["config"]
+        way = "LoRA" if config["lora"]["enabled"] else "all weights"
+        name = f"{way}, {config['optim']['lr']:.0e}"
+        for pairs, test in record["tests"].items():
+            for metric, title in (("spearman", "Spearman"), ("roc_auc", "ROC-AUC")):
+                cells = []
+                for dim in dims:
+                    low, high = test["gain"][dim][metric]
+                    before, after = (test[when][dim][metric] for when in ("before", "after"))
+                    cells.append(f"{before:.4f} → {after:.4f} ({low:+.4f}, {high:+.4f})")
+                rows.append([name, f"{pairs} ({test['pairs']})", title, *cells])
+        cut = "" if record["steps"] == record["planned_steps"] else f" of {record['planned_steps']}"
+        threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
+        told.append(
+            f"{name}: {record['steps']}{cut} steps of {config['train']['batch_size']} pairs in "
+            f"{record['training_seconds'] / 60:.0f} minutes of {threads}, max length {record['max_length']}, strength "
+            f"{record['dev']['strength']:.1f}"
+        )
+    said = f"in brackets the 95 % interval of the gain, paired; {'; '.join(told)}"
+    return table(
+        ["trained, peak rate", "kept-back pairs", "", *(f"{dim} dims" for dim in dims)], rows, records[0], said, left=3
+    )
 
 
 def side_by_side(record: dict[str, Any]) -> list[str]:
@@ -40,6 +71,44 @@ def side_by_side(record: dict[str, Any]) -> list[str]:
         f"{settings['epochs']} epochs, batch {settings['batch_size']}, peak LR {settings['lr']:.0e}, max length "
         f"{settings['max_length']}, {settings['precision']}"
     )
+    return table(headings, rows, record, said)
+
+
+def peers(record: dict[str, Any]) -> list[str]:
+    """Dev figures of each kind of training at its best rate, a row a kind, of a `side_by_side.py` record."""
+    names = {
+        "untouched": "untouched model",
+        "mnrl": "MNRL with hard negatives",
+        "cached_gist": "CachedGIST, temperature 0.05",
+        "cached_gist_sharp": "CachedGIST, temperature 0.01",
+        "online_contrastive": "OnlineContrastive",
+        "cosent": "CoSENT",
+        "ours": "this trainer",
+    }
+    by_kind, settings = record["finalists"], record["settings"]
+    dims, rows = list(map(str, settings["dims"])), []
+    for kind, name in ((kind, name) for kind, name in names.items() if kind in by_kind):
+        of_kind = by_kind[kind]
+        gains = of_kind.get("ours_less_it")
+        cells = []
+        for dim in dims:
+            shown = " ± ".join(f"{value:.4f}" for value in of_kind["dev"][dim]["spearman"])
+            ends = "" if gains is None else " ({:+.4f}, {:+.4f})".format(*gains[dim]["spearman"])
+            cells.append(shown + ends)
+        rate = "" if of_kind["rate"] is None else f"{of_kind['rate']:.0e}"
+        last = of_kind["dev"][dims[0]]["roc_auc"][0], of_kind["search"][dims[0]]["mrr@10"][0]
+        rows.append([name, rate, *cells, *(f"{value:.4f}" for value in last)])
+    seeds = max(len(of_kind["seeds"]) for of_kind in by_kind.values())
+    said = (
+        f"held-out Spearman, mean ± standard deviation over {seeds} seeds, in brackets the 95 % "
+        f"interval of ours less it; best of {len(settings['rates'])} rates, "
+        f"{settings['epochs']} epochs, batch {settings['batch_size']}, max length {settings['max_length']}, "
+        f"{settings['precision']}; {settings['model']}; MarginMSE is left out: it {record['left_out']['margin_mse']}"
+    )
+    if record["equality"]:
+        most = max(record["equality"].values())
+        said += f"; the peer computes no padding, which changes its losses by a share of at most {most:.0e}"
+    headings = ["trained by", "rate", *(f"{dim} dims" for dim in dims), f"ROC-AUC at {dims[0]}", f"MRR@10 at {dims[0]}"]
     return table(headings, rows, record, said)
 
 
@@ -81,3 +150,51 @@ def bugs(record: dict[str, Any]) -> list[str]:
 def _with_interval(value: float, ends: list[float], signed: bool) -> str:
     sign = "+" if signed else ""
     return f"{value:{sign}.3f} ({ends[0]:{sign}.3f}, {ends[1]:{sign}.3f})"
+
+
+def screen(record: dict[str, Any]) -> list[str]:
+    """Cells of a `screen.py` record, a row a cell and data: differences from the untouched model and the plain cell."""
+    runs = {(run["data"], run["cell"], run["seed"]): run["trained"] for run in record["runs"]}
+    figures, rows = _screened_figures(record), []
+    for data, untouched in record["untouched"].items():
+        for cell in record["cells"]:
+            seeds = sorted(seed for of_data, of_cell, seed in runs if (of_data, of_cell) == (data, cell))
+            cells = []
+            for dim, metric in figures:
+                at = {seed: runs[data, cell, seed][dim].get(metric) for seed in seeds}
+                plain = {seed: runs.get((data, record["plain"], seed)) for seed in seeds}
+                if None in at.values():
+                    cells.append("")
+                    continue
+                shown = _mean_and_spread(value - untouched[dim][metric] for value in at.values())
+                paired = [at[seed] - other[dim][metric] for seed, other in plain.items() if other is not None]
+                cells.append(f"{shown} ({_mean_and_spread(paired)})" if paired and cell != record["plain"] else shown)
+            if seeds:
+                rows.append([data, cell, len(seeds), *cells])
+    titles = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "sts_spearman": "STS-b Spearman"}
+    settings = record["settings"]
+    said = (
+        f"difference from the untouched model, in brackets from the cell {record['plain']}, seed by seed; means and "
+        f"standard deviations over the seeds; {settings['model']}, {settings['config']}"
+    )
+    said += f" with {', '.join(settings['set'])}" if settings["set"] else ""
+    said += f", max length {settings['max_length']}"
+    for name, of in (("limit", "training"), ("dev_rows", "dev")):
+        said += f", a sample of {settings[name]:,} {of} pairs" if settings[name] else ""
+    headings = ["data", "cell", "seeds", *(f"{titles.get(metric, metric)} at {dim}" for dim, metric in figures)]
+    return table(headings, rows, record, said, left=2)
+
+
+def _screened_figures(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """(dim, metric) of each column: every metric that some data has, at the largest and the smallest dim."""
+    by_data = list(record["untouched"].values())
+    dims = sorted(by_data[0], key=int)
+    metrics = {metric: None for of_data in by_data for metric in of_data[dims[0]]}
+    return [(dim, metric) for metric in metrics for dim in dict.fromkeys((dims[-1], dims[0]))]
+
+
+def _mean_and_spread(values: Iterable[float]) -> str:
+    """Mean of differences and, of several, their standard deviation."""
+    differences = list(values)
+    spread = f" ± {stdev(differences):.4f}" if len(differences) > 1 else ""
+    return f"{mean(differences):+.4f}{spread}"

@@ -23,9 +23,11 @@ from bench import speed_tables as speed
 from bench.records import RESULTS, ROOT
 
 THROUGHPUT = ("throughput_mpnet-4_fp32_cpu", "throughput_minilm-l6_fp32_cpu")
+REFERENCE_RUNS = ("mpnet_reference", "mpnet_lora", "mpnet_full")
 BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "real run": (("itsm_minilm",), quality.real_run),
     "real run, LoRA": (("itsm_minilm_lora",), quality.real_run),
+    "reference model": (REFERENCE_RUNS, quality.reference_model),
     "loss": (("loss", "loss_large"), speed.loss),
     "any batch": (("gradient_caching", "gradient_caching_full", "two_ranks"), speed.any_batch),
     "throughput": (THROUGHPUT, speed.throughput),
@@ -38,6 +40,8 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "judging": (("intervals",), speed.judging),
     "searching": (("search",), speed.searching),
     "bugs": (("bugs",), quality.bugs),
+    "screen": (("screen",), quality.screen),
+    "peers": (("peers",), quality.peers),
     "side by side": (("side_by_side",), quality.side_by_side),
 }
 
@@ -45,6 +49,14 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
 def read_record(name: str) -> dict[str, Any]:
     """A record of bench/results."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def lines_of(block: str) -> list[str]:
+    """A table as its records have it, or which records are missing."""
+    records, table = BLOCKS[block]
+    if missing := [f"{name}.json" for name in records if not (RESULTS / f"{name}.json").exists()]:
+        return [f"Not measured yet: no {' and no '.join(missing)} among the records."]
+    return table(*map(read_record, records))
 
 
 def pages(root: Path = ROOT) -> list[Path]:
@@ -59,9 +71,8 @@ def render(text: str, page: str) -> tuple[str, set[str]]:
     for name in names:
         if name not in BLOCKS:
             raise SystemExit(f"{page}: no table is called {name!r}; there are {', '.join(sorted(BLOCKS))}")
-        records, table = BLOCKS[name]
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        body = "\n".join([begin, "", *table(*map(read_record, records)), "", end])
+        body = "\n".join([begin, "", *lines_of(name), "", end])
         text, found = re.subn(re.escape(begin) + ".*?" + re.escape(end), lambda _, body=body: body, text, flags=re.S)
         if found != 1:
             raise SystemExit(f"{page}: expected one {begin} with its end, found {found}")

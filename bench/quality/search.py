@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.quality.judging import PAIR_METRICS, resampled
 from bench.records import RESULTS, ROOT, environment, save_record
 from trainer.config_file import load_config
 from trainer.data.pairs import PairTable, read_pairs
@@ -27,9 +28,7 @@ from trainer.data.search_corpus import SearchCorpus
 from trainer.data.ticket_corpus import corpus_of_tickets
 from trainer.data.ticket_table import Columns
 from trainer.evaluation.assessment import CHANGE, assess_search
-from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_pairs, interval
-from trainer.evaluation.groups import groups_of_pairs
-from trainer.evaluation.pair_metrics import METRICS
+from trainer.evaluation.bootstrap import RESAMPLES, interval
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.search import search
 from trainer.evaluation.search_set import SearchSet, task_of, words_of
@@ -41,7 +40,6 @@ from trainer.system.console import console
 from trainer.training.loop import train
 
 DIMS = (64, 384)
-PAIR_METRICS = ("roc_auc", "spearman")
 QUERIES = "pairs_part=dev"
 CONFIG = ROOT / "configs" / "itsm_minilm.toml"
 SETTINGS = {
@@ -71,13 +69,7 @@ def by_pairs(encoders: Mapping[str, Encoder], table: PairTable) -> dict[str, tup
     for name, encoder in encoders.items():
         rows = embed_cached(encoder, tokenize_sides(encoder, table.texts), description=f"Embedding pairs ({name})")
         cosines.append(pair_cosines(rows, table, DIMS))
-    scores = np.concatenate(cosines)
-    unused = np.zeros(len(scores))  # no metric here has a threshold
-    drawn = bootstrap_pairs(scores, table.score, table.label, unused, groups_of_pairs(table))
-    values = [[METRICS[name](row, table.score, table.label, 0.0) for row in scores] for name in PAIR_METRICS]
-    shape = (len(PAIR_METRICS), len(encoders), len(DIMS))
-    samples = np.stack([drawn[name] for name in PAIR_METRICS]).reshape(*shape, -1)
-    whole = np.array(values).reshape(shape)
+    whole, samples = resampled(np.stack(cosines), table)
     return {name: (whole[:, i], samples[:, i]) for i, name in enumerate(encoders)}
 
 

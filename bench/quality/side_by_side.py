@@ -1,127 +1,159 @@
-"""The same pairs, model, epochs, batch and learning rate through sentence-transformers, twice, and this trainer.
+"""The peer at its best: sentence-transformers' trainer and losses, and this trainer, from the same pairs and model.
 
-    notebook     every row a positive, labels ignored: what MultipleNegativesRankingLoss does when it is handed pairs
-    documented   positives with their labelled negatives as hard negatives, as its documentation advises
-    ours         labels honoured, phases in order
+Every kind of training has the same number of trials, one a peak rate, and is judged by its best one: a tenth of the
+training pairs is held out for all alike, and chooses the rate, and within a run the best epoch (the peer) or the best
+step and strength (ours). The best is then trained with every seed. All are judged by this project's code on the pairs
+of dev, with the 95 % interval of ours less the peer's over resamples of dev, of the means over the seeds; and by
+sentence-transformers' InformationRetrievalEvaluator on a corpus, or on the texts of dev.
 
-Every model is judged by the same code on the same held-out pairs.
+    mnrl                 positives with labelled negatives as hard negatives, MultipleNegativesRankingLoss
+    cached_gist          the same, candidates that the untouched model finds nearer than the positive left out
+    cached_gist_sharp    the same at its default temperature of 0.01
+    online_contrastive   all labelled pairs, OnlineContrastiveLoss
+    cosent               all labelled pairs, CoSENTLoss
+    ours                 all labelled pairs, the config of this project
 
-    python -m bench.quality.side_by_side --model DIR --train pairs.json --dev dev.json
+The peer's losses are taken at every Matryoshka dim. MarginMSE needs a teacher's scores, and there are none. With
+--packed its transformer computes no padding, which changes no loss: that is checked first, dropout off, over the first
+steps of every kind, and recorded. What is in the record is not run again.
+
+    python -m bench.quality.side_by_side --model DIR --train pairs.json --dev dev.json --packed
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
-from bench.measuring import clocked
-from bench.records import ROOT, finish, make_parser
-from trainer.config_file import load_config
-from trainer.data.pairs import PairTable, read_pairs
-from trainer.evaluation.scoring import PairSet, evaluate
-from trainer.model.loading import load_encoder
-from trainer.training.loop import train
+import numpy as np
+
+from bench.measuring import in_new_process
+from bench.peer import LABELLED, LEFT_OUT, RANKING
+from bench.quality.judging import compare
+from bench.quality.peer_runs import OURS, largest_difference, run_once
+from bench.quality_tables import peers
+from bench.records import ROOT, environment, finish, make_parser
+from trainer.data.pairs import read_pairs
 
 CONFIG = ROOT / "configs" / "itsm_minilm.toml"
 DIMS = (384, 256, 128, 64)
+KINDS = (*RANKING, *LABELLED, OURS)
+EQUAL = 1e-5  # share of a loss that it may differ by
 
 
-def columns_for(kind: str, table: PairTable) -> dict[str, list[str]]:
-    """The columns that sentence-transformers is trained on."""
-    texts, first, second, label = table.texts, table.text1, table.text2, table.label
-    if kind == "notebook":
-        return {"anchor": [texts[i] for i in first], "positive": [texts[i] for i in second]}
-    negatives: dict[int, list[int]] = {}
-    for row in range(len(table)):
-        if not label[row]:
-            negatives.setdefault(int(first[row]), []).append(int(second[row]))
-    rows = [row for row in range(len(table)) if label[row] and negatives.get(int(first[row]))]
+def open_record(options: argparse.Namespace) -> dict[str, Any]:
+    """The record that is continued, or a new one. Exits where it was made of other data or with other settings."""
+    same = ("rates", "epochs", "batch_size", "max_length", "precision", "limit", "packed", "set", "queries")
+    settings: dict[str, Any] = {key: getattr(options, key) for key in same}
+    settings |= {"model": Path(options.model).name, "config": options.config.name, "dims": list(options.dims)}
+    settings |= {"corpus": bool(options.corpus)}
+    train, dev = read_pairs(options.train), read_pairs(options.dev)
+    data = {"train": train.fingerprint(), "train_rows": len(train), "dev": dev.fingerprint(), "dev_rows": len(dev)}
+    path = options.results / f"{options.name}.json"
+    new: dict[str, Any] = {"settings": settings, "data": data, "left_out": LEFT_OUT, "runs": [], "equality": {}}
+    if not path.exists():
+        return new
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for part in ("settings", "data"):
+        if record[part] != new[part]:
+            raise SystemExit(f"{path}: its {part} are others: choose another --name, or remove the record")
+    return record
+
+
+def scores_file(options: argparse.Namespace, kind: str, rate: float, seed: int) -> Path:
+    """Where the dev cosines of a run are kept, beside the record for the intervals."""
+    return options.keep / options.name / f"{kind}_{rate:g}_{seed}.npy"
+
+
+def run_missing(
+    options: argparse.Namespace, record: dict[str, Any], kind: str, rate: float, seed: int
+) -> dict[str, Any]:
+    """A run of the record, made now where it is not there."""
+    key = {"kind": kind, "rate": rate, "seed": seed}
+    scores = scores_file(options, **key)
+    there = [run for run in record["runs"] if key.items() <= run.items()]
+    if there and scores.exists():
+        return there[0]
+    print(f"---- {kind}, peak rate {rate:g}, seed {seed}", flush=True)
+    figures, cosines = in_new_process(run_once, kind, options, rate, seed)
+    scores.parent.mkdir(parents=True, exist_ok=True)
+    np.save(scores, cosines)
+    record["runs"] = [run for run in record["runs"] if run not in there]
+    record["runs"].append(key | {"commit": environment()["commit"], **figures})
+    finish(options, record)
+    run: dict[str, Any] = record["runs"][-1]
+    return run
+
+
+def finalists(options: argparse.Namespace, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By kind: its best rate, means and spreads over the seeds, and the interval of ours less it. Trains what lacks."""
+    dev, best = read_pairs(options.dev), {}
+    for kind in options.kinds:
+        trials = [run_missing(options, record, kind, rate, options.seeds[0]) for rate in options.rates]
+        best[kind] = max(trials, key=lambda run: run["held_out"])["rate"]
+    runs = {"untouched": [run_missing(options, record, "untouched", 0.0, 0)]}
+    for kind, rate in best.items():
+        runs[kind] = [run_missing(options, record, kind, rate, seed) for seed in options.seeds]
+    cosines = {
+        kind: np.stack([np.load(scores_file(options, kind, run["rate"], run["seed"])) for run in of_kind])
+        for kind, of_kind in runs.items()
+    }
+    result = {}
+    for kind, of_kind in runs.items():
+        told: dict[str, Any] = {"rate": best.get(kind), "seeds": [run["seed"] for run in of_kind]}
+        for part in ("dev", "search"):
+            told[part] = over_seeds([run[part] for run in of_kind])
+        if OURS in cosines and kind != OURS:
+            told["ours_less_it"] = compare(cosines[kind], cosines[OURS], dev, options.dims)["gain"]
+        result[kind] = told
+    return result
+
+
+def over_seeds(figures: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
+    """[mean, standard deviation] of each figure by dim and metric; of one seed [mean]."""
     return {
-        "anchor": [texts[first[row]] for row in rows],
-        "positive": [texts[second[row]] for row in rows],
-        "negative": [texts[negatives[int(first[row])].pop()] for row in rows],
+        dim: {
+            metric: [mean(values), stdev(values)] if len(values) > 1 else values
+            for metric, values in ((metric, [of_seed[dim][metric] for of_seed in figures]) for metric in metrics)
+        }
+        for dim, metrics in figures[0].items()
     }
-
-
-def train_theirs(kind: str, options: argparse.Namespace, folder: Path) -> Path:
-    """Train with sentence-transformers' own trainer. Returns the folder of the model."""
-    from bench.peer import load_peer, train_peer
-
-    model = load_peer(options.model, options.max_length)
-    train_peer(
-        model,
-        columns_for(kind, read_pairs(options.train)),
-        DIMS,
-        folder / "out",
-        num_train_epochs=options.epochs,
-        # Triples bring as many texts with two thirds of the rows: a batch of theirs holds the positives of one of ours.
-        per_device_train_batch_size=options.batch_size if kind == "notebook" else options.batch_size // 2,
-        learning_rate=options.lr,
-        lr_scheduler_type="cosine",
-        batch_sampler="no_duplicates" if kind == "documented" else "batch_sampler",
-        warmup_steps=0.15,
-        bf16=options.precision == "bf16",
-        seed=0,
-        logging_steps=10,
-    )
-    model.save(str(folder / "model"))
-    return folder / "model"
-
-
-def train_ours(kind: str, options: argparse.Namespace, folder: Path) -> Path:
-    """Train with this trainer. Returns the folder of the model."""
-    settings = {
-        "model.name": options.model,
-        "model.max_length": options.max_length,
-        "data.train": options.train,
-        "data.dev": options.dev,
-        "curriculum.epochs": options.epochs,
-        "train.batch_size": options.batch_size,
-        "train.precision": options.precision,
-        "optim.lr": options.lr,
-        "output.dir": str(folder),
-    }
-    config = load_config(CONFIG, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
-    return train(config, kind).folder / "model"
-
-
-KINDS = {"notebook": train_theirs, "documented": train_theirs, "ours": train_ours}
 
 
 def main() -> None:
-    parser = make_parser(__doc__, "side_by_side")
+    parser = make_parser(__doc__, "peers")
     parser.add_argument("--model", required=True, help="folder of the encoder to start from")
-    parser.add_argument("--train", required=True)
-    parser.add_argument("--dev", required=True)
+    parser.add_argument("--train", required=True, metavar="FILE")
+    parser.add_argument("--dev", required=True, metavar="FILE", help="judged; chooses nothing")
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-5, 5e-5, 1e-4, 2e-4], help="the trials")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of the best trial")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--config", type=Path, default=CONFIG, help="of this trainer (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="likewise")
+    parser.add_argument("--dims", type=int, nargs="+", default=list(DIMS))
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--limit", type=int, default=0, help="train on a sample of so many pairs")
+    parser.add_argument("--packed", action="store_true", help="the peer's transformer without padding")
+    parser.add_argument("--corpus", metavar="TICKETS", help="searched (default: the texts of dev)")
+    parser.add_argument("--queries", default="pairs_part=dev", help="tickets that search (default: %(default)s)")
+    parser.add_argument("--keep", type=Path, default=ROOT / "runs", help="folder for the scores of dev")
     options = parser.parse_args()
-    table, dev = read_pairs(options.train), read_pairs(options.dev)
-    record: dict[str, Any] = {
-        "settings": {key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "max_length", "precision")},
-        "data": {f"{name}_rows": len(each) for name, each in (("train", table), ("dev", dev))},
-        "dev": {},
-        "seconds": {},
-    }
-    record["data"] |= {"train": table.fingerprint(), "dev": dev.fingerprint()}
-    for kind in ("untouched", *options.kinds):
-        with tempfile.TemporaryDirectory() as scratch:
-            model = options.model
-            if kind in KINDS:
-                with clocked() as took:
-                    model = KINDS[kind](kind, options, Path(scratch) / kind)
-                record["seconds"][kind] = round(took["seconds"], 1)
-            encoder = load_encoder(str(model), max_length=options.max_length)
-            metrics = record["dev"][kind] = evaluate(encoder, PairSet.build(dev, encoder), DIMS)
-        print(kind, {dim: round(values["spearman"], 4) for dim, values in metrics.items()}, flush=True)
-        finish(options, record)  # what is done is not lost with what comes after
+    options.dims = tuple(options.dims)
+    record = open_record(options)
+    if options.packed:
+        for kind in (kind for kind in options.kinds if kind not in (OURS, *record["equality"])):
+            record["equality"][kind] = in_new_process(largest_difference, kind, options)
+            if not record["equality"][kind] <= EQUAL:
+                raise SystemExit(f"{kind}: losses with --packed are others by {record['equality'][kind]:.1e} of them")
+    record["finalists"] = finalists(options, record)
+    finish(options, record)
+    print("\n".join(peers(record)))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,9 @@ class Peer:
         from bench.peer import load_peer
 
         self.options, self.folder = options, folder
-        self.model = load_peer(model, SHAPES[options.model].max_length, attn_implementation=options.peer_attention)
+        self.model = load_peer(
+            model, SHAPES[options.model].max_length, model_kwargs={"attn_implementation": options.peer_attention}
+        )
         taken = self.model[0].auto_model.config._attn_implementation
         assert taken == options.peer_attention, f"sentence-transformers took {taken} attention"
         mpnet = "mpnet" in options.model
@@ -130,7 +132,7 @@ class Peer:
         from torch.utils.data import BatchSampler, SequentialSampler
         from transformers import TrainerCallback
 
-        from bench.peer import train_peer
+        from bench.peer import loss_of, train_peer
 
         times: list[float] = []
 
@@ -145,8 +147,8 @@ class Peer:
         first, second = (list(side) for side in zip(*(pair for batch in batches for pair in batch), strict=True))
         train_peer(
             self.model,
-            {"anchor": first, "positive": second},
-            SHAPES[self.options.model].dims,
+            {"pairs": {"anchor": first, "positive": second}},
+            loss_of("mnrl", self.model, None, SHAPES[self.options.model].dims),
             self.folder / "peer",
             callbacks=[Stopwatch()],
             batch_sampler=lambda data, batch_size, drop_last, **_: BatchSampler(

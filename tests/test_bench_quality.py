@@ -1,0 +1,116 @@
+"""Programs of bench/quality: how cells and runs are judged, resumed, and shown."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import report
+from bench.quality import screen
+from bench.quality.judging import HeldOut, compare, judge_model
+from bench.quality_tables import screen as screen_table
+from trainer.data.incidents import generate_pairs
+from trainer.data.pairs import PairTable, pairs_from_columns
+
+ENVIRONMENT = {"threads": 1, "gpu": None, "processor": "P", "cores": 1, "date": "2026-01-01T00:00:00+00:00"}
+ENVIRONMENT |= {"packages": {"torch": "2", "transformers": "5"}}
+SETTINGS = {"model": "M", "config": "c.toml", "set": [], "max_length": 32, "limit": 0, "dev_rows": 0}
+
+
+def write_pairs(folder: Path, part: str) -> Path:
+    path = folder / f"{part}.json"
+    path.write_text(json.dumps(generate_pairs(48, 0, part)))
+    return path
+
+
+@pytest.fixture
+def options(tmp_path: Path, tiny_model: Callable[[str], Path]) -> Namespace:
+    """What the command line of the screening gives."""
+    train, dev = (str(write_pairs(tmp_path, part)) for part in ("train", "dev"))
+    shared = ["loss.dims=[64,16]", "curriculum.epochs=1", "train.batch_size=8", "eval.choose_strength=false"]
+    return Namespace(
+        **{"model": str(tiny_model("mpnet")), "data": [["pairs", train, dev]], "seeds": [0], "plain": "plain"},
+        **{"config": screen.CONFIG, "set": shared, "max_length": 32, "limit": 0, "dev_rows": 0, "sts": None},
+        **{"corpus": [], "queries": "", "name": "cells", "results": tmp_path / "results"},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_report")
+def test_a_cell_is_trained_judged_and_not_run_again(options: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[screen.Job] = []
+    monkeypatch.setattr(screen, "in_new_process", lambda function, job: (calls.append(job), function(job))[1])
+    cells = {"plain": [], "fast": ["optim.lr=1e-3"]}
+    record = screen.open_record(options, cells)
+    jobs = dict([next(iter(screen.jobs_of(options, cells).items()))])
+    assert screen.run_all(options, record, jobs) == []
+    (run,) = record["runs"]
+    assert (run["cell"], run["data"], run["seed"]) == ("plain", "pairs", 0) and run["steps"] > 0
+    dev = HeldOut(options.data[0][2])
+    untouched, _ = judge_model(options.model, dev, (64, 16), 32)
+    assert record["untouched"]["pairs"] == untouched != run["trained"]
+    # The judged pairs have chosen nothing: the run split its own off.
+    assert calls[0].resolve().data.dev == ""
+    assert screen.open_record(options, cells)["runs"] == [run]
+    again = screen.open_record(options, cells)
+    screen.run_all(options, again, jobs)
+    assert len(calls) == 1
+
+
+def test_a_record_of_other_settings_is_not_continued(options: Namespace) -> None:
+    record = screen.open_record(options, {"plain": []}) | {"environment": ENVIRONMENT}
+    options.results.mkdir()
+    (options.results / "cells.json").write_text(json.dumps(record))
+    assert screen.open_record(options, {"plain": [], "new": ["optim.lr=1e-3"]})["cells"].keys() == {"plain", "new"}
+    with pytest.raises(SystemExit, match=r"cells plain is .* choose another --name"):
+        screen.open_record(options, {"plain": ["optim.lr=1e-3"]})
+    options.max_length = 64
+    with pytest.raises(SystemExit, match="settings max_length is 32 there and 64 here"):
+        screen.open_record(options, {"plain": []})
+
+
+def test_the_table_pairs_each_seed_with_the_plain_cell() -> None:
+    def run(cell: str, seed: int, value: float) -> dict[str, Any]:
+        return {"cell": cell, "data": "d", "seed": seed, "trained": {"64": {"spearman": value}}}
+
+    record: dict[str, Any] = {"settings": SETTINGS, "plain": "plain", "cells": {"plain": [], "new": []}}
+    record |= {"untouched": {"d": {"64": {"spearman": 0.5}}}, "environment": ENVIRONMENT}
+    record["runs"] = [run("plain", 0, 0.6), run("plain", 1, 0.7), run("new", 0, 0.61), run("new", 1, 0.73)]
+    lines = screen_table(record)
+    assert "| d | plain | 2 | +0.1500 ± 0.0707 |" in lines
+    assert "| d | new | 2 | +0.1700 ± 0.0849 (+0.0200 ± 0.0141) |" in lines
+    del record["runs"][1]  # a seed that plain has not: no pair of it
+    assert "| d | new | 2 | +0.1700 ± 0.0849 (+0.0100) |" in screen_table(record)
+
+
+def random_table(rng: np.random.Generator, rows: int) -> PairTable:
+    columns = {"text1": [f"a{i}" for i in range(rows)], "text2": [f"b{i}" for i in range(rows)]}
+    return pairs_from_columns(columns | {"label": rng.permutation(np.arange(rows) % 2).tolist()})
+
+
+def test_the_gain_is_paired_and_of_means_over_seeds() -> None:
+    rng = np.random.default_rng()
+    table = random_table(rng, 120)
+    noise = rng.normal(size=(3, 2, 120))
+    before = noise + table.label
+    same = compare(before, before[::-1], table, (64, 16))
+    assert all(value == pytest.approx([0, 0], abs=1e-12) for gains in same["gain"].values() for value in gains.values())
+    judged = compare(before, noise + 3 * table.label, table, (64, 16))
+    for dim in ("64", "16"):
+        low, high = judged["gain"][dim]["spearman"]
+        gain = judged["after"][dim]["spearman"] - judged["before"][dim]["spearman"]
+        assert 0 < low < gain < high
+    alone = [compare(before[s : s + 1], before, table, (64, 16))["before"]["64"]["roc_auc"] for s in range(3)]
+    assert same["before"]["64"]["roc_auc"] == pytest.approx(np.mean(alone))
+
+
+def test_a_table_without_its_records_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    (tmp_path / "loss.json").write_text("{}")
+    assert report.lines_of("loss") == ["Not measured yet: no loss_large.json among the records."]
