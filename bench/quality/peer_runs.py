@@ -97,14 +97,8 @@ def train_ours(options: argparse.Namespace, rate: float, seed: int, folder: Path
         "loss.dims": list(options.dims),
         "output.dir": str(folder / "run"),
     }
-    return (
-        train(
-            load_config(
-                options.config, [*(f"{key}={json.dumps(value)}" for key, value in settings.items()), *options.set]
-            )
-        ).folder
-        / "model"
-    )
+    given = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return train(load_config(options.config, [*given, *options.set])).folder / "model"
 
 
 def search_figures(folder: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
