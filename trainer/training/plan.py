@@ -98,7 +98,7 @@ def print_graded_labels(pairs: PairTable) -> None:
 def print_plan(run: Run) -> None:
     """Show what is about to happen: settings, trained parameters, phases, the learning rate at every boundary."""
     has_negatives = not run.data.train.label.all()
-    conditions = Conditions(run.config, run.steps, ranks.world_size(), has_negatives)
+    conditions = Conditions(run.config, run.steps, ranks.world_size(), has_negatives, bool(run.encoder.spec.adapter))
     print_settings(run.asked, conditions, run.encoder.width)
     print_searches(run, conditions.evaluations_before_the_end + 1)
     print_graded_labels(run.data.train)

@@ -82,6 +82,8 @@ class Conditions:
     steps: int
     processes: int
     has_negatives: bool
+    from_adapter: bool = False
+    """Whether the model was loaded with an adapter."""
 
     @property
     def is_phased(self) -> bool:
@@ -116,6 +118,7 @@ _OF_FILES = Effect(lambda run: run.reads_pairs or bool(run.config.data.corpus), 
 # Of the settings that do not always have one. What cannot be honoured at all is an error of the config instead.
 EFFECTS = {
     **{f"lora.{name}": _ADAPTERS for name in ("rank", "alpha", "dropout", "targets", "rslora", "dora")},
+    "lora.start": Effect(lambda run: run.config.lora.enabled and run.from_adapter, "there is no adapter to go on with"),
     "data.dev_fraction": Effect(
         lambda run: not run.config.data.dev and run.config.data.train != INCIDENTS, "dev is not split off"
     ),
