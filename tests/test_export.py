@@ -31,10 +31,12 @@ from trainer.model import export, loading, proof
 from trainer.model.embedding import embed, tokenize_sides
 from trainer.model.encoder import Encoder, embedding_conditions
 from trainer.model.loading import load_encoder
-from trainer.model.lora import add_lora, require_own_weights
+from trainer.model.lora import add_lora, resolve_targets, settled_by_adapter, start_adapters
 from trainer.system.console import console
+from trainer.system.files import MANIFEST
 from trainer.system.run_files import ADAPTER, MODEL
 from trainer.training.model_card import usage
+from trainer.training.strength import set_strength
 
 Build = Callable[[str], Path]
 
@@ -329,9 +331,6 @@ def test_an_adapter_folder_is_read_with_its_base(tiny_model: Build, tmp_path: Pa
     assert (read.spec.max_length, read.spec.pooling, read.spec.name) == (30, "cls", str(adapter))
     np.testing.assert_allclose(read.encode(TEXTS), encoder.encode(TEXTS), rtol=0, atol=TOLERANCE)
     assert read.trainable().keys() == load_encoder(str(tmp_path / "run" / MODEL)).trainable().keys() != set()
-    with pytest.raises(InputError, match="holds an adapter, on which no other can be trained"):
-        require_own_weights(read)
-    require_own_weights(load_encoder(str(tmp_path / "run" / MODEL)))
     # One that says nothing but its base, as PEFT writes it.
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -351,7 +350,7 @@ def test_an_adapter_of_dora_is_read_by_all(tiny_model: Build, tmp_path: Path) ->
     with torch.no_grad():
         for parameter in encoder.trainable().values():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    export.save_adapter(encoder, adapter)
+    export.save_adapter(encoder, adapter, str(base))
     assert_peer_agrees(adapter, encoder)
     read = peft.PeftModel.from_pretrained(AutoModel.from_pretrained(base), adapter)
     trained_weights, read_weights = (peft.get_peft_model_state_dict(model) for model in (encoder.backbone, read))
@@ -362,7 +361,7 @@ def test_an_adapter_of_dora_is_read_by_all(tiny_model: Build, tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_report")
 def test_all_weights_are_trained_on_from_an_adapter_as_from_its_merged_model(tiny_model: Build, tmp_path: Path) -> None:
-    """What `require_own_weights` advises; the two differ by the rounding of the merge, which AdamW enlarges."""
+    """The two differ by the rounding of the merge, which AdamW enlarges."""
     exported(tiny_model("bert"), tmp_path / "first", lora=True)
     pairs, cosines = tmp_path / "pairs.json", []
     pairs.write_text(json.dumps(generate_pairs(48, 0, "train")))
@@ -381,6 +380,10 @@ def test_all_weights_are_trained_on_from_an_adapter_as_from_its_merged_model(tin
         ({"peft_type": "LORA"}, "names no base model"),
         ({"peft_type": "LORA", "base_model_name_or_path": "/no/such/base"}, "an adapter without adapter_model"),
         ({"peft_type": "IA3", "base_model_name_or_path": "x"}, "an adapter of kind 'IA3'"),
+        (
+            {"peft_type": "LORA", "base_model_name_or_path": "x", "megatron_config": {"a": 1}, "megatron_core": "evil"},
+            "asks to import a module of its own",
+        ),
     ],
 )
 def test_an_adapter_that_cannot_be_read_is_told_from_a_missing_config(
@@ -397,6 +400,84 @@ def test_the_base_of_an_adapter_that_is_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").touch()
     with pytest.raises(InputError, match=r"holds an adapter whose base cannot be used: .*/no/such/base"):
         load_encoder(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def adapter_run(tiny_model: Build, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Encoder]:
+    """An exported adapter of rank 4 around BERT's attention, and the encoder it came of; not to be written to."""
+    run = tmp_path_factory.mktemp("adapter") / "run"
+    return run / ADAPTER, exported(tiny_model("bert"), run, lora=True)
+
+
+def continued(adapter: Path, **settings: Any) -> tuple[Encoder, Encoder]:
+    """The encoder that an adapter's folder is loaded as, and one that goes on from it by lora.*."""
+    start, encoder = (load_encoder(str(adapter)) for _ in range(2))
+    start_adapters(encoder, settled_by_adapter(LoraConfig(**settings), encoder))
+    return start, encoder
+
+
+@pytest.mark.parametrize("way", ["continue", "merge"])
+def test_an_adapter_is_trained_on_from_where_it_was(
+    way: str, adapter_run: tuple[Path, Encoder], tiny_model: Build, tmp_path: Path
+) -> None:
+    """At strength 0 to the bit what it was loaded as; what is exported names a base that holds what it is for."""
+    start, encoder = continued(adapter_run[0], start=way)
+    assert {parameter.shape[0] for name, parameter in encoder.trainable().items() if "lora_A" in name} == {
+        4 if way == "continue" else 16
+    }
+    np.testing.assert_array_equal(proof.merged(encoder).encode(TEXTS), start.encode(TEXTS))
+    began = {name: value.detach().clone() for name, value in encoder.trainable().items()}
+    drawn = {name: value for name, value in began.items() if way == "continue" or "lora_A" not in name}
+    with torch.no_grad():
+        for parameter in encoder.trainable().values():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    trained = {name: value.detach().clone() for name, value in encoder.trainable().items()}
+    set_strength(encoder.trainable(), drawn, trained, 0.0)
+    np.testing.assert_array_equal(proof.merged(encoder).encode(TEXTS), start.encode(TEXTS))
+    set_strength(encoder.trainable(), drawn, trained, 0.5)
+    export.export(encoder, start, tmp_path, "# A card\n", TEXTS, dims=DIMS)
+    base = json.loads((tmp_path / ADAPTER / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert base == str(tiny_model("bert") if way == "continue" else tmp_path / "base")
+    assert (tmp_path / "base").exists() is (way == "merge")
+    read = load_encoder(str(tmp_path / ADAPTER))
+    np.testing.assert_allclose(read.encode(TEXTS), encoder.encode(TEXTS), rtol=0, atol=TOLERANCE)
+
+
+def test_an_adapter_settles_what_is_not_set_and_refuses_what_is_set_otherwise(
+    adapter_run: tuple[Path, Encoder], tmp_path: Path
+) -> None:
+    adapter, _ = adapter_run
+    encoder = load_encoder(str(adapter))
+    assert settled_by_adapter(LoraConfig(dropout=0.2), encoder) == LoraConfig(rank=4, dropout=0.2)
+    merged_first = LoraConfig(rank=8, start="merge")
+    assert settled_by_adapter(merged_first, encoder) == merged_first
+    for key, value, has in (("rank", 8, "4"), ("targets", ("ffn",), r'\["attention"\]'), ("dora", True, "false")):
+        shown = rf"lora.{key} = .*: the adapter of model.name = {adapter} has {has}; leave it out, or set lora.start"
+        with pytest.raises(InputError, match=shown):
+            settled_by_adapter(LoraConfig(**{key: value}), encoder)
+    other = shutil.copytree(adapter, tmp_path / ADAPTER)
+    edit_json(other / "adapter_config.json", rank_pattern={"query": 4})
+    (other / MANIFEST).unlink()
+    with pytest.raises(InputError, match="has more than factors of one rank"):
+        settled_by_adapter(LoraConfig(), load_encoder(str(other)))
+
+
+def test_an_adapter_that_does_not_fit_its_base_is_refused(
+    adapter_run: tuple[Path, Encoder], tiny_model: Build, tmp_path: Path
+) -> None:
+    """Of another family; and one whose weights PEFT would leave out, with a warning and no effect."""
+    other = shutil.copytree(adapter_run[0], tmp_path / ADAPTER)
+    (other / MANIFEST).unlink()
+    edit_json(other / "adapter_config.json", base_model_name_or_path=str(tiny_model("mpnet")))
+    with pytest.raises(InputError, match=r"cannot load the adapter: .*not found in the base model"):
+        load_encoder(str(other))
+    edit_json(other / "adapter_config.json", base_model_name_or_path=str(tiny_model("bert")))
+    assert resolve_targets(load_encoder(str(other)).model, ("attention",))  # the control: its own base
+    weights = load_file(other / "adapter_model.safetensors")
+    renamed = {name.replace("layer.0", "layer.7"): value for name, value in weights.items()}
+    save_file(renamed, other / "adapter_model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"the adapter does not fit its base: 32 weights of one only"):
+        load_encoder(str(other))
 
 
 def test_a_run_is_told_of_its_model(tiny_model: Build, tmp_path: Path) -> None:

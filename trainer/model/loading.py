@@ -61,8 +61,9 @@ def load_encoder(
     """Load an encoder from a folder or from the hub, in fp32 on the CPU, ready for evaluation.
 
     Reads sentence-transformers folders, plain Hugging Face ones and those of a PEFT adapter, which is merged into its
-    base (`load_with_adapter` has it beside that). Linear layers and dropout are replaced by ones that compute the same faster. Of an encoder-decoder model of
-    the T5 kind the encoder is taken. A tokenizer pads on the right and has a padding token, whatever its folder says.
+    base (`load_with_adapter` has it beside that). Linear layers and dropout are replaced by ones that compute the same
+    faster. Of an encoder-decoder model of the T5 kind the encoder is taken. A tokenizer pads on the right and has a
+    padding token, whatever its folder says.
 
         >>> from trainer.model.loading import load_encoder
         >>> encoder = load_encoder("models/tiny", pooling="cls")  # of `build_tiny_mpnet`, or any model's folder

@@ -90,10 +90,11 @@ def settled_by_adapter(asked: LoraConfig, encoder: Encoder) -> LoraConfig:
     others = [weight for weight in weights if not re.search(r"\.lora_(A|B|magnitude_vector)(\.|$)", weight)]
     if others := others + [key for key in ("rank_pattern", "alpha_pattern") if stored.get(key)]:
         raise InputError(f'{name} has more than factors of one rank ({others[0]}); set lora.start = "merge"')
-    layers = {weight.removeprefix("base_model.model.").split(".lora_A.")[0] for weight in weights if ".lora_A." in weight}
+    factors = [weight.removeprefix("base_model.model.") for weight in weights if ".lora_A." in weight]
+    layers = {factor.split(".lora_A.")[0] for factor in factors}
     usual = (asked.targets, LoraConfig().targets, ("attention", "ffn"), ("ffn",))
     targets = next((names for names in usual if _adapts(encoder, names, layers)), tuple(sorted(layers)))
-    has = {"rank": stored.get("r"), "alpha": stored.get("lora_alpha"), "targets": targets}
+    has: dict[str, Any] = {"rank": stored.get("r"), "alpha": stored.get("lora_alpha"), "targets": targets}
     has |= {"rslora": bool(stored.get("use_rslora")), "dora": bool(stored.get("use_dora"))}
     for key, value in has.items():
         if getattr(asked, key) not in (getattr(LoraConfig(), key), value):

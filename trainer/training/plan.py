@@ -26,7 +26,7 @@ from trainer.system.numerics import unmeasured_line
 from trainer.system.run_files import CONFIG, LINT, PLAN
 from trainer.training.corpus_search import print_searches
 from trainer.training.schedule import schedule_edges
-from trainer.training.settled import Conditions, print_settings
+from trainer.training.settled import Conditions, little_movement, print_settings
 from trainer.training.setup import Inputs, Run
 from trainer.training.step import backward
 
@@ -128,6 +128,8 @@ def print_plan(run: Run) -> None:
             f"Cut short: the first {run.steps} of these {len(run.sampler)} steps are made, at the rates of the whole "
             "plan; then the run ends as usual"
         )
+    if warning := little_movement(run.config, run.rates[: run.steps]):
+        console.print(warning, markup=False)
     for phase in run.sampler.phases:
         if phase.repeats:
             console.print(f"Phase {phase.name}: {phase.repeats} batches could not avoid showing a text twice")
