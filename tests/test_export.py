@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import numpy as np
 import peft
 import pytest
 import torch
-from oracles import LONGEST, WIDTH, edit_json, other_model, write_old_layout
+from oracles import LONGEST, WIDTH, Killed, edit_json, kill_before_update, other_model, write_old_layout
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
-from trainer.config import LoraConfig
+from trainer.config import Config, DataConfig, LoraConfig, LossConfig, ModelConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, positives_of
@@ -29,12 +30,14 @@ from trainer.evaluation.thresholds import fit_thresholds
 from trainer.main import cli
 from trainer.model import export, loading, proof
 from trainer.model.embedding import embed, tokenize_sides
-from trainer.model.encoder import Encoder, embedding_conditions
+from trainer.model.encoder import Encoder, embedding_conditions, weights_fingerprint
 from trainer.model.loading import load_encoder
 from trainer.model.lora import add_lora, resolve_targets, settled_by_adapter, start_adapters
+from trainer.model.tiny import build_tiny_mpnet
 from trainer.system.console import console
 from trainer.system.files import MANIFEST
-from trainer.system.run_files import ADAPTER, MODEL
+from trainer.system.run_files import ADAPTER, METADATA, MODEL
+from trainer.training.base_model import load_original, origin_of_run
 from trainer.training.model_card import usage
 from trainer.training.strength import set_strength
 
@@ -241,14 +244,29 @@ def test_an_export_that_others_read_otherwise_ends_the_run(
 
 
 @pytest.mark.slow
-def test_baked_truncation_and_padding_are_not_exported(tiny_model: Build, tmp_path: Path) -> None:
-    source = shutil.copytree(tiny_model("mpnet"), tmp_path / "source")
+def test_baked_truncation_and_padding_are_neither_followed_nor_exported(tmp_path: Path) -> None:
+    """As in the tokenizer.json of all-mpnet-base-v2: cut at 128 tokens and padded to 128, in a model of length 384."""
+    source = build_tiny_mpnet(tmp_path / "source", TEXTS, max_length=384)
     values = json.loads((source / "tokenizer.json").read_bytes())
-    values["truncation"] = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
-    values["padding"] = {"strategy": {"Fixed": 100}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 1}
+    values["truncation"] = {"direction": "Right", "max_length": 128, "strategy": "LongestFirst", "stride": 0}
+    values["padding"] = {"strategy": {"Fixed": 128}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1}
     values["padding"] |= {"pad_type_id": 0, "pad_token": "<pad>"}
     (source / "tokenizer.json").write_text(json.dumps(values))
-    assert_peer_agrees(tmp_path / "run" / MODEL, exported(source, tmp_path / "run"))
+    edit_json(source / "sentence_bert_config.json", max_seq_length=384)
+    baked = AutoTokenizer.from_pretrained(source).backend_tokenizer
+    assert [len(baked.encode(text).ids) for text in TEXTS[-2:]] == [128, 128]  # the trap: what these fields do
+    encoder = exported(source, tmp_path / "run")
+    for folder in (source, tmp_path / "run" / MODEL):
+        read = load_encoder(str(folder))
+        tokens = read.tokenize([*TEXTS, "vpn " * 500], ("",), cached=True)
+        assert tokens.lengths[[1, 4, 5]].tolist() == [3, 202, 384]
+        assert read.tokenizer.pad_token_id not in tokens.ids
+    late = ["vpn " * 300 + end for end in ("mail", "paper")]
+    assert np.abs(np.subtract(*encoder.encode(late))).max() > 1e-4  # tokens behind the 128th count
+    assert np.array_equal(*load_encoder(str(source), max_length=128).encode(late))  # the control: where they are cut
+    assert_peer_agrees(tmp_path / "run" / MODEL, encoder)
+    theirs = peer_of(tmp_path / "run" / MODEL).encode(late)
+    np.testing.assert_allclose(theirs, encoder.encode(late), rtol=0, atol=TOLERANCE)
     saved = json.loads((tmp_path / "run" / MODEL / "tokenizer.json").read_bytes())
     assert saved["truncation"] is None and saved["padding"] is None
 
@@ -416,6 +434,7 @@ def continued(adapter: Path, **settings: Any) -> tuple[Encoder, Encoder]:
     return start, encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["continue", "merge"])
 def test_an_adapter_is_trained_on_from_where_it_was(
     way: str, adapter_run: tuple[Path, Encoder], tiny_model: Build, tmp_path: Path
@@ -476,8 +495,70 @@ def test_an_adapter_that_does_not_fit_its_base_is_refused(
     weights = load_file(other / "adapter_model.safetensors")
     renamed = {name.replace("layer.0", "layer.7"): value for name, value in weights.items()}
     save_file(renamed, other / "adapter_model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"the adapter does not fit its base: 32 weights of one only"):
+    with pytest.raises(InputError, match=r"the adapter does not fit its base: 16 weights of one only"):
         load_encoder(str(other))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_report")
+def test_a_run_that_continues_another_is_compared_with_the_original_too(
+    adapter_run: tuple[Path, Encoder], tiny_model: Build, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Killed and resumed, its adapter is that of the undisturbed run."""
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps(generate_pairs(48, 0, "train")))
+    asked = (f"model.name={adapter_run[0]}", f"data.train={pairs}", "data.dev_fraction=0.4", "train.precision=fp32")
+    train(tmp_path / "whole", *asked)
+    said = capfd.readouterr().err
+    assert f"Original of model.name = {adapter_run[0]}: {tiny_model('bert')}" in " ".join(said.split())
+    record = json.loads((tmp_path / "whole" / "metrics.json").read_text())["dev"]
+    beside = record["original"]
+    assert beside["question"]["baseline"] == str(tiny_model("bert")) and beside["final"] == record["final"]
+    sentence = next(said for said in record["sentences"] if "beside the original" in said)
+    assert sentence.startswith(
+        f"{record['verdict']} beside run/adapter, which training began with, and {beside['verdict']}"
+    )
+    card = (tmp_path / "whole" / MODEL / "README.md").read_text()
+    assert sentence in card and "Beside the original, bert, with its figures" in card
+    assert sentence in " ".join(said.split()) and "original -> final" in said
+    metadata = json.loads((tmp_path / "whole" / METADATA).read_text())
+    assert metadata["original"]["name"] == str(tiny_model("bert"))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_before_update(patch, 2)
+        train(tmp_path / "killed", *asked)
+    train(tmp_path / "killed", *asked, options=("--resume",))
+    weights = [load_file(tmp_path / run / ADAPTER / "adapter_model.safetensors") for run in ("whole", "killed")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_the_original_is_what_the_first_run_began_with(
+    adapter_run: tuple[Path, Encoder], tiny_model: Build, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Told by the run's metadata, checked by its weights; what cannot be had is a line, or, where named, an error."""
+    model = shutil.copytree(adapter_run[0].parent / MODEL, tmp_path / MODEL)
+    start, base = load_encoder(str(model)), tiny_model("bert")
+    config = Config(data=DataConfig(train="pairs.json"), loss=LossConfig(dims=(64, 16)))
+
+    def original(named: str = "auto", **recorded: str) -> Encoder | None:
+        if recorded:
+            edit_json(tmp_path / METADATA, model={"name": "x"}, fingerprints={"base_weights": ""}, original=recorded)
+        return load_original(replace(config, model=ModelConfig(original=named)), start, announce=True)
+
+    assert original() is None  # nobody knows where it came from
+    weights = weights_fingerprint(load_encoder(str(base)))
+    for options in ({"name": str(base), "weights": weights}, {"name": str(base)}):
+        found = original(**options)
+        assert found is not None and weights_fingerprint(found) == weights
+    assert origin_of_run(start.spec, "of the start").name == str(base)  # the chain's first, not its last
+    assert original("") is None and original(str(model)) is None  # none is wanted; the start itself is no other
+    capfd.readouterr()
+    assert original(name=str(base), weights="another") is None and original(name=str(tmp_path / "gone")) is None
+    said = " ".join(capfd.readouterr().err.split())
+    assert "its weights are not what they were" in said and "gone: no such folder" in said
+    (tmp_path / METADATA).write_text("{}")
+    assert original() is None and "does not tell the original" in " ".join(capfd.readouterr().err.split())
+    with pytest.raises(InputError, match=r"^model.original = .*gone: no such folder"):
+        original(str(tmp_path / "gone"))
 
 
 def test_a_run_is_told_of_its_model(tiny_model: Build, tmp_path: Path) -> None:
@@ -523,10 +604,10 @@ def test_a_cut_that_is_no_number_of_values_is_refused(cut: Any, prompted: Path) 
         load_encoder(str(prompted))
 
 
-def train(run: Path, *settings: str) -> None:
+def train(run: Path, *settings: str, options: tuple[str, ...] = ()) -> None:
     """A run of one short epoch."""
     settings += ("curriculum.epochs=1", "train.batch_size=8", "optim.lr=1e-3", "eval.choose_strength=false")
-    assert cli(["train", "--output-dir", str(run), *(f"--set={setting}" for setting in settings)]) == 0
+    assert cli(["train", "--output-dir", str(run), *(f"--set={setting}" for setting in settings), *options]) == 0
 
 
 def judged_dims(model: Path, pairs: Path, record: Path) -> list[int]:
@@ -593,6 +674,52 @@ def test_the_prompts_that_a_folder_names(
     )
     spec = load_encoder(str(folder)).spec
     assert (spec.query_prompt, spec.document_prompt) == expected
+
+
+SHAPES = {
+    "e5": ({"query": QUERY, "passage": PASSAGE}, None, {"query": "query", "document": "passage"}),
+    "bge": ({"query": "Represent this sentence for searching relevant passages: "}, None, {"query": "query"}),
+    "nomic": (
+        {"search_query": "search_query: ", "search_document": "search_document: ", "query": "search_query: "}
+        | {"document": "search_document: "},
+        "search_document",
+        {"query": "search_query", "document": "search_document", None: "search_document"},
+    ),
+}
+"""Prompts by name, the default one, and which of them each side takes."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_side_is_what_its_prompt_gives_in_a_padded_batch(shape: str, tiny_model: Build, tmp_path: Path) -> None:
+    """By name in sentence-transformers, at each dim, before and after an export."""
+    prompts, default, sides = SHAPES[shape]
+    pooling = "cls" if shape == "bge" else "mean"
+    source = write_old_layout(tiny_model("bert"), tmp_path / "source", pooling, max_seq_length=LONGEST)
+    edit_json(source / "config_sentence_transformers.json", prompts=prompts, default_prompt_name=default)
+    encoder = load_encoder(str(source))
+    export.save_model(encoder, tmp_path / MODEL, "# A card\n")
+    for folder in (source, tmp_path / MODEL):
+        peer = peer_of(folder)
+        for side in ("query", "document", None):
+            options = {"prompt_name": sides[side]} if side in sides else {"prompt": ""}
+            for dim in DIMS:
+                theirs = peer.encode(TEXTS, normalize_embeddings=True, truncate_dim=dim, **options)
+                ours = encoder.encode(TEXTS, side=side, dims=dim, normalize=True)
+                np.testing.assert_allclose(theirs, ours, rtol=0, atol=TOLERANCE)
+    apart = np.abs(encoder.encode(TEXTS, side="query") - encoder.encode(TEXTS, side="document")).max()
+    assert apart > 1e-3  # the control: the sides are not the same
+
+
+def test_prompts_of_no_side_are_told_of(
+    tiny_model: Build, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "width", 300)
+    folder = write_old_layout(tiny_model("bert"), tmp_path / "source")
+    for names, is_said in ((("search_query", "search_document"), True), (("search_query", "document"), False)):
+        edit_json(folder / "config_sentence_transformers.json", prompts={name: f"{name}: " for name in names})
+        load_encoder(str(folder))
+        assert (f"none of its prompts ({', '.join(names)}) is of a side" in capfd.readouterr().err) is is_said
 
 
 def test_prompts_that_are_asked_for_win(prompted: Path) -> None:

@@ -140,6 +140,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     'lora.targets=["ffn"]': ([], ["lora.enabled=false"]),
     "lora.rslora=true": ([], ["lora.enabled=false"]),
     "lora.dora=true": ([], ["lora.enabled=false"]),
+    "lora.start=merge": (["model.name=run/adapter"], ["model.name=run/model"]),
     "data.dev_fraction=0.2": ([], ["data.dev=dev.json"]),
     "data.label_scale=5": (["data.train=incidents", "data.test=t.json"], ["data.train=incidents"]),
     "data.positive_threshold=0.7": ([], ["data.train=incidents"]),
@@ -161,7 +162,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
 def ignored(settings: list[str], processes: int = 1) -> list[str]:
     asked = config_of(*settings)
     has_negatives = "data.train=positives.json" not in settings
-    run = Conditions(settle(asked, 64, pairs_of([1, 2])), 10, processes, has_negatives)
+    run = Conditions(settle(asked, 64, pairs_of([1, 2])), 10, processes, has_negatives, "/adapter" in asked.model.name)
     return [line.split(" ")[0] for line in ignored_settings(asked, run)]
 
 

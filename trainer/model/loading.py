@@ -110,6 +110,9 @@ def _load(name: str, max_length: int, **options: Any) -> tuple[Encoder, list[str
         notes.append(f"model.name = {name}: its tokenizer has no padding token; {substitute} serves as one")
     if (stored := config.get("dtype", config.get("torch_dtype"))) in HALF_TYPES:
         notes.append(f"model.name = {name}: its weights are {stored}; they are trained, judged and exported in float32")
+    if any(prompt for _, prompt in spec.prompts) and not any(spec.side_prompts):
+        names = ", ".join(name for name, _ in spec.prompts)
+        notes.append(f"model.name = {name}: none of its prompts ({names}) is of a side; model.prompts may name the two")
     if backbone.config.model_type not in FAMILIES:
         notes.append(f"{backbone.config.model_type} is none of {', '.join(FAMILIES)}: training on the padded path")
     return _complete(spec, backbone, tokenizer, max_length), notes

@@ -65,8 +65,8 @@ def little_movement(config: Config, rates: Sequence[float]) -> str:
     )
     fix = f"raise optim.lr (measured: {rate:g})" if config.optim.lr < rate else "train for more steps"
     return (
-        f"Warning: optim.lr = {config.optim.lr:g} for {len(rates)} steps will move next to nothing: their rates add up to "
-        f"{total:.0e}, and {way} took {seen}, as measured with all-MiniLM-L6-v2; {fix}"
+        f"Warning: optim.lr = {config.optim.lr:g} for {len(rates)} steps will move next to nothing: their rates add up "
+        f"to {total:.0e}, and {way} took {seen}, as measured with all-MiniLM-L6-v2; {fix}"
     )
 
 
