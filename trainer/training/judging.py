@@ -63,24 +63,23 @@ def judge_run(
     thresholds: dict[str, Thresholds] = {}
     general = (run.data.general, embeddings["general"]) if run.data.general is not None else None
     judgements = {}
-    for name, table in (("dev", dev), ("test", run.data.test)):
-        if table is not None:
-            if not thresholds and has_both_labels(table):
-                thresholds = fit_for(table, embeddings[name], config.loss.dims, conditions)
-            question = Question(
-                model=MODEL,  # within the folder of the run, wherever that is
-                pairs=table.source,
-                dev=dev.source if name == "test" and has_both_labels(dev) else None,  # what thresholds are fitted on
-                baseline=baseline or config.model.name,
-                dims=config.loss.dims,
-                label_scale=config.data.label_scale,
-                positive_threshold=config.data.positive_threshold or None,
-                rule=RULE,
-                metric=config.eval.metric,
-                forgetting=config.data.forgetting or None,
-            )
-            forgetting = general if name == "dev" else None
-            judgements[name] = conclude(question, table, embeddings[name], thresholds, forgetting, search=search)
+    for name, table in run.data.held_out.items():
+        if not thresholds and has_both_labels(table):
+            thresholds = fit_for(table, embeddings[name], config.loss.dims, conditions)
+        question = Question(
+            model=MODEL,  # within the folder of the run, wherever that is
+            pairs=table.source,
+            dev=dev.source if name == "test" and has_both_labels(dev) else None,  # what thresholds are fitted on
+            baseline=baseline or config.model.name,
+            dims=config.loss.dims,
+            label_scale=config.data.label_scale,
+            positive_threshold=config.data.positive_threshold or None,
+            rule=RULE,
+            metric=config.eval.metric,
+            forgetting=config.data.forgetting or None,
+        )
+        forgetting = general if name == "dev" else None
+        judgements[name] = conclude(question, table, embeddings[name], thresholds, forgetting, search=search)
     return judgements
 
 
