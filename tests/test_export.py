@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import numpy as np
 import peft
 import pytest
 import torch
-from oracles import LONGEST, WIDTH, edit_json, other_model, write_old_layout
+from oracles import LONGEST, WIDTH, Killed, edit_json, kill_before_update, other_model, write_old_layout
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
-from trainer.config import LoraConfig
+from trainer.config import Config, DataConfig, LoraConfig, LossConfig, ModelConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, positives_of
@@ -29,12 +30,16 @@ from trainer.evaluation.thresholds import fit_thresholds
 from trainer.main import cli
 from trainer.model import export, loading, proof
 from trainer.model.embedding import embed, tokenize_sides
-from trainer.model.encoder import Encoder, embedding_conditions
+from trainer.model.encoder import Encoder, embedding_conditions, weights_fingerprint
 from trainer.model.loading import load_encoder
-from trainer.model.lora import add_lora, require_own_weights
+from trainer.model.lora import add_lora, resolve_targets, settled_by_adapter, start_adapters
+from trainer.model.tiny import build_tiny_mpnet
 from trainer.system.console import console
-from trainer.system.run_files import ADAPTER, MODEL
+from trainer.system.files import MANIFEST
+from trainer.system.run_files import ADAPTER, METADATA, MODEL
+from trainer.training.base_model import load_original, origin_of_run
 from trainer.training.model_card import usage
+from trainer.training.strength import set_strength
 
 Build = Callable[[str], Path]
 
@@ -239,14 +244,29 @@ def test_an_export_that_others_read_otherwise_ends_the_run(
 
 
 @pytest.mark.slow
-def test_baked_truncation_and_padding_are_not_exported(tiny_model: Build, tmp_path: Path) -> None:
-    source = shutil.copytree(tiny_model("mpnet"), tmp_path / "source")
+def test_baked_truncation_and_padding_are_neither_followed_nor_exported(tmp_path: Path) -> None:
+    """As in the tokenizer.json of all-mpnet-base-v2: cut at 128 tokens and padded to 128, in a model of length 384."""
+    source = build_tiny_mpnet(tmp_path / "source", TEXTS, max_length=384)
     values = json.loads((source / "tokenizer.json").read_bytes())
-    values["truncation"] = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
-    values["padding"] = {"strategy": {"Fixed": 100}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 1}
+    values["truncation"] = {"direction": "Right", "max_length": 128, "strategy": "LongestFirst", "stride": 0}
+    values["padding"] = {"strategy": {"Fixed": 128}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1}
     values["padding"] |= {"pad_type_id": 0, "pad_token": "<pad>"}
     (source / "tokenizer.json").write_text(json.dumps(values))
-    assert_peer_agrees(tmp_path / "run" / MODEL, exported(source, tmp_path / "run"))
+    edit_json(source / "sentence_bert_config.json", max_seq_length=384)
+    baked = AutoTokenizer.from_pretrained(source).backend_tokenizer
+    assert [len(baked.encode(text).ids) for text in TEXTS[-2:]] == [128, 128]  # the trap: what these fields do
+    encoder = exported(source, tmp_path / "run")
+    for folder in (source, tmp_path / "run" / MODEL):
+        read = load_encoder(str(folder))
+        tokens = read.tokenize([*TEXTS, "vpn " * 500], ("",), cached=True)
+        assert tokens.lengths[[1, 4, 5]].tolist() == [3, 202, 384]
+        assert read.tokenizer.pad_token_id not in tokens.ids
+    late = ["vpn " * 300 + end for end in ("mail", "paper")]
+    assert np.abs(np.subtract(*encoder.encode(late))).max() > 1e-4  # tokens behind the 128th count
+    assert np.array_equal(*load_encoder(str(source), max_length=128).encode(late))  # the control: where they are cut
+    assert_peer_agrees(tmp_path / "run" / MODEL, encoder)
+    theirs = peer_of(tmp_path / "run" / MODEL).encode(late)
+    np.testing.assert_allclose(theirs, encoder.encode(late), rtol=0, atol=TOLERANCE)
     saved = json.loads((tmp_path / "run" / MODEL / "tokenizer.json").read_bytes())
     assert saved["truncation"] is None and saved["padding"] is None
 
@@ -329,9 +349,6 @@ def test_an_adapter_folder_is_read_with_its_base(tiny_model: Build, tmp_path: Pa
     assert (read.spec.max_length, read.spec.pooling, read.spec.name) == (30, "cls", str(adapter))
     np.testing.assert_allclose(read.encode(TEXTS), encoder.encode(TEXTS), rtol=0, atol=TOLERANCE)
     assert read.trainable().keys() == load_encoder(str(tmp_path / "run" / MODEL)).trainable().keys() != set()
-    with pytest.raises(InputError, match="holds an adapter, on which no other can be trained"):
-        require_own_weights(read)
-    require_own_weights(load_encoder(str(tmp_path / "run" / MODEL)))
     # One that says nothing but its base, as PEFT writes it.
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -351,7 +368,7 @@ def test_an_adapter_of_dora_is_read_by_all(tiny_model: Build, tmp_path: Path) ->
     with torch.no_grad():
         for parameter in encoder.trainable().values():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    export.save_adapter(encoder, adapter)
+    export.save_adapter(encoder, adapter, str(base))
     assert_peer_agrees(adapter, encoder)
     read = peft.PeftModel.from_pretrained(AutoModel.from_pretrained(base), adapter)
     trained_weights, read_weights = (peft.get_peft_model_state_dict(model) for model in (encoder.backbone, read))
@@ -362,7 +379,7 @@ def test_an_adapter_of_dora_is_read_by_all(tiny_model: Build, tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_report")
 def test_all_weights_are_trained_on_from_an_adapter_as_from_its_merged_model(tiny_model: Build, tmp_path: Path) -> None:
-    """What `require_own_weights` advises; the two differ by the rounding of the merge, which AdamW enlarges."""
+    """The two differ by the rounding of the merge, which AdamW enlarges."""
     exported(tiny_model("bert"), tmp_path / "first", lora=True)
     pairs, cosines = tmp_path / "pairs.json", []
     pairs.write_text(json.dumps(generate_pairs(48, 0, "train")))
@@ -381,6 +398,10 @@ def test_all_weights_are_trained_on_from_an_adapter_as_from_its_merged_model(tin
         ({"peft_type": "LORA"}, "names no base model"),
         ({"peft_type": "LORA", "base_model_name_or_path": "/no/such/base"}, "an adapter without adapter_model"),
         ({"peft_type": "IA3", "base_model_name_or_path": "x"}, "an adapter of kind 'IA3'"),
+        (
+            {"peft_type": "LORA", "base_model_name_or_path": "x", "megatron_config": {"a": 1}, "megatron_core": "evil"},
+            "asks to import a module of its own",
+        ),
     ],
 )
 def test_an_adapter_that_cannot_be_read_is_told_from_a_missing_config(
@@ -397,6 +418,147 @@ def test_the_base_of_an_adapter_that_is_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").touch()
     with pytest.raises(InputError, match=r"holds an adapter whose base cannot be used: .*/no/such/base"):
         load_encoder(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def adapter_run(tiny_model: Build, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Encoder]:
+    """An exported adapter of rank 4 around BERT's attention, and the encoder it came of; not to be written to."""
+    run = tmp_path_factory.mktemp("adapter") / "run"
+    return run / ADAPTER, exported(tiny_model("bert"), run, lora=True)
+
+
+def continued(adapter: Path, **settings: Any) -> tuple[Encoder, Encoder]:
+    """The encoder that an adapter's folder is loaded as, and one that goes on from it by lora.*."""
+    start, encoder = (load_encoder(str(adapter)) for _ in range(2))
+    start_adapters(encoder, settled_by_adapter(LoraConfig(**settings), encoder))
+    return start, encoder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["continue", "merge"])
+def test_an_adapter_is_trained_on_from_where_it_was(
+    way: str, adapter_run: tuple[Path, Encoder], tiny_model: Build, tmp_path: Path
+) -> None:
+    """At strength 0 to the bit what it was loaded as; what is exported names a base that holds what it is for."""
+    start, encoder = continued(adapter_run[0], start=way)
+    assert {parameter.shape[0] for name, parameter in encoder.trainable().items() if "lora_A" in name} == {
+        4 if way == "continue" else 16
+    }
+    np.testing.assert_array_equal(proof.merged(encoder).encode(TEXTS), start.encode(TEXTS))
+    began = {name: value.detach().clone() for name, value in encoder.trainable().items()}
+    drawn = {name: value for name, value in began.items() if way == "continue" or "lora_A" not in name}
+    with torch.no_grad():
+        for parameter in encoder.trainable().values():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    trained = {name: value.detach().clone() for name, value in encoder.trainable().items()}
+    set_strength(encoder.trainable(), drawn, trained, 0.0)
+    np.testing.assert_array_equal(proof.merged(encoder).encode(TEXTS), start.encode(TEXTS))
+    set_strength(encoder.trainable(), drawn, trained, 0.5)
+    export.export(encoder, start, tmp_path, "# A card\n", TEXTS, dims=DIMS)
+    base = json.loads((tmp_path / ADAPTER / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert base == str(tiny_model("bert") if way == "continue" else tmp_path / "base")
+    assert (tmp_path / "base").exists() is (way == "merge")
+    read = load_encoder(str(tmp_path / ADAPTER))
+    np.testing.assert_allclose(read.encode(TEXTS), encoder.encode(TEXTS), rtol=0, atol=TOLERANCE)
+
+
+def test_an_adapter_settles_what_is_not_set_and_refuses_what_is_set_otherwise(
+    adapter_run: tuple[Path, Encoder], tmp_path: Path
+) -> None:
+    adapter, _ = adapter_run
+    encoder = load_encoder(str(adapter))
+    assert settled_by_adapter(LoraConfig(dropout=0.2), encoder) == LoraConfig(rank=4, dropout=0.2)
+    merged_first = LoraConfig(rank=8, start="merge")
+    assert settled_by_adapter(merged_first, encoder) == merged_first
+    for key, value, has in (("rank", 8, "4"), ("targets", ("ffn",), r'\["attention"\]'), ("dora", True, "false")):
+        shown = rf"lora.{key} = .*: the adapter of model.name = {adapter} has {has}; leave it out, or set lora.start"
+        with pytest.raises(InputError, match=shown):
+            settled_by_adapter(LoraConfig(**{key: value}), encoder)
+    other = shutil.copytree(adapter, tmp_path / ADAPTER)
+    edit_json(other / "adapter_config.json", rank_pattern={"query": 4})
+    (other / MANIFEST).unlink()
+    with pytest.raises(InputError, match="has more than factors of one rank"):
+        settled_by_adapter(LoraConfig(), load_encoder(str(other)))
+
+
+def test_an_adapter_that_does_not_fit_its_base_is_refused(
+    adapter_run: tuple[Path, Encoder], tiny_model: Build, tmp_path: Path
+) -> None:
+    """Of another family; and one whose weights PEFT would leave out, with a warning and no effect."""
+    other = shutil.copytree(adapter_run[0], tmp_path / ADAPTER)
+    (other / MANIFEST).unlink()
+    edit_json(other / "adapter_config.json", base_model_name_or_path=str(tiny_model("mpnet")))
+    with pytest.raises(InputError, match=r"cannot load the adapter: .*not found in the base model"):
+        load_encoder(str(other))
+    edit_json(other / "adapter_config.json", base_model_name_or_path=str(tiny_model("bert")))
+    assert resolve_targets(load_encoder(str(other)).model, ("attention",))  # the control: its own base
+    weights = load_file(other / "adapter_model.safetensors")
+    renamed = {name.replace("layer.0", "layer.7"): value for name, value in weights.items()}
+    save_file(renamed, other / "adapter_model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"the adapter does not fit its base: 16 weights of one only"):
+        load_encoder(str(other))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_report")
+def test_a_run_that_continues_another_is_compared_with_the_original_too(
+    adapter_run: tuple[Path, Encoder], tiny_model: Build, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Killed and resumed, its adapter is that of the undisturbed run."""
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps(generate_pairs(48, 0, "train")))
+    asked = (f"model.name={adapter_run[0]}", f"data.train={pairs}", "data.dev_fraction=0.4", "train.precision=fp32")
+    train(tmp_path / "whole", *asked)
+    said = capfd.readouterr().err
+    assert f"Original of model.name = {adapter_run[0]}: {tiny_model('bert')}" in " ".join(said.split())
+    record = json.loads((tmp_path / "whole" / "metrics.json").read_text())["dev"]
+    beside = record["original"]
+    assert beside["question"]["baseline"] == str(tiny_model("bert")) and beside["final"] == record["final"]
+    sentence = next(said for said in record["sentences"] if "beside the original" in said)
+    assert sentence.startswith(
+        f"{record['verdict']} beside run/adapter, which training began with, and {beside['verdict']}"
+    )
+    card = (tmp_path / "whole" / MODEL / "README.md").read_text()
+    assert sentence in card and "Beside the original, bert, with its figures" in card
+    assert sentence in " ".join(said.split()) and "original -> final" in said
+    metadata = json.loads((tmp_path / "whole" / METADATA).read_text())
+    assert metadata["original"]["name"] == str(tiny_model("bert"))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_before_update(patch, 2)
+        train(tmp_path / "killed", *asked)
+    train(tmp_path / "killed", *asked, options=("--resume",))
+    weights = [load_file(tmp_path / run / ADAPTER / "adapter_model.safetensors") for run in ("whole", "killed")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_the_original_is_what_the_first_run_began_with(
+    adapter_run: tuple[Path, Encoder], tiny_model: Build, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Told by the run's metadata, checked by its weights; what cannot be had is a line, or, where named, an error."""
+    model = shutil.copytree(adapter_run[0].parent / MODEL, tmp_path / MODEL)
+    start, base = load_encoder(str(model)), tiny_model("bert")
+    config = Config(data=DataConfig(train="pairs.json"), loss=LossConfig(dims=(64, 16)))
+
+    def original(named: str = "auto", **recorded: str) -> Encoder | None:
+        if recorded:
+            edit_json(tmp_path / METADATA, model={"name": "x"}, fingerprints={"base_weights": ""}, original=recorded)
+        return load_original(replace(config, model=ModelConfig(original=named)), start, announce=True)
+
+    assert original() is None  # nobody knows where it came from
+    weights = weights_fingerprint(load_encoder(str(base)))
+    for options in ({"name": str(base), "weights": weights}, {"name": str(base)}):
+        found = original(**options)
+        assert found is not None and weights_fingerprint(found) == weights
+    assert origin_of_run(start.spec, "of the start").name == str(base)  # the chain's first, not its last
+    assert original("") is None and original(str(model)) is None  # none is wanted; the start itself is no other
+    capfd.readouterr()
+    assert original(name=str(base), weights="another") is None and original(name=str(tmp_path / "gone")) is None
+    said = " ".join(capfd.readouterr().err.split())
+    assert "its weights are not what they were" in said and "gone: no such folder" in said
+    (tmp_path / METADATA).write_text("{}")
+    assert original() is None and "does not tell the original" in " ".join(capfd.readouterr().err.split())
+    with pytest.raises(InputError, match=r"^model.original = .*gone: no such folder"):
+        original(str(tmp_path / "gone"))
 
 
 def test_a_run_is_told_of_its_model(tiny_model: Build, tmp_path: Path) -> None:
@@ -442,10 +604,10 @@ def test_a_cut_that_is_no_number_of_values_is_refused(cut: Any, prompted: Path) 
         load_encoder(str(prompted))
 
 
-def train(run: Path, *settings: str) -> None:
+def train(run: Path, *settings: str, options: tuple[str, ...] = ()) -> None:
     """A run of one short epoch."""
     settings += ("curriculum.epochs=1", "train.batch_size=8", "optim.lr=1e-3", "eval.choose_strength=false")
-    assert cli(["train", "--output-dir", str(run), *(f"--set={setting}" for setting in settings)]) == 0
+    assert cli(["train", "--output-dir", str(run), *(f"--set={setting}" for setting in settings), *options]) == 0
 
 
 def judged_dims(model: Path, pairs: Path, record: Path) -> list[int]:
@@ -512,6 +674,52 @@ def test_the_prompts_that_a_folder_names(
     )
     spec = load_encoder(str(folder)).spec
     assert (spec.query_prompt, spec.document_prompt) == expected
+
+
+SHAPES = {
+    "e5": ({"query": QUERY, "passage": PASSAGE}, None, {"query": "query", "document": "passage"}),
+    "bge": ({"query": "Represent this sentence for searching relevant passages: "}, None, {"query": "query"}),
+    "nomic": (
+        {"search_query": "search_query: ", "search_document": "search_document: ", "query": "search_query: "}
+        | {"document": "search_document: "},
+        "search_document",
+        {"query": "search_query", "document": "search_document", None: "search_document"},
+    ),
+}
+"""Prompts by name, the default one, and which of them each side takes."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_side_is_what_its_prompt_gives_in_a_padded_batch(shape: str, tiny_model: Build, tmp_path: Path) -> None:
+    """By name in sentence-transformers, at each dim, before and after an export."""
+    prompts, default, sides = SHAPES[shape]
+    pooling = "cls" if shape == "bge" else "mean"
+    source = write_old_layout(tiny_model("bert"), tmp_path / "source", pooling, max_seq_length=LONGEST)
+    edit_json(source / "config_sentence_transformers.json", prompts=prompts, default_prompt_name=default)
+    encoder = load_encoder(str(source))
+    export.save_model(encoder, tmp_path / MODEL, "# A card\n")
+    for folder in (source, tmp_path / MODEL):
+        peer = peer_of(folder)
+        for side in ("query", "document", None):
+            options = {"prompt_name": sides[side]} if side in sides else {"prompt": ""}
+            for dim in DIMS:
+                theirs = peer.encode(TEXTS, normalize_embeddings=True, truncate_dim=dim, **options)
+                ours = encoder.encode(TEXTS, side=side, dims=dim, normalize=True)
+                np.testing.assert_allclose(theirs, ours, rtol=0, atol=TOLERANCE)
+    apart = np.abs(encoder.encode(TEXTS, side="query") - encoder.encode(TEXTS, side="document")).max()
+    assert apart > 1e-3  # the control: the sides are not the same
+
+
+def test_prompts_of_no_side_are_told_of(
+    tiny_model: Build, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "width", 300)
+    folder = write_old_layout(tiny_model("bert"), tmp_path / "source")
+    for names, is_said in ((("search_query", "search_document"), True), (("search_query", "document"), False)):
+        edit_json(folder / "config_sentence_transformers.json", prompts={name: f"{name}: " for name in names})
+        load_encoder(str(folder))
+        assert (f"none of its prompts ({', '.join(names)}) is of a side" in capfd.readouterr().err) is is_said
 
 
 def test_prompts_that_are_asked_for_win(prompted: Path) -> None:

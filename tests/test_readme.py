@@ -32,7 +32,7 @@ PAGES = [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in sorted((RO
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 LINES_IN_FRONT = 150
 # Of a run's folder and of the user's, not of the project.
-NOT_OURS = {"config.toml", "adapter/", "checkpoints/", "checkpoints/step-000123/", ".venv", "my.toml"}
+NOT_OURS = {"config.toml", "adapter/", "base/", "checkpoints/", "checkpoints/step-000123/", ".venv", "my.toml"}
 
 
 # ---- what a page holds

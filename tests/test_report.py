@@ -376,7 +376,7 @@ def test_the_card_and_the_summary_say_that_the_export_is_the_untouched_model(
     card = model_card(Config(), dev, "dev", alpha, has_thresholds=True, sided=False)
     print_summary({"dev": dev}, 1, alpha, run / "model", sided=False)
     for text in (card, capfd.readouterr().err):
-        assert (f"{alpha:.1f}: the export is the untouched model" in text) is (alpha == 0)
+        assert (f"{alpha:.1f}: the export is the model that training began with" in text) is (alpha == 0)
         assert all(sentence in " ".join(text.split()) for sentence in dev["sentences"])
     assert ("not changed by fine-tuning" in card) is (alpha == 0) and "fine-tun" in card.split("\n\n")[1]
 

@@ -15,7 +15,16 @@ from trainer.errors import InputError
 from trainer.training import plan, settled
 from trainer.training.command import choose_config, default_config, train_parser
 from trainer.training.plan import print_graded_labels
-from trainer.training.settled import EFFECTS, Conditions, changed_settings, ignored_settings, print_settings, settle
+from trainer.training.schedule import learning_rates
+from trainer.training.settled import (
+    EFFECTS,
+    Conditions,
+    changed_settings,
+    ignored_settings,
+    little_movement,
+    print_settings,
+    settle,
+)
 
 
 def config_of(*settings: str) -> Config:
@@ -131,6 +140,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     'lora.targets=["ffn"]': ([], ["lora.enabled=false"]),
     "lora.rslora=true": ([], ["lora.enabled=false"]),
     "lora.dora=true": ([], ["lora.enabled=false"]),
+    "lora.start=merge": (["model.name=run/adapter"], ["model.name=run/model"]),
     "data.dev_fraction=0.2": ([], ["data.dev=dev.json"]),
     "data.label_scale=5": (["data.train=incidents", "data.test=t.json"], ["data.train=incidents"]),
     "data.positive_threshold=0.7": ([], ["data.train=incidents"]),
@@ -152,7 +162,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
 def ignored(settings: list[str], processes: int = 1) -> list[str]:
     asked = config_of(*settings)
     has_negatives = "data.train=positives.json" not in settings
-    run = Conditions(settle(asked, 64, pairs_of([1, 2])), 10, processes, has_negatives)
+    run = Conditions(settle(asked, 64, pairs_of([1, 2])), 10, processes, has_negatives, "/adapter" in asked.model.name)
     return [line.split(" ")[0] for line in ignored_settings(asked, run)]
 
 
@@ -221,3 +231,27 @@ def test_graded_labels_are_counted_in_one_line(
 ) -> None:
     said = said_by(monkeypatch, lambda: print_graded_labels(pairs_of([1] * 4, labels, **options)))
     assert line in said and said.count("\n") == bool(line)
+
+
+# ---- a plan that is known to move nothing
+
+
+@pytest.mark.parametrize(
+    ("lora", "rate", "steps", "fix"),
+    [
+        (True, 5e-6, 50, "raise optim.lr (measured: 0.001)"),
+        (True, 1e-4, 10, ""),
+        (True, 1e-3, 178, ""),
+        (True, 1e-3, 0.4, "train for more steps"),
+        (False, 1e-6, 10, "raise optim.lr (measured: 0.0001)"),
+        (False, 5e-6, 50, ""),  # all weights move where adapters do not
+        (False, 1e-4, 178, ""),
+    ],
+)
+def test_a_plan_whose_rate_times_steps_moves_nothing_says_so(lora: bool, rate: float, steps: float, fix: str) -> None:
+    config = config_of(f"lora.enabled={str(lora).lower()}", f"optim.lr={rate}", "optim.floor_lr=0.0")
+    rates = learning_rates(config.optim, int(steps)) if steps >= 1 else [rate * steps]
+    said = little_movement(config, rates)
+    assert bool(said) is bool(fix) and said.endswith(fix)
+    if fix:
+        assert f"optim.lr = {rate:g} for {len(rates)} steps" in said and "\n" not in said

@@ -33,12 +33,18 @@ class ModelConfig(Section, name="model"):
     prompts: tuple[str, ...] = ("auto",)
     """What stands before every text: ["auto"] what the model folder says, one prompt for both texts of a pair, or two,
     the query's (text1) and the document's (text2); [""] is none."""
+    original: str = "auto"
+    """Hub name or folder of a model that the end of the run also compares with; "auto": where `name` is the model/ or
+    adapter/ of another run, or an adapter, the model that this was made from; "" is none."""
 
 
 @dataclass(frozen=True)
 class LoraConfig(Section, name="lora"):
     enabled: bool = True
     """False fine-tunes every weight."""
+    start: str = "continue"
+    """Where model.name holds an adapter: "continue" trains that one on, of its rank and targets; "merge" folds it into
+    its base and trains a new one. Without lora.enabled it is merged in any case."""
     rank: int = 16
     """Width of the low-rank update; the adapters' parameters grow with it."""
     alpha: float = 32.0

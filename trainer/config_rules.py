@@ -88,6 +88,7 @@ RULES = {
         lambda value: len(value) in (1, 2) and (len(value) == 1 or "auto" not in value),
         'use ["auto"], one prompt, or two: the query\'s and the document\'s, as in ["query: ", "passage: "]',
     ),
+    "lora.start": _one_of("continue", "merge"),
     "lora.rank": _POSITIVE,
     "lora.alpha": _POSITIVE,
     "lora.dropout": _SHARE,

@@ -13,7 +13,7 @@ from trainer.system.distributed import world_size
 # train.compile came to is among the conditions.
 FREE = (
     *("log.", "checkpoint.", "output.", "train.timeout", "train.precision", "train.compile", "data.forgetting"),
-    *("eval.every", "eval.choose_strength", "eval.largest_strength", "eval.forgetting_limit"),
+    *("model.original", "eval.every", "eval.choose_strength", "eval.largest_strength", "eval.forgetting_limit"),
 )
 # Keys whose change leaves the run the same in kind, but not to the bit.
 INEXACT = ("train.batch_size", "train.tokens_per_chunk")

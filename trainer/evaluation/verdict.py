@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -177,6 +178,25 @@ def _beside_words(assessment: Assessment, metric: str, largest: str) -> list[str
         return [*said, f"It adds nothing to BM25 that is sure: both together, {both.figures}."]
     verb = gain.say("are better than", "are worse than", "are not surely better than")
     return [*said, f"BM25 and the model together {verb} the model alone: {gain.figures}."]
+
+
+def beside_both(began: Mapping[str, Any], original: Mapping[str, Any]) -> str:
+    """How a model stands beside the one that its training began with and beside the original, in one sentence.
+
+    Args:
+        began: the record of a judgement as metrics.json has it, and `original` the one with the original as baseline.
+    """
+    names = ("/".join(Path(record["question"]["baseline"]).parts[-2:]) for record in (began, original))
+    (start, first), metric = names, original["question"]["metric"]
+    # The largest dim that says what the whole does, or the largest at all.
+    dim = max(original["verdicts"], key=lambda dim: (original["verdicts"][dim] == original["verdict"], int(dim)))
+    before, after = (original[system][dim][metric] for system in ("baseline", "final"))
+    low, high = original["intervals"][CHANGE][dim][metric]
+    interval = "no interval" if low is None or np.isnan(low) else f"{low:+.3f}, {high:+.3f}"
+    return (
+        f"{began['verdict']} beside {start}, which training began with, and {original['verdict']} beside the original, "
+        f"{first}: {metric} {before:.3f} -> {after:.3f} [{interval}] at {dim} dims."
+    )
 
 
 class _Change(NamedTuple):

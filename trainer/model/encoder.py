@@ -48,7 +48,8 @@ class EncoderSpec:
     query_prompt: str = ""  # put before the first text of every pair
     document_prompt: str = ""  # put before the second one
     truncate_dim: int | None = None  # what the folder has embeddings cut to by those who name no dim
-    adapter: bool = False  # the folder holds an adapter, which is merged into its base
+    adapter: Path | None = None  # the folder of an adapter that the model was loaded with
+    base: str = ""  # the folder or hub name of the weights around which adapters are trained; "" of none
 
     @property
     def prompt(self) -> str:

@@ -1,7 +1,8 @@
 """The trained encoder as folders that load anywhere, proven by loading them (`proof`).
 
 `model/` is a sentence-transformers folder with merged weights; `adapter/` one with the PEFT adapter alone, which loads
-its base from where training did. Both say all that their embeddings depend on: tokenizer, max length, pooling, prompts.
+its base from where training did. Where training began by merging another adapter, no folder holds that base, so it is
+written too, as `base/`. Both say all that their embeddings depend on: tokenizer, max length, pooling, prompts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from trainer.model.families import without_pooler
 from trainer.model.folder import ADAPTER_WEIGHTS, SETTINGS
 from trainer.model.proof import check_exports, merged
 from trainer.system.files import DEBRIS, new_folder, sync, write_file, write_manifest
-from trainer.system.run_files import ADAPTER, MODEL
+from trainer.system.run_files import ADAPTER, BASE, MODEL
 
 MAGNITUDE = ".lora_magnitude_vector"
 # A sentence-transformers module list that every version of that library since 2.0 reads.
@@ -49,6 +50,8 @@ def export(
 ) -> dict[str, float]:
     """Write `model/`, and `adapter/` where there are adapters, into a run's folder; only what passed the proof arrives.
 
+    An adapter that training fitted to weights which stand nowhere gets these as `base/` first.
+
     Args:
         base: the encoder that training began with.
         probes: texts to compare on.
@@ -65,7 +68,8 @@ def export(
         for name, text in (extra_files or {}).items():
             write_file(staging / MODEL / name, text)
         if isinstance(encoder.backbone, peft.PeftModel):
-            save_adapter(encoder, staging / ADAPTER)
+            named = encoder.spec.base or _save_base(base, folder / BASE)
+            save_adapter(encoder, staging / ADAPTER, named)
         differences = check_exports(encoder, base, staging, probes, untouched, dims)
         for path in staging.iterdir():
             final = folder / path.name
@@ -93,14 +97,19 @@ def save_model(encoder: Encoder, folder: Path, card: str) -> None:
     _save(encoder, folder, save_weights, {} if complete else {"add_pooling_layer": False}, card)
 
 
-def save_adapter(encoder: Encoder, folder: Path) -> None:
-    """Write the PEFT adapter alone, as a sentence-transformers folder that loads its base from where it came.
+def _save_base(base: Encoder, folder: Path) -> str:
+    """Write the model that an adapter was trained around; its place as the adapter names it."""
+    shutil.rmtree(folder, ignore_errors=True)  # of an export that was cut short
+    save_model(base, folder, f"# What `../{ADAPTER}` was trained around\n\nIt was merged when training began.\n")
+    return str(folder.resolve())
+
+
+def save_adapter(encoder: Encoder, folder: Path, base: str) -> None:
+    """Write the PEFT adapter alone, as a sentence-transformers folder that loads its base by this name.
 
     Raises as `save_model`.
     """
-    spec, (_, complete) = encoder.spec, base_pooler(encoder)
-    # A name of the hub stays one: where its files lie on this machine is of no use elsewhere.
-    base = str(spec.folder.resolve()) if Path(spec.name).is_dir() else spec.name
+    _, complete = base_pooler(encoder)
     for config in encoder.backbone.peft_config.values():
         config.base_model_name_or_path = base
 

@@ -101,6 +101,8 @@ def base_of_adapter(folder: Path) -> str:
     if config.get("peft_type") != "LORA":
         kind = config.get("peft_type")
         raise UnfitModel(f"an adapter of kind {kind!r}; only LORA is read: name a merged model")
+    if config.get("megatron_config"):
+        raise UnfitModel(f"{ADAPTER_CONFIG} asks to import a module of its own (megatron_config); name a merged model")
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise UnfitModel(f"an adapter without {ADAPTER_WEIGHTS}; save it as safetensors")
     if is_adapter(Path(base)):
@@ -161,6 +163,8 @@ def read_spec(
     return EncoderSpec(
         name=name,
         folder=transformer,
+        # A name of the hub stays one: where its files lie on this machine is of no use elsewhere.
+        base=str(transformer.resolve()) if Path(name).is_dir() else name,
         pooling=pooling,
         max_length=max_length or folder_length,
         normalize="Normalize" in kinds,

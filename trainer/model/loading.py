@@ -11,7 +11,7 @@ from typing import Any
 import peft
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 from transformers import (
@@ -30,6 +30,7 @@ from trainer.model.encoder import Encoder, EncoderSpec
 from trainer.model.families import FAMILIES, without_pooler
 from trainer.model.fast_layers import make_lean
 from trainer.model.folder import (
+    ADAPTER_WEIGHTS,
     AUTO,
     UnfitModel,
     base_of_adapter,
@@ -60,8 +61,9 @@ def load_encoder(
     """Load an encoder from a folder or from the hub, in fp32 on the CPU, ready for evaluation.
 
     Reads sentence-transformers folders, plain Hugging Face ones and those of a PEFT adapter, which is merged into its
-    base. Linear layers and dropout are replaced by ones that compute the same faster. Of an encoder-decoder model of
-    the T5 kind the encoder is taken. A tokenizer pads on the right and has a padding token, whatever its folder says.
+    base (`load_with_adapter` has it beside that). Linear layers and dropout are replaced by ones that compute the same
+    faster. Of an encoder-decoder model of the T5 kind the encoder is taken. A tokenizer pads on the right and has a
+    padding token, whatever its folder says.
 
         >>> from trainer.model.loading import load_encoder
         >>> encoder = load_encoder("models/tiny", pooling="cls")  # of `build_tiny_mpnet`, or any model's folder
@@ -108,6 +110,9 @@ def _load(name: str, max_length: int, **options: Any) -> tuple[Encoder, list[str
         notes.append(f"model.name = {name}: its tokenizer has no padding token; {substitute} serves as one")
     if (stored := config.get("dtype", config.get("torch_dtype"))) in HALF_TYPES:
         notes.append(f"model.name = {name}: its weights are {stored}; they are trained, judged and exported in float32")
+    if any(prompt for _, prompt in spec.prompts) and not any(spec.side_prompts):
+        names = ", ".join(name for name, _ in spec.prompts)
+        notes.append(f"model.name = {name}: none of its prompts ({names}) is of a side; model.prompts may name the two")
     if backbone.config.model_type not in FAMILIES:
         notes.append(f"{backbone.config.model_type} is none of {', '.join(FAMILIES)}: training on the padded path")
     return _complete(spec, backbone, tokenizer, max_length), notes
@@ -125,19 +130,61 @@ def _load_adapted(folder: Path, root: Path, name: str, max_length: int, **option
         base = load_encoder(base_of_adapter(folder), max_length=max_length, announce=False, **options)
     except InputError as error:
         raise UnfitModel(f"holds an adapter whose base cannot be used: {error}") from error
-    try:
-        adapted = peft.PeftModel.from_pretrained(base.model, folder)
-        backbone = adapted.merge_and_unload().requires_grad_(True)  # PEFT had frozen the base
-    except LOADING_ERRORS as error:
-        raise UnfitModel(f"cannot load the adapter: {first_line(error)}") from error
+    adapted: Any = _around(base.model, folder)
+    backbone = adapted.merge_and_unload().requires_grad_(True)  # PEFT had frozen the base
     make_lean(backbone)
-    spec, tokenizer = replace(base.spec, name=name, adapter=True), base.tokenizer
+    spec, tokenizer = replace(base.spec, name=name), base.tokenizer
     if (root / "modules.json").is_file():
-        spec = replace(read_spec(name, root, max_length, **options), folder=base.spec.folder, adapter=True)
+        spec = replace(read_spec(name, root, max_length, **options), folder=base.spec.folder)
+    spec = replace(spec, adapter=folder, base="")
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = _load_tokenizer(folder)
         make_padding_safe(tokenizer, backbone)
     return _complete(spec, backbone, tokenizer, max_length)
+
+
+def load_with_adapter(spec: EncoderSpec, dropout: float) -> peft.PeftModel:
+    """Load the base and the adapter of an encoder again, side by side, the adapter to be trained on.
+
+    What merging added to the base could only be taken away with rounding.
+
+    Args:
+        spec: of an encoder with an adapter.
+        dropout: of the adapter's inputs, whatever the adapter says.
+
+    Raises:
+        InputError: they are no longer what they were when the encoder was loaded.
+    """
+    assert spec.adapter is not None
+    try:
+        backbone = _load_backbone(spec.folder)
+        make_lean(backbone)
+        adapted = _around(backbone, spec.adapter, dropout)
+    except UnfitModel as error:
+        raise InputError(f"model.name = {spec.name}: {error}") from error
+    make_lean(adapted)
+    return adapted
+
+
+def _around(backbone: Any, folder: Path, dropout: float | None = None) -> peft.PeftModel:
+    """An adapter around its base, to be trained with a dropout, or for evaluation.
+
+    Raises UnfitModel where it does not fit, also where PEFT would leave weights out with a warning.
+    """
+    try:
+        config = peft.PeftConfig.from_pretrained(str(folder))
+        if dropout is not None:
+            config.lora_dropout = dropout
+        with warnings.catch_warnings(action="ignore"):  # of weights left out: counted below
+            adapted = peft.PeftModel.from_pretrained(backbone, folder, config=config, is_trainable=dropout is not None)
+        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as tensors:
+            stored = {name.removesuffix(".weight") for name in tensors.keys()}  # noqa: SIM118  # it is no dict
+        used = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    except LOADING_ERRORS as error:
+        raise UnfitModel(f"cannot load the adapter: {first_line(error)}") from error
+    if strays := sorted(stored ^ {name.removesuffix(".weight") for name in used}):
+        raise UnfitModel(f"the adapter does not fit its base: {len(strays)} weights of one only, first {strays[0]}")
+    return adapted
 
 
 def hush_transformers() -> None:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
+from safetensors import safe_open
 from torch import nn
 
 from trainer.config import LoraConfig
 from trainer.errors import InputError
-from trainer.model.encoder import Encoder
+from trainer.model.encoder import Encoder, EncoderSpec
 from trainer.model.families import FAMILIES
 from trainer.model.fast_layers import make_lean
+from trainer.model.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of_adapter, optional_json
+from trainer.model.loading import load_with_adapter
+from trainer.system.values import toml_value
 
 
 def add_lora(encoder: Encoder, config: LoraConfig) -> None:
@@ -44,13 +50,69 @@ def add_lora(encoder: Encoder, config: LoraConfig) -> None:
         raise InputError(f"lora.targets: trained parameters are not exactly the adapters: {wrong}")
 
 
-def require_own_weights(encoder: Encoder) -> None:
-    """Raise InputError where an adapter would be trained on top of another one: no library loads such a chain."""
-    if encoder.spec.adapter:
-        raise InputError(
-            f"model.name = {encoder.spec.name}: holds an adapter, on which no other can be trained; name the merged "
-            "model (a run's model/), or set lora.enabled to false"
-        )
+def continues_adapter(config: LoraConfig, spec: EncoderSpec) -> bool:
+    """Whether training goes on with the adapter that an encoder was loaded with."""
+    return config.enabled and config.start == "continue" and spec.adapter is not None
+
+
+def start_adapters(encoder: Encoder, config: LoraConfig) -> None:
+    """Put adapters around the backbone and freeze the rest: those the encoder was loaded with, or fresh ones.
+
+    Args:
+        config: as `settled_by_adapter` gives it.
+
+    Raises:
+        InputError: as `add_lora`.
+    """
+    spec = encoder.spec
+    if not continues_adapter(config, spec):
+        return add_lora(encoder, config)
+    assert spec.adapter is not None
+    encoder.backbone = load_with_adapter(spec, config.dropout)
+    base = base_of_adapter(spec.adapter)
+    encoder.spec = replace(spec, base=str(spec.folder.resolve()) if Path(base).is_dir() else base)
+
+
+def settled_by_adapter(asked: LoraConfig, encoder: Encoder) -> LoraConfig:
+    """What lora.* comes to where an adapter is continued: the adapter's; of another encoder it is as asked.
+
+    What differs from its default counts as asked for. Only dropout, which is no part of the model, may be another.
+
+    Raises:
+        InputError: an adapter of another kind than was asked for, or than `add_lora` makes.
+    """
+    if not continues_adapter(asked, spec := encoder.spec):
+        return asked
+    assert spec.adapter is not None
+    stored, name = optional_json(spec.adapter / ADAPTER_CONFIG), f"the adapter of model.name = {spec.name}"
+    with safe_open(spec.adapter / ADAPTER_WEIGHTS, framework="pt") as tensors:
+        weights = list(tensors.keys())
+    others = [weight for weight in weights if not re.search(r"\.lora_(A|B|magnitude_vector)(\.|$)", weight)]
+    if others := others + [key for key in ("rank_pattern", "alpha_pattern") if stored.get(key)]:
+        raise InputError(f'{name} has more than factors of one rank ({others[0]}); set lora.start = "merge"')
+    factors = [weight.removeprefix("base_model.model.") for weight in weights if ".lora_A." in weight]
+    layers = {factor.split(".lora_A.")[0] for factor in factors}
+    usual = (asked.targets, LoraConfig().targets, ("attention", "ffn"), ("ffn",))
+    targets = next((names for names in usual if _adapts(encoder, names, layers)), tuple(sorted(layers)))
+    has: dict[str, Any] = {"rank": stored.get("r"), "alpha": stored.get("lora_alpha"), "targets": targets}
+    has |= {"rslora": bool(stored.get("use_rslora")), "dora": bool(stored.get("use_dora"))}
+    for key, value in has.items():
+        if getattr(asked, key) not in (getattr(LoraConfig(), key), value):
+            raise InputError(
+                f"lora.{key} = {toml_value(getattr(asked, key))}: {name} has {toml_value(value)}; leave it out, or set "
+                'lora.start = "merge" for a new adapter'
+            )
+    if asked.dropout == LoraConfig().dropout:
+        has["dropout"] = stored.get("lora_dropout")
+    return replace(asked, **has)
+
+
+def _adapts(encoder: Encoder, targets: tuple[str, ...], layers: set[str]) -> bool:
+    """Whether these targets mean these layers."""
+    try:
+        return set(resolve_targets(encoder.model, targets)) == layers
+    except InputError:  # of a family whose layers have no such name
+        return False
 
 
 def resolve_targets(model: Any, targets: tuple[str, ...]) -> list[str]:

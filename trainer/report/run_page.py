@@ -64,7 +64,8 @@ def render_run(run: Record) -> str:
     pictures, worst = _pictures(run), run.scores["worst"]
     shown = f"{len(worst)} pairs most wrong" if run.by_labels else f"{len(worst)} positive pairs least alike"
     sections = [
-        Section("By dim", _main_table(run), by_dim),
+        Section("By dim", _main_table(judged, run.in_sample), by_dim),
+        *_original_section(judged.get("original"), run.in_sample),
         Section(pictures=pictures),
         *([_search_section(run.search)] if run.search else []),
         Section(
@@ -86,10 +87,8 @@ def _lead(run: Record) -> Lead:
     on = f"{judged['pairs']:d} {run.pairs} pairs"
     if run.search and run.judged_on == "corpus":
         on = corpus_in_words(run.search)
-    how = [
-        f"Judged beside the untouched model, by {metric} on {on}.",
-        f"Strength of the update {metrics['strength']:.1f}, best after step {metrics['best_step'] - 1}.",
-    ]
+    how = [f"Judged beside the model that training began with, by {metric} on {on}."]
+    how += [f"Strength of the update {metrics['strength']:.1f}, best after step {metrics['best_step'] - 1}."]
     if run.judged_on == "corpus":
         how.append("The corpus has also picked the model: expect a little less on other tickets.")
     elif run.judged_on != "test":
@@ -141,11 +140,17 @@ def _pictures(run: Record) -> list[Picture]:
     return [Picture(*each) for each in drawn]
 
 
-def _main_table(run: Record) -> Table:
-    judged = run.judged
+def _original_section(judged: Mapping[str, Any] | None, in_sample: bool) -> list[Section]:
+    if judged is None:
+        return []
+    name = Path(judged["question"]["baseline"]).name
+    return [Section(f"By dim, beside the original, {name}: {judged['verdict']}", _main_table(judged, in_sample))]
+
+
+def _main_table(judged: Mapping[str, Any], in_sample: bool) -> Table:
     metric = judged["question"]["metric"]
     names = headline(next(iter(judged["final"].values())), metric)
-    titles = {name: TITLES.get(name, name) + " (in-sample)" * (name == "f1" and run.in_sample) for name in names}
+    titles = {name: TITLES.get(name, name) + " (in-sample)" * (name == "f1" and in_sample) for name in names}
     rows = []
     for dim in judged["final"]:
         changes = [change(judged, dim, name) for name in titles]
@@ -159,8 +164,7 @@ def _search_section(search: Mapping[str, Any]) -> Section:
     """What every system found in the run's corpus."""
     names = {"bm25": "BM25", "baseline": "before", "final": "after"}
     names |= {"bm25+baseline": "BM25 and before", "bm25+final": "BM25 and after"}
-    shown = ("success@5", "success@10", "map@100")
-    rows = []
+    shown, rows = ("success@5", "success@10", "map@100"), []
     for system in (name for name in names if name in search):
         for dim, values in search[system].items():
             ends = search["intervals"][system][dim]

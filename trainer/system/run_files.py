@@ -13,5 +13,6 @@ METADATA = "training_metadata.json"  # versions, device, fingerprints, timings
 MODEL = "model"  # folder of the exported sentence-transformers model
 THRESHOLDS = "thresholds.json"  # in MODEL: what is called the same problem, by dim
 ADAPTER = "adapter"  # folder of the PEFT adapter alone, where LoRA was used
+BASE = "base"  # folder of the model that ADAPTER is for, where no other folder holds it
 REPORT = "report.html"
 METRICS = "metrics.json"  # baseline, final, verdict; written last, so a folder that has it holds a finished run

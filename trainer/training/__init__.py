@@ -5,7 +5,7 @@ Start with `loop.py`, which tells the whole story in the order it happens; every
     loop          train(Config) -> RunResult: inputs, folder, baseline, plan, steps, finish
     setup         read_inputs (everything that can be wrong is found here), build_run (what trains)
     tokenized_data  the texts of all parts as tokens; fingerprints of what decides the result
-    base_model    the model that a run begins with, loaded and fit for what the config asks
+    base_model    the model that a run begins with, loaded and fit for what the config asks; the original it came of
     accelerator   processes, device, loss scaling and tracker of a run
     settled       what a config comes to: dims and rate where it leaves them open, settings without effect
     plan          what a person sees before step 0: lint, trained parameters, phases, rates; config.toml, plan.json
@@ -19,6 +19,7 @@ Start with `loop.py`, which tells the whole story in the order it happens; every
     resume        save a checkpoint, continue from the newest
     run_folder    which folder, what may be in it, one process at a time
     finish        strength, judgement, export and its proof, the last files
+    judging       the judgement beside the model that the run began with, and beside the original
     corpus_search  data.corpus at the end of a run: both models, BM25, both fused; how often it is embedded
     strength      how far to go from the untouched weights to the trained ones
     model_card    README.md of the exported model, and the table a run ends with

@@ -14,16 +14,11 @@ import torch
 
 from trainer import __version__
 from trainer.checkpoint.content import RunState
-from trainer.data.pairs import PairTable
-from trainer.data.split import has_both_labels
 from trainer.evaluation.assessment import Assessment
-from trainer.evaluation.judge import Judgement, conclude, judgement_record
 from trainer.evaluation.metric_choice import judged_on
-from trainer.evaluation.question import Question
 from trainer.evaluation.scoring import pair_cosines
-from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, thresholds_text
-from trainer.model.embedding import embed, embed_cached
-from trainer.model.encoder import EmbeddingConditions, Encoder, embedding_conditions
+from trainer.evaluation.thresholds import Thresholds, thresholds_text
+from trainer.model.encoder import Encoder
 from trainer.model.export import export
 from trainer.model.proof import check_trained, choose_probes, merged
 from trainer.report.plots import INSTALL
@@ -34,9 +29,17 @@ from trainer.system.files import json_ready, write_json
 from trainer.system.run_files import METADATA, METRICS, MODEL, REPORT, SCORES, THRESHOLDS
 from trainer.system.signals import Signals
 from trainer.text.masking import mask_text
-from trainer.training.base_model import load_base
+from trainer.training.base_model import load_base, load_original, origin_of_run
 from trainer.training.card_alerts import alerts_on_training
 from trainer.training.corpus_search import corpus_record, print_corpus, search_corpus
+from trainer.training.judging import (
+    add_original,
+    embed_held_out,
+    embed_original,
+    judge_run,
+    record_beside_original,
+    record_of,
+)
 from trainer.training.model_card import model_card, print_summary
 from trainer.training.run_folder import clear_results
 from trainer.training.setup import Run
@@ -61,12 +64,16 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     # ---- Judgement, before and after, on every held-out set.
     systems = {"model": merged(run.encoder).to(run.device), "baseline": untouched}
     embeddings = embed_held_out(run, systems)
+    original = load_original(run.config, untouched)
+    of_original = embed_original(run, original.to(run.device)) if original is not None else {}
     if not run.is_main:
         return None
     search = search_corpus(run, embeddings)
     judgements = judge_run(run, systems, embeddings, search)
     records = {name: record_of(judgement) for name, judgement in judgements.items()}
     pairs = list(records)[-1]  # test, where there is one: dev has picked the model
+    if original is not None:
+        add_original(records[pairs], record_beside_original(run, systems, original, embeddings, of_original))
     metrics = metrics_record(run, state, alpha, records, search)
 
     # ---- Export, read back from disk and compared.
@@ -139,77 +146,6 @@ def metrics_record(
     }
 
 
-def embed_held_out(run: Run, systems: dict[str, Encoder]) -> dict[str, dict[str, np.ndarray]]:
-    """Embeddings [T, E] by set ("dev", "test", "general", "corpus") and system, in fp32. Collective."""
-    sets = {"dev": run.dev, "test": run.test, "general": run.general, "corpus": run.corpus}
-    return {
-        name: {
-            system: (embed_cached if system == "baseline" else embed)(encoder, pairs.tokens)
-            for system, encoder in systems.items()
-        }
-        for name, pairs in sets.items()
-        if pairs is not None
-    }
-
-
-def judge_run(
-    run: Run,
-    systems: dict[str, Encoder],
-    embeddings: dict[str, dict[str, np.ndarray]],
-    search: Assessment | None = None,
-) -> dict[str, Judgement]:
-    """Judgements on "dev" and, where there is one, "test", in this order.
-
-    Thresholds are fitted on dev; where it holds positives alone, on a test set of both labels itself, else not at all.
-
-    Args:
-        search: what a search of the run's corpus says of "model" and "baseline" at the dims of the run, in their order
-            (`assessment.assess_search`); it stands for all search metrics, instead of one among the pairs' own texts.
-    """
-    config, dev = run.config, run.data.dev
-    conditions = {system: embedding_conditions(encoder) for system, encoder in systems.items()}
-    thresholds: dict[str, Thresholds] = {}
-    general = (run.data.general, embeddings["general"]) if run.data.general is not None else None
-    judgements = {}
-    for name, table in run.data.held_out.items():
-        if not thresholds and has_both_labels(table):
-            thresholds = fit_for(table, embeddings[name], config.loss.dims, conditions)
-        question = Question(
-            model=MODEL,  # within the folder of the run, wherever that is
-            pairs=table.source,
-            dev=dev.source if name == "test" and has_both_labels(dev) else None,  # what thresholds are fitted on
-            baseline=config.model.name,
-            dims=config.loss.dims,
-            label_scale=config.data.label_scale,
-            positive_threshold=config.data.positive_threshold or None,
-            rule=RULE,
-            metric=config.eval.metric,
-            forgetting=config.data.forgetting or None,
-        )
-        forgetting = general if name == "dev" else None
-        judgements[name] = conclude(question, table, embeddings[name], thresholds, forgetting, search=search)
-    return judgements
-
-
-def fit_for(
-    table: PairTable,
-    embeddings: dict[str, np.ndarray],
-    dims: tuple[int, ...],
-    conditions: dict[str, EmbeddingConditions],
-) -> dict[str, Thresholds]:
-    """Thresholds by system, fitted on a table's pairs; `conditions` are what the systems' embeddings depend on."""
-    return {
-        system: fit_thresholds(pair_cosines(embeddings[system], table, dims), table, dims, RULE, of_model)
-        for system, of_model in conditions.items()
-    }
-
-
-def record_of(judgement: Judgement) -> dict[str, Any]:
-    """As `trainer evaluate --json` writes it, the trained model called "final"."""
-    record = judgement_record(judgement)
-    return {"baseline": record.pop("baseline"), "final": record.pop("model"), **record}
-
-
 def score_record(
     run: Run, name: str, embeddings: dict[str, np.ndarray], thresholds: dict[str, Thresholds]
 ) -> dict[str, Any]:
@@ -280,6 +216,7 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "trained": {name: list(parameter.shape) for name, parameter in run.parameters.items()},
         "trained_count": sum(parameter.numel() for parameter in run.parameters.values()),
         "strength": alpha,
+        "original": asdict(origin_of_run(spec, run.fingerprints["base_weights"])),
         "fingerprints": run.fingerprints,
         "rows": {
             "train": len(run.data.train),

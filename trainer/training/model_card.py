@@ -21,7 +21,7 @@ NO_THRESHOLDS = (
     'There are no thresholds of "same problem": dev held positives alone. `trainer evaluate --dev` fits them on pairs '
     "of both labels."
 )
-UNTOUCHED = ": the export is the untouched model"
+UNTOUCHED = ": the export is the model that training began with"
 """What a strength of 0.0 is followed by."""
 
 
@@ -45,6 +45,9 @@ def print_summary(
     for title, name in {_title(name, record, picked_on): name for name, record in records.items()}.items():
         _print_changes(title, name, records[name], picked_on)
     name, record = list(records.items())[-1]
+    if "original" in record:
+        title = _title(name, record["original"], picked_on, before="original")
+        _print_changes(title, name, record["original"], picked_on)
     for sentence in record["sentences"]:
         console.print(sentence, markup=False)
     metric = record["question"]["metric"]
@@ -75,10 +78,10 @@ def shown_metrics(record: dict[str, Any]) -> dict[str, str]:
     return {name: f1 if name == "f1" else TITLES.get(name, name) for name in names}
 
 
-def _title(name: str, record: dict[str, Any], picked_on: str) -> str:
+def _title(name: str, record: dict[str, Any], picked_on: str, before: str = "baseline") -> str:
     """What a held-out set is judged on, as the title of its table."""
     judged = _judged_with_corpus(record, f"{name} pairs") if picked_on == "corpus" else f"{name} pairs"
-    return f"{judged[0].upper()}{judged[1:]}: baseline -> final (difference)"
+    return f"{judged[0].upper()}{judged[1:]}: {before} -> final (difference)"
 
 
 def _print_changes(title: str, name: str, record: dict[str, Any], picked_on: str) -> None:
@@ -89,13 +92,24 @@ def _print_changes(title: str, name: str, record: dict[str, Any], picked_on: str
     for heading in (*shown.values(), f"95 % of {shown[metric]}", "verdict"):
         table.add_column(heading, justify="right")
     for dim, after in record["final"].items():
-        before = record["baseline"][dim]
-        cells = (f"{before[key]:.4f} -> {after[key]:.4f} ({after[key] - before[key]:+.4f})" for key in shown)
+        old = record["baseline"][dim]
+        cells = (f"{old[key]:.4f} -> {after[key]:.4f} ({after[key] - old[key]:+.4f})" for key in shown)
         table.add_row(dim, *cells, _ends(record["intervals"]["difference"][dim][metric]), record["verdicts"][dim])
     console.print(table)
     if reason := record["undefined"].get(metric):
         on = on_in_words("corpus" if picked_on == "corpus" else name)
         console.print(f"No interval of {metric} on {on}: {reason}", markup=False)
+
+
+def _by_dim(record: dict[str, Any], columns: dict[str, str]) -> list[str]:
+    """Lines of a card's table: a row a dim; `columns` are metrics with their headings."""
+    headings, metric = " | ".join(f"{title} before | after" for title in columns.values()), record["question"]["metric"]
+    rows = [f"| dim | {headings} | 95 % of the difference | verdict |", f"|---:|{'---:|---:|' * len(columns)}---:|---|"]
+    for dim, after in record["final"].items():
+        cells = [f"{values[key]:.4f}" for key in columns for values in (record["baseline"][dim], after)]
+        ends = _ends(record["intervals"]["difference"][dim][metric])
+        rows.append(f"| {dim} | {' | '.join(cells)} | {ends} | {record['verdicts'][dim]} |")
+    return [*rows, ""]
 
 
 def _judged_with_corpus(record: dict[str, Any], pairs: str) -> str:
@@ -167,16 +181,18 @@ def model_card(
         alerts: what `alerts_on_training` counted.
     """
     metric, titles = record["question"]["metric"], shown_metrics(record)
-    columns = [name for name in titles if name != "f1" or metric == "f1"]
-    headings = " | ".join(f"{titles[key]} before | after" for key in columns)
+    columns = {name: title for name, title in titles.items() if name != "f1" or metric == "f1"}
     judged = f"{record['pairs']} held-out pairs ({on})"
     if judged_on(metric, on, bool(config.data.corpus)) == "corpus":
         judged = _judged_with_corpus(record, judged)
-    rows = []
-    for dim, after in record["final"].items():
-        cells = [f"{values[key]:.4f}" for key in columns for values in (record["baseline"][dim], after)]
-        ends = _ends(record["intervals"]["difference"][dim][metric])
-        rows.append(f"| {dim} | {' | '.join(cells)} | {ends} | {record['verdicts'][dim]} |")
+    name, original = Path(config.model.name).name, []
+    if "original" in record:
+        name = Path(record["original"]["question"]["baseline"]).name
+        original = [
+            f"Beside the original, {name}, with its figures as those before:",
+            "",
+            *_by_dim(record["original"], columns),
+        ]
     dims = ", ".join(map(str, config.loss.dims))
     done = "fine-tuned" if alpha else "not changed by fine-tuning"
     how = f"LoRA (rank {config.lora.rank})" if config.lora.enabled else "full fine-tuning"
@@ -188,18 +204,16 @@ def model_card(
             "tags: [sentence-similarity, matryoshka]",
             "---",
             "",
-            f"# {Path(config.model.name).name}, {done} on labelled pairs",
+            f"# {name}, {done} on labelled pairs",
             "",
             *(f"- {sentence}" for sentence in record["sentences"]),
             "",
             f"Trained by {how} with multiple-negatives ranking at the dims {dims}; strength of the update {alpha:.1f}"
             f"{'' if alpha else UNTOUCHED}.",
-            f"Judged beside the untouched model, by {metric} on {judged}:",
+            f"Judged beside the model that training began with, by {metric} on {judged}:",
             "",
-            f"| dim | {headings} | 95 % of the difference | verdict |",
-            f"|---:|{'---:|---:|' * len(columns)}---:|---|",
-            *rows,
-            "",
+            *_by_dim(record, columns),
+            *original,
             thresholds_in_words(record) if has_thresholds else NO_THRESHOLDS,
             "",
             *([alerts_in_words(alerts), ""] if alerts else []),

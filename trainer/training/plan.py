@@ -26,7 +26,7 @@ from trainer.system.numerics import unmeasured_line
 from trainer.system.run_files import CONFIG, LINT, PLAN
 from trainer.training.corpus_search import print_searches
 from trainer.training.schedule import schedule_edges
-from trainer.training.settled import Conditions, print_settings
+from trainer.training.settled import Conditions, little_movement, print_settings
 from trainer.training.setup import Inputs, Run
 from trainer.training.step import backward
 
@@ -97,7 +97,7 @@ def print_graded_labels(pairs: PairTable) -> None:
 def print_plan(run: Run) -> None:
     """Show what is about to happen: settings, trained parameters, phases, the learning rate at every boundary."""
     has_negatives = not run.data.train.label.all()
-    conditions = Conditions(run.config, run.steps, ranks.world_size(), has_negatives)
+    conditions = Conditions(run.config, run.steps, ranks.world_size(), has_negatives, bool(run.encoder.spec.adapter))
     print_settings(run.asked, conditions, run.encoder.width)
     print_searches(run, conditions.evaluations_before_the_end + 1)
     print_graded_labels(run.data.train)
@@ -127,6 +127,8 @@ def print_plan(run: Run) -> None:
             f"Cut short: the first {run.steps} of these {len(run.sampler)} steps are made, at the rates of the whole "
             "plan; then the run ends as usual"
         )
+    if warning := little_movement(run.config, run.rates[: run.steps]):
+        console.print(warning, markup=False)
     for phase in run.sampler.phases:
         if phase.repeats:
             console.print(f"Phase {phase.name}: {phase.repeats} batches could not avoid showing a text twice")

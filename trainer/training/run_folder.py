@@ -16,6 +16,7 @@ from trainer.system.console import console
 from trainer.system.files import only_writer, remove_debris, remove_folder
 from trainer.system.run_files import (
     ADAPTER,
+    BASE,
     CHECKPOINTS,
     CONFIG,
     LOG,
@@ -68,7 +69,7 @@ def clear_results(folder: Path, keeps_strength: bool) -> None:
     Args:
         keeps_strength: also keep strength.json, which says itself what its points are of.
     """
-    for name in (MODEL, ADAPTER):
+    for name in (MODEL, ADAPTER, BASE):
         if (folder / name).exists():
             remove_folder(folder / name)
     for name in (SCORES, METADATA, REPORT) if keeps_strength else (SCORES, METADATA, REPORT, STRENGTH):

@@ -33,7 +33,7 @@ from trainer.loss.objective import Objective
 from trainer.model.embedding import embed, embed_cached
 from trainer.model.encoder import Encoder
 from trainer.model.loading import hush_transformers
-from trainer.model.lora import add_lora
+from trainer.model.lora import continues_adapter, start_adapters
 from trainer.system import distributed as ranks
 from trainer.system.console import console
 from trainer.system.gpu import require_code
@@ -152,11 +152,16 @@ class Run(Inputs):
         }
 
     def start_values(self, untouched: Encoder) -> dict[str, Tensor]:
-        """What the parameters that train began with, by name; LoRA's random factors are drawn anew."""
-        encoder = untouched
-        if self.config.lora.enabled:
-            add_lora(encoder := copy.deepcopy(untouched), self.config.lora)
-        return {name: parameter.detach() for name, parameter in encoder.trainable().items()}
+        """What the parameters that train began with, by name, but for the random factors of fresh adapters.
+
+        Those of an adapter that is continued are read from its folder again.
+        """
+        lora, encoder = self.config.lora, untouched
+        if lora.enabled:
+            start_adapters(encoder := copy.deepcopy(untouched), lora)
+        drawn = lora.enabled and not continues_adapter(lora, untouched.spec)
+        parameters = encoder.trainable().items()
+        return {name: parameter.detach() for name, parameter in parameters if not (drawn and ".lora_A." in name)}
 
 
 def read_inputs(
@@ -236,7 +241,7 @@ def build_run(inputs: Inputs) -> Run:
     """Add adapters where asked for, the objective, and an optimizer over exactly what trains. Changes the encoder."""
     config, encoder = inputs.config, inputs.encoder
     if config.lora.enabled:
-        add_lora(encoder, config.lora)
+        start_adapters(encoder, config.lora)
         encoder.to(inputs.device)
     objective = Objective(config.loss).to(inputs.device)
     parameters = encoder.trainable()

@@ -1,12 +1,13 @@
-"""How far to go from the untouched model towards the trained one, chosen on dev or by search of the corpus.
+"""How far to go from what training began with towards what it came to, chosen on dev or by search of the corpus.
 
     weights(alpha) = start + alpha * (trained - start)
 
 Between the two lie models that keep more of what the first one knew (Wortsman et al. 2022, "Robust fine-tuning of
-zero-shot models", arXiv:2109.01903). With LoRA, one factor of the low-rank product moves and the other stays, so that
-the product, which is the update, is scaled by alpha. At alpha 0 the model is the one that training began with, so what
-is chosen cannot lose to it on the pairs it was chosen on. Beyond 1 (`eval.largest_strength`) the update is exaggerated:
-measured, that gained dev 0.001 and cost general similarity 0.002, so it is not the default.
+zero-shot models", arXiv:2109.01903). With fresh LoRA, one factor of the low-rank product moves and the other stays, so
+that the product, which is the update, is scaled by alpha. With an adapter that is continued both move, each on a
+line of its own, so that every point is an adapter of the same rank. At alpha 0 the model is the one that training
+began with, so what is chosen cannot lose to it on the pairs it was chosen on. Beyond 1 (`eval.largest_strength`) the
+update is exaggerated: measured, that gained dev 0.001 and cost general similarity 0.002, so it is not the default.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ Point = dict[str, Any]
 class Cause(Enum):
     """Why a strength may not be chosen."""
 
-    LOSES = "loses to the untouched model"
+    LOSES = "loses to the model that training began with"
     FORGETS = "forgets more than the limit"
 
 
@@ -95,8 +96,7 @@ def set_strength(
     with torch.no_grad():
         for name, parameter in parameters.items():
             end = trained[name].to(parameter.device)
-            fixed = name not in start or ".lora_A." in name
-            parameter.copy_(end if fixed else torch.lerp(start[name].to(parameter.device), end, alpha))
+            parameter.copy_(torch.lerp(start[name].to(parameter.device), end, alpha) if name in start else end)
 
 
 def choose_strength(run: Run, start: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> float:
@@ -248,7 +248,10 @@ def explain_choice(curve: Sequence[Point], alpha: float, excluded: Mapping[float
     sentences = []
     if alpha == 0:
         where = on_in_words(on)
-        sentences.append(f"The export is the untouched model: no other strength is both allowed and better on {where}.")
+        sentences.append(
+            "The export is the model that training began with: no other strength is both allowed and better on "
+            f"{where}."
+        )
     if higher:
         highest = max(higher, key=lambda at: values[at])
         sentences.append(f"{highest:.1f} has {values[highest]:.4f}, but is ruled out: it {excluded[highest]}.")
@@ -258,7 +261,7 @@ def explain_choice(curve: Sequence[Point], alpha: float, excluded: Mapping[float
 def ruled_out(curve: Sequence[Point], forgetting_limit: float = 0.0, on: str = "dev") -> dict[float, RuledOut]:
     """Alphas that may not be chosen, each with why; never alpha 0, the first point.
 
-    A strength is ruled out where the metric loses to the untouched model's at any dim, or where Spearman on the
+    A strength is ruled out where the metric loses to that of the start at any dim, or where Spearman on the
     forgetting set falls by more than the limit at any dim: every dim is exported, so each has to be fit for use. NaN,
     an undefined metric, loses to any number and is lost to by any.
 
