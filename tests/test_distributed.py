@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 from trainer.config import CurriculumConfig, LossConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
+from trainer.data.false_negatives import Guide
 from trainer.data.pairs import pairs_from_columns, positives_of
 from trainer.loss.objective import Objective
 from trainer.system import distributed as ranks
@@ -50,12 +51,15 @@ def step_gradients(world_size: int, sabotage: str = ""):
     sampler = PhasedBatchSampler(
         pairs, CurriculumConfig(phases=(1, 2)), batch_size=GLOBAL_BATCH // world_size, seed=0, world_size=world_size
     )
-    builder = LayoutBuilder(pairs, positives_of(pairs), rank=ranks.rank(), all_pairs=True)
     features, weight = make_model()
+    embeddings = torch.nn.functional.normalize(features[: len(pairs.texts)] + 0.5)
+    guide = Guide(embeddings, -0.1, both_directions=True)
+    builder = LayoutBuilder(pairs, positives_of(pairs), rank=ranks.rank(), all_pairs=True, guide=guide)
     objective = Objective(LOSS).double()
     found = []
     for step in range(3):
         layout = builder.build([sampler.local(step, rank) for rank in range(world_size)])
+        assert 0 < layout.false_negatives < layout.excluded.numel() / 2
         if sabotage == "shift targets" and ranks.rank() > 0:
             layout.targets[:] = (layout.targets + 1) % len(layout.candidates)
         if sabotage == "drop mask":

@@ -200,6 +200,10 @@ class LossConfig(Section, name="loss"):
     """Train the scale, beginning with `scale`."""
     symmetric: bool = False
     """Also rank the queries of each positive; the two directions are averaged."""
+    guide_margin: float = -2.0
+    """Mask probable false negatives: candidates that the untouched encoder finds nearer to a query than its own
+    positive less this, in cosines; of more than 256 the nearest. 0 masks what is as near or nearer, above 0 more, below
+    0 less, and -2 none. A pair labelled negative is never masked."""
     pair_weight: float = 0.0
     """Weight of the pairwise ranking term over all labelled pairs of the batch."""
 

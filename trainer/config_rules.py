@@ -118,6 +118,7 @@ RULES = {
     ),
     "loss.weights": Rule(lambda value: all(weight > 0 for weight in value), "use weights above 0"),
     "loss.scale": _POSITIVE,
+    "loss.guide_margin": Rule(lambda value: -2 <= value <= 1, "use a value from -2, which masks none, up to 1"),
     "loss.pair_weight": _NOT_NEGATIVE,
     "eval.every": _NOT_NEGATIVE,
     "eval.largest_strength": Rule(lambda value: 1 <= value <= 2, "use 1 (the trained model) up to 2"),

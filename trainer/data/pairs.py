@@ -223,7 +223,16 @@ def canonical_count(table: PairTable) -> int:
 
 def positives_of(table: PairTable) -> csr_matrix:
     """[C, C] symmetric sparse bool matrix: True where some row labels these two canonical texts positive."""
-    first, second = table.canonical[table.text1[table.label]], table.canonical[table.text2[table.label]]
+    return _canonical_pairs(table, table.label)
+
+
+def negatives_of(table: PairTable) -> csr_matrix:
+    """As `positives_of`, of the rows labelled negative."""
+    return _canonical_pairs(table, ~table.label)
+
+
+def _canonical_pairs(table: PairTable, rows: NDArray[np.bool_]) -> csr_matrix:
+    first, second = table.canonical[table.text1[rows]], table.canonical[table.text2[rows]]
     sides = (np.concatenate([first, second]), np.concatenate([second, first]))
     size = canonical_count(table)
     return csr_matrix((np.ones(2 * len(first), dtype=np.bool_), sides), shape=(size, size))

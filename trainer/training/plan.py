@@ -95,6 +95,18 @@ def print_graded_labels(pairs: PairTable) -> None:
         )
 
 
+def print_false_negatives(run: Run) -> None:
+    """Say how many candidates loss.guide_margin masks in the first batch, where that is on."""
+    if run.layouts.guide is not None:
+        prepared = run.prepare(0)
+        console.print(
+            f"loss.guide_margin = {run.config.loss.guide_margin:g}: of the first batch's "
+            f"{len(prepared.layout.candidates)} candidates {prepared.known()['false_negatives']:.1f} a query are "
+            "masked, on average, as probable false negatives",
+            markup=False,
+        )
+
+
 def print_plan(run: Run) -> None:
     """Show what is about to happen: settings, trained parameters, phases, the learning rate at every boundary."""
     has_negatives = not run.data.train.label.all()
@@ -102,6 +114,7 @@ def print_plan(run: Run) -> None:
     print_settings(run.asked, conditions, run.encoder.width)
     print_searches(run, conditions.evaluations_before_the_end + 1)
     print_graded_labels(run.data.train)
+    print_false_negatives(run)
     trained = sum(parameter.numel() for parameter in run.parameters.values())
     console.print(f"{len(run.sampler)} steps, training {trained:,} values in {len(run.parameters)} tensors:")
     kinds = Counter((re.sub(r"\.\d+\.", ".*.", name), tuple(p.shape)) for name, p in run.parameters.items())

@@ -24,6 +24,7 @@ from torch.nn import Parameter
 from trainer.config import Config, OutputConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
+from trainer.data.false_negatives import Guide
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.run_data import RunData, load_data
 from trainer.evaluation.metric_choice import SEARCH_METRICS, judged_on, require_metric, settle_metric
@@ -250,6 +251,7 @@ def read_inputs(
             rank=ranks.rank(),
             all_pairs=config.loss.pair_weight > 0,
             two_prompts=len(encoder.spec.side_prompts) > 1,
+            guide=Guide.build(encoder, tokens, config.loss),
         ),
         fingerprints=fingerprints,
     )
