@@ -163,6 +163,31 @@ def test_copies_and_known_positives_are_not_pushed_away():
     assert not torch.allclose(honest, broken)
 
 
+def test_what_a_teacher_says_goes_with_its_pairs():
+    """Margins among the rows of their anchor, scores among all; graded labels where there is no teacher."""
+    triplets = {"anchor": ["a", "b"], "positive": ["p", "q"], "negative": [["n", "m"], ["o"]]}
+    by_margin = pairs_from_columns({**triplets, "margin": [[4.0, 1.0], [2.0]]})
+    by_score = pairs_from_columns({**triplets, "pos_scores": [9.0, 8.0], "neg_scores": [[5.0, 8.0], [6.0]]})
+    order, found = np.array([3, 1, 4, 0, 2]), []
+    for pairs in (by_margin, by_score):
+        layout = builder(pairs, all_pairs=True).build([order[:2], order[2:]])
+        found.append((layout.pair_teacher.tolist(), layout.pair_groups.tolist()))
+    assert found == [([0, -4, -2, 0, -1], [1, 0, 1, 0, 0]), ([8, 5, 6, 9, 8], [0] * 5)]
+    graded = pairs_from_columns({"text1": ["a", "b"], "text2": ["c", "d"], "label": [4.0, 0.0]}, label_scale=5.0)
+    assert builder(graded, all_pairs=True).build([np.arange(2)]).pair_teacher.tolist() == pytest.approx([0.8, 0.0])
+
+    def gradient(weight, pairs):
+        objective = Objective(LossConfig(dims=(8, 4), distillation_weight=weight, teacher_scale=10.0))
+        rows = torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        layout = builder(pairs, all_pairs=True).build([np.arange(5)])
+        objective(rows[: layout.counts[0]], layout).total.backward()
+        return rows.grad
+
+    plain, learned = gradient(0.0, by_margin), gradient(1.0, by_margin)
+    assert not torch.allclose(plain, learned)
+    torch.testing.assert_close(gradient(1.0, pairs_from_columns(triplets)), plain)  # nobody says anything
+
+
 def test_the_scale_learns_only_where_asked():
     assert not [p for p in Objective(LossConfig()).parameters() if p.requires_grad]
     objective = Objective(LossConfig(dims=(8,), learn_scale=True))

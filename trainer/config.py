@@ -202,10 +202,14 @@ class LossConfig(Section, name="loss"):
     """Also rank the queries of each positive; the two directions are averaged."""
     guide_margin: float = -2.0
     """Mask probable false negatives: candidates that the untouched encoder finds nearer to a query than its own
-    positive less this, in cosines; of more than 256 the nearest. 0 masks what is as near or nearer, above 0 more, below
-    0 less, and -2 none. A pair labelled negative is never masked."""
+    positive less this, in cosines (of more than 256 the nearest); never those labelled negative. -2 masks none."""
     pair_weight: float = 0.0
     """Weight of the pairwise ranking term over all labelled pairs of the batch."""
+    distillation_weight: float = 0.0
+    """Weight of the term that has cosines differ as a teacher's scores of the pairs do; without such, as labels do that
+    lie between 0 and data.label_scale, which counts as 1."""
+    teacher_scale: float = 1.0
+    """How much the teacher's scores differ where cosines should differ by 1."""
 
     def check_together(self) -> None:
         if self.weights and self.dims and len(self.weights) != len(self.dims):

@@ -120,6 +120,8 @@ RULES = {
     "loss.scale": _POSITIVE,
     "loss.guide_margin": Rule(lambda value: -2 <= value <= 1, "use a value from -2, which masks none, up to 1"),
     "loss.pair_weight": _NOT_NEGATIVE,
+    "loss.distillation_weight": _NOT_NEGATIVE,
+    "loss.teacher_scale": _POSITIVE,
     "eval.every": _NOT_NEGATIVE,
     "eval.largest_strength": Rule(lambda value: 1 <= value <= 2, "use 1 (the trained model) up to 2"),
     "eval.forgetting_limit": _NOT_NEGATIVE,

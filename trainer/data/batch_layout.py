@@ -21,7 +21,7 @@ from scipy import sparse
 from torch import Tensor
 
 from trainer.data.false_negatives import Guide
-from trainer.data.pairs import PairTable, negatives_of
+from trainer.data.pairs import PairTable, negatives_of, soft_targets
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class BatchLayout:
     pair1: Tensor  # [P] every labelled pair of the global batch
     pair2: Tensor  # [P]
     pair_labels: Tensor  # [P] bool
+    pair_teacher: Tensor  # [P] fp32, what a teacher, or a graded label, says of each pair; NaN for nothing
+    pair_groups: Tensor  # [P] from 0: which of these scores are comparable
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -68,7 +70,7 @@ class LayoutBuilder:
         """
         Args:
             known_positives: [C, C] bool over canonical texts, symmetric.
-            all_pairs: encode both sides of every negative row, as a pairwise term needs; else only its candidate.
+            all_pairs: encode both sides of every negative row, as terms over pairs need; else only its candidate.
             two_prompts: the encoder has a prompt for each side; text ids are then those of `PairTable.with_sides`.
             guide: tells probable false negatives, which are masked unless they are labelled negative.
         """
@@ -76,6 +78,7 @@ class LayoutBuilder:
         self.second_side = len(table.texts) if two_prompts else 0  # added to a first text's id
         self.related = known_positives + sparse.identity(known_positives.shape[0], bool, "csr")
         self.guide, self.negatives = guide, negatives_of(table)
+        self.teacher = soft_targets(table)
 
     def build(self, ranks: list[np.ndarray]) -> BatchLayout:
         """Lay out a global batch, given as the rows [B] of each rank."""
@@ -116,6 +119,8 @@ class LayoutBuilder:
             pair1=_positions(encoded, table.text1, pairs),
             pair2=_positions(encoded, table.text2, pairs),
             pair_labels=torch.from_numpy(table.label[np.concatenate(pairs)]),
+            pair_teacher=torch.from_numpy(self.teacher[np.concatenate(pairs)]).float(),
+            pair_groups=torch.from_numpy(np.unique(table.teacher_group[np.concatenate(pairs)], return_inverse=True)[1]),
         )
 
     def _candidates(self, rows: np.ndarray, positive: np.ndarray) -> np.ndarray:

@@ -26,7 +26,12 @@ PAIR_NAMES = {
     "category1": ("category1", "categories1"),
     "category2": ("category2", "categories2"),
     "origin": ("origin", "origins"),  # which build-pairs writes, and lint reads
+    "teacher": ("teacher", "teachers", "teacherscore", "teacherscores"),  # of a pair; of all texts of a row, in order
+    "margin": ("margin", "margins"),  # the teacher's score of the positive less that of each negative
+    "pos_scores": ("posscores", "posscore"),  # the teacher's of each positive, and of each negative
+    "neg_scores": ("negscores", "negscore"),
 }
+OF_TRIPLETS = ("margin", "pos_scores", "neg_scores")
 USUAL_PAIR_NAMES = {
     "text1": ("sentence1", "question1", "anchor", "query", "premise", "texta", "sentencea", "questiona", "question"),
     "text2": (
@@ -133,6 +138,9 @@ class PairFinder:
             found["positive"] = found.pop("text2")
         if "positive" in found and "label" in found:
             found["text2"] = found.pop("positive")
+        if "positive" not in found:
+            for name in OF_TRIPLETS:
+                found.pop(name, None)
         if missing := [name for name in REQUIRED if name not in found and (name == "text1" or "positive" not in found)]:
             raise _missing_pair_columns(source, missing, names)
         return found

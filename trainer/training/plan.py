@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from trainer.config import LossConfig
 from trainer.config_file import dump_config
-from trainer.data.pairs import PairTable, graded_labels
+from trainer.data.pairs import PairTable, graded_labels, soft_targets
 from trainer.lint.linter import Tokens, lint_tables
 from trainer.lint.show import print_findings
 from trainer.model.encoder import in_mode
@@ -95,6 +96,18 @@ def print_graded_labels(pairs: PairTable) -> None:
         )
 
 
+def print_teacher(pairs: PairTable, loss: LossConfig) -> None:
+    """Say how many pairs have a teacher's score, and what becomes of these."""
+    if scored := int((~np.isnan(pairs.teacher)).sum()):
+        weight = loss.distillation_weight
+        use = f"are learned, in units of loss.teacher_scale = {loss.teacher_scale:g}" if weight else "are not learned"
+        console.print(
+            f"{scored} of {len(pairs)} pairs have a teacher's score; these {use} (loss.distillation_weight = "
+            f"{weight:g})",
+            markup=False,
+        )
+
+
 def print_false_negatives(run: Run) -> None:
     """Say how many candidates loss.guide_margin masks in the first batch, where that is on."""
     if run.layouts.guide is not None:
@@ -110,10 +123,12 @@ def print_false_negatives(run: Run) -> None:
 def print_plan(run: Run) -> None:
     """Show what is about to happen: settings, trained parameters, phases, the learning rate at every boundary."""
     has_negatives = not run.data.train.label.all()
-    conditions = Conditions(run.config, run.steps, ranks.world_size(), has_negatives)
+    has_soft_targets = not np.isnan(soft_targets(run.data.train)).all()
+    conditions = Conditions(run.config, run.steps, ranks.world_size(), has_negatives, has_soft_targets)
     print_settings(run.asked, conditions, run.encoder.width)
     print_searches(run, conditions.evaluations_before_the_end + 1)
     print_graded_labels(run.data.train)
+    print_teacher(run.data.train, run.config.loss)
     print_false_negatives(run)
     trained = sum(parameter.numel() for parameter in run.parameters.values())
     console.print(f"{len(run.sampler)} steps, training {trained:,} values in {len(run.parameters)} tensors:")

@@ -249,7 +249,7 @@ def read_inputs(
             data.train,
             positives_of(data.train),
             rank=ranks.rank(),
-            all_pairs=config.loss.pair_weight > 0,
+            all_pairs=config.loss.pair_weight > 0 or config.loss.distillation_weight > 0,
             two_prompts=len(encoder.spec.side_prompts) > 1,
             guide=Guide.build(encoder, tokens, config.loss),
         ),
