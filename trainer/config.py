@@ -88,8 +88,8 @@ class DataConfig(Section, name="data"):
     proportion and pairs of one first text together; dev is the same as without."""
     columns: tuple[str, ...] = ()
     """What the pair files call their fields, as in ["text1=Title", "label=same"]; empty goes by the usual names, and
-    so does a file that has none of these columns. Fields: text1, text2, label, phase, category1, category2; or anchor,
-    positive and negative. Numbers of columns, from 1, where a file has no header."""
+    so does a file that has none of these columns. Fields: text1, text2, label, phase, category1, category2,
+    teacher; or anchor, positive, negative, margin. Numbers of columns, from 1, where a file has no header."""
     encoding: str = ""
     """Of the pair files and the corpus, as in "cp1252"; empty is told by the bytes."""
     separator: str = ""

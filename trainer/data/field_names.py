@@ -132,7 +132,10 @@ class PairFinder:
             found.pop("label", None)
         if "label" in found and "negative" in found:
             both = f"a label ({brief(names[found['label'][0]])}) and negatives ({brief(names[found['negative'][0]])})"
-            raise InputError(f"{source}: has {both}: say which counts, {_mapping_fix(('label', 'NAME'))}")
+            raise InputError(
+                f"{source}: has {both}: say which counts, {_mapping_fix(('label', 'NAME'))}, or "
+                f"{_mapping_fix(('margin', 'NAME'))} where it is a teacher's"
+            )
         by_name = "text2" in found and POSITIVE.fullmatch(name_key(names[found["text2"][0]]))
         if "text2" in found and "label" not in found and ("negative" in found or by_name):
             found["positive"] = found.pop("text2")
