@@ -109,7 +109,7 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "loss.dims": (["[64, 0]", "[64, -8]", "[64, 32, 64]"], ["[]", "[64]", "[32, 64]"]),
     "loss.weights": (["[1, 0, 1, 1, 1]", "[1, -1, 1, 1, 1]"], ["[]", "[1, 0.5, 2, 1, 1]"]),
     "loss.scale": (["0", "-20"], ["0.1"]),
-    "loss.guide_margin": (["-2.1", "1.1", "nan"], ["-2", "-0.5", "0", "1"]),
+    "loss.guide_margin": (["-2.1", "1.1"], ["-2", "-0.5", "0", "1"]),
     "loss.pair_weight": (["-0.1"], ["0", "0.5"]),
     "loss.distillation_weight": (["-0.1"], ["0", "10"]),
     "loss.teacher_scale": (["0", "-1"], ["0.5", "20"]),

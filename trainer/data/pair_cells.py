@@ -36,14 +36,14 @@ def one_row_a_pair(raw: RawTable) -> RawTable:
         chosen += [(row, text, label, score) for (text, label), score in zip(texts, scores, strict=True)]
     if not chosen:
         raise InputError(f"{raw.source}: has no positives and no negatives: add some")
-    rows, texts, labels, scores = zip(*chosen, strict=True)
+    rows, cells, labels, teacher = zip(*chosen, strict=True)
     scored_by = [name for name in SCORES if name in raw.columns]
     others = raw.columns.keys() - {"positive", "negative", *SCORES}
     return replace(
         raw,
         columns={name: [raw.columns[name][row] for row in rows] for name in others}
-        | {"text2": list(texts), "label": list(labels)}
-        | ({"teacher": list(scores)} if scored_by else {}),
+        | {"text2": list(cells), "label": list(labels)}
+        | ({"teacher": list(teacher)} if scored_by else {}),
         names={**raw.names, "text2": raw.names["positive"], "label": "label"}
         | ({"teacher": raw.names[scored_by[0]]} if scored_by else {}),
         lines=[raw.lines[row] for row in rows] if raw.lines else None,

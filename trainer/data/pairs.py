@@ -106,10 +106,10 @@ class PairTable:
         for strings in (self.texts, self.categories1, self.categories2):
             digest.update(json.dumps(strings).encode())
             digest.update(b"\n")
-        columns = (self.text1, self.text2, self.score, self.label, self.phase)
-        types = ("<i4", "<i4", "<f8", "u1", "<i4")
+        columns: list[NDArray[Any]] = [self.text1, self.text2, self.score, self.label, self.phase]
+        types = ["<i4", "<i4", "<f8", "u1", "<i4"]
         if not np.isnan(self.teacher).all():  # else that of a version that knew no teacher
-            columns, types = (*columns, self.teacher, self.teacher_group), (*types, "<f8", "<i8")
+            columns, types = [*columns, self.teacher, self.teacher_group], [*types, "<f8", "<i8"]
         for column, dtype in zip(columns, types, strict=True):
             digest.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
         return digest.hexdigest()

@@ -62,14 +62,14 @@ class Objective(nn.Module):
             total, by_dim = (total + reverse) / 2, (by_dim + reverse_by_dim) / 2
         # Every rank computes the same terms from all pairs: each contributes its share of them.
         first, second = embeddings[layout.pair1], embeddings[layout.pair2]
-        by = {"dims": config.dims, "weights": weights}
-        terms = []
+        dims, terms = config.dims, []
         if config.pair_weight:
-            ranking = pairwise_ranking(first, second, layout.pair_labels, scale=self.scale, **by)
+            ranking = pairwise_ranking(first, second, layout.pair_labels, dims=dims, weights=weights, scale=self.scale)
             terms.append((config.pair_weight, ranking))
         if config.distillation_weight:
             teacher = layout.pair_teacher / config.teacher_scale
-            terms.append((config.distillation_weight, margin_mse(first, second, teacher, layout.pair_groups, **by)))
+            distillation = margin_mse(first, second, teacher, layout.pair_groups, dims=dims, weights=weights)
+            terms.append((config.distillation_weight, distillation))
         for weight, (term, term_by_dim) in terms:
             share = weight / ranks.world_size()
             total, by_dim = total + share * term, by_dim + share * term_by_dim
