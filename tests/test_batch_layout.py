@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from trainer.config import LossConfig
+from trainer.data import false_negatives
 from trainer.data.batch_layout import LayoutBuilder
+from trainer.data.false_negatives import ROUNDING, Guide
 from trainer.data.pairs import PairTable, pairs_from_columns, positives_of
 from trainer.loss.objective import Objective
 
@@ -159,9 +163,147 @@ def test_copies_and_known_positives_are_not_pushed_away():
     assert not torch.allclose(honest, broken)
 
 
+def test_what_a_teacher_says_goes_with_its_pairs():
+    """Margins among the rows of their anchor, scores among all; graded labels where there is no teacher."""
+    triplets = {"anchor": ["a", "b"], "positive": ["p", "q"], "negative": [["n", "m"], ["o"]]}
+    by_margin = pairs_from_columns({**triplets, "margin": [[4.0, 1.0], [2.0]]})
+    by_score = pairs_from_columns({**triplets, "pos_scores": [9.0, 8.0], "neg_scores": [[5.0, 8.0], [6.0]]})
+    order, found = np.array([3, 1, 4, 0, 2]), []
+    for pairs in (by_margin, by_score):
+        layout = builder(pairs, all_pairs=True).build([order[:2], order[2:]])
+        found.append((layout.pair_teacher.tolist(), layout.pair_groups.tolist()))
+    assert found == [([0, -4, -2, 0, -1], [1, 0, 1, 0, 0]), ([8, 5, 6, 9, 8], [0] * 5)]
+    graded = pairs_from_columns({"text1": ["a", "b"], "text2": ["c", "d"], "label": [4.0, 0.0]}, label_scale=5.0)
+    assert builder(graded, all_pairs=True).build([np.arange(2)]).pair_teacher.tolist() == pytest.approx([0.8, 0.0])
+
+    def gradient(weight, pairs):
+        objective = Objective(LossConfig(dims=(8, 4), distillation_weight=weight, teacher_scale=10.0))
+        rows = torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        layout = builder(pairs, all_pairs=True).build([np.arange(5)])
+        objective(rows[: layout.counts[0]], layout).total.backward()
+        return rows.grad
+
+    plain, learned = gradient(0.0, by_margin), gradient(1.0, by_margin)
+    assert not torch.allclose(plain, learned)
+    torch.testing.assert_close(gradient(1.0, pairs_from_columns(triplets)), plain)  # nobody says anything
+
+
 def test_the_scale_learns_only_where_asked():
     assert not [p for p in Objective(LossConfig()).parameters() if p.requires_grad]
     objective = Objective(LossConfig(dims=(8,), learn_scale=True))
     pairs = table([("a", "p", 1), ("b", "q", 1)])
     objective(torch.randn(4, 8), builder(pairs).build([np.arange(2)])).total.backward()
     assert objective.log_scale.grad.abs() > 0 and float(objective.scale.detach()) == pytest.approx(20.0)
+
+
+# ---- probable false negatives
+
+
+def guided(pairs: PairTable, guide: Guide | None, rank: int = 0, two_prompts: bool = False) -> LayoutBuilder:
+    known = positives_of(pairs)
+    return LayoutBuilder(pairs, known, rank=rank, all_pairs=False, two_prompts=two_prompts, guide=guide)
+
+
+def random_guide(texts: int, margin: float, seed: int, both_directions: bool = True) -> Guide:
+    embeddings = torch.randn(texts, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return Guide(torch.nn.functional.normalize(embeddings), margin, both_directions)
+
+
+@settings(max_examples=40, deadline=None)
+@given(random_rows, st.integers(1, 3), st.booleans(), st.booleans(), st.floats(-0.5, 0.5), st.integers(0, 2**32 - 1))
+def test_the_guide_follows_the_rules(rows, world_size, two_prompts, both_directions, margin, seed):
+    rows = rows[: len(rows) - len(rows) % world_size]
+    pairs = table(rows)
+    shares = np.array_split(np.arange(len(rows)), world_size)
+    guide = random_guide(len(pairs.texts) * (1 + two_prompts), margin, seed, both_directions)
+    second_side = len(pairs.texts) if two_prompts else 0
+
+    def labelled(a, b, wanted):
+        return any(
+            label == wanted and ((same(a, x) and same(b, y)) or (same(a, y) and same(b, x))) for x, y, label in rows
+        )
+
+    def is_near(text, other, target):
+        to_other, to_target = (float(guide.embeddings[text] @ guide.embeddings[i]) for i in (other, target))
+        return to_other > to_target - margin - ROUNDING
+
+    def expected(text, target, others, asked=True):
+        """Of text ids: who is masked for `text`, in a slow and literal reading."""
+        masked, count = [], 0
+        for j, other in enumerate(others):
+            a, b = (pairs.texts[i % len(pairs.texts)] for i in (text, other))
+            if same(a, b) or labelled(a, b, 1):
+                masked.append(j)
+            elif asked and is_near(text, other, target) and not labelled(a, b, 0):
+                masked.append(j)
+                count += 1
+        return masked, count
+
+    for rank, share in enumerate(shares):
+        layout = guided(pairs, guide, rank, two_prompts).build(list(shares))
+        texts = np.concatenate(layout.texts)
+        candidates, queries = ([texts[i] for i in places] for places in (layout.candidates, layout.all_queries))
+        masked = 0
+        for i, row in enumerate(row for row in share if pairs.label[row]):
+            query, target = pairs.text1[row], pairs.text2[row] + second_side
+            listed, count = expected(query, target, candidates)
+            assert numbers(layout.excluded[i]) == listed
+            masked += count
+            assert numbers(layout.reverse_excluded[i]) == expected(target, query, queries, both_directions)[0]
+        assert layout.false_negatives == masked
+
+
+def test_a_labelled_negative_is_never_masked_whatever_the_guide_says():
+    rows = [("a", "p", 1), ("a", "n", 0), ("m", "a", 0), ("c", "d", 1)]
+    pairs = table(rows)
+    direction = torch.nn.functional.normalize(torch.randn(len(pairs.texts), 4) * 0.1 + torch.ones(4))
+    layout = guided(pairs, Guide(direction, 1.0, False)).build([np.arange(4)])  # to it all are alike
+    found = names(pairs, layout)
+    masked = [{found["candidates"][j] for j in numbers(row)} for row in layout.excluded]
+    assert masked == [{"p", "d"}, {"n", "m", "p", "d"}] and layout.false_negatives == 1 + 3
+    # Negative control: without their labels they are masked.
+    pairs = table([row for row in rows if row[2]] + [("x", "n", 0), ("m", "y", 0)])
+    layout = guided(pairs, Guide(torch.ones(len(pairs.texts), 1), 1.0, False)).build([np.arange(4)])
+    assert layout.false_negatives == 2 * 3
+
+
+@pytest.mark.parametrize("most", [1, 3, 6])
+def test_bands_and_the_most_of_a_query_keep_the_nearest(most, monkeypatch):
+    """In bands of one query and a few, against a sort of each row."""
+    generator = torch.Generator().manual_seed(most)
+    queries = torch.randn(7, 4, dtype=torch.float64, generator=generator)
+    candidates = torch.randn(11, 4, dtype=torch.float64, generator=generator)
+    thresholds, known = torch.randn(7, dtype=torch.float64, generator=generator), np.eye(7, 11, dtype=bool)
+    expected = np.zeros((7, 11), bool)
+    for i in range(7):
+        dots = [(float(queries[i] @ candidates[j]), j) for j in range(11) if i != j]
+        near = sorted((dot, j) for dot, j in dots if dot > float(thresholds[i]))
+        expected[i, [j for _, j in near[-most:]]] = True
+    for band in (1, 25, 2**24):
+        monkeypatch.setattr(false_negatives, "BAND", band)
+        found = false_negatives.nearest_above(queries, candidates, thresholds, sparse.csr_matrix(known), most)
+        assert np.array_equal(found.toarray(), expected)
+    assert expected.sum() < 7 * 10 and expected.sum(1).max() == most  # some are not near, and the most is reached
+
+
+def test_what_the_guide_masks_gets_no_gradient():
+    torch.manual_seed(0)
+    rows = [("a", "p", 1), ("b", "q", 1), ("c", "r", 1)]
+    pairs = table(rows)
+    guide = Guide(torch.eye(3, dtype=torch.float64)[[0, 0, 1, 1, 2, 2]].clone(), 0.0, True)
+    loss = LossConfig(dims=(8, 4), symmetric=True)
+
+    def gradient(guide):
+        embeddings = torch.randn(6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        Objective(loss)(embeddings, guided(pairs, guide).build([np.arange(3)])).total.backward()
+        return embeddings.grad
+
+    torch.testing.assert_close(gradient(guide), gradient(None))  # to it nothing but the positives is near
+    guide.embeddings[pairs.texts.index("q")] = guide.embeddings[pairs.texts.index("a")]  # as near as a's own
+    layout = guided(pairs, guide).build([np.arange(3)])
+    assert layout.false_negatives == 1 + 2  # and to b its own is now as far as the other three
+    only_a = replace(layout, queries=layout.queries[:1], targets=layout.targets[:1], excluded=layout.excluded[:1])
+    embeddings = torch.randn(6, 8, dtype=torch.float64).requires_grad_()
+    Objective(replace(loss, symmetric=False))(embeddings, only_a).total.backward()
+    touched = {text for text, row in zip(pairs.texts, embeddings.grad, strict=True) if row.abs().max() > 0}
+    assert touched == {"a", "p", "r"}

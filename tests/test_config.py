@@ -110,7 +110,10 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "loss.dims": (["[64, 0]", "[64, -8]", "[64, 32, 64]"], ["[]", "[64]", "[32, 64]"]),
     "loss.weights": (["[1, 0, 1, 1, 1]", "[1, -1, 1, 1, 1]"], ["[]", "[1, 0.5, 2, 1, 1]"]),
     "loss.scale": (["0", "-20"], ["0.1"]),
+    "loss.guide_margin": (["-2.1", "1.1"], ["-2", "-0.5", "0", "1"]),
     "loss.pair_weight": (["-0.1"], ["0", "0.5"]),
+    "loss.distillation_weight": (["-0.1"], ["0", "10"]),
+    "loss.teacher_scale": (["0", "-1"], ["0.5", "20"]),
     "eval.every": (["-1"], ["0"]),
     "eval.largest_strength": (["0.9", "2.1"], ["1", "1.5", "2"]),
     "eval.forgetting_limit": (["-0.01"], ["0"]),
@@ -239,7 +242,7 @@ def test_a_name_from_elsewhere_is_looked_for_in_all_sections(key: str, meant: st
     assert suggest(*key.split(".")) == f"did you mean {meant}?"
 
 
-@pytest.mark.parametrize("key", ["train.zzz", "zzz.", "loss.margin"])
+@pytest.mark.parametrize("key", ["train.zzz", "zzz.", "loss.hinge"])
 def test_what_is_like_nothing_suggests_nothing(key: str) -> None:
     assert suggest(*key.split(".")) == ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import traceback
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch.multiprocessing as mp
 from trainer.config import CurriculumConfig, LossConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
+from trainer.data.false_negatives import Guide
 from trainer.data.pairs import pairs_from_columns, positives_of
 from trainer.loss.objective import Objective
 from trainer.system import distributed as ranks
@@ -22,6 +24,7 @@ from trainer.system import distributed as ranks
 WIDTH = 12
 GLOBAL_BATCH = 16
 LOSS = LossConfig(dims=(12, 4, 8), weights=(1.0, 0.5, 2.0), symmetric=True, pair_weight=0.7, learn_scale=True)
+LOSS = replace(LOSS, distillation_weight=0.9, teacher_scale=3.0)
 
 
 def make_pairs():
@@ -33,6 +36,7 @@ def make_pairs():
     first, second, labels = zip(*rows, *later, strict=True)
     phases = [1] * len(rows) + [2] * len(later)
     columns = {"texts1": first, "texts2": second, "labels": labels, "phase_indicators": phases}
+    columns["teacher"] = [None if row % 5 == 0 else score for row, score in enumerate(rng.normal(size=len(labels)))]
     return pairs_from_columns({name: list(column) for name, column in columns.items()}, "pairs")
 
 
@@ -50,12 +54,15 @@ def step_gradients(world_size: int, sabotage: str = ""):
     sampler = PhasedBatchSampler(
         pairs, CurriculumConfig(phases=(1, 2)), batch_size=GLOBAL_BATCH // world_size, seed=0, world_size=world_size
     )
-    builder = LayoutBuilder(pairs, positives_of(pairs), rank=ranks.rank(), all_pairs=True)
     features, weight = make_model()
+    embeddings = torch.nn.functional.normalize(features[: len(pairs.texts)] + 0.5)
+    guide = Guide(embeddings, -0.1, both_directions=True)
+    builder = LayoutBuilder(pairs, positives_of(pairs), rank=ranks.rank(), all_pairs=True, guide=guide)
     objective = Objective(LOSS).double()
     found = []
     for step in range(3):
         layout = builder.build([sampler.local(step, rank) for rank in range(world_size)])
+        assert world_size > 1 or layout.false_negatives > 0
         if sabotage == "shift targets" and ranks.rank() > 0:
             layout.targets[:] = (layout.targets + 1) % len(layout.candidates)
         if sabotage == "drop mask":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.loss import tiled
+from trainer.loss.distillation import margin_mse
 from trainer.loss.matryoshka import matryoshka_mnrl
 from trainer.loss.ranking import pairwise_ranking
 from trainer.loss.tiled import BAND, LEAST, TILE, tile_shape
@@ -39,6 +42,19 @@ def slow_ranking(first, second, labels, dims, weights, scale):
         terms = [torch.zeros((), dtype=first.dtype)]
         terms += [scale * (n - p) for p in cosines[labels] for n in cosines[~labels]]
         total = total + weight * torch.logsumexp(torch.stack(terms), 0)
+    return total
+
+
+def slow_margin_mse(first, second, teacher, groups, dims, weights):
+    """The definition: each margin of two pairs of a group, less the teacher's; a group counts by its pairs."""
+    total, scored = 0.0, [i for i in range(len(teacher)) if not math.isnan(teacher[i])]
+    for dim, weight in zip(dims, weights, strict=True):
+        cosines = F.cosine_similarity(first[:, :dim], second[:, :dim])
+        for i in scored:
+            members = [j for j in scored if groups[j] == groups[i]]
+            for j in members:
+                error = (cosines[i] - cosines[j]) - (teacher[i] - teacher[j])
+                total = total + weight * error**2 / (2 * len(members) * len(scored))
     return total
 
 
@@ -145,6 +161,41 @@ def test_ranking_equals_the_definition(positives, negatives, seed):
     if positives and negatives:
         for a, b in zip(grads(fast, first, second), grads(slow, first, second), strict=True):
             torch.testing.assert_close(a, b, **EXACT)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 7), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_distillation_equals_the_definition(count, groups, seed):
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (
+        torch.randn(count, 11, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
+    teacher = torch.randn(count, generator=generator, dtype=torch.float64)
+    teacher[torch.rand(count, generator=generator) < 0.3] = math.nan
+    group = torch.randint(min(groups, count), (count,), generator=generator)
+    dims, weights = [11, 3, 7], [1.0, 2.0, 0.5]
+    fast, by_dim = margin_mse(first, second, teacher, group, dims=dims, weights=weights)
+    slow = slow_margin_mse(first, second, teacher.tolist(), group.tolist(), dims, weights)
+    torch.testing.assert_close(fast, torch.as_tensor(slow, dtype=torch.float64), **EXACT)
+    assert fast.item() == pytest.approx((by_dim * torch.tensor(weights)).sum().item(), abs=1e-9)
+    if isinstance(slow, torch.Tensor):
+        for a, b in zip(grads(fast, first, second), grads(slow, first, second), strict=True):
+            torch.testing.assert_close(a, b, **EXACT)
+
+
+def test_distillation_minds_differences_alone_and_is_fp32_under_autocast():
+    torch.manual_seed(7)
+    first, second, group = torch.randn(6, 8), torch.randn(6, 8), torch.tensor([0, 0, 0, 1, 1, 2])
+    teacher = F.cosine_similarity(first, second)
+    shifted = teacher + torch.tensor([3.0, -5.0, 0.25])[group]  # another zero in each group
+    by_dim = {}
+    for name, scores in (("own", teacher), ("shifted", shifted), ("wrong", shifted.flip(0))):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            by_dim[name] = margin_mse(first, second, scores, group, dims=[8, 4])[1]
+        assert by_dim[name].dtype == torch.float32
+        torch.testing.assert_close(by_dim[name], margin_mse(first, second, scores, group, dims=[8, 4])[1])
+    torch.testing.assert_close(by_dim["own"], by_dim["shifted"])
+    assert by_dim["own"][0] < 1e-12 < 1e-3 < by_dim["wrong"][0]  # at the teacher's own dim there is nothing to learn
 
 
 def test_logits_are_fp32_under_autocast():

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import random
+import re
 import time
 import unicodedata
 from collections import Counter, deque
@@ -23,6 +24,7 @@ from oracles import EDITS, Edits, edited
 from trainer.config import DataConfig
 from trainer.data import text_files
 from trainer.data.incidents import generate_pairs
+from trainer.data.pair_cells import SCORES
 from trainer.data.pairs import PairTable, pairs_from_columns, positives_of, read_pairs
 from trainer.data.run_data import load_data
 from trainer.data.split import (
@@ -946,3 +948,38 @@ def test_errors_in_columns_name_source_row_and_field(change: dict[str, Any], wor
     with pytest.raises(InputError) as caught:
         pairs_from_columns(columns_of(list, SINGULAR) | change, "frame")
     assert_one_line(caught.value, *words)
+
+
+@pytest.mark.parametrize(
+    ("columns", "teacher", "groups"),
+    [
+        ({"teacher": ["0,5", ""], "label": [1, 0], "text2": ["p", "q"]}, [0.5, None], [0, 0]),
+        ({"positive": ["p", "q"], "teacher_scores": [3, 2]}, [3, 2], [0, 0]),
+        ({"pos": [["p"], ["q"]], "neg": [["n", "m"], []], "pos_scores": [[3], [2]]}, [3, None, None, 2], [0] * 4),
+        ({"positive": ["p", "q"], "negative": ["n", "m"], "teacher": [[3, 1], [2, -1.5]]}, [3, 1, 2, -1.5], [0] * 4),
+        ({"positive": ["p", "q"], "negative": ["n", "m"], "margin": ["2.5", None]}, [0, -2.5, 0, None], [1, 1, 2, 2]),
+    ],
+)
+def test_a_teachers_scores_are_read(columns, teacher, groups):
+    table = pairs_from_columns({"anchor": ["a", "b"], **columns})
+    assert [None if score != score else score for score in table.teacher.tolist()] == teacher
+    assert table.teacher_group.tolist() == groups
+    last = table.take([len(table) - 1])
+    assert np.array_equal(last.teacher, table.teacher[-1:], equal_nan=True) and last.teacher_group[0] == groups[-1]
+    others = {name: cells for name, cells in columns.items() if name not in SCORES and name != "teacher_scores"}
+    assert pairs_from_columns({"anchor": ["a", "b"], **others}).fingerprint() != table.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"teacher": [["x", 1], [1, 2]]}, "row 1, teacher: 'x' is not a score"),
+        ({"teacher": [[1, 1], [1e31, 2]]}, "row 2, teacher: 1e+31 is not a score"),
+        ({"teacher": [[1, 2], [1]]}, "row 2, teacher: does not fit its 2 positives and negatives"),
+        ({"margin": [1, [2, 3]]}, "row 2, margin: does not fit its 2 positives and negatives: give as many margins"),
+        ({"neg_scores": [1, [2, 3]]}, "row 2, neg_scores: does not fit its 2"),
+    ],
+)
+def test_scores_that_cannot_be_a_teachers_are_refused(columns, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        pairs_from_columns({"anchor": ["a", "b"], "positive": ["p", "q"], "negative": ["n", "m"], **columns})

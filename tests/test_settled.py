@@ -7,14 +7,14 @@ import io
 import pytest
 from rich.console import Console
 
-from trainer.config import Config, setting_keys
+from trainer.config import Config, LossConfig, setting_keys
 from trainer.config_file import load_config, resolve_config
 from trainer.config_rules import SettingError
 from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.errors import InputError
 from trainer.training import plan, settled
 from trainer.training.command import choose_config, default_config, train_parser
-from trainer.training.plan import print_graded_labels
+from trainer.training.plan import print_graded_labels, print_teacher
 from trainer.training.schedule import learning_rates
 from trainer.training.settled import (
     EFFECTS,
@@ -153,6 +153,8 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "train.timeout=60": ([], []),
     "optim.floor_lr=0": ([], ["optim.warmup_ratio=0.5", "optim.hold_ratio=0.5"]),
     "loss.pair_weight=0.5": ([], ["data.train=positives.json"]),
+    "loss.distillation_weight=1": ([], ["data.train=positives.json"]),
+    "loss.teacher_scale=20": (["loss.distillation_weight=1"], []),
     "eval.largest_strength=1.5": ([], ["eval.choose_strength=false"]),
     "early_stopping.patience=2": (["eval.every=3"], ["eval.every=4"]),
     "checkpoint.every=9": ([], ["checkpoint.every=10"]),
@@ -161,8 +163,15 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
 
 def ignored(settings: list[str], processes: int = 1) -> list[str]:
     asked = config_of(*settings)
-    has_negatives = "data.train=positives.json" not in settings
-    run = Conditions(settle(asked, 64, pairs_of([1, 2])), 10, processes, has_negatives, "/adapter" in asked.model.name)
+    is_rich = "data.train=positives.json" not in settings  # it has negatives, and a teacher's scores
+    run = Conditions(
+        settle(asked, 64, pairs_of([1, 2])),
+        10,
+        processes,
+        has_negatives=is_rich,
+        has_soft_targets=is_rich,
+        from_adapter="/adapter" in asked.model.name,
+    )
     return [line.split(" ")[0] for line in ignored_settings(asked, run)]
 
 
@@ -197,7 +206,12 @@ def test_patience_that_cannot_run_out_is_named(settings: list[str], stops: bool)
 def test_the_plan_says_what_was_set_settled_and_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = config_of("model.name=x", "curriculum.mode=mixed", "curriculum.phases=[4]", "output.dir=out")
     real = settle(asked, 384, pairs_of([1, 2]))
-    said = said_by(monkeypatch, lambda: print_settings(asked, Conditions(real, 10, 1, True), width=384))
+    said = said_by(
+        monkeypatch,
+        lambda: print_settings(
+            asked, Conditions(real, 10, 1, has_negatives=True, has_soft_targets=False, from_adapter=False), width=384
+        ),
+    )
     assert said.splitlines() == [
         'Settings that differ from the defaults: model.name = "x", data.train = "pairs.json", '
         'curriculum.mode = "mixed", curriculum.phases = [4]',
@@ -211,7 +225,7 @@ def test_a_largest_dim_below_the_width_is_said(monkeypatch: pytest.MonkeyPatch) 
     asked = config_of("loss.dims=[64, 32]")
     for width, is_said in ((384, True), (64, False)):
         real = settle(asked, width, pairs_of([1, 1]))
-        run = Conditions(real, 10, 1, True)
+        run = Conditions(real, 10, 1, has_negatives=True, has_soft_targets=False, from_adapter=False)
         said = said_by(monkeypatch, lambda run=run, width=width: print_settings(asked, run, width))
         assert ("largest of loss.dims, 64, is below the model's width, 384" in said) is is_said
 
@@ -255,3 +269,16 @@ def test_a_plan_whose_rate_times_steps_moves_nothing_says_so(lora: bool, rate: f
     assert bool(said) is bool(fix) and said.endswith(fix)
     if fix:
         assert f"optim.lr = {rate:g} for {len(rates)} steps" in said and "\n" not in said
+
+
+def test_a_teachers_scores_that_nobody_learns_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {"text1": ["a", "b"], "text2": ["c", "d"], "label": [1, 0], "teacher": [7.5, None]}
+    table = pairs_from_columns(columns)
+    for weight, line in (
+        (0.0, "1 of 2 pairs have a teacher's score; these are not learned"),
+        (1.0, "these are learned"),
+    ):
+        loss = LossConfig(distillation_weight=weight)
+        assert line in said_by(monkeypatch, lambda loss=loss: print_teacher(table, loss))
+    del columns["teacher"]
+    assert said_by(monkeypatch, lambda: print_teacher(pairs_from_columns(columns), LossConfig())) == ""

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
 from trainer.errors import NumericError
+from trainer.model.embedding import embed
 from trainer.system.console import console
 from trainer.training import plan
 from trainer.training.setup import build_run, read_inputs
@@ -178,3 +179,21 @@ def test_what_draws_in_a_step_draws_from_torch_alone(make_stepper):
     for step in range(2):
         stepper.train_step(step, stepper.run.prepare(step))
     assert states()[:2] == (numpys, pythons) and not torch.equal(states()[2], torchs)
+
+
+@pytest.mark.slow
+def test_the_guide_is_the_untouched_encoder_whatever_was_trained(make_stepper):
+    stepper = make_stepper("guided", {"loss.guide_margin": 0.2})
+    run = stepper.run
+    untouched = torch.from_numpy(embed(run.encoder, run.tokens))
+    guide = run.layouts.guide
+    torch.testing.assert_close(guide.embeddings, torch.nn.functional.normalize(untouched))
+    arrived = stepper.train_step(0, run.prepare(0)) + stepper.settle()
+    assert arrived[0].logged["false_negatives"] > 0
+    trained = torch.from_numpy(embed(run.encoder, run.tokens))
+    assert not torch.allclose(untouched, trained)
+    again = make_stepper("again", {"loss.guide_margin": 0.2}).run.layouts.guide  # as where it is resumed
+    assert torch.equal(again.embeddings, guide.embeddings)
+    # Negative control: without it nothing is masked as one.
+    plain = make_stepper("plain").run
+    assert plain.layouts.guide is None and plain.prepare(0).known()["false_negatives"] == 0

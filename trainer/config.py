@@ -94,8 +94,8 @@ class DataConfig(Section, name="data"):
     proportion and pairs of one first text together; dev is the same as without."""
     columns: tuple[str, ...] = ()
     """What the pair files call their fields, as in ["text1=Title", "label=same"]; empty goes by the usual names, and
-    so does a file that has none of these columns. Fields: text1, text2, label, phase, category1, category2; or anchor,
-    positive and negative. Numbers of columns, from 1, where a file has no header."""
+    so does a file that has none of these columns. Fields: text1, text2, label, phase, category1, category2,
+    teacher; or anchor, positive, negative, margin. Numbers of columns, from 1, where a file has no header."""
     encoding: str = ""
     """Of the pair files and the corpus, as in "cp1252"; empty is told by the bytes."""
     separator: str = ""
@@ -206,8 +206,16 @@ class LossConfig(Section, name="loss"):
     """Train the scale, beginning with `scale`."""
     symmetric: bool = False
     """Also rank the queries of each positive; the two directions are averaged."""
+    guide_margin: float = -2.0
+    """Mask probable false negatives: candidates that the untouched encoder finds nearer to a query than its own
+    positive less this, in cosines (of more than 256 the nearest); never those labelled negative. -2 masks none."""
     pair_weight: float = 0.0
     """Weight of the pairwise ranking term over all labelled pairs of the batch."""
+    distillation_weight: float = 0.0
+    """Weight of the term that has cosines differ as a teacher's scores of the pairs do; without such, as labels do that
+    lie between 0 and data.label_scale, which counts as 1."""
+    teacher_scale: float = 1.0
+    """How much the teacher's scores differ where cosines should differ by 1."""
 
     def check_together(self) -> None:
         if self.weights and self.dims and len(self.weights) != len(self.dims):

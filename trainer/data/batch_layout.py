@@ -20,7 +20,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from trainer.data.pairs import PairTable
+from trainer.data.false_negatives import Guide
+from trainer.data.pairs import PairTable, negatives_of, soft_targets
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,17 @@ class BatchLayout:
     candidates: Tensor  # [G] of all ranks
     targets: Tensor  # [Q] into candidates
     own_targets: Tensor  # [Q] the same texts
-    excluded: Tensor  # [Q, K] into candidates: the query's own copies and known positives, filled up with -1
+    # [Q, K] into candidates: the query's own copies and known positives, and probable false negatives; filled with -1.
+    excluded: Tensor
     all_queries: Tensor  # of all ranks; rows of the other direction are this rank's targets
     first_query: int  # where this rank's queries stand among all_queries
-    reverse_excluded: Tensor  # [Q, K'] into all_queries: the target's own copies and known positives, likewise
+    reverse_excluded: Tensor  # [Q, K'] into all_queries: those of the target, likewise
+    false_negatives: int  # how many of `excluded` are there as such alone
     pair1: Tensor  # [P] every labelled pair of the global batch
     pair2: Tensor  # [P]
     pair_labels: Tensor  # [P] bool
+    pair_teacher: Tensor  # [P] fp32, what a teacher, or a graded label, says of each pair; NaN for nothing
+    pair_groups: Tensor  # [P] from 0: which of these scores are comparable
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -60,16 +65,20 @@ class LayoutBuilder:
         rank: int,
         all_pairs: bool,
         two_prompts: bool = False,
+        guide: Guide | None = None,
     ) -> None:
         """
         Args:
             known_positives: [C, C] bool over canonical texts, symmetric.
-            all_pairs: encode both sides of every negative row, as a pairwise term needs; else only its candidate.
+            all_pairs: encode both sides of every negative row, as terms over pairs need; else only its candidate.
             two_prompts: the encoder has a prompt for each side; text ids are then those of `PairTable.with_sides`.
+            guide: tells probable false negatives, which are masked unless they are labelled negative.
         """
         self.table, self.rank, self.all_pairs = table.with_sides() if two_prompts else table, rank, all_pairs
         self.second_side = len(table.texts) if two_prompts else 0  # added to a first text's id
         self.related = known_positives + sparse.identity(known_positives.shape[0], bool, "csr")
+        self.guide, self.negatives = guide, negatives_of(table)
+        self.teacher = soft_targets(table)
 
     def build(self, ranks: list[np.ndarray]) -> BatchLayout:
         """Lay out a global batch, given as the rows [B] of each rank."""
@@ -92,19 +101,26 @@ class LayoutBuilder:
         of_rank = slice(first, first + len(positives[self.rank]))
         pairs = ranks if self.all_pairs else [part[:0] for part in ranks]
         all_queries = _positions(encoded, table.text1, positives)
+        own_queries, own_targets = query_texts[of_rank], target_texts[of_rank]
+        excluded, false_negatives = self._excluded(own_queries, own_targets, unique_candidates)
+        reverse_guided = self.guide is not None and self.guide.both_directions
+        reverse_excluded, _ = self._excluded(own_targets, own_queries, query_texts, reverse_guided)
         return BatchLayout(
             texts=tuple(encoded),
             queries=all_queries[of_rank],
             candidates=torch.from_numpy(first_place[np.searchsorted(encoded_once, unique_candidates)]),
-            targets=torch.from_numpy(np.searchsorted(unique_candidates, target_texts[of_rank])),
+            targets=torch.from_numpy(np.searchsorted(unique_candidates, own_targets)),
             own_targets=_positions(encoded, table.text2, positives)[of_rank],
-            excluded=self._related(query_texts[of_rank], unique_candidates),
+            excluded=excluded,
             all_queries=all_queries,
             first_query=first,
-            reverse_excluded=self._related(target_texts[of_rank], query_texts),
+            reverse_excluded=reverse_excluded,
+            false_negatives=false_negatives,
             pair1=_positions(encoded, table.text1, pairs),
             pair2=_positions(encoded, table.text2, pairs),
             pair_labels=torch.from_numpy(table.label[np.concatenate(pairs)]),
+            pair_teacher=torch.from_numpy(self.teacher[np.concatenate(pairs)]).float(),
+            pair_groups=torch.from_numpy(np.unique(table.teacher_group[np.concatenate(pairs)], return_inverse=True)[1]),
         )
 
     def _candidates(self, rows: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -115,16 +131,23 @@ class LayoutBuilder:
         swapped = ~positive & np.isin(table.canonical[second], anchors) & ~np.isin(table.canonical[first], anchors)
         return np.where(swapped, first + self.second_side, second)
 
-    def _related(self, texts: np.ndarray, others: np.ndarray) -> Tensor:
-        """Which of the others are copies or known positives of each text: [texts, the most of any], filled with -1."""
+    def _excluded(
+        self, texts: np.ndarray, targets: np.ndarray, others: np.ndarray, guided: bool = True
+    ) -> tuple[Tensor, int]:
+        """Which of the others are copies or known positives of each text, or probable false negatives beside its
+        target: [texts, the most of any], filled with -1. And how many are the last alone."""
         canonical = self.table.canonical
         placed = np.ones(len(others), bool), (canonical[others], np.arange(len(others)))
         holds = sparse.csr_matrix(placed, shape=(self.related.shape[0], len(others)))
-        related = self.related[canonical[texts]] @ holds
-        counts = np.diff(related.indptr)
+        excluded, false_negatives = self.related[canonical[texts]] @ holds, 0
+        if self.guide is not None and guided:
+            known = excluded + self.negatives[canonical[texts]] @ holds
+            nearer = self.guide.false_negatives(texts, targets, others, known)
+            excluded, false_negatives = excluded + nearer, nearer.nnz
+        counts = np.diff(excluded.indptr)
         columns = np.full((len(texts), counts.max(initial=0)), -1)
-        columns[np.arange(columns.shape[1]) < counts[:, None]] = related.indices
-        return torch.from_numpy(columns)
+        columns[np.arange(columns.shape[1]) < counts[:, None]] = excluded.indices
+        return torch.from_numpy(columns), false_negatives
 
 
 def _positions(encoded: Sequence[np.ndarray], texts: np.ndarray, rows: Sequence[np.ndarray]) -> Tensor:

@@ -26,7 +26,12 @@ PAIR_NAMES = {
     "category1": ("category1", "categories1"),
     "category2": ("category2", "categories2"),
     "origin": ("origin", "origins"),  # which build-pairs writes, and lint reads
+    "teacher": ("teacher", "teachers", "teacherscore", "teacherscores"),  # of a pair; of all texts of a row, in order
+    "margin": ("margin", "margins"),  # the teacher's score of the positive less that of each negative
+    "pos_scores": ("posscores", "posscore"),  # the teacher's of each positive, and of each negative
+    "neg_scores": ("negscores", "negscore"),
 }
+OF_TRIPLETS = ("margin", "pos_scores", "neg_scores")
 USUAL_PAIR_NAMES = {
     "text1": ("sentence1", "question1", "anchor", "query", "premise", "texta", "sentencea", "questiona", "question"),
     "text2": (
@@ -127,12 +132,18 @@ class PairFinder:
             found.pop("label", None)
         if "label" in found and "negative" in found:
             both = f"a label ({brief(names[found['label'][0]])}) and negatives ({brief(names[found['negative'][0]])})"
-            raise InputError(f"{source}: has {both}: say which counts, {_mapping_fix(('label', 'NAME'))}")
+            raise InputError(
+                f"{source}: has {both}: say which counts, {_mapping_fix(('label', 'NAME'))}, or "
+                f"{_mapping_fix(('margin', 'NAME'))} where it is a teacher's"
+            )
         by_name = "text2" in found and POSITIVE.fullmatch(name_key(names[found["text2"][0]]))
         if "text2" in found and "label" not in found and ("negative" in found or by_name):
             found["positive"] = found.pop("text2")
         if "positive" in found and "label" in found:
             found["text2"] = found.pop("positive")
+        if "positive" not in found:
+            for name in OF_TRIPLETS:
+                found.pop(name, None)
         if missing := [name for name in REQUIRED if name not in found and (name == "text1" or "positive" not in found)]:
             raise _missing_pair_columns(source, missing, names)
         return found

@@ -13,6 +13,8 @@ from trainer.text.canonical import canonical_form
 
 WORDS = {"true": True, "yes": True, "y": True, "false": False, "no": False, "n": False}  # that labels may be
 MAX_PHASE = 2**31 - 1
+MAX_SCORE = 1e30  # of a teacher: fp32 holds it
+SCORES = ("teacher", "margin", "pos_scores", "neg_scores")  # columns that tell a teacher's scores
 # What no text may hold: NUL, and surrogates, which JSON can spell ("\\ud800") and UTF-8 cannot.
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -27,24 +29,50 @@ def one_row_a_pair(raw: RawTable) -> RawTable:
     sides = [
         (raw.columns[name], label) for name, label in (("positive", True), ("negative", False)) if name in raw.columns
     ]
-    chosen = [
-        (row, text, label)
-        for row in range(len(raw))
-        for column, label in sides
-        for text in _texts_in(column[row], keep_blank=label)
-    ]
+    chosen = []
+    for row in range(len(raw)):
+        texts = [(text, label) for column, label in sides for text in _texts_in(column[row], keep_blank=label)]
+        scores = _scores_in(raw, row, [label for _, label in texts])
+        chosen += [(row, text, label, score) for (text, label), score in zip(texts, scores, strict=True)]
     if not chosen:
         raise InputError(f"{raw.source}: has no positives and no negatives: add some")
-    rows, texts, labels = zip(*chosen, strict=True)
-    others = raw.columns.keys() - {"positive", "negative"}
+    rows, cells, labels, teacher = zip(*chosen, strict=True)
+    scored_by = [name for name in SCORES if name in raw.columns]
+    others = raw.columns.keys() - {"positive", "negative", *SCORES}
     return replace(
         raw,
         columns={name: [raw.columns[name][row] for row in rows] for name in others}
-        | {"text2": list(texts), "label": list(labels)},
-        names={**raw.names, "text2": raw.names["positive"], "label": "label"},
+        | {"text2": list(cells), "label": list(labels)}
+        | ({"teacher": list(teacher)} if scored_by else {}),
+        names={**raw.names, "text2": raw.names["positive"], "label": "label"}
+        | ({"teacher": raw.names[scored_by[0]]} if scored_by else {}),
         lines=[raw.lines[row] for row in rows] if raw.lines else None,
         rows=[row + 1 for row in rows],
     )
+
+
+def _scores_in(raw: RawTable, row: int, labels: list[bool]) -> list[Any]:
+    """The cells with a teacher's scores of a row's texts, positives first, or what its margins make of them, up to a
+    sign: 0 for the positive. None for texts without. Raises InputError where they are not as many as the texts."""
+    cells, field = {name: _numbers_in(raw.columns[name][row]) for name in SCORES if name in raw.columns}, "teacher"
+    if "pos_scores" in cells or "neg_scores" in cells:
+        field = "pos_scores" if "pos_scores" in cells else "neg_scores"
+        sides = (("pos_scores", labels.count(True)), ("neg_scores", labels.count(False)))
+        scores = [cell for name, count in sides for cell in cells.get(name) or [None] * count]
+    elif "margin" in cells:
+        field = "margin"
+        scores = [0.0] * labels.count(True) + (cells["margin"] or [None] * labels.count(False))
+    else:
+        scores = cells.get("teacher") or [None] * len(labels)
+    if len(scores) != len(labels) or (field == "margin" and labels.count(True) > 1):
+        what = "margins: there is one positive" if field == "margin" else "scores"
+        raise raw.error(row, field, f"does not fit its {len(labels)} positives and negatives: give as many {what}")
+    return scores
+
+
+def _numbers_in(cell: Any) -> list[Any]:
+    """The cells of a list, or the one that is not blank."""
+    return cell if isinstance(cell, list) else [] if cell in ("", None) else [cell]
 
 
 def _texts_in(cell: Any, keep_blank: bool) -> list[Any]:
@@ -86,6 +114,16 @@ def read_label(cell: Any, scale: float, scale_setting: str) -> float:
             fix = f"correct it, or set {scale_setting} (now {scale:g}) to the highest label; 0 is the least alike"
         raise BadCell(f"{brief(value)} is not between 0 and {scale:g}", fix)
     return float(value) + 0.0  # -0.0 becomes 0.0, whose bytes the fingerprint sees
+
+
+def read_score(cell: Any) -> float:
+    """A teacher's score, of any unit; NaN where there is none. Raises BadCell."""
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        return math.nan
+    value = parse_number(cell) if isinstance(cell, str) else cell
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MAX_SCORE:
+        raise BadCell(f"{brief(cell)} is not a score", "write a number, or leave it blank for none")
+    return float(value)
 
 
 def read_phase(cell: Any) -> int:

@@ -24,7 +24,7 @@ from scipy.sparse import csr_matrix
 
 from trainer.data.field_names import PairFinder
 from trainer.data.json_files import table_of_columns
-from trainer.data.pair_cells import one_row_a_pair, read_category, read_label, read_phase, read_text
+from trainer.data.pair_cells import one_row_a_pair, read_category, read_label, read_phase, read_score, read_text
 from trainer.data.raw_table import Faults, RawTable
 from trainer.data.readers import Reading, read_table
 from trainer.errors import InputError
@@ -33,6 +33,7 @@ from trainer.text.canonical import canonical_form
 IntArray = NDArray[np.int32]
 
 SCALE_SETTING = "data.label_scale"
+TEACHER = ("teacher", "teacher_group")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,10 @@ class PairTable:
     """[N] number of the row in the file, from 1, for messages; sub-tables keep it."""
     source: str
     """What to call the table in messages: the file's path."""
+    teacher: NDArray[np.float64]
+    """[N] a teacher's score of each pair in the file's unit, NaN where there is none."""
+    teacher_group: NDArray[np.int64]
+    """[N] which of the teacher's scores are comparable: 0 for all with all, else with those of the same number."""
     origins: list[str] | None = None
     """[N] where each row of built pairs comes from (`origins.py`), "" where unknown; None without such a column."""
 
@@ -73,7 +78,7 @@ class PairTable:
         used, ids = _number_by_appearance(np.stack([self.text1[chosen], self.text2[chosen]], axis=1).ravel())
         lists = ((name, getattr(self, name)) for name in ("categories1", "categories2", "origins"))
         columns: dict[str, Any] = {name: cells and [cells[row] for row in chosen] for name, cells in lists}
-        columns |= {name: getattr(self, name)[chosen] for name in ("score", "label", "phase", "row")}
+        columns |= {name: getattr(self, name)[chosen] for name in ("score", "label", "phase", "row", *TEACHER)}
         return replace(
             self,
             texts=[self.texts[text] for text in used],
@@ -101,8 +106,11 @@ class PairTable:
         for strings in (self.texts, self.categories1, self.categories2):
             digest.update(json.dumps(strings).encode())
             digest.update(b"\n")
-        columns = (self.text1, self.text2, self.score, self.label, self.phase)
-        for column, dtype in zip(columns, ("<i4", "<i4", "<f8", "u1", "<i4"), strict=True):
+        columns: list[NDArray[Any]] = [self.text1, self.text2, self.score, self.label, self.phase]
+        types = ["<i4", "<i4", "<f8", "u1", "<i4"]
+        if not np.isnan(self.teacher).all():  # else that of a version that knew no teacher
+            columns, types = [*columns, self.teacher, self.teacher_group], [*types, "<f8", "<i8"]
+        for column, dtype in zip(columns, types, strict=True):
             digest.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
         return digest.hexdigest()
 
@@ -173,6 +181,7 @@ def _pair_table(
         raise InputError(
             f"data.positive_threshold is {threshold}: set it above 0, up to data.label_scale {label_scale}"
         )
+    are_margins = "margin" in raw.columns and not raw.columns.keys() & {"pos_scores", "neg_scores"}
     raw = one_row_a_pair(raw)
     faults = Faults(raw)
     texts1, texts2 = (faults.read(side, partial(read_text, name=raw.names[side])) for side in ("text1", "text2"))
@@ -180,7 +189,9 @@ def _pair_table(
     phases = faults.read("phase", read_phase) if "phase" in raw.columns else [1] * len(raw)
     read = partial(read_category, spelled={"": ""})
     categories = [faults.read(name, read) if name in raw.columns else None for name in ("category1", "category2")]
+    teacher = faults.read("teacher", read_score) if "teacher" in raw.columns else [math.nan] * len(raw)
     faults.check()
+    rows = np.array(raw.rows or range(1, len(raw) + 1), dtype=np.int64)
     ids: dict[str, int] = {}
     numbers = [ids.setdefault(text, len(ids)) for pair in zip(texts1, texts2, strict=True) for text in pair]
     scores = np.array(labels, dtype=np.float64)
@@ -197,7 +208,9 @@ def _pair_table(
         phase=np.array(phases, dtype=np.int32),
         categories1=categories[0],
         categories2=categories[1],
-        row=np.array(raw.rows or range(1, len(raw) + 1), dtype=np.int64),
+        row=rows,
+        teacher=(-1.0 if are_margins else 1.0) * np.array(teacher, dtype=np.float64),
+        teacher_group=rows if are_margins else np.zeros_like(rows),
         source=raw.source,
         origins=origins and [cell.strip().lower() if isinstance(cell, str) else "" for cell in origins],
     )
@@ -207,6 +220,14 @@ def graded_labels(table: PairTable) -> NDArray[np.bool_]:
     """[N] which labels lie strictly between the ends of their scale: where pairs are positive or negative, the
     difference between them is lost."""
     return (table.score > 0) & (table.score < 1)
+
+
+def soft_targets(table: PairTable) -> NDArray[np.float64]:
+    """[N] what distillation learns: the teacher's scores; where no pair has one, the labels, 0 to 1, if some lie
+    between the ends of their scale; else NaN, as there is nothing to learn."""
+    if np.isnan(table.teacher).all() and graded_labels(table).any():
+        return table.score
+    return table.teacher
 
 
 def _number_by_appearance(values: NDArray[Any]) -> tuple[NDArray[Any], IntArray]:
@@ -223,7 +244,16 @@ def canonical_count(table: PairTable) -> int:
 
 def positives_of(table: PairTable) -> csr_matrix:
     """[C, C] symmetric sparse bool matrix: True where some row labels these two canonical texts positive."""
-    first, second = table.canonical[table.text1[table.label]], table.canonical[table.text2[table.label]]
+    return _canonical_pairs(table, table.label)
+
+
+def negatives_of(table: PairTable) -> csr_matrix:
+    """As `positives_of`, of the rows labelled negative."""
+    return _canonical_pairs(table, ~table.label)
+
+
+def _canonical_pairs(table: PairTable, rows: NDArray[np.bool_]) -> csr_matrix:
+    first, second = table.canonical[table.text1[rows]], table.canonical[table.text2[rows]]
     sides = (np.concatenate([first, second]), np.concatenate([second, first]))
     size = canonical_count(table)
     return csr_matrix((np.ones(2 * len(first), dtype=np.bool_), sides), shape=(size, size))

@@ -2,6 +2,7 @@
 
 matryoshka.matryoshka_mnrl                 multiple-negatives ranking at every Matryoshka dim, from one product
 ranking.pairwise_ranking                   every positive pair above every negative one (CoSENT), at every dim
-objective.Objective                        both over the layout of a batch, and the learned scale
+distillation.margin_mse                    cosines that differ as a teacher's scores do, at every dim
+objective.Objective                        all of them over the layout of a batch, and the learned scale
 tiled.py                                   how MNRL and its gradients are computed tile by tile
 """

@@ -1,4 +1,4 @@
-"""The training objective of a batch: MNRL over its layout, the other direction and the ranking term where asked for."""
+"""The training objective of a batch: MNRL over its layout; other direction, ranking, distillation where asked for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trainer.config import LossConfig
 from trainer.data.batch_layout import BatchLayout
+from trainer.loss.distillation import margin_mse
 from trainer.loss.matryoshka import matryoshka_mnrl
 from trainer.loss.ranking import pairwise_ranking
 from trainer.system import distributed as ranks
@@ -59,16 +60,17 @@ class Objective(nn.Module):
                 excluded=layout.reverse_excluded,
             )
             total, by_dim = (total + reverse) / 2, (by_dim + reverse_by_dim) / 2
+        # Every rank computes the same terms from all pairs: each contributes its share of them.
+        first, second = embeddings[layout.pair1], embeddings[layout.pair2]
+        dims, terms = config.dims, []
         if config.pair_weight:
-            # Every rank computes the same term from all pairs: each contributes its share of it.
-            term, term_by_dim = pairwise_ranking(
-                embeddings[layout.pair1],
-                embeddings[layout.pair2],
-                layout.pair_labels,
-                dims=config.dims,
-                weights=weights,
-                scale=self.scale,
-            )
-            share = config.pair_weight / ranks.world_size()
+            ranking = pairwise_ranking(first, second, layout.pair_labels, dims=dims, weights=weights, scale=self.scale)
+            terms.append((config.pair_weight, ranking))
+        if config.distillation_weight:
+            teacher = layout.pair_teacher / config.teacher_scale
+            distillation = margin_mse(first, second, teacher, layout.pair_groups, dims=dims, weights=weights)
+            terms.append((config.distillation_weight, distillation))
+        for weight, (term, term_by_dim) in terms:
+            share = weight / ranks.world_size()
             total, by_dim = total + share * term, by_dim + share * term_by_dim
         return Loss(total, by_dim.detach())

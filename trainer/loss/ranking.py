@@ -12,6 +12,24 @@ from trainer.loss.matryoshka import check_dims, full_precision, weights_of
 from trainer.loss.tiled import constants, inverse_norms, row_scales
 
 
+def prefix_cosines(first: Tensor, second: Tensor, dims: Sequence[int]) -> Tensor:
+    """Cosines [P, M] of the rows of two [P, E] at every dim, in fp32 (float64 for float64 input), also under autocast.
+
+    Raises ValueError for dims that do not fit.
+    """
+    check_dims(dims, first.shape[-1])
+    with torch.autocast(first.device.type, enabled=False):
+        first, second = (rows * row_scales(rows)[:, None] for rows in (full_precision(first), full_precision(second)))
+        ascending = sorted(dims)
+        dot = first.new_zeros(first.shape[0])
+        inverses = inverse_norms(first, ascending), inverse_norms(second, ascending)
+        by_dim = {}
+        for k, (start, stop) in enumerate(pairwise([0, *ascending])):
+            dot = dot + (first[:, start:stop] * second[:, start:stop]).sum(1)
+            by_dim[stop] = dot * inverses[0][k] * inverses[1][k]
+        return torch.stack([by_dim[dim] for dim in dims], 1)
+
+
 def pairwise_ranking(
     first: Tensor,
     second: Tensor,
@@ -41,17 +59,7 @@ def pairwise_ranking(
     Returns:
         The weighted total, a scalar, and the loss of each dim [M] in the order of `dims`.
     """
-    check_dims(dims, first.shape[-1])
-    with torch.autocast(first.device.type, enabled=False):
-        first, second = (rows * row_scales(rows)[:, None] for rows in (full_precision(first), full_precision(second)))
-        ascending = sorted(dims)
-        dot = first.new_zeros(first.shape[0])
-        inverses = inverse_norms(first, ascending), inverse_norms(second, ascending)
-        by_dim = {}
-        for k, (start, stop) in enumerate(pairwise([0, *ascending])):
-            dot = dot + (first[:, start:stop] * second[:, start:stop]).sum(1)
-            by_dim[stop] = scale * dot * inverses[0][k] * inverses[1][k]
-        logits = torch.stack([by_dim[dim] for dim in dims], 1)
+    logits = scale * prefix_cosines(first, second, dims)
     # Filled, not selected: how many there are of a kind would have to be asked of the device.
     least, positive = torch.finfo(logits.dtype).min, labels[:, None]
     spread_M = torch.logsumexp(logits.masked_fill(positive, least), 0)

@@ -24,6 +24,11 @@ class Prepared:
     tokens: int  # that the rank encodes
     waste: float  # share of its attention that is padding
 
+    def known(self) -> dict[str, float]:
+        """What the log says of this rank's part: padding, and probable false negatives of a query, on average."""
+        false_negatives = self.layout.false_negatives / max(len(self.layout.queries), 1)
+        return {"waste": self.waste, "false_negatives": false_negatives}
+
 
 def collate(layout: BatchLayout, tokens: TokenTable, tokens_per_chunk: int, in_groups: bool) -> Prepared:
     """This rank's part of a batch as chunks of at most so many tokens, on the CPU; with 0 as one chunk.

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from trainer.config import LossConfig
 from trainer.config_file import dump_config
-from trainer.data.pairs import PairTable, graded_labels
+from trainer.data.pairs import PairTable, graded_labels, soft_targets
 from trainer.lint.linter import Tokens, lint_tables
 from trainer.lint.show import print_findings
 from trainer.model.encoder import in_mode
@@ -94,13 +95,47 @@ def print_graded_labels(pairs: PairTable) -> None:
         )
 
 
+def print_teacher(pairs: PairTable, loss: LossConfig) -> None:
+    """Say how many pairs have a teacher's score, and what becomes of these."""
+    if scored := int((~np.isnan(pairs.teacher)).sum()):
+        weight = loss.distillation_weight
+        use = f"are learned, in units of loss.teacher_scale = {loss.teacher_scale:g}" if weight else "are not learned"
+        console.print(
+            f"{scored} of {len(pairs)} pairs have a teacher's score; these {use} (loss.distillation_weight = "
+            f"{weight:g})",
+            markup=False,
+        )
+
+
+def print_false_negatives(run: Run) -> None:
+    """Say how many candidates loss.guide_margin masks in the first batch, where that is on."""
+    if run.layouts.guide is not None:
+        prepared = run.prepare(0)
+        console.print(
+            f"loss.guide_margin = {run.config.loss.guide_margin:g}: of the first batch's "
+            f"{len(prepared.layout.candidates)} candidates {prepared.known()['false_negatives']:.1f} a query are "
+            "masked, on average, as probable false negatives",
+            markup=False,
+        )
+
+
 def print_plan(run: Run) -> None:
     """Show what is about to happen: settings, trained parameters, phases, the learning rate at every boundary."""
     has_negatives = not run.data.train.label.all()
-    conditions = Conditions(run.config, run.steps, ranks.world_size(), has_negatives, bool(run.encoder.spec.adapter))
+    has_soft_targets = not np.isnan(soft_targets(run.data.train)).all()
+    conditions = Conditions(
+        run.config,
+        run.steps,
+        ranks.world_size(),
+        has_negatives=has_negatives,
+        has_soft_targets=has_soft_targets,
+        from_adapter=run.encoder.spec.adapter is not None,
+    )
     print_settings(run.asked, conditions, run.encoder.width)
     print_searches(run, conditions.evaluations_before_the_end + 1)
     print_graded_labels(run.data.train)
+    print_teacher(run.data.train, run.config.loss)
+    print_false_negatives(run)
     trained = sum(parameter.numel() for parameter in run.parameters.values())
     console.print(f"{len(run.sampler)} steps, training {trained:,} values in {len(run.parameters)} tensors:")
     kinds = Counter((re.sub(r"\.\d+\.", ".*.", name), tuple(p.shape)) for name, p in run.parameters.items())

@@ -111,7 +111,9 @@ class Conditions:
     steps: int
     processes: int
     has_negatives: bool
-    from_adapter: bool = False
+    has_soft_targets: bool
+    """Whether pairs have a teacher's scores, or graded labels."""
+    from_adapter: bool
     """Whether the model was loaded with an adapter."""
 
     @property
@@ -169,6 +171,12 @@ EFFECTS = {
         "warm-up and hold are the whole run",
     ),
     "loss.pair_weight": Effect(lambda run: run.has_negatives, "there are no negatives"),
+    "loss.distillation_weight": Effect(
+        lambda run: run.has_soft_targets, "no pair has a teacher's score or a label between 0 and data.label_scale"
+    ),
+    "loss.teacher_scale": Effect(
+        lambda run: run.has_soft_targets and run.config.loss.distillation_weight > 0, "no teacher's scores are learned"
+    ),
     "eval.largest_strength": Effect(lambda run: run.config.eval.choose_strength, "eval.choose_strength = false"),
     "early_stopping.patience": Effect(
         lambda run: run.evaluations_before_the_end > run.config.early_stopping.patience,

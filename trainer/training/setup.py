@@ -24,6 +24,7 @@ from torch.nn import Parameter
 from trainer.config import Config, OutputConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
+from trainer.data.false_negatives import Guide
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.run_data import load_data
 from trainer.evaluation.metric_choice import judged_on, require_metric, settle_metric
@@ -34,6 +35,7 @@ from trainer.model.embedding import embed, embed_cached
 from trainer.model.encoder import Encoder
 from trainer.model.loading import hush_transformers
 from trainer.model.lora import continues_adapter, start_adapters
+from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 from trainer.system.console import console
 from trainer.system.gpu import require_code
@@ -199,7 +201,7 @@ def read_inputs(
         sampler=sampler,
         rates=learning_rates(config.optim, len(sampler)),
         steps=min(max_steps or len(sampler), len(sampler)),
-        layouts=layout_builder(config, data.train, encoder),
+        layouts=layout_builder(config, data.train, encoder, tokenized.tokens),
         fingerprints=fingerprints,
     )
 
@@ -226,14 +228,15 @@ def plan_batches(config: Config, table: PairTable) -> PhasedBatchSampler:
     )
 
 
-def layout_builder(config: Config, table: PairTable, encoder: Encoder) -> LayoutBuilder:
-    """What lays out this rank's part of each batch."""
+def layout_builder(config: Config, table: PairTable, encoder: Encoder, tokens: TokenTable) -> LayoutBuilder:
+    """What lays out this rank's part of each batch, by the encoder before training. Collective."""
     return LayoutBuilder(
         table,
         positives_of(table),
         rank=ranks.rank(),
-        all_pairs=config.loss.pair_weight > 0,
+        all_pairs=config.loss.pair_weight > 0 or config.loss.distillation_weight > 0,
         two_prompts=len(encoder.spec.side_prompts) > 1,
+        guide=Guide.build(encoder, tokens, config.loss),
     )
 
 

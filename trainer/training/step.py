@@ -48,7 +48,8 @@ class Stepper:
         self.run = run
         on_device = run.device.type == "cuda" and run.fast_paths.fused  # where a bad update is passed over
         self.lag = int(on_device) if lag is None else lag
-        self.pending: deque[tuple[int, float, Arriving]] = deque()  # step, waste, numbers still on their way
+        # Step, what is known of it already, and numbers still on their way.
+        self.pending: deque[tuple[int, dict[str, float], Arriving]] = deque()
 
     def train_step(
         self,
@@ -83,7 +84,7 @@ class Stepper:
         counters = [torch.full((1,), float(value), device=run.device) for value in (prepared.tokens, stop(), save())]
         parts = torch.cat([loss.total.detach().view(1), *counters, loss.by_dim]).to(widest_float(run.device))
         numbers = torch.cat([ranks.sum_over_ranks(parts), norm.detach().to(parts.dtype).view(1)])
-        self.pending.append((step, prepared.waste, Arriving(numbers)))
+        self.pending.append((step, prepared.known(), Arriving(numbers)))
         arrived = self.settle(self.lag)
 
         # ---- update
@@ -97,7 +98,7 @@ class Stepper:
         """Read the numbers of all updates but the last `lag`, in order. Raises NumericError as `train_step` does."""
         arrived = []
         while len(self.pending) > lag:
-            step, waste, numbers = self.pending.popleft()
+            step, known, numbers = self.pending.popleft()
             loss, tokens, stop, save, *by_dim, norm = numbers.read()
             self.check_finite(step, loss, norm)
             logged = {
@@ -106,7 +107,7 @@ class Stepper:
                 "grad_norm": norm,
                 "skipped": not np.isfinite(norm),  # the fp16 loss scaler passes over an update that overflowed
                 "tokens": int(tokens),
-                "waste": waste,
+                **known,
                 "peak_memory": peak_memory(self.run.device),
             }
             arrived.append(StepNumbers(step, logged, stop=stop > 0, save=save > 0))
