@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -42,6 +43,23 @@ def make_units(table: PairTable, rows: np.ndarray) -> list[Unit]:
         else:
             members.append([row])
     return [Unit(tuple(unit), frozenset(side[row] for row in unit for side in (first, second))) for unit in members]
+
+
+def draw_units(units: list[Unit], weight: float, epoch: int, seed: Sequence[int]) -> list[Unit]:
+    """The units that an epoch, from 0, shows: `weight` times their rows, in the order of `units`.
+
+    They are dealt from a pack that is shuffled anew each time it is through: no unit comes again before all others have
+    come, within an epoch or over several. With weight 1 that is all of them in every epoch.
+    """
+    sizes = np.array([len(unit.rows) for unit in units])
+    total = int(sizes.sum())
+    first, last = round(weight * total * epoch), round(weight * total * (epoch + 1))  # rows dealt before, and after
+    drawn: list[Unit] = []
+    for deal in range(first // total, -(-last // total)):
+        order = np.random.default_rng((*seed, deal, 1)).permutation(len(units))
+        begins = deal * total + np.cumsum(sizes[order]) - sizes[order]
+        drawn += [units[i] for i in np.sort(order[(first <= begins) & (begins < last)])]
+    return drawn
 
 
 def take_batch(queue: deque[Unit], size: int) -> list[Unit]:

@@ -52,7 +52,9 @@ class PairTable:
     label: NDArray[np.bool_]
     """[N] True for positives: the label reached the threshold."""
     phase: IntArray
-    """[N] curriculum phase from 1; 1 where the file has none."""
+    """[N] curriculum phase from 1; 1 where the file has none, 0 for all phases where another one of its sources has."""
+    has_phases: bool
+    """Whether the file says them."""
     categories1: list[str] | None
     """[N] category of the first text, "" where unknown; None where the file has no such column."""
     categories2: list[str] | None
@@ -61,6 +63,10 @@ class PairTable:
     """[N] number of the row in the file, from 1, for messages; sub-tables keep it."""
     source: str
     """What to call the table in messages: the file's path."""
+    sources: tuple[str, ...]
+    """The files that the rows are from, most often one (`sources.join`)."""
+    part: IntArray
+    """[N] which of the sources each row is from."""
     origins: list[str] | None = None
     """[N] where each row of built pairs comes from (`origins.py`), "" where unknown; None without such a column."""
 
@@ -73,7 +79,7 @@ class PairTable:
         used, ids = _number_by_appearance(np.stack([self.text1[chosen], self.text2[chosen]], axis=1).ravel())
         lists = ((name, getattr(self, name)) for name in ("categories1", "categories2", "origins"))
         columns: dict[str, Any] = {name: cells and [cells[row] for row in chosen] for name, cells in lists}
-        columns |= {name: getattr(self, name)[chosen] for name in ("score", "label", "phase", "row")}
+        columns |= {name: getattr(self, name)[chosen] for name in ("score", "label", "phase", "row", "part")}
         return replace(
             self,
             texts=[self.texts[text] for text in used],
@@ -95,14 +101,25 @@ class PairTable:
             text2=(self.text2 + len(self.texts)).astype(np.int32),
         )
 
+    def place(self, row: int) -> str:
+        """A row (an index) as messages name it: file and number."""
+        return f"{self.sources[self.part[row]]}: row {self.row[row]}"
+
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of rows and their order: texts, scores, labels, phases, categories; not of format or path."""
+        """SHA-256 (hex) of rows and their order: texts, scores, labels, phases, categories, of several sources also
+        which; not of format or path."""
         digest = hashlib.sha256()
         for strings in (self.texts, self.categories1, self.categories2):
             digest.update(json.dumps(strings).encode())
             digest.update(b"\n")
-        columns = (self.text1, self.text2, self.score, self.label, self.phase)
-        for column, dtype in zip(columns, ("<i4", "<i4", "<f8", "u1", "<i4"), strict=True):
+        columns = [
+            (self.text1, "<i4"),
+            (self.text2, "<i4"),
+            (self.score, "<f8"),
+            (self.label, "u1"),
+            (self.phase, "<i4"),
+        ]
+        for column, dtype in columns + [(self.part, "<i4")] * (len(self.sources) > 1):
             digest.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
         return digest.hexdigest()
 
@@ -198,7 +215,10 @@ def _pair_table(
         categories1=categories[0],
         categories2=categories[1],
         row=np.array(raw.rows or range(1, len(raw) + 1), dtype=np.int64),
+        has_phases="phase" in raw.columns,
         source=raw.source,
+        sources=(raw.source,),
+        part=np.zeros(len(raw), dtype=np.int32),
         origins=origins and [cell.strip().lower() if isinstance(cell, str) else "" for cell in origins],
     )
 

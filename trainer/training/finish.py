@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,6 +16,7 @@ import torch
 from trainer import __version__
 from trainer.checkpoint.content import RunState
 from trainer.data.pairs import PairTable
+from trainer.data.sources import rows_by_source
 from trainer.data.split import has_both_labels
 from trainer.evaluation.assessment import Assessment
 from trainer.evaluation.judge import Judgement, conclude, judgement_record
@@ -97,7 +99,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     spec = run.encoder.spec
     sided = bool(spec.query_prompt or spec.document_prompt)
     with_thresholds: dict[str, Any] = {"has_thresholds": fitted is not None, "alerts": alerts}
-    card = model_card(run.config, records[pairs], pairs, alpha, sided=sided, **with_thresholds)
+    card = model_card(run.config, records[pairs], pairs, alpha, source_record(run), sided=sided, **with_thresholds)
     kept_beside = {THRESHOLDS: thresholds_text(fitted)} if fitted is not None else {}
     options: dict[str, Any] = {"untouched": alpha == 0, "dims": run.config.loss.dims}
     differences = export(run.encoder, untouched, run.folder, card, probes, kept_beside, **options)
@@ -229,6 +231,19 @@ def shown(text: str) -> str:
     return masked if len(masked) <= LONGEST_SHOWN else masked[:LONGEST_SHOWN] + " ..."
 
 
+def source_record(run: Run) -> dict[str, Any]:
+    """Training file -> its rows, those that the steps of the plan show, and its weight."""
+    rows = rows_by_source(run.data.train)
+    shown = Counter[str]()
+    for phase in run.sampler.phases:
+        shown.update(phase.rows_by_source)
+    weights = [file.weight for file in run.config.data.training_files()]
+    return {
+        source: {"rows": rows[source], "shown": shown[source], "weight": weight}
+        for source, weight in zip(rows, weights, strict=True)
+    }
+
+
 def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, float]) -> dict[str, Any]:
     """training_metadata.json, read from what is there."""
     spec = run.encoder.spec
@@ -265,6 +280,7 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
             "dev": len(run.data.dev),
             "left out": run.data.left_out,
         },
+        "sources": source_record(run),
         "overlapping_texts": run.data.overlap,
         "texts_at_max_length": int((run.tokens.longest(len(run.data.train.texts)) == spec.max_length).sum()),
         "scale": float(torch.as_tensor(run.objective.scale).detach()),

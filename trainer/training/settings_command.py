@@ -97,4 +97,6 @@ def field_docstrings(source: str) -> dict[tuple[str, str], str]:
 def kind_in_words(kind: Any) -> str:
     """A field's type in words: "a number", "a list, each a whole number"."""
     items = typing.get_args(kind)
+    if items and items[0] not in KINDS:
+        return f"a list of tables: {', '.join(settings_of(items[0]))}"
     return f"a list, each {KINDS[items[0]]}" if items else KINDS[kind]

@@ -21,11 +21,13 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.nn import Parameter
 
+from trainer.checkpoint.identity import SOURCE
 from trainer.config import Config, OutputConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of
 from trainer.data.run_data import RunData, load_data
+from trainer.data.sources import by_source
 from trainer.evaluation.metric_choice import SEARCH_METRICS, judged_on, require_metric, settle_metric
 from trainer.evaluation.pair_metrics import Metrics
 from trainer.evaluation.scoring import PairSet, evaluate
@@ -206,6 +208,8 @@ def read_inputs(
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         world_size=ranks.world_size(),
+        weights=[source.weight for source in config.data.training_files()],
+        by_source=config.data.batches == "by_source",
     )
 
     # ---- tokens
@@ -220,6 +224,7 @@ def read_inputs(
 
     fingerprints = {
         "train_data": data.train.fingerprint(),
+        **({SOURCE + part.source: part.fingerprint() for part in by_source(data.train)} if config.data.sources else {}),
         "dev_data": data.dev.fingerprint(),
         **({"corpus": data.corpus.fingerprint()} if data.corpus is not None else {}),
         "base_weights": weights_fingerprint(encoder),
