@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from trainer import errors
-from trainer.config import Config, setting_keys
+from trainer.config import Config, SourceConfig, setting_keys
 from trainer.config_file import to_tree
 from trainer.config_rules import settings_of
 from trainer.errors import InputError
@@ -106,7 +106,9 @@ def test_settings_are_lines_of_key_default_type_and_meaning(capsys):
 
 
 def test_every_field_has_a_docstring_under_it():
-    fields = {(cls.__name__, name) for cls in settings_of(Config).values() for name in settings_of(cls)}
+    fields = {
+        (cls.__name__, name) for cls in (*settings_of(Config).values(), SourceConfig) for name in settings_of(cls)
+    }
     documented = field_docstrings(inspect.getsource(sys.modules[Config.__module__]))
     assert documented.keys() == fields and all(documented.values())
     # Negative control: a string that stands elsewhere is no meaning.

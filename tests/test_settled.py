@@ -132,6 +132,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "lora.rslora=true": ([], ["lora.enabled=false"]),
     "lora.dora=true": ([], ["lora.enabled=false"]),
     "data.dev_fraction=0.2": ([], ["data.dev=dev.json"]),
+    'data.batches="by_source"': (['data.sources=[{path="a.json"}, {path="b.json"}]', 'data.train=""'], []),
     "data.label_scale=5": (["data.train=incidents", "data.test=t.json"], ["data.train=incidents"]),
     "data.positive_threshold=0.7": ([], ["data.train=incidents"]),
     'data.columns=["label=same"]': ([], ["data.train=incidents"]),

@@ -73,7 +73,9 @@ class SourceConfig(Section, name="data.sources"):
     def check_together(self) -> None:
         if 0 < self.label_scale < self.positive_threshold:
             raise SettingError(
-                "positive_threshold is above label_scale: no pair would be positive", "data.sources.positive_threshold"
+                "positive_threshold is above label_scale: no pair would be positive",
+                "data.sources.positive_threshold",
+                "data.sources",
             )
 
 
@@ -167,11 +169,12 @@ class DataConfig(Section, name="data"):
             return (self.as_source(self.train),)
         return tuple(
             replace(
-                source,
-                label_scale=source.label_scale or self.label_scale,
-                positive_threshold=source.positive_threshold
-                or (0.0 if source.label_scale else self.positive_threshold),
+                self.as_source(source.path),
+                weight=source.weight,
                 columns=source.columns or self.columns,
+                label_scale=source.label_scale or self.label_scale,
+                # On the scale of the file: that of the others means nothing on one of its own.
+                positive_threshold=source.positive_threshold or self.positive_threshold * (not source.label_scale),
             )
             for source in self.sources
         )

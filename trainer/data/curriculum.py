@@ -46,8 +46,8 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
     """Batches of row numbers for a whole run: phases in order, each for some epochs, reshuffled every epoch.
 
     Item `step` is the global batch [world_size * batch_size]; `local` cuts out a rank's equal share. Rows that do not
-    fill a batch at the end of an epoch open the next epoch of their phase. Of a table of several sources, an epoch shows
-    `weights` times the rows of each (`draw_units`); where the table has phases, rows of phase 0 are in all of them.
+    fill a batch at the end of an epoch open the next epoch of their phase. Of a table of several sources an epoch
+    shows `weights` times the rows of each (`draw_units`). Rows of phase 0 are in every phase.
 
     >>> from trainer.data.incidents import generate_pairs
     >>> from trainer.data.pairs import pairs_from_columns
@@ -165,11 +165,11 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
 
     def _draw(self, units: dict[int, list[Unit]], epoch: int, stock: int) -> list[Unit]:
         """The units of each source that an epoch, from 0, shows; `stock` tells the phases apart."""
-        drawn = (
-            draw_units(of_part, self._weights[part], epoch, (self._seed, stock, part))
+        return [
+            unit
             for part, of_part in units.items()
-        )
-        return list(chain.from_iterable(drawn))
+            for unit in draw_units(of_part, self._weights[part], epoch, (self._seed, stock, part))
+        ]
 
     def _plan_of(
         self, name: str, rows: np.ndarray, first_step: int, replayed: int, repeats: int, left_over: int

@@ -112,14 +112,8 @@ class PairTable:
         for strings in (self.texts, self.categories1, self.categories2):
             digest.update(json.dumps(strings).encode())
             digest.update(b"\n")
-        columns = [
-            (self.text1, "<i4"),
-            (self.text2, "<i4"),
-            (self.score, "<f8"),
-            (self.label, "u1"),
-            (self.phase, "<i4"),
-        ]
-        for column, dtype in columns + [(self.part, "<i4")] * (len(self.sources) > 1):
+        columns = [self.text1, self.text2, self.score, self.label, self.phase, *[self.part] * (len(self.sources) > 1)]
+        for column, dtype in zip(columns, ("<i4", "<i4", "<f8", "u1", "<i4", "<i4"), strict=False):
             digest.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
         return digest.hexdigest()
 

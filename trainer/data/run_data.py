@@ -91,9 +91,8 @@ def require_other_pairs(key: str, held_out: PairTable, other_key: str, other: Pa
     if shared >= NEARLY_ALL * len(held_out):
         if len(other.sources) > 1:
             held = set(_canonical_rows(held_out))
-            other_key += (
-                f" ({' and '.join(part.source for part in by_source(other) if held & set(_canonical_rows(part)))})"
-            )
+            files = [part.source for part in by_source(other) if held.intersection(_canonical_rows(part))]
+            other_key += f" ({' and '.join(files)})"
         fix = f"name another file as {key}" + (", or leave it out to split a part off" if key == "data.dev" else "")
         raise InputError(
             f"{key} = {held_out.source}: {shared} of its {len(held_out)} rows are also in {other_key}: {fix}"

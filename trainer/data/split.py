@@ -108,8 +108,8 @@ def hold_out(table: PairTable, fraction: float, seed: int) -> Split:
 def sample_pairs(table: PairTable, limit: int, seed: int) -> PairTable:
     """A seeded sample of `limit` rows, or all where there are no more, in their order.
 
-    Sources, phases and labels keep their shares, to a row each. The canonical first texts are drawn in one order for all of
-    them, so that a positive tends to come with the negatives of its anchor.
+    Sources, phases and labels keep their shares, to a row each. The canonical first texts are drawn in one order for
+    all of them, so that a positive tends to come with the negatives of its anchor.
     """
     if limit >= len(table):
         return table
@@ -223,7 +223,7 @@ def check_overlap(train: PairTable, held_out: PairTable, allowed: float) -> int:
         enough = math.ceil(100 * pairs / len(held_out)) / 100
         raise InputError(
             f"{held_out.source}: {pairs} of its {len(held_out)} pairs ({pairs / len(held_out):.1%}) hold one of "
-            f"{len(shared)} texts that are also in {' and '.join(files)} (such as {examples}): remove them from one, or set "
-            f"data.allow_overlap = {enough:g}"
+            f"{len(shared)} texts that are also in {' and '.join(files)} (such as {examples}): remove them from one, "
+            f"or set data.allow_overlap = {enough:g}"
         )
     return len(shared)

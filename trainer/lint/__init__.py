@@ -1,7 +1,8 @@
 """What is wrong with labelled pairs, before a model is trained on them. Start with `linter.py`.
 
     linter.lint_tables -> Report               all checks; measure_by: difficulty and lengths by an encoder
-    table_checks.py                            what the table alone shows: contradictions, copies, overlap, balance, ...
+    table_checks.py                            what the table alone shows: contradictions, copies, balance, ...
+    file_checks.py                             what stands between two files: overlap, labels that contradict
     score_checks.py                            what scores show: shortcuts, hardness by phase, suspect labels
     expected.py                                which findings are expected of pairs that build-pairs made
     findings.Finding, Limit, Part              what a check returns, where it becomes serious, what it looks at

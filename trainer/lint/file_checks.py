@@ -19,10 +19,8 @@ SEEN_TEMPLATE_PAIRS = Limit(0.01, 0.05)
 
 def contradictions_between(part: Part, other: Part) -> list[Finding]:
     """The same two texts with one label in a training file and the other label in another."""
-    keys, other_keys, labels = part.keys(part.form), other.keys(other.form), part.table.label
-    rows = (
-        np.isin(other_keys, keys[labels]) & ~other.table.label | np.isin(other_keys, keys[~labels]) & other.table.label
-    )
+    keys, other_keys, label = part.keys(part.form), other.keys(other.form), part.table.label
+    rows = np.where(other.table.label, np.isin(other_keys, keys[~label]), np.isin(other_keys, keys[label]))
     return other.finding(
         CONTRADICTED.severity(rows.mean()),
         "contradictory labels",

@@ -117,8 +117,8 @@ def lint_tables(
             report.findings += check(part)
         report.findings += table_checks.truncation(part, lengths, tokens.longest, tokens.estimated)
     for first, second in combinations(range(len(parts)), 2):
-        check = file_checks.overlap if second >= training else file_checks.contradictions_between
-        report.findings += check(parts[first], parts[second])
+        between = file_checks.overlap if second >= training else file_checks.contradictions_between
+        report.findings += between(parts[first], parts[second])
     words: Sequence[Scores | None] = _add_scores(report, parts, cosines, training) or [None] * len(tables)
     tables_of = {table.source: (table, scores) for table, scores in zip(tables, words, strict=True)}
     findings = [as_expected(finding, *tables_of[finding.source]) for finding in report.findings]
@@ -153,10 +153,10 @@ def _add_scores(
         if number < training:
             report.findings += score_checks.phase_order(part, hardness[number])
         report.figures += chain.from_iterable(figures.values())
-    # Of several training files the one with the hardest pairs counts.
+    # Of several training files it is enough that one has pairs as hard.
     for held in hardness[training:]:
         easier = [score_checks.easier_than(parts[i], hardness[i], held) for i in range(training) if hardness[i]]
-        report.findings += min(easier, key=len, default=[])
+        report.findings += easier[0] if easier and all(easier) else []
     return tfidf
 
 
