@@ -90,7 +90,7 @@ def dealt(units: list[Unit], weight: float, epochs: int, seed: tuple[int, ...]) 
     return shown
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.integers(1, 5), min_size=1, max_size=25),
     st.sampled_from([0.05, 0.3, 0.5, 1.0, 1.7, 2.0, 3.25]),
@@ -230,6 +230,7 @@ def test_overlap_with_dev_names_the_file_that_holds_it(tmp_path: Path) -> None:
     assert f"also in data.sources ({own})" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_lint_looks_at_each_file_and_at_what_they_say_of_the_same_texts() -> None:
     one = table("a", 30)
     other = table("b", 30, text1=["a one 0", *(f"c {i}" for i in range(29))], text2=["a two 0"] + ["d"] * 29)
