@@ -78,7 +78,8 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
             by_source: fill each batch from one source; batches of all stand in random order within an epoch.
         """
         self._table, self._config, self._seed = table, config, seed
-        self._weights, self._by_source = tuple(weights) or (1.0,) * len(table.sources), by_source
+        self._weights = tuple(weights) or (1.0,) * len(table.sources)
+        self._by_source = by_source and len(table.sources) > 1
         self.batch_size = batch_size
         self.global_size = batch_size * world_size
         self.phases: list[PhasePlan] = []
