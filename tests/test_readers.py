@@ -507,7 +507,7 @@ def test_folders_of_datasets_are_read_shard_after_shard(tmp_path: Path, capfd: p
     whole = shard.read_bytes()
     for content in (whole[: len(whole) // 2], whole[:200] + bytes(200) + whole[400:]):
         shard.write_bytes(content)
-        assert "cannot be read as Arrow" in refusal(saved)
+        assert any(words in refusal(saved) for words in ("cannot be read as Arrow", "its files differ"))
     shard.unlink()
     assert "data-00001-of-00003.arrow, which state.json names, is missing" in refusal(saved)
     for state in ('{"_data_files": [{"filename": "../x.arrow"}]}', "[]", "{", '{"_data_files": []}'):

@@ -146,7 +146,7 @@ def _classes(schema: Any, names: Sequence[str], label: Sequence[int], source: st
     """
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        noted = {name: features[name]["names"] for name in names if features[name].get("_type") == "ClassLabel"}
+        noted = {name: features[name]["names"] for name in names if features.get(name, {}).get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     classes = {}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR
 from itertools import pairwise
 from typing import Any
 
@@ -220,7 +221,7 @@ def suspect_labels(part: Part, by: str, scores: Scores) -> list[Finding]:
         _as_judged(SUSPECT.severity(bound), by),
         "suspect labels",
         f"{count} of {looked} pairs with the highest and lowest scores by {by} have the other label; about "
-        f"{percent(count / looked)} of the labels may be wrong (at least {percent(bound)})",
+        f"{percent(count / looked)} of the labels may be wrong (at least {percent(bound, ROUND_FLOOR)})",
         {"by": by, "suspects": count, "looked_at": looked, "share": count / looked, "at_least": bound},
         np.array([row for _, row in sorted(wrong)], dtype=np.int64),
         "read these rows and correct the labels",
