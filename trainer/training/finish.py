@@ -254,7 +254,7 @@ def shown(text: str) -> str:
 
 def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, float]) -> dict[str, Any]:
     """training_metadata.json, read from what is there."""
-    spec = run.encoder.spec
+    spec, data = run.encoder.spec, run.data
     return {
         "versions": {
             "trainer": __version__,
@@ -282,12 +282,8 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "trained_count": sum(parameter.numel() for parameter in run.parameters.values()),
         "strength": alpha,
         "fingerprints": run.fingerprints,
-        "rows": {
-            "train": len(run.data.train),
-            "beyond data.limit": run.data.beyond_limit,
-            "dev": len(run.data.dev),
-            "left out": run.data.left_out,
-        },
+        "rows": {"train": len(data.train), "beyond data.limit": data.beyond_limit}
+        | {"dev": len(data.dev), "left out": data.left_out},
         "sources": source_record(run),
         "overlapping_texts": run.data.overlap,
         "texts_at_max_length": int((run.tokens.longest(len(run.data.train.texts)) == spec.max_length).sum()),
