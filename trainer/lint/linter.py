@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from trainer.data.pairs import PairTable, graded_labels
 from trainer.errors import InputError
 from trainer.evaluation.scoring import pair_cosines as encoder_cosines
-from trainer.lint import file_checks, score_checks, table_checks
+from trainer.lint import score_checks, table_checks
 from trainer.lint.expected import as_expected
-from trainer.lint.findings import EXPECTED, SERIOUS, WARNING, Finding, Part, parts_of
-from trainer.lint.score_checks import TFIDF, Figures, Scores
+from trainer.lint.findings import Finding, Part, parts_of
+from trainer.lint.limits import EXPECTED, SERIOUS, TFIDF, WARNING
+from trainer.lint.score_checks import Figures, Scores
 from trainer.model.embedding import embed_cached, tokenize_sides
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.system.files import json_ready
@@ -117,7 +118,7 @@ def lint_tables(
             report.findings += check(part)
         report.findings += table_checks.truncation(part, lengths, tokens.longest, tokens.estimated)
     for first, second in combinations(range(len(parts)), 2):
-        between = file_checks.overlap if second >= training else file_checks.contradictions_between
+        between = table_checks.overlap if second >= training else table_checks.contradictions_between
         report.findings += between(parts[first], parts[second])
     words: Sequence[Scores | None] = _add_scores(report, parts, cosines, training) or [None] * len(tables)
     tables_of = {table.source: (table, scores) for table, scores in zip(tables, words, strict=True)}
