@@ -26,10 +26,10 @@ from trainer.config import (
     ModelConfig,
     OptimConfig,
     OutputConfig,
-    SourceConfig,
     TrainConfig,
     setting_keys,
 )
+from trainer.config_data import SourceConfig
 from trainer.config_file import dump_config, load_config, resolve_config, suggest, to_tree
 from trainer.config_rules import RULES, settings_of
 from trainer.errors import InputError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from trainer.config import DataConfig, SourceConfig
+from trainer.config_data import DataConfig, SourceConfig
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
 from trainer.data.raw_table import brief
