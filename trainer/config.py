@@ -2,10 +2,10 @@
 
 Every key has one owner, a type and a meaning (`trainer settings` prints them): here, or in `trainer.config_data` those
 of files; and a rule in `trainer.config_rules` where not every value of its type will do. A section checks its values
-when it is built, a `Config` those that depend on each other across sections; a wrong type or a value out of range is an `InputError` that
-names the key, and the file where there is one. Checks that need the model or the data are made where those are read.
-The defaults are for a pretrained encoder and pairs of any kind: what depends on these is left open (0, empty, "auto")
-and settled by `trainer.training.settled`, once they are read.
+when it is built, a `Config` those that depend on each other across sections; a wrong type or a value out of range is an
+`InputError` that names the key, and the file where there is one. Checks that need the model or the data are made where
+those are read. The defaults are for a pretrained encoder and pairs of any kind: what depends on these is left open (0,
+empty, "auto") and settled by `trainer.training.settled`, once they are read.
 
     >>> config = Config(data=DataConfig(train="pairs.json"), train=TrainConfig(batch_size=32))
     >>> config.train.seed
