@@ -314,7 +314,7 @@ def arguments(model: Path, out: Path, *settings_: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", ["positives", "tuples", "lists"])
 def test_each_shape_trains_without_labels(shape: str, tiny_model: Any, tmp_path: Path) -> None:
-    path, rows = tmp_path / f"{shape}.jsonl", shapes(40)[shape]
+    path, rows = tmp_path / f"{shape}.jsonl", shapes(80 if shape == "positives" else 40)[shape]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run, state = until_finish(cli, arguments(tiny_model("mpnet"), tmp_path / "run", f"data.train={path}"))
     assert state.step == len(run.sampler) > 2 and state.best is not None
