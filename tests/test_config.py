@@ -29,6 +29,7 @@ from trainer.config import (
     TrainConfig,
     setting_keys,
 )
+from trainer.config_data import SourceConfig
 from trainer.config_file import dump_config, load_config, resolve_config, suggest, to_tree
 from trainer.config_rules import RULES, settings_of
 from trainer.errors import InputError
@@ -87,6 +88,7 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "lora.alpha": (["0", "-0.5"], ["0.5", "16"]),
     "lora.dropout": (["1", "-0.1", "1.5"], ["0", "0.99"]),
     "lora.targets": (["[]"], ['["ffn"]']),
+    "data.batches": (['"phased"'], ['"mixed"', '"by_source"']),
     "data.dev_fraction": (["0", "1", "-0.1"], ["0.01", "0.99"]),
     "data.label_scale": (["0", "-5"], ["5"]),
     "data.positive_threshold": (["-0.1"], ["0", "0.3"]),
@@ -123,17 +125,19 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "train.timeout": (["0.5", "1e8"], ["1", "86400"]),
     "log.every": (["0", "-1"], ["1"]),
 }
+# Rules of the tables of data.sources; how they are told stands in a test of its own.
+OF_SOURCES = {f"data.sources.{name}" for name in ("path", "weight", "label_scale", "positive_threshold")}
 OUTSIDE = [f"{key}={raw}" for key, (bad, _) in OUTSIDE_AND_INSIDE.items() for raw in bad]
 INSIDE = [f"{key}={raw}" for key, (_, good) in OUTSIDE_AND_INSIDE.items() for raw in good]
 
 
 def test_every_rule_is_tried() -> None:
-    assert OUTSIDE_AND_INSIDE.keys() == RULES.keys()
+    assert OUTSIDE_AND_INSIDE.keys() | OF_SOURCES == RULES.keys()
 
 
 def test_every_rule_is_about_a_key_that_exists() -> None:
     known = {f"{section}.{name}" for section, values in to_tree(Config()).items() for name in values}
-    assert RULES.keys() <= known == set(setting_keys())
+    assert RULES.keys() - OF_SOURCES <= known == set(setting_keys())
 
 
 @pytest.mark.parametrize("setting", OUTSIDE)
@@ -153,6 +157,63 @@ def test_a_value_just_inside_its_rule_is_taken(setting: str, tmp_path: Path) -> 
     expected = tomllib.loads(f"value = {setting.split('=', 1)[1]}")["value"]
     assert to_tree(config)[section][name] == expected
     assert getattr(build(setting), name) == getattr(getattr(config, section), name)
+
+
+SOURCES = """
+[[data.sources]]
+path = "a.json"
+
+[[data.sources]]
+path = "sts.csv"
+weight = 0.2
+label_scale = 5
+columns = ["text1=Title"]
+"""
+
+
+def test_sources_are_tables_in_a_file_on_the_command_line_and_in_python(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, SOURCES))
+    line = 'data.sources=[{path="a.json"}, {path="sts.csv", weight=0.2, label_scale=5, columns=["text1=Title"]}]'
+    assert config == resolve_config({}, [line]) == resolve_config(to_tree(config))
+    assert config.data.sources == (SourceConfig("a.json"), SourceConfig("sts.csv", 0.2, 5.0, 0.0, ("text1=Title",)))
+    assert 'sources = [{path = "a.json"}, {path = "sts.csv", weight = 0.2, label_scale = 5.0,' in dump_config(config)
+
+
+def test_a_source_is_read_by_what_it_says_and_else_as_all_files_are() -> None:
+    sources = [{"path": "a"}, {"path": "b", "label_scale": 5}]
+    data = DataConfig(label_scale=4, positive_threshold=3, columns=["label=L"], sources=sources)
+    assert data.training_files() == (
+        SourceConfig("a", 1.0, 4.0, 3.0, ("label=L",)),
+        SourceConfig("b", 1.0, 5.0, 0.0, ("label=L",)),  # half of its own scale
+    )
+    assert DataConfig(train="x", label_scale=4).training_files() == (SourceConfig("x", 1.0, 4.0),)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ('data.sources="a.json"', ["must be a list of tables", "[[data.sources]]", "--set 'data.sources=[{path"]),
+        ('data.sources=["a.json"]', ["must be a list of tables"]),
+        ('data.sources=[{path="a"}, {weight=2}]', ["table 2", 'data.sources.path = ""', "name the file"]),
+        ('data.sources=[{path="a", weight=0}]', ["table 1", "data.sources.weight = 0.0", "above 0"]),
+        ('data.sources=[{path="a", weight="x"}]', ["table 1", "data.sources.weight must be a number"]),
+        ('data.sources=[{path="a", label_scale=-1}]', ["data.sources.label_scale = -1.0"]),
+        ('data.sources=[{path="a", positive_threshold=-1}]', ["data.sources.positive_threshold = -1.0"]),
+        ('data.sources=[{path="a", positive_threshold=3}]', ["no pair would be positive"]),
+        ('data.sources=[{path="a", wight=1}]', ["unknown key wight", "known are path, weight"]),
+        ('data.sources=[{path="a"}, {path="a"}]', ["names a twice"]),
+    ],
+)
+def test_a_source_that_is_none_is_told_by_its_number_and_the_fix(setting: str, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        resolve_config({}, [setting])
+    message = str(caught.value)
+    assert message.startswith(f"--set {setting}: ") and all(word in message for word in words), message
+
+
+def test_one_file_and_several_exclude_each_other(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, SOURCES), [TRAIN])
+    assert 'data.train = "pairs.json" and data.sources exclude each other' in message
 
 
 def test_training_pairs_must_be_named(tmp_path: Path) -> None:
@@ -477,6 +538,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     float: st.floats(0, 0.5, exclude_min=True),
     str: TEXT,
     tuple[str, ...]: st.lists(TEXT, min_size=1).map(tuple),
+    tuple[SourceConfig, ...]: st.just(()),
     tuple[int, ...]: st.lists(st.integers(1, 10_000), min_size=1, unique=True).map(tuple),
 }
 BY_KEY = {
@@ -486,6 +548,7 @@ BY_KEY = {
     "lora.start": st.sampled_from(["continue", "merge"]),
     "data.train": TEXT.filter(bool),
     "data.label_scale": st.floats(0.5, allow_infinity=False),
+    "data.batches": st.sampled_from(["mixed", "by_source"]),
     "curriculum.mode": st.sampled_from(["phased", "mixed"]),
     "train.compile": st.sampled_from(["auto", "on", "off"]),
     "train.precision": st.sampled_from(["auto", "fp32", "bf16", "fp16"]),
@@ -519,6 +582,9 @@ def configs(draw: st.DrawFn) -> Config:
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(configs())
+@example(
+    Config(data=DataConfig(sources=(SourceConfig('a "b"', 0.3, 5.0, 3.0, ("text1=T", "label=l")), SourceConfig("c"))))
+)
 @example(Config(data=dataclasses.replace(Config().data, train='a"b\\c\x7f\n\r\t#\u2028')))
 def test_what_is_dumped_reads_back_equal(tmp_path: Path, config: Config) -> None:
     path = tmp_path / "round.toml"

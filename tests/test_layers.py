@@ -22,6 +22,7 @@ FLOORS = (
     {"errors"},
     {"system"},
     {"config_rules"},
+    {"config_data"},
     {"config"},
     {"config_file"},
     {"model", "text"},

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from trainer import errors
 from trainer.config import Config, setting_keys
+from trainer.config_data import SourceConfig
 from trainer.config_file import to_tree
 from trainer.config_rules import settings_of
 from trainer.errors import InputError
@@ -106,8 +107,11 @@ def test_settings_are_lines_of_key_default_type_and_meaning(capsys):
 
 
 def test_every_field_has_a_docstring_under_it():
-    fields = {(cls.__name__, name) for cls in settings_of(Config).values() for name in settings_of(cls)}
-    documented = field_docstrings(inspect.getsource(sys.modules[Config.__module__]))
+    fields = {
+        (cls.__name__, name) for cls in (*settings_of(Config).values(), SourceConfig) for name in settings_of(cls)
+    }
+    modules = {sys.modules[cls.__module__] for cls in (Config, SourceConfig)}
+    documented = field_docstrings("\n".join(map(inspect.getsource, modules)))
     assert documented.keys() == fields and all(documented.values())
     # Negative control: a string that stands elsewhere is no meaning.
     assert field_docstrings('class A:\n    """Doc."""\n    x: int = 0\n    y: int = 1\n    """Of y."""') == {

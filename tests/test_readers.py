@@ -466,3 +466,92 @@ def test_the_sample_pair_files_go_in() -> None:
     for path in CASES.iterdir():
         table = read_pairs(path)
         assert (len(table), int(table.label.sum())) == COUNTS.get(path.name, (240, 120)), path.name
+
+
+# ---- folders of datasets
+
+
+def saved_datasets(root: Path) -> dict[str, Path]:
+    """What the library `datasets` writes: three shards, several splits, one split, and the hub's Parquet shards."""
+    datasets = pytest.importorskip("datasets", reason="the library datasets is not here")
+    classes = datasets.ClassLabel(names=["not_duplicate", "duplicate"])
+    columns = {"sentence1": datasets.Value("string"), "sentence2": datasets.Value("string"), "label": classes}
+    rows = {"sentence1": [f"a {i}" for i in range(5)], "sentence2": ["b"] * 5, "label": [1, 0, 1, 0, 1]}
+    data = datasets.Dataset.from_dict(rows, features=datasets.Features(columns))
+    data.save_to_disk(root / "saved", num_shards=3)
+    datasets.DatasetDict(train=data, test=data).save_to_disk(root / "splits")
+    datasets.DatasetDict(train=data).save_to_disk(root / "split")
+    (root / "hub" / "data").mkdir(parents=True)
+    for number in range(2):
+        shard = data.shard(2, number, contiguous=True)
+        shard.to_parquet(root / "hub" / "data" / f"train-0000{number}-of-00002.parquet")
+    data.to_parquet(root / "hub" / "data" / "test-00000-of-00001.parquet")
+    return {name: root / name for name in ("saved", "splits/train", "split", "hub/train", "hub/test")}
+
+
+@pytest.mark.slow
+def test_folders_of_datasets_are_read_shard_after_shard(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folders = saved_datasets(tmp_path)
+    expected = [(f"a {i}", "b", i % 2 == 0) for i in range(5)]
+    for path in folders.values():
+        assert rows_of(read_pairs(path)) == expected, path
+    for name in ("splits", "hub"):
+        message = refusal(tmp_path / name)
+        assert all(f"{tmp_path / name / split}" in message for split in ("train", "test")), message
+    assert "file not found" in refusal(tmp_path / "hub" / "dev")
+    assert "none of a dataset" in refusal(tmp_path)
+    assert cli(["lint", "--pairs", str(folders["saved"]), "--eval", str(folders["hub/test"])]) in (0, 1)
+    # A folder that is not whole, names that lead out of it, a shard that is damaged: one line each.
+    saved = folders["saved"]
+    shard = saved / "data-00001-of-00003.arrow"
+    whole = shard.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:200] + bytes(200) + whole[400:]):
+        shard.write_bytes(content)
+        assert any(words in refusal(saved) for words in ("cannot be read as Arrow", "its files differ"))
+    shard.unlink()
+    assert "data-00001-of-00003.arrow, which state.json names, is missing" in refusal(saved)
+    for state in ('{"_data_files": [{"filename": "../x.arrow"}]}', "[]", "{", '{"_data_files": []}'):
+        (saved / "state.json").write_text(state)
+        with pytest.raises(InputError, match="does not name the files"):
+            read_pairs(saved)
+
+
+def write_arrow(folder: Path, columns: dict[str, Any], features: dict[str, list[str]] | None = None) -> Path:
+    """A saved dataset of one shard, its classes noted as `datasets` does."""
+    noted = {name: {"names": names, "_type": "ClassLabel"} for name, names in (features or {}).items()}
+    table = pyarrow.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": noted}})})
+    folder.mkdir()
+    with pyarrow.ipc.new_stream(folder / "data.arrow", table.schema) as stream:
+        stream.write_table(table)
+    write(folder, "state.json", {"_data_files": [{"filename": "data.arrow"}]})
+    return folder
+
+
+def test_classes_are_their_names_and_two_of_a_label_0_and_1(tmp_path: Path) -> None:
+    pairs = {"text1": ["a", "b"], "text2": ["c", "d"], "label": [0, 1]}
+    categories = {"category1": [1, 0], "category2": [0, -1]}
+    names = {"category1": ["net", "mail"], "category2": ["x", "y"]}
+    table = read_pairs(write_arrow(tmp_path / "two", pairs | categories, names | {"label": ["other", "same"]}))
+    assert table.label.tolist() == [False, True]
+    assert table.categories1 == ["mail", "net"] and table.categories2 == ["x", ""]
+    named = read_pairs(write_arrow(tmp_path / "words", pairs, {"label": ["yes", "no"]}))
+    assert named.label.tolist() == [True, False]  # by what they say, not by their order
+    three = write_arrow(tmp_path / "three", pairs, {"label": ["entailment", "neutral", "contradiction"]})
+    assert "label has 3 classes ('entailment', 'neutral', 'contradiction')" in refusal(three)
+    lists = {"query": ["q"], "pos": [["p", "r"]], "neg": [["n"]]}
+    assert rows_of(read_pairs(write_arrow(tmp_path / "lists", lists))) == [
+        ("q", "p", True),
+        ("q", "r", True),
+        ("q", "n", False),
+    ]
+
+
+def test_arrow_that_stands_for_more_than_it_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = pyarrow.array(["x" * 100] * 50)
+    encoded = {"text1": texts.dictionary_encode(), "text2": texts, "label": [1] * 50}
+    assert "text1 is of the type dictionary" in refusal(write_arrow(tmp_path / "dictionary", encoded))
+    plain = write_arrow(tmp_path / "plain", encoded | {"text1": texts})
+    assert len(read_pairs(plain)) == 50
+    monkeypatch.setattr(text_files, "EXPANSION_ALWAYS_BYTES", 1000)
+    monkeypatch.setattr(text_files, "EXPANSION_MAX_RATIO", 0.5)
+    assert "expands to more than" in refusal(plain)

@@ -142,6 +142,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "lora.dora=true": ([], ["lora.enabled=false"]),
     "lora.start=merge": (["model.name=run/adapter"], ["model.name=run/model"]),
     "data.dev_fraction=0.2": ([], ["data.dev=dev.json"]),
+    'data.batches="by_source"': (['data.sources=[{path="a.json"}, {path="b.json"}]', 'data.train=""'], []),
     "data.label_scale=5": (["data.train=incidents", "data.test=t.json"], ["data.train=incidents"]),
     "data.positive_threshold=0.7": ([], ["data.train=incidents"]),
     'data.columns=["label=same"]': ([], ["data.train=incidents"]),

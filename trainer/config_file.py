@@ -105,11 +105,20 @@ def suggest(section: str, name: str) -> str:
 
 def to_tree(config: Config) -> dict[str, dict[str, Any]]:
     """The config as nested mappings of TOML and JSON types: {"train": {"batch_size": 64, ...}, ...}."""
-    tree = dataclasses.asdict(config)
     return {
-        section: {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        for section, values in tree.items()
+        section: {name: _as_tree(value) for name, value in vars(values).items()}
+        for section, values in vars(config).items()
     }
+
+
+def _as_tree(value: Any) -> Any:
+    """A value in TOML's types; of a table, what differs from its defaults."""
+    if isinstance(value, tuple):
+        return [_as_tree(one) for one in value]
+    if dataclasses.is_dataclass(value):
+        pairs = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        return {field.name: _as_tree(setting) for field, setting in pairs if setting != field.default}
+    return value
 
 
 def dump_config(config: Config) -> str:

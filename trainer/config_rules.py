@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, ClassVar
 
@@ -55,13 +55,35 @@ def settings_of(section: Any) -> dict[str, Any]:
 
 def checked(value: Any, kind: Any, key: str) -> Any:
     """A setting's value in its type. Raises SettingError where it is of another type, or breaks the key's rule."""
+    items = typing.get_args(kind)
     try:
-        value = convert(value, kind, key)
+        value = _tables(value, items[0], key) if items and is_dataclass(items[0]) else convert(value, kind, key)
+    except SettingError:
+        raise
     except InputError as error:
         raise SettingError(str(error), key) from None
     if key in RULES and not RULES[key].holds(value):
         raise SettingError(f"{key} = {toml_value(value)}: {RULES[key].fix}", key)
     return value
+
+
+def _tables(value: Any, kind: Any, key: str) -> tuple[Any, ...]:
+    """A list of tables as sections of a kind. Raises SettingError."""
+    known = ", ".join(settings_of(kind))
+    if not isinstance(value, list | tuple) or not all(isinstance(one, dict | kind) for one in value):
+        example = f"""'{key}=[{{path = "a.json"}}, {{path = "b.json", weight = 0.3}}]'"""
+        message = f"{key} must be a list of tables, not {value!r}: write a [[{key}]] each, or --set {example}"
+        raise SettingError(message, key)
+    sections = []
+    for number, one in enumerate(value, start=1):
+        values = vars(one) if isinstance(one, kind) else one
+        if unknown := [name for name in values if name not in settings_of(kind)]:
+            raise SettingError(f"{key}, table {number}: unknown key {unknown[0]}; known are {known}", key)
+        try:
+            sections.append(kind(**values))
+        except SettingError as error:
+            raise SettingError(f"{key}, table {number}: {error}", key, *error.keys) from None
+    return tuple(sections)
 
 
 @dataclass(frozen=True)
@@ -93,11 +115,16 @@ RULES = {
     "lora.alpha": _POSITIVE,
     "lora.dropout": _SHARE,
     "lora.targets": Rule(bool, 'name at least one, as in ["attention"]'),
+    "data.batches": _one_of("mixed", "by_source"),
     "data.dev_fraction": Rule(lambda value: 0 < value < 1, "use a share between 0 and 1"),
     "data.label_scale": _POSITIVE,
     "data.positive_threshold": _NOT_NEGATIVE,
     "data.allow_overlap": Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
     "data.limit": _NOT_NEGATIVE,
+    "data.sources.path": Rule(bool, 'name the file, as in [{path = "pairs.json"}]'),
+    "data.sources.weight": _POSITIVE,
+    "data.sources.label_scale": _NOT_NEGATIVE,
+    "data.sources.positive_threshold": _NOT_NEGATIVE,
     "curriculum.mode": _one_of("auto", "phased", "mixed"),
     "curriculum.phases": Rule(lambda value: value and len(set(value)) == len(value), "list each phase once"),
     "curriculum.epochs": _POSITIVE,

@@ -44,6 +44,7 @@ def identity(
 
 
 DATA = {"train_data": "data.train", "dev_data": "data.dev", "corpus": "data.corpus"}  # fingerprint -> setting
+SOURCE = "source "  # begins the fingerprints of several training files, by their paths
 DIGITS = 12  # shown of a fingerprint
 
 
@@ -54,10 +55,12 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
     for key in dict.fromkeys((*current, *saved)):
         before, now = saved.get(key, nothing), current.get(key, nothing)
         if before != now and key in DATA and nothing not in (before, now):
-            setting = DATA[key] if current.get(DATA[key]) else "data.train"  # dev may be a part of it
+            setting = next((name for name in (DATA[key], "data.train") if current.get(name)), "data.sources")
             was, is_now = (f"'{str(value)[:DIGITS]}…'" for value in (before, now))  # a checkpoint may hold anything
             fix = "restore the file, or name another --output-dir"
             told.append(f"{key} was {was}, is {is_now}: {setting} = {current.get(setting)} has changed: {fix}")
+        elif before != now and key.startswith(SOURCE) and nothing not in (before, now):
+            told.append(f"{key.removeprefix(SOURCE)} has changed")
         elif before != now:
             told.append(f"{key} was {before!r}, is {now!r}")
     return told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -22,6 +23,7 @@ class Unit:
 
     rows: tuple[int, ...]
     texts: frozenset[int]  # canonical
+    cut_off: bool = False  # from a unit that had no room in its batch: negatives without their anchor
 
 
 def make_units(table: PairTable, rows: np.ndarray) -> list[Unit]:
@@ -44,11 +46,29 @@ def make_units(table: PairTable, rows: np.ndarray) -> list[Unit]:
     return [Unit(tuple(unit), frozenset(side[row] for row in unit for side in (first, second))) for unit in members]
 
 
+def draw_units(units: list[Unit], weight: float, epoch: int, seed: Sequence[int]) -> list[Unit]:
+    """The units that an epoch, from 0, shows: `weight` times their rows, in the order of `units`.
+
+    They are dealt from a pack that is shuffled anew each time it is through: no unit comes again before all others have
+    come, within an epoch or over several. With weight 1 that is all of them in every epoch.
+    """
+    sizes = np.array([len(unit.rows) for unit in units])
+    total = int(sizes.sum())
+    first, last = round(weight * total * epoch), round(weight * total * (epoch + 1))  # rows dealt before, and after
+    drawn: list[Unit] = []
+    for deal in range(first // total, -(-last // total)):
+        order = np.random.default_rng((*seed, deal, 1)).permutation(len(units))
+        begins = deal * total + np.cumsum(sizes[order]) - sizes[order]
+        drawn += [units[i] for i in np.sort(order[(first <= begins) & (begins < last)])]
+    return drawn
+
+
 def take_batch(queue: deque[Unit], size: int) -> list[Unit]:
     """Take units of `size` rows together off the front of the queue.
 
-    Whole units that share no text with the batch come first. Where none within reach fits, a unit is split (what is
-    cut off is put back as single rows), and only then is a text repeated. What was passed over keeps its place.
+    Whole units that share no text with the batch come first. Where none within reach fits, the room goes to rows that
+    were cut off other units, once these are enough to fill it; until then another unit is cut (what is cut off is put
+    back), so that few negatives lose their anchor. Only then is a text repeated. What was passed over keeps its place.
     """
     batch: list[Unit] = []
     used: set[int] = set()
@@ -61,18 +81,20 @@ def take_batch(queue: deque[Unit], size: int) -> list[Unit]:
         batch.append(Unit(head, unit.texts))
         used.update(unit.texts)
         room -= len(head)
-        return [Unit((row,), unit.texts) for row in tail]
+        return [Unit(tail, unit.texts, cut_off=True)] if tail else []
 
     while queue and room and len(passed) < LOOKAHEAD * size:
         unit = queue.popleft()
-        if len(unit.rows) <= room and used.isdisjoint(unit.texts):
+        if not unit.cut_off and len(unit.rows) <= room and used.isdisjoint(unit.texts):
             add(unit)
         else:
             passed.append(unit)
-    for clean in (True, False):
+    enough = sum(len(unit.rows) for unit in passed if unit.cut_off and used.isdisjoint(unit.texts)) >= room
+    for clean, kinds in ((True, (enough,)), (True, (not enough,)), (False, (True, False))):
         waiting, passed = passed, []
         for unit in waiting:
-            passed += add(unit) if room and (not clean or used.isdisjoint(unit.texts)) else [unit]
+            fits = room and unit.cut_off in kinds and (not clean or used.isdisjoint(unit.texts))
+            passed += add(unit) if fits else [unit]
     queue.extendleft(reversed(passed))
     return batch
 

@@ -1,7 +1,7 @@
-"""Tables in XLSX and Parquet: formats that a library reads, where it is installed (the extra `data`).
+"""Tables in XLSX, Parquet and Arrow: formats that a library reads, where it is installed (the extra `data`).
 
-Both are compressed, so both are bounded before and while they expand. No formula of a workbook is computed and no macro
-is run: cells say what the program that saved them last showed.
+They may be compressed, so they are bounded before and while they expand. No formula of a workbook is computed and no
+macro is run: cells say what the program that saved them last showed.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 import datetime
 import io
 import itertools
+import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
 from trainer.data.delimited import read_rows
-from trainer.data.raw_table import Finder, RawTable, table_of_cells
+from trainer.data.raw_table import LABEL_WORDS, Finder, RawTable, brief, parse_number, table_of_cells
 from trainer.data.text_files import check_expansion
 from trainer.errors import InputError, first_line
 
 CELL_BYTES = 8  # the least that a cell takes in memory
 MAX_COLUMNS = 2000  # read of a sheet
-BATCH_ROWS = 1024  # of Parquet at a time, between two looks at what it has become
+PARQUET = b"PAR1"  # how such a file begins
+BATCH_ROWS = 1024  # of Parquet or Arrow at a time, between two looks at what it has become
 
 
 def read_workbook(data: bytes, source: str, finder: Finder) -> RawTable:
@@ -75,31 +77,99 @@ def _cell_text(value: Any) -> str:
     return str(value)
 
 
-def read_parquet(data: bytes, source: str, finder: Finder) -> RawTable:
-    """A table of a Parquet file; no more of it is read than the columns that are wanted. Raises InputError."""
+def read_columnar(shards: Sequence[bytes], source: str, finder: Finder) -> RawTable:
+    """A table of Parquet files, or of streams of Arrow, one after the other; no more of them is read than the columns
+    that are wanted. Classes are read as their names, but two classes of a label as 0 and 1. Raises InputError."""
+    is_parquet = all(shard.startswith(PARQUET) for shard in shards)
     try:
         import pyarrow
-        from pyarrow import parquet
+        from pyarrow import ipc, parquet
     except ImportError:
-        raise _missing_library(source, "Parquet", "pyarrow") from None
+        raise _missing_library(source, "Parquet" if is_parquet else "Arrow", "pyarrow") from None
+    size, expanded, rows = sum(map(len, shards)), 0, 0
+    names: list[str] = []
+    cells: dict[int, list[Any]] = {}
     try:
-        file = parquet.ParquetFile(io.BytesIO(data))
-        names = list(file.schema_arrow.names)
-        found = finder.find(names, source)
-        cells: dict[int, list[Any]] = {position: [] for positions in found.values() for position in positions}
-        check_expansion(source, file.metadata.num_rows * CELL_BYTES * len(cells), len(data))
-        expanded = 0
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[names[position] for position in cells]):
-            expanded += batch.nbytes
-            check_expansion(source, expanded, len(data))
-            for position, column in cells.items():
-                values = batch.column(names[position]).to_pylist()
-                column += [float(value) if isinstance(value, Decimal) else value for value in values]
+        for shard in shards:
+            file: Any = parquet.ParquetFile(io.BytesIO(shard)) if is_parquet else ipc.open_stream(shard)
+            schema = file.schema_arrow if is_parquet else file.schema
+            if not cells:
+                names = list(schema.names)
+                found = finder.find(names, source)
+                cells = {position: [] for positions in found.values() for position in positions}
+                classes = _classes(schema, names, found.get("label", ()), source)
+            if list(schema.names) != names:
+                raise InputError(f"{source}: its files differ in their columns: save it again")
+            if is_parquet:
+                check_expansion(source, file.metadata.num_rows * CELL_BYTES * len(cells), size)
+            wanted = [names[position] for position in cells]
+            batches = file.iter_batches(batch_size=BATCH_ROWS, columns=wanted) if is_parquet else _slices(file, wanted)
+            for batch in batches:
+                rows += batch.num_rows
+                expanded += batch.nbytes
+                check_expansion(source, max(expanded, rows * CELL_BYTES * len(cells)), size)
+                for position, column in cells.items():
+                    values = batch.column(names[position]).to_pylist()
+                    column += [_python_value(value, classes.get(position)) for value in values]
     except InputError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, NotImplementedError) as error:
-        raise InputError(f"{source}: cannot be read as Parquet ({first_line(error)}): write it again") from None
+        what = "Parquet" if is_parquet else "Arrow"
+        raise InputError(f"{source}: cannot be read as {what} ({first_line(error)}): write it again") from None
     return table_of_cells(source, found, names, cells)
+
+
+def _slices(stream: Any, wanted: list[str]) -> Iterator[Any]:
+    """Some columns of a stream of Arrow, a few rows at a time. Raises ValueError where they are not what they say, or
+    are of a type that may stand for far more than it holds."""
+    import pyarrow
+
+    def is_plain(kind: Any) -> bool:
+        is_encoded = pyarrow.types.is_dictionary(kind) or pyarrow.types.is_run_end_encoded(kind) or "view" in str(kind)
+        return not is_encoded and all(is_plain(kind.field(i).type) for i in range(kind.num_fields))
+
+    for batch in stream:
+        batch = batch.select(wanted)
+        for field in batch.schema:
+            if not is_plain(field.type):
+                raise ValueError(f"{field.name} is of the type {str(field.type)[:40]}")
+        batch.validate(full=True)  # offsets that point elsewhere would be followed
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            yield batch.slice(start, BATCH_ROWS)
+
+
+def _classes(schema: Any, names: Sequence[str], label: Sequence[int], source: str) -> dict[int, list[str]]:
+    """Position of a column of classes -> their names, as the library `datasets` notes them in a schema.
+
+    Left out is a label of two classes that are no words for yes and no: these are 0 and 1. Raises InputError for a
+    label of more.
+    """
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        noted = {name: features[name]["names"] for name in names if features.get(name, {}).get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    classes = {}
+    for position, name in enumerate(names):
+        if name in noted and not (position in label and len(noted[name]) == 2 and not _are_words(noted[name])):
+            classes[position] = [str(one) for one in noted[name]]
+            if position in label and not _are_words(noted[name]):
+                shown = ", ".join(map(brief, noted[name][:5]))
+                fix = "write 1 for pairs that are alike and 0 for others, or a score"
+                raise InputError(f"{source}: {name} has {len(noted[name])} classes ({shown}): {fix}")
+    return classes
+
+
+def _are_words(classes: Sequence[Any]) -> bool:
+    """Whether classes are called yes and no or the like, or by numbers."""
+    return all(str(one).strip().lower() in LABEL_WORDS or parse_number(str(one)) is not None for one in classes)
+
+
+def _python_value(value: Any, classes: Sequence[str] | None) -> Any:
+    """A cell: of classes the name, None where it has none; decimals as floats."""
+    if classes is not None:
+        return classes[value] if isinstance(value, int) and 0 <= value < len(classes) else None
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _missing_library(source: str, what: str, library: str) -> InputError:

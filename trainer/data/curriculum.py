@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from trainer.config import CurriculumConfig
-from trainer.data.batch_filling import Unit, make_units, sample_units, spread_repeats, take_batch
+from trainer.data.batch_filling import Unit, draw_units, make_units, sample_units, spread_repeats, take_batch
 from trainer.data.pairs import PairTable
+from trainer.data.sources import rows_by_source
 from trainer.errors import InputError
+
+MIXED = "mixed"  # the way of training, and the one phase that it has
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class PhasePlan:
     extra: int  # negatives shown without one
     repeats: int  # batches that hold some text in two unrelated rows
     left_over: int  # rows at the end of the phase that filled no batch
+    rows_by_source: dict[str, int]  # of its batches, by file
     negatives_per_anchor: float  # candidates of a batch other than the anchor's own positive, on average
 
 
@@ -41,7 +46,8 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
     """Batches of row numbers for a whole run: phases in order, each for some epochs, reshuffled every epoch.
 
     Item `step` is the global batch [world_size * batch_size]; `local` cuts out a rank's equal share. Rows that do not
-    fill a batch at the end of an epoch open the next epoch of their phase.
+    fill a batch at the end of an epoch open the next epoch of their phase. Of a table of several sources an epoch
+    shows `weights` times the rows of each (`draw_units`). Rows of phase 0 are in every phase.
 
     >>> from trainer.data.incidents import generate_pairs
     >>> from trainer.data.pairs import pairs_from_columns
@@ -56,58 +62,140 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
     """
 
     def __init__(
-        self, table: PairTable, config: CurriculumConfig, *, batch_size: int, seed: int, world_size: int = 1
+        self,
+        table: PairTable,
+        config: CurriculumConfig,
+        *,
+        batch_size: int,
+        seed: int,
+        world_size: int = 1,
+        weights: Sequence[float] = (),
+        by_source: bool = False,
     ) -> None:
-        self._table, self._config = table, config
+        """
+        Args:
+            weights: of the table's sources; empty weighs each 1.
+            by_source: fill each batch from one source; batches of all stand in random order within an epoch.
+        """
+        self._table, self._config, self._seed = table, config, seed
+        self._weights = tuple(weights) or (1.0,) * len(table.sources)
+        self._by_source = by_source and len(table.sources) > 1
         self.batch_size = batch_size
         self.global_size = batch_size * world_size
         self.phases: list[PhasePlan] = []
         self.epochs: list[int] = []  # of each step, from 1 within its phase
         self._batches: list[np.ndarray] = []
         earlier: list[Unit] = []
-        for number, (name, rows) in enumerate(_phase_rows(table, config, self.global_size)):
-            earlier = earlier + self._add_phase(name, rows, earlier, (seed, number))
+        for number, (name, rows) in enumerate(_phase_rows(table, config)):
+            earlier = earlier + self._add_phase(name, rows, earlier, number)
 
-    def _add_phase(self, name: str, rows: np.ndarray, earlier: list[Unit], seed: tuple[int, int]) -> list[Unit]:
-        """Plan a phase; returns its units."""
-        table, config, units = self._table, self._config, make_units(self._table, rows)
-        replay_rows = round(config.replay * len(rows)) if earlier else 0
+    def _add_phase(self, name: str, rows: np.ndarray, earlier: list[Unit], number: int) -> list[Unit]:
+        """Plan a phase; returns its own units, which later ones may replay."""
+        table, config = self._table, self._config
+        self._check_rows(name, rows)
+        is_own = (table.phase[rows] > 0) | (name == MIXED)
+        replay_rows = round(config.replay * is_own.sum()) if earlier else 0
+        own = self._units_by_source(rows[is_own])
+        every = self._units_by_source(rows[~is_own])
         first_step, replayed, repeats = len(self), 0, 0
-        queue: deque[Unit] = deque()
-        waiting = 0  # rows in the queue
-        for epoch in range(1, config.epochs + 1):
-            rng = np.random.default_rng((*seed, epoch))
+        queues: list[deque[Unit]] = [deque() for _ in (table.sources if self._by_source else "1")]
+        for epoch in range(config.epochs):
+            rng = np.random.default_rng((self._seed, number, epoch + 1))
             replay = sample_units(earlier, replay_rows, rng)
-            fresh = units + replay
-            queue.extend(fresh[i] for i in rng.permutation(len(fresh)))
-            waiting += sum(len(unit.rows) for unit in fresh)
+            drawn = [
+                *self._draw(own, epoch, number + 1),
+                *self._draw(every, number * config.epochs + epoch, 0),  # goes on where the phase before ended
+                *replay,
+            ]
+            for i in rng.permutation(len(drawn)):
+                queues[table.part[drawn[i].rows[0]] if self._by_source else 0].append(drawn[i])
             replayed += sum(len(unit.rows) for unit in replay)
-            filled = [take_batch(queue, self.global_size) for _ in range(waiting // self.global_size)]
-            waiting %= self.global_size
-            repeats += spread_repeats(filled)
+            filled: list[list[Unit]] = []
+            for queue in queues:
+                waiting = sum(len(unit.rows) for unit in queue)
+                filled_here = [take_batch(queue, self.global_size) for _ in range(waiting // self.global_size)]
+                repeats += spread_repeats(filled_here)
+                filled += filled_here
+            if self._by_source:
+                filled = [filled[i] for i in rng.permutation(len(filled))]
             self._batches += [np.array([row for unit in batch for row in unit.rows]) for batch in filled]
-            self.epochs += [epoch] * len(filled)
-        batches = self._batches[first_step:]
+            self.epochs += [epoch + 1] * len(filled)
+        left_over = sum(len(unit.rows) for queue in queues for unit in queue)
+        self.phases.append(self._plan_of(name, rows, first_step, replayed, repeats, left_over))
+        return list(chain.from_iterable(own.values()))
+
+    def _check_rows(self, name: str, rows: np.ndarray) -> None:
+        """Raise InputError where the rows that share batches in a phase are too few for one, or all negative."""
+        table, size = self._table, self.global_size
+        for source, of_source in self._batch_mates(rows):
+            if len(of_source) < size:
+                raise InputError(
+                    f"{source}: phase {name} has {len(of_source)} rows, fewer than one batch of {size}; "
+                    f"lower train.batch_size or add pairs{self._or_mix}"
+                )
+            if not table.label[of_source].any():
+                raise InputError(
+                    f"{source}: phase {name} has no positive pair; add some, or drop the phase{self._or_mix}"
+                )
+
+    def _check_batches(self, name: str, rows: np.ndarray, batches: list[np.ndarray]) -> None:
+        """Raise InputError where weights show too few rows for a batch."""
+        parts = {int(self._table.part[batch[0]]) for batch in batches}
+        for source, of_source in self._batch_mates(rows):
+            if not batches or (self._by_source and int(self._table.part[of_source[0]]) not in parts):
+                raise InputError(
+                    f"{source}: its weight shows phase {name} fewer rows than one batch of {self.global_size}; "
+                    f"raise it in data.sources, or lower train.batch_size{self._or_mix}"
+                )
+
+    def _batch_mates(self, rows: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        """(name, rows) of what fills batches together: all of some rows, or those of each source."""
+        if not self._by_source:
+            return [(self._table.source, rows)]
+        parts = self._table.part[rows]
+        return [(self._table.sources[part], rows[parts == part]) for part in np.unique(parts)]
+
+    @property
+    def _or_mix(self) -> str:
+        return ', or set data.batches = "mixed"' if self._by_source else ""
+
+    def _units_by_source(self, rows: np.ndarray) -> dict[int, list[Unit]]:
+        """Number of the source -> its units among some rows."""
+        parts = self._table.part[rows]
+        return {int(part): make_units(self._table, rows[parts == part]) for part in np.unique(parts)}
+
+    def _draw(self, units: dict[int, list[Unit]], epoch: int, stock: int) -> list[Unit]:
+        """The units of each source that an epoch, from 0, shows; `stock` tells the phases apart."""
+        return [
+            unit
+            for part, of_part in units.items()
+            for unit in draw_units(of_part, self._weights[part], epoch, (self._seed, stock, part))
+        ]
+
+    def _plan_of(
+        self, name: str, rows: np.ndarray, first_step: int, replayed: int, repeats: int, left_over: int
+    ) -> PhasePlan:
+        """A phase in figures, once its batches are there. Raises InputError where there is none."""
+        table, batches = self._table, self._batches[first_step:]
+        self._check_batches(name, rows, batches)
         riding, extra = _count_riders(table, batches)
         positives = int(table.label[rows].sum())
-        self.phases.append(
-            PhasePlan(
-                name=name,
-                rows=len(rows),
-                positives=positives,
-                negatives=len(rows) - positives,
-                epochs=config.epochs,
-                first_step=first_step,
-                steps=len(batches),
-                replayed=replayed,
-                riding=riding,
-                extra=extra,
-                repeats=repeats,
-                left_over=waiting,
-                negatives_per_anchor=float(np.mean([len(np.unique(table.text2[batch])) - 1 for batch in batches])),
-            )
+        return PhasePlan(
+            name=name,
+            rows=len(rows),
+            positives=positives,
+            negatives=len(rows) - positives,
+            epochs=self._config.epochs,
+            first_step=first_step,
+            steps=len(batches),
+            replayed=replayed,
+            riding=riding,
+            extra=extra,
+            repeats=repeats,
+            left_over=left_over,
+            rows_by_source=rows_by_source(table, np.concatenate(batches)),
+            negatives_per_anchor=float(np.mean([len(np.unique(table.text2[batch])) - 1 for batch in batches])),
         )
-        return units
 
     def __len__(self) -> int:
         """Steps of the whole run."""
@@ -135,36 +223,28 @@ def training_mode(table: PairTable, config: CurriculumConfig) -> str:
     """ "phased" or "mixed": what `curriculum.mode` says, or what its "auto" comes to for these pairs."""
     if config.mode != "auto":
         return config.mode
-    one_phase = len(np.unique(table.phase)) == 1
+    one_phase = len(np.unique(table.phase[table.phase > 0])) == 1
     return "mixed" if one_phase and config.phases == CurriculumConfig().phases else "phased"
 
 
-def _phase_rows(table: PairTable, config: CurriculumConfig, size: int) -> list[tuple[str, np.ndarray]]:
+def _phase_rows(table: PairTable, config: CurriculumConfig) -> list[tuple[str, np.ndarray]]:
     """(name, row numbers) of each phase, checked."""
     if training_mode(table, config) == "mixed":
-        phases = [("mixed", np.arange(len(table)))]
+        phases = [(MIXED, np.arange(len(table)))]
     else:
-        present = [int(phase) for phase in np.unique(table.phase)]
+        present = [int(phase) for phase in np.unique(table.phase) if phase]
         if unknown := [phase for phase in present if phase not in config.phases]:
-            row = int(table.row[table.phase == unknown[0]][0])
+            place = table.place(int(np.flatnonzero(table.phase == unknown[0])[0]))
             raise InputError(
-                f"{table.source}: row {row}: phase {unknown[0]} is not in curriculum.phases = {list(config.phases)}; "
+                f"{place}: phase {unknown[0]} is not in curriculum.phases = {list(config.phases)}; "
                 "add it there or mend the row"
             )
-        phases = [(str(phase), np.flatnonzero(table.phase == phase)) for phase in config.phases]
-        if empty := [name for name, rows in phases if len(rows) == 0]:
+        phases = [(str(phase), np.flatnonzero(np.isin(table.phase, (0, phase)))) for phase in config.phases]
+        if empty := [phase for phase in config.phases if phase not in present]:
             raise InputError(
                 f"{table.source}: phase {empty[0]} has no rows (the file has {', '.join(map(str, present))}); "
                 "set curriculum.phases to what is there, or curriculum.mode to mixed"
             )
-    for name, rows in phases:
-        if len(rows) < size:
-            raise InputError(
-                f"{table.source}: phase {name} has {len(rows)} rows, fewer than one batch of {size}; "
-                "lower train.batch_size or add pairs"
-            )
-        if not table.label[rows].any():
-            raise InputError(f"{table.source}: phase {name} has no positive pair; add some, or drop the phase")
     return phases
 
 

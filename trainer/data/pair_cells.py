@@ -7,11 +7,10 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from trainer.data.raw_table import BadCell, RawTable, brief, fix_of_object, parse_number
+from trainer.data.raw_table import LABEL_WORDS, BadCell, RawTable, brief, fix_of_object, parse_number
 from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 
-WORDS = {"true": True, "yes": True, "y": True, "false": False, "no": False, "n": False}  # that labels may be
 MAX_PHASE = 2**31 - 1
 MAX_SCORE = 1e30  # of a teacher: fp32 holds it
 SCORES = ("teacher", "margin", "pos_scores", "neg_scores")  # columns that tell a teacher's scores
@@ -101,7 +100,7 @@ def _check_characters(text: str) -> None:
 
 def read_label(cell: Any, scale: float, scale_setting: str) -> float:
     """A label in the file's unit. Raises BadCell; `scale_setting` may change the scale, where there is one."""
-    value = WORDS.get(cell.strip().lower(), parse_number(cell)) if isinstance(cell, str) else cell
+    value = LABEL_WORDS.get(cell.strip().lower(), parse_number(cell)) if isinstance(cell, str) else cell
     if isinstance(value, bool):
         value = scale if value else 0.0
     if not isinstance(value, int | float):

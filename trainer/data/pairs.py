@@ -53,7 +53,9 @@ class PairTable:
     label: NDArray[np.bool_]
     """[N] True for positives: the label reached the threshold."""
     phase: IntArray
-    """[N] curriculum phase from 1; 1 where the file has none."""
+    """[N] curriculum phase from 1; 1 where the file has none, 0 for all phases where another one of its sources has."""
+    has_phases: bool
+    """Whether the file says them."""
     categories1: list[str] | None
     """[N] category of the first text, "" where unknown; None where the file has no such column."""
     categories2: list[str] | None
@@ -65,7 +67,11 @@ class PairTable:
     teacher: NDArray[np.float64]
     """[N] a teacher's score of each pair in the file's unit, NaN where there is none."""
     teacher_group: NDArray[np.int64]
-    """[N] which of the teacher's scores are comparable: 0 for all with all, else with those of the same number."""
+    """[N] which of the teacher's scores are comparable: those of the same number."""
+    sources: tuple[str, ...]
+    """The files that the rows are from, most often one (`sources.join`)."""
+    part: IntArray
+    """[N] which of the sources each row is from."""
     origins: list[str] | None = None
     """[N] where each row of built pairs comes from (`origins.py`), "" where unknown; None without such a column."""
 
@@ -78,7 +84,7 @@ class PairTable:
         used, ids = _number_by_appearance(np.stack([self.text1[chosen], self.text2[chosen]], axis=1).ravel())
         lists = ((name, getattr(self, name)) for name in ("categories1", "categories2", "origins"))
         columns: dict[str, Any] = {name: cells and [cells[row] for row in chosen] for name, cells in lists}
-        columns |= {name: getattr(self, name)[chosen] for name in ("score", "label", "phase", "row", *TEACHER)}
+        columns |= {name: getattr(self, name)[chosen] for name in ("score", "label", "phase", "row", "part", *TEACHER)}
         return replace(
             self,
             texts=[self.texts[text] for text in used],
@@ -100,15 +106,22 @@ class PairTable:
             text2=(self.text2 + len(self.texts)).astype(np.int32),
         )
 
+    def place(self, row: int) -> str:
+        """A row (an index) as messages name it: file and number."""
+        return f"{self.sources[self.part[row]]}: row {self.row[row]}"
+
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of rows and their order: texts, scores, labels, phases, categories; not of format or path."""
+        """SHA-256 (hex) of rows and their order: texts, scores, labels, phases, categories, of several sources also
+        which; not of format or path."""
         digest = hashlib.sha256()
         for strings in (self.texts, self.categories1, self.categories2):
             digest.update(json.dumps(strings).encode())
             digest.update(b"\n")
         columns: list[NDArray[Any]] = [self.text1, self.text2, self.score, self.label, self.phase]
         types = ["<i4", "<i4", "<f8", "u1", "<i4"]
-        if not np.isnan(self.teacher).all():  # else that of a version that knew no teacher
+        if len(self.sources) > 1:  # what one file without a teacher has is that of a version that knew neither
+            columns, types = [*columns, self.part], [*types, "<i4"]
+        if not np.isnan(self.teacher).all():
             columns, types = [*columns, self.teacher, self.teacher_group], [*types, "<f8", "<i8"]
         for column, dtype in zip(columns, types, strict=True):
             digest.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
@@ -208,10 +221,13 @@ def _pair_table(
         phase=np.array(phases, dtype=np.int32),
         categories1=categories[0],
         categories2=categories[1],
+        has_phases="phase" in raw.columns,
         row=rows,
         teacher=(-1.0 if are_margins else 1.0) * np.array(teacher, dtype=np.float64),
         teacher_group=rows if are_margins else np.zeros_like(rows),
         source=raw.source,
+        sources=(raw.source,),
+        part=np.zeros(len(raw), dtype=np.int32),
         origins=origins and [cell.strip().lower() if isinstance(cell, str) else "" for cell in origins],
     )
 

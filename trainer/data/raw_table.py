@@ -15,6 +15,7 @@ SHOWN_ROWS = 5  # of the rows with one fault
 SHOWN_NAMES = 12
 # A likeness costs the product of two lengths: names are compared up to so many, of so many characters.
 COMPARED_NAMES, COMPARED_CHARACTERS = 200, 80
+LABEL_WORDS = {"true": True, "yes": True, "y": True, "false": False, "no": False, "n": False}  # that labels may be
 T = TypeVar("T")
 
 

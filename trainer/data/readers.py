@@ -1,4 +1,5 @@
-"""Files of records, read whole, by what they are: JSON, CSV and their kin, XLSX and Parquet, also gzipped.
+"""Files of records, read whole, by what they are: JSON, CSV and their kin, XLSX and Parquet, also gzipped; and folders
+of datasets.
 
 Whatever the bytes, the result is a `RawTable` or an `InputError`, in time linear in the (expanded) size of the file.
 Only the shape is judged here: every row has every required field. What a field may hold is for the caller to say.
@@ -12,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trainer.data.binary_files import read_parquet, read_workbook
+from trainer.data.binary_files import PARQUET, read_columnar, read_workbook
+from trainer.data.dataset_folders import shards_of
 from trainer.data.delimited import read_delimited
 from trainer.data.json_files import read_json
 from trainer.data.raw_table import Finder, RawTable, brief
@@ -72,9 +74,10 @@ def read_table(path: str | Path, finder: Finder, reading: Reading | None = None)
     """
     path, reading = Path(path), reading or Reading()
     source, ending = str(path), Path(path.name.lower().removesuffix(".gz")).suffix
-    data = read_bytes(path)
-    if data.startswith(b"PAR1"):
-        table = read_parquet(data, source, finder)
+    shards = [read_bytes(shard) for shard in shards_of(path) or [path]]
+    data = shards[0]
+    if len(shards) > 1 or path.is_dir() or data.startswith(PARQUET):
+        table = read_columnar(shards, source, finder)
     elif data.startswith(b"PK\x03\x04"):
         table = read_workbook(data, source, finder)
     else:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from trainer.config import DataConfig
+from trainer.config_data import DataConfig, SourceConfig
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
 from trainer.data.raw_table import brief
 from trainer.data.readers import Reading
 from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, remarks
+from trainer.data.sources import by_source, join
 from trainer.data.split import check_overlap, hold_out, require_positives, sample_pairs
 from trainer.data.ticket_corpus import corpus_of_tickets, read_texts
 from trainer.data.ticket_table import Columns
@@ -58,21 +59,21 @@ def load_data(config: DataConfig, seed: int) -> RunData:
             nothing can search the corpus.
     """
     config.require_train()
-    train, left_out = _read(config, config.train, "train", seed), 0
+    train, left_out = join([_read(config, source, "train", seed) for source in config.training_files()]), 0
     require_positives(train)
     if config.dev or config.train == INCIDENTS:
-        dev = _read(config, config.dev or INCIDENTS, "dev", seed)
+        dev = _read(config, config.as_source(config.dev or INCIDENTS), "dev", seed)
     else:
         rows = len(train)
         train, dev, left_out = hold_out(train, config.dev_fraction, seed)
         lost = f"; {left_out} rows that connect both sides are left out" if left_out else ""
         console.print(f"{train.source}: held out {len(dev)} of {rows} rows as dev{lost}", markup=False)
-    test = _read(config, config.test, "test", seed) if config.test else None
+    test = _read(config, config.as_source(config.test), "test", seed) if config.test else None
     general = read_general(config.forgetting) if config.forgetting else None
     held_out = {"dev": dev} if test is None else {"dev": dev, "test": test}
     for name, table in held_out.items():
         require_positives(table)
-        require_other_pairs(f"data.{name}", table, "data.train", train)
+        require_other_pairs(f"data.{name}", table, "data.sources" if config.sources else "data.train", train)
     if test is not None:
         require_other_pairs("data.test", test, "data.dev", dev)
     overlap = {name: check_overlap(train, table, config.allow_overlap) for name, table in held_out.items()}
@@ -94,6 +95,10 @@ def require_other_pairs(key: str, held_out: PairTable, other_key: str, other: Pa
     known = set(_canonical_rows(other))
     shared = sum(row in known for row in _canonical_rows(held_out))
     if shared >= NEARLY_ALL * len(held_out):
+        if len(other.sources) > 1:
+            held = set(_canonical_rows(held_out))
+            files = [part.source for part in by_source(other) if held.intersection(_canonical_rows(part))]
+            other_key += f" ({' and '.join(files)})"
         fix = f"name another file as {key}" + (", or leave it out to split a part off" if key == "data.dev" else "")
         raise InputError(
             f"{key} = {held_out.source}: {shared} of its {len(held_out)} rows are also in {other_key}: {fix}"
@@ -112,12 +117,12 @@ def read_general(path: str) -> PairTable:
     return read_pairs(path, label_scale=STS_SCALE, scale_setting="")
 
 
-def _read(config: DataConfig, path: str, part: str, seed: int) -> PairTable:
-    if path == INCIDENTS:
+def _read(config: DataConfig, file: SourceConfig, part: str, seed: int) -> PairTable:
+    if file.path == INCIDENTS:
         return pairs_from_columns(generate_pairs(GENERATED_ROWS[part], seed, part), f"{INCIDENTS} ({part})")
-    reading = Reading(config.encoding, config.separator, config.columns)
-    threshold = config.positive_threshold or None
-    return read_pairs(path, label_scale=config.label_scale, positive_threshold=threshold, reading=reading)
+    reading = Reading(config.encoding, config.separator, file.columns)
+    threshold = file.positive_threshold or None
+    return read_pairs(file.path, label_scale=file.label_scale, positive_threshold=threshold, reading=reading)
 
 
 class CorpusColumns(Columns):

@@ -14,6 +14,7 @@ from scipy.sparse import csgraph, csr_matrix
 
 from trainer.data.pairs import IntArray, PairTable, canonical_count
 from trainer.data.raw_table import brief
+from trainer.data.sources import by_source
 from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 
@@ -107,14 +108,14 @@ def hold_out(table: PairTable, fraction: float, seed: int) -> Split:
 def sample_pairs(table: PairTable, limit: int, seed: int) -> PairTable:
     """A seeded sample of `limit` rows, or all where there are no more, in their order.
 
-    Phases and labels keep their shares, to a row each. The canonical first texts are drawn in one order for all of
-    them, so that a positive tends to come with the negatives of its anchor.
+    Sources, phases and labels keep their shares, to a row each. The canonical first texts are drawn in one order for
+    all of them, so that a positive tends to come with the negatives of its anchor.
     """
     if limit >= len(table):
         return table
     anchors = table.canonical[table.text1]
     drawn = np.random.default_rng(seed).permutation(canonical_count(table))[anchors]
-    kinds = np.unique(np.stack([table.phase, table.label]), axis=1, return_inverse=True)[1].ravel()
+    kinds = np.unique(np.stack([table.part, table.phase, table.label]), axis=1, return_inverse=True)[1].ravel()
     order = np.lexsort((drawn, kinds))  # by kind, and within it as drawn
     sizes = np.bincount(kinds)
     within = np.arange(len(table)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -217,10 +218,12 @@ def check_overlap(train: PairTable, held_out: PairTable, allowed: float) -> int:
     pairs = int((is_shared[held_out.text1] | is_shared[held_out.text2]).sum())
     if pairs / len(held_out) > allowed:
         examples = ", ".join(brief(held_out.texts[text]) for text in shared[:3])
+        forms = {canonical_form(held_out.texts[text]) for text in shared}
+        files = [part.source for part in by_source(train) if forms.intersection(map(canonical_form, part.texts))]
         enough = math.ceil(100 * pairs / len(held_out)) / 100
         raise InputError(
             f"{held_out.source}: {pairs} of its {len(held_out)} pairs ({pairs / len(held_out):.1%}) hold one of "
-            f"{len(shared)} texts that are also in {train.source} (such as {examples}): remove them from one, or set "
-            f"data.allow_overlap = {enough:g}"
+            f"{len(shared)} texts that are also in {' and '.join(files)} (such as {examples}): remove them from one, "
+            f"or set data.allow_overlap = {enough:g}"
         )
     return len(shared)

@@ -40,7 +40,7 @@ def read_bytes(path: Path) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InputError(f"{source}: cannot be found ({getattr(error, 'strerror', error)}): check the path") from None
     if stat.S_ISDIR(mode):
-        raise InputError(f"{source}: is a folder: name a file in it")
+        raise InputError(f"{source}: is a folder, and none of a dataset: name a file in it")
     if not stat.S_ISREG(mode):  # a pipe or a device may never end
         raise InputError(f"{source}: is not a regular file: copy its content into one")
     try:

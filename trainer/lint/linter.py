@@ -89,11 +89,15 @@ def measure_by(model: str, tables: Sequence[PairTable]) -> tuple[Tokens, list[Sc
 
 
 def lint_tables(
-    tables: Sequence[PairTable], tokens: Tokens | None = None, cosines: Sequence[Scores] | None = None
+    tables: Sequence[PairTable],
+    tokens: Tokens | None = None,
+    cosines: Sequence[Scores] | None = None,
+    training: int = 1,
 ) -> Report:
     """Look at tables, the training pairs first.
 
     Args:
+        training: how many of them are training pairs.
         tokens: lengths of their texts; None estimates them from words.
         cosines: of a table's pairs [N] under the untouched model; None measures difficulty by TF-IDF.
     """
@@ -113,16 +117,19 @@ def lint_tables(
         for check in table_checks.CHECKS:
             report.findings += check(part)
         report.findings += table_checks.truncation(part, lengths, tokens.longest, tokens.estimated)
-    for seen, held in combinations(parts, 2):
-        report.findings += table_checks.overlap(seen, held)
-    words: Sequence[Scores | None] = _add_scores(report, parts, cosines) or [None] * len(tables)
+    for first, second in combinations(range(len(parts)), 2):
+        between = table_checks.overlap if second >= training else table_checks.contradictions_between
+        report.findings += between(parts[first], parts[second])
+    words: Sequence[Scores | None] = _add_scores(report, parts, cosines, training) or [None] * len(tables)
     tables_of = {table.source: (table, scores) for table, scores in zip(tables, words, strict=True)}
     findings = [as_expected(finding, *tables_of[finding.source]) for finding in report.findings]
     report.findings = sorted(findings, key=lambda finding: (SERIOUS, WARNING, EXPECTED).index(finding.severity))
     return report
 
 
-def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores] | None) -> list[Scores] | None:
+def _add_scores(
+    report: Report, parts: Sequence[Part], cosines: Sequence[Scores] | None, training: int
+) -> list[Scores] | None:
     """Findings and figures that rest on scores: of shortcuts, of TF-IDF, and of the model where there is one. Returns
     the scores of each table by TF-IDF."""
     tfidf = tfidf_scores([part.table for part in parts], report.notes)
@@ -144,11 +151,13 @@ def _add_scores(report: Report, parts: Sequence[Part], cosines: Sequence[Scores]
         hardness.append(figures.get(judge, []))
         if judge in scores:
             report.findings += score_checks.suspect_labels(part, judge, scores[judge])
-        if number == 0:
-            report.findings += score_checks.phase_order(part, hardness[0])
+        if number < training:
+            report.findings += score_checks.phase_order(part, hardness[number])
         report.figures += chain.from_iterable(figures.values())
-    for held in hardness[1:]:
-        report.findings += score_checks.easier_than(parts[0], hardness[0], held)
+    # Of several training files it is enough that one has pairs as hard.
+    for held in hardness[training:]:
+        easier = [score_checks.easier_than(parts[i], hardness[i], held) for i in range(training) if hardness[i]]
+        report.findings += easier[0] if easier and all(easier) else []
     return tfidf
 
 

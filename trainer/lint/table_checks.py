@@ -63,6 +63,20 @@ def contradictions(part: Part) -> list[Finding]:
     )
 
 
+def contradictions_between(part: Part, other: Part) -> list[Finding]:
+    """The same two texts with one label in a training file and the other label in another."""
+    keys, other_keys, label = part.keys(part.form), other.keys(other.form), part.table.label
+    rows = np.where(other.table.label, np.isin(other_keys, keys[~label]), np.isin(other_keys, keys[label]))
+    return other.finding(
+        limits.CONTRADICTED.severity(rows.mean()),
+        "contradictory labels",
+        f"{share_of(rows)} rows have the other label in {name_of(part.table.source)}",
+        counted(rows) | {"with": part.table.source},
+        rows,
+        "decide which label is right, remove the other row",
+    )
+
+
 def clusters(part: Part, size: int) -> NDArray[np.int32]:
     """[size] number of the cluster of each canonical text, where positive pairs connect; `size` numbers are in use."""
     first, second = (part.form[side[part.table.label]] for side in (part.table.text1, part.table.text2))

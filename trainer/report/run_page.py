@@ -230,9 +230,11 @@ def _environment_table(run: Record) -> Table:
     forgotten = run.metrics["dev"]["forgetting"]
     planned = f" of {len(rates)}" if metadata["steps"] < len(rates) else ""
     data = {f"data.{key}": config["data"][key] for key in ("train", "dev", "test", "corpus") if config["data"].get(key)}
+    shown = {name: f"{one['rows']} rows, weight {one['weight']:g}" for name, one in metadata.get("sources", {}).items()}
     rows = {
         "base model": config["model"]["name"],
         **data,
+        **({"data.sources": shown} if config["data"].get("sources") else {}),
         "rows": metadata["rows"],
         "texts shared between the parts": metadata["overlapping_texts"],
         **_drawn(run),

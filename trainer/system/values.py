@@ -79,9 +79,11 @@ def _list_hint(value: Any, item: Any) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """A setting's value as TOML: true, 5e-06, "cls", [768, 64]."""
+    """A setting's value as TOML: true, 5e-06, "cls", [768, 64], {path = "a.json"}."""
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml_value, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml_value(inner)}" for key, inner in value.items()) + "}"
     # JSON's strings and numbers are TOML's, but for DEL, which TOML wants escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

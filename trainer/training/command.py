@@ -70,7 +70,7 @@ def run_train(options: argparse.Namespace) -> None:
         config, name = load_config(path, overrides), path.stem
     else:
         config = resolve_config({}, overrides, "without --config")
-        name = Path(config.data.train).name.split(".")[0] or "run"
+        name = Path(config.data.training_files()[0].path).name.split(".")[0] or "run"
 
     from trainer.training.loop import train  # imports torch: after everything that can fail without it
 
@@ -94,7 +94,7 @@ def choose_config(options: argparse.Namespace) -> Path | None:
             )
         return path
     keys = {text.partition("=")[0].strip() for text in options.set}
-    return None if keys & {"model.name", "data.train"} else default_config()
+    return None if keys & {"model.name", "data.train", "data.sources"} else default_config()
 
 
 def default_config() -> Path:

@@ -41,6 +41,7 @@ from trainer.training.judging import (
     record_of,
 )
 from trainer.training.model_card import model_card, print_summary
+from trainer.training.plan import source_record
 from trainer.training.run_folder import clear_results
 from trainer.training.setup import Run
 from trainer.training.strength import FULL, choose_strength, set_strength
@@ -85,7 +86,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     spec = run.encoder.spec
     sided = bool(spec.query_prompt or spec.document_prompt)
     with_thresholds: dict[str, Any] = {"has_thresholds": fitted is not None, "alerts": alerts}
-    card = model_card(run.config, records[pairs], pairs, alpha, sided=sided, **with_thresholds)
+    card = model_card(run.config, records[pairs], pairs, alpha, source_record(run), sided=sided, **with_thresholds)
     kept_beside = {THRESHOLDS: thresholds_text(fitted)} if fitted is not None else {}
     options: dict[str, Any] = {"untouched": alpha == 0, "dims": run.config.loss.dims}
     differences = export(run.encoder, untouched, run.folder, card, probes, kept_beside, **options)
@@ -189,7 +190,7 @@ def shown(text: str) -> str:
 
 def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, float]) -> dict[str, Any]:
     """training_metadata.json, read from what is there."""
-    spec = run.encoder.spec
+    spec, data = run.encoder.spec, run.data
     return {
         "versions": {
             "trainer": __version__,
@@ -218,12 +219,9 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "strength": alpha,
         "original": asdict(origin_of_run(spec, run.fingerprints["base_weights"])),
         "fingerprints": run.fingerprints,
-        "rows": {
-            "train": len(run.data.train),
-            "beyond data.limit": run.data.beyond_limit,
-            "dev": len(run.data.dev),
-            "left out": run.data.left_out,
-        },
+        "rows": {"train": len(data.train), "beyond data.limit": data.beyond_limit}
+        | {"dev": len(data.dev), "left out": data.left_out},
+        "sources": source_record(run),
         "overlapping_texts": run.data.overlap,
         "texts_at_max_length": int((run.tokens.longest(len(run.data.train.texts)) == spec.max_length).sum()),
         "scale": float(torch.as_tensor(run.objective.scale).detach()),

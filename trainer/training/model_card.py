@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +164,21 @@ def thresholds_in_words(record: dict[str, Any]) -> str:
     )
 
 
+def _sources_in_words(sources: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many rows of which files, without their folders."""
+    return ", ".join(
+        f"{counts['rows']:,} of {Path(source).name}"
+        + (f" (weight {counts['weight']:g})" if counts["weight"] != 1 else "")
+        for source, counts in sources.items()
+    )
+
+
 def model_card(
     config: Config,
     record: dict[str, Any],
     on: str,
     alpha: float,
+    sources: Mapping[str, Mapping[str, Any]],
     has_thresholds: bool,
     sided: bool,
     alerts: dict[str, Any] | None = None,
@@ -176,6 +187,7 @@ def model_card(
 
     Args:
         record: what was found on the held-out set `on`.
+        sources: training file -> "rows" and "weight".
         has_thresholds: whether THRESHOLDS lies beside it.
         sided: whether the two texts of a pair have prompts of their own.
         alerts: what `alerts_on_training` counted.
@@ -209,7 +221,7 @@ def model_card(
             *(f"- {sentence}" for sentence in record["sentences"]),
             "",
             f"Trained by {how} with multiple-negatives ranking at the dims {dims}; strength of the update {alpha:.1f}"
-            f"{'' if alpha else UNTOUCHED}.",
+            f"{'' if alpha else UNTOUCHED}. Training pairs: {_sources_in_words(sources)}.",
             f"Judged beside the model that training began with, by {metric} on {judged}:",
             "",
             *_by_dim(record, columns),

@@ -16,6 +16,7 @@ from rich.table import Table
 from trainer.config import LossConfig
 from trainer.config_file import dump_config
 from trainer.data.pairs import PairTable, graded_labels, soft_targets
+from trainer.data.sources import by_source, rows_by_source
 from trainer.lint.linter import Tokens, lint_tables
 from trainer.lint.show import print_findings
 from trainer.model.encoder import in_mode
@@ -37,10 +38,12 @@ SMALL_PLAN = 1e12
 
 def lint_pairs(inputs: Inputs, keep: bool = True) -> None:
     """Show, and `keep` in the folder, what lint finds without a model in the pairs; nothing it finds ends the run."""
-    tables = [inputs.data.train, *(pairs.table for pairs in inputs.held_out)]
-    tokens = [inputs.tokens, *(pairs.tokens for pairs in inputs.held_out)]
-    lengths = [of_table.longest(len(table.texts)) for of_table, table in zip(tokens, tables, strict=True)]
-    report = lint_tables(tables, Tokens(lengths, inputs.encoder.spec.max_length))
+    sources, train = by_source(inputs.data.train), inputs.data.train
+    of_text = dict(zip(train.texts, inputs.tokens.longest(len(train.texts)).tolist(), strict=True))
+    lengths = [np.array([of_text[text] for text in table.texts]) for table in sources]
+    lengths += [pairs.tokens.longest(len(pairs.table.texts)) for pairs in inputs.held_out]
+    tables = [*sources, *(pairs.table for pairs in inputs.held_out)]
+    report = lint_tables(tables, Tokens(lengths, inputs.encoder.spec.max_length), training=len(sources))
     console.print("Lint of the run's pairs:")
     print_findings(report)
     if keep:
@@ -65,6 +68,19 @@ def plan_record(run: Run) -> dict[str, Any]:
         "fast_paths": asdict(run.fast_paths),
         "trained": {name: list(parameter.shape) for name, parameter in run.parameters.items()},
         "learning_rates": run.rates,
+    }
+
+
+def source_record(run: Run) -> dict[str, Any]:
+    """Training file -> its rows, those that the steps of the plan show, and its weight."""
+    rows = rows_by_source(run.data.train)
+    shown = Counter[str]()
+    for phase in run.sampler.phases:
+        shown.update(phase.rows_by_source)
+    weights = [file.weight for file in run.config.data.training_files()]
+    return {
+        source: {"rows": rows[source], "shown": shown[source], "weight": weight}
+        for source, weight in zip(rows, weights, strict=True)
     }
 
 
@@ -165,6 +181,9 @@ def print_plan(run: Run) -> None:
     if warning := little_movement(run.config, run.rates[: run.steps]):
         console.print(warning, markup=False)
     for phase in run.sampler.phases:
+        if len(phase.rows_by_source) > 1:
+            shown = ", ".join(f"{rows} rows of {source}" for source, rows in phase.rows_by_source.items())
+            console.print(f"Phase {phase.name} shows {shown}", markup=False)
         if phase.repeats:
             console.print(f"Phase {phase.name}: {phase.repeats} batches could not avoid showing a text twice")
         if phase.replayed:

@@ -71,12 +71,13 @@ def show(settings: list[Setting]) -> None:
 
 def all_settings() -> list[Setting]:
     """All settings in the order of the config; their meanings are the docstrings under the fields."""
-    meanings = field_docstrings(inspect.getsource(config))
+    sections = settings_of(config.Config)
+    meanings = field_docstrings("\n".join(map(inspect.getsource, sections.values())))
     settings = []
-    for section, cls in settings_of(config.Config).items():
+    for section, cls in sections.items():
         for name, kind in settings_of(cls).items():
             if (cls.__name__, name) not in meanings:
-                raise LookupError(f"trainer/config.py: {cls.__name__}.{name} has no docstring; write one under it")
+                raise LookupError(f"{cls.__module__}: {cls.__name__}.{name} has no docstring; write one under it")
             default, meaning = toml_value(getattr(cls(), name)), meanings[cls.__name__, name]
             settings.append(Setting(f"{section}.{name}", default, kind_in_words(kind), meaning))
     return settings
@@ -97,4 +98,6 @@ def field_docstrings(source: str) -> dict[tuple[str, str], str]:
 def kind_in_words(kind: Any) -> str:
     """A field's type in words: "a number", "a list, each a whole number"."""
     items = typing.get_args(kind)
+    if items and items[0] not in KINDS:
+        return f"a list of tables: {', '.join(settings_of(items[0]))}"
     return f"a list, each {KINDS[items[0]]}" if items else KINDS[kind]

@@ -132,7 +132,8 @@ class Conditions:
     def reads_pairs(self) -> bool:
         """Whether some pairs come from a file; the labels of generated ones are 0 and 1."""
         data = self.config.data
-        return any(path not in ("", INCIDENTS) for path in (data.train, data.dev, data.test))
+        files = [file.path for file in data.training_files()]
+        return any(path not in ("", INCIDENTS) for path in (*files, data.dev, data.test))
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ EFFECTS = {
     "data.dev_fraction": Effect(
         lambda run: not run.config.data.dev and run.config.data.train != INCIDENTS, "dev is not split off"
     ),
+    "data.batches": Effect(lambda run: len(run.config.data.sources) > 1, "there is one source of pairs"),
     "data.label_scale": _FROM_FILES,
     "data.positive_threshold": _FROM_FILES,
     "data.columns": _FROM_FILES,

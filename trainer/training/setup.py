@@ -225,6 +225,8 @@ def plan_batches(config: Config, table: PairTable) -> PhasedBatchSampler:
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         world_size=ranks.world_size(),
+        weights=[source.weight for source in config.data.training_files()],
+        by_source=config.data.batches == "by_source",
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainer.data.sources import by_source
 from trainer.errors import NumericError
 from trainer.loss.objective import Loss
 from trainer.system import distributed as ranks
@@ -120,13 +121,13 @@ class Stepper:
         overflow_is_handled = scaler is not None and scaler.get_scale() > 1
         if np.isfinite(loss) and (np.isfinite(norm) or overflow_is_handled):
             return
-        rows = run.data.train.row[run.sampler[step]]
-        shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+        batch = by_source(run.data.train, run.sampler[step])
+        rows = [f"{', '.join(map(str, part.row[:8]))}{', ...' * (len(part) > 8)} of {part.source}" for part in batch]
         what = f"gradient norm is {norm}" if np.isfinite(loss) else f"loss is {loss}"
         fix = "lower optim.lr" + (", or train in bf16 or fp32" if scaler is not None else "")
         raise NumericError(
             f"step {step}, phase {run.sampler.phase_at(step).name}: the {what}; nothing was updated. The batch holds "
-            f"rows {shown} of {run.data.train.source}; {fix}"
+            f"rows {' and '.join(rows)}; {fix}"
         )
 
 

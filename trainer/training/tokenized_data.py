@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trainer.checkpoint.identity import SOURCE
 from trainer.data.run_data import RunData
+from trainer.data.sources import by_source
 from trainer.evaluation.metric_choice import SEARCH_METRICS
 from trainer.evaluation.scoring import PairSet
 from trainer.evaluation.search_set import SearchSet
@@ -63,6 +65,7 @@ def fingerprints_of(data: RunData, tokens: TokenTable, encoder: Encoder) -> dict
     """
     return {
         "train_data": data.train.fingerprint(),
+        **{SOURCE + part.source: part.fingerprint() for part in by_source(data.train) if len(data.train.sources) > 1},
         "dev_data": data.dev.fingerprint(),
         **({"corpus": data.corpus.fingerprint()} if data.corpus is not None else {}),
         "base_weights": weights_fingerprint(encoder),
