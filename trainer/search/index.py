@@ -35,7 +35,7 @@ TOP = 10  # what recall is measured by
 AIM = 0.995  # of it; what is promised is 0.99
 SAMPLE = 256  # stored embeddings that search for others: one half chooses the candidates, the other measures
 QUERIES_AT_ONCE = 16
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 2048
 
 
 class Hit(NamedTuple):
@@ -86,10 +86,11 @@ class Index:
         for ticket in stored.tickets():
             ids.append(ticket.id)
             texts.append(preview(ticket.text))
+        words = stored.words()
         width = contents.prefix if contents.candidates < contents.tickets else 0
         prefixes = unit_prefixes(stored.embeddings, width, stored.files["embeddings"])
         encoder = None if model is None else load_for(contents, model or contents.model_name, Path(folder))
-        return cls(contents, ids, texts, np.asarray(stored.embeddings), prefixes, stored.words(), encoder)
+        return cls(contents, ids, texts, np.asarray(stored.embeddings), prefixes, words, encoder)
 
     def search(
         self,
@@ -143,15 +144,17 @@ class Index:
             rows, cosines = rows[rows != own], cosines[rows != own]
         scores = cosines.astype(np.float64)
         if text and self.words is not None:
-            by_words, by_cosine = self.words.scores(text), np.full(len(self.ids), -np.inf, dtype=np.float32)
-            by_words[by_words <= 0] = -np.inf
-            if own is not None:
-                by_words[own] = -np.inf
-            by_cosine[rows] = cosines
-            fused = reciprocal_ranks(by_words[None], 0.0)[0] + reciprocal_ranks(by_cosine[None], TIE)[0]
+            by_words = self.words.scores(text)
+            by_words[[] if own is None else own] = 0
+            shared = np.flatnonzero(by_words)
+            fused = np.zeros(len(self.ids))
+            for listed, values, tie in ((rows, cosines, TIE), (shared, by_words[shared], 0.0)):
+                best = _best(values, FUSED_DEPTH + 1)
+                fused[listed[best]] += reciprocal_ranks(values[best][None], tie)[0]
             rows = np.flatnonzero(fused)
             scores = fused[rows]
-        best = np.lexsort((rows, -scores))[:top]
+        best = _best(scores, top)
+        best = best[np.lexsort((rows[best], -scores[best]))][:top]
         return rows[best], scores[best]
 
     def _candidates(self, query: Float, least: int, exact: bool) -> tuple[Int, Float]:
@@ -162,6 +165,13 @@ class Index:
         near = self.prefixes @ query[: self.prefixes.shape[1]]
         rows = np.sort(np.argpartition(near, len(near) - count)[-count:])
         return rows, self.embeddings[rows] @ query
+
+
+def _best(scores: np.ndarray, count: int) -> Int:
+    """Positions of the `count` highest scores [N], or all, and of those that tie with the last of them."""
+    if len(scores) <= count:
+        return np.arange(len(scores))
+    return np.flatnonzero(scores >= np.partition(scores, len(scores) - count)[-count])
 
 
 def load_for(contents: Contents, name: str, folder: Path) -> Encoder:

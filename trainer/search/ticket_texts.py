@@ -11,15 +11,15 @@ from trainer.data.readers import Reading
 from trainer.data.ticket_table import Columns, ids_of_column, join_cells, read_ticket_table, text_of_cell, texts_of_cell
 from trainer.errors import InputError
 from trainer.system.console import tracked
-from trainer.text.cleaning import first_words, strip_mail
+from trainer.text.cleaning import strip_mail
 from trainer.text.masking import mask_text
 
-SHOWN_WORDS, SHOWN_CHARACTERS = 25, 400
+SHOWN_WORDS, SHOWN_CHARACTERS = 25, 200
 
 
 def preview(text: str) -> str:
     """The first words of a text, in one line."""
-    return " ".join(first_words(text[:SHOWN_CHARACTERS], SHOWN_WORDS).split())
+    return " ".join(text[:SHOWN_CHARACTERS].split()[:SHOWN_WORDS])
 
 
 @dataclass(frozen=True)
