@@ -19,7 +19,8 @@ from trainer.config_file import load_config, to_tree
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.data.run_data import columns_of_settings, read_corpus
-from trainer.data.search_corpus import SearchCorpus, corpus_of_tickets
+from trainer.data.search_corpus import SearchCorpus
+from trainer.data.ticket_corpus import corpus_of_tickets
 from trainer.data.ticket_table import Columns
 from trainer.errors import CheckpointError, InputError
 from trainer.evaluation.question import SearchQuestion
@@ -205,7 +206,7 @@ def test_a_run_goes_by_the_corpus_and_ends_with_what_trainer_evaluate_finds(
     curve = json.loads((folder / "strength.json").read_text())["curve"]
     start = json.loads((folder / "metrics.json").read_text())["search"]["baseline"]
     assert metrics["verdict_on"] == "corpus" and "Dev pairs, search figures of the corpus tickets.csv" in said
-    assert curve[0]["alpha"] == 0 and curve[0]["dev"]["64"] == pytest.approx(start["64"]["mrr@10"], abs=1e-6)
+    assert curve[0]["alpha"] == 0 and curve[0]["metric"]["64"] == pytest.approx(start["64"]["mrr@10"], abs=1e-6)
     # Groups of train do not search; of the others all do, among the tickets of all.
     judged = None
     for part in ("dev", "test"):

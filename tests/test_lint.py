@@ -17,7 +17,7 @@ from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
 from trainer.evaluation.scoring import pair_cosines
 from trainer.lint import linter as lint
-from trainer.lint.findings import EXPECTED, SERIOUS, WARNING
+from trainer.lint.limits import EXPECTED, SERIOUS, WARNING
 from trainer.lint.linter import Report, Tokens, lint_tables, measure_by
 from trainer.main import cli
 from trainer.model.embedding import embed_cached, tokenize_sides

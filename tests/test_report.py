@@ -228,6 +228,18 @@ def test_the_search_of_a_corpus_is_shown_for_every_system(
     assert "by spearman on 36 test pairs." in page.text["p"][1] and "corpus" not in page.text["p"][1]
 
 
+def test_what_a_corpus_says_of_two_sets_of_positives_is_shown_once(capfd: pytest.CaptureFixture[str]) -> None:
+    search = {"source": "tickets.csv", "queries": 5, "texts": 9}
+    judged = {"question": {"metric": "mrr@10", "dev": None}, "verdict": "UNCLEAR", "sentences": []}
+    values = {"64": dict.fromkeys(("success@1", "success@5", "success@10", "mrr@10"), 0.5)}
+    ends = {"intervals": {"difference": {"64": {"mrr@10": [-0.1, 0.1]}}}, "verdicts": {"64": "UNCLEAR"}}
+    nothing = {"undefined": {}, "forgetting": None, "thresholds": {}}
+    record = search | judged | ends | nothing | {"baseline": values, "final": values}
+    for picked_on, tables in (("corpus", 1), ("dev", 2)):
+        print_summary({"dev": record, "test": record}, 1, 1.0, Path("model"), sided=False, picked_on=picked_on)
+        assert capfd.readouterr().err.count("baseline -> final") == tables
+
+
 def covered(figure: Figure) -> list[str]:
     """Legends of a figure that lie over one of its panels, as they are drawn."""
     FigureCanvasAgg(figure).draw()
@@ -398,7 +410,7 @@ def test_a_run_on_positives_alone_goes_by_search(positives_run: tuple[Path, str]
     values = [each["metrics"]["64"]["mrr@10"] for each in metrics["evaluations"]]
     assert len(values) >= 2 and metrics["evaluations"][int(np.argmax(values))]["step"] == metrics["best_step"]
     assert set(metrics["final"]["16"]) == set(metrics["baseline"]["16"]) == set(SEARCH_METRICS)
-    chosen = next(point["dev"] for point in strength["curve"] if point["alpha"] == strength["chosen"])
+    chosen = next(point["metric"] for point in strength["curve"] if point["alpha"] == strength["chosen"])
     assert {dim: at["mrr@10"] for dim, at in metrics["final"].items()} == pytest.approx(chosen, abs=1e-3)
     assert metrics["verdict"] == dev["verdict"]
     assert dev["diagnostic"] == dev["thresholds"] == scores["thresholds"] == {} and set(scores["labels"]) == {1}

@@ -8,9 +8,9 @@ from scipy.stats import ks_2samp, norm
 from sklearn.metrics import roc_auc_score
 
 from trainer.data.pairs import pairs_from_columns
-from trainer.lint.findings import SERIOUS, WARNING, parts_of
+from trainer.lint.findings import parts_of
+from trainer.lint.limits import SERIOUS, TFIDF, WARNING
 from trainer.lint.score_checks import (
-    TFIDF,
     auc_error,
     easier_than,
     figures_of,

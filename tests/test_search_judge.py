@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from trainer.data.pairs import pairs_from_columns
-from trainer.data.search_corpus import corpus_of_pairs, corpus_of_tickets, read_texts
+from trainer.data.search_corpus import corpus_of_pairs
+from trainer.data.ticket_corpus import corpus_of_tickets, read_texts
 from trainer.data.ticket_table import Columns
 from trainer.errors import InputError
 from trainer.evaluation.assessment import assess_search, surely_below_zero

@@ -27,7 +27,7 @@ from trainer.training.strength import (
 def curve_of(**values: list[float]) -> list[dict]:
     """A curve from values by dim ("d64=[...]")."""
     count = len(next(iter(values.values())))
-    return [{"alpha": i / 10, "dev": {dim[1:]: row[i] for dim, row in values.items()}} for i in range(count)]
+    return [{"alpha": i / 10, "metric": {dim[1:]: row[i] for dim, row in values.items()}} for i in range(count)]
 
 
 def test_both_ends_are_exact_and_the_way_is_straight() -> None:
@@ -121,7 +121,7 @@ def searched(values: list[float], forgetting: list[float] | None = None, limit: 
     def measure(alpha: float) -> dict:
         measured.append(alpha)
         place = round(10 * alpha)
-        point = {"alpha": alpha, "dev": {"64": values[place]}}
+        point = {"alpha": alpha, "metric": {"64": values[place]}}
         return point | ({"forgetting": {"64": forgetting[place]}} if forgetting else {})
 
     return search(strengths((len(values) - 1) / 10), measure, limit), len(measured)
@@ -199,12 +199,12 @@ def test_a_choice_beside_a_higher_value_is_explained(values, forgetting, limit, 
 def test_points_are_kept_for_the_same_fingerprint_alone(tmp_path: Path) -> None:
     path = tmp_path / "strength.json"
     assert kept_points(path, "a") == {}
-    curve = [{"alpha": 0.3, "dev": {"64": None, "8": 0.25}, "forgetting": {"64": 1}}]
+    curve = [{"alpha": 0.3, "metric": {"64": None, "8": 0.25}, "forgetting": {"64": 1}}]
     path.write_text(json.dumps({"fingerprint": "a", "curve": curve}))
     kept = kept_points(path, "a")
-    assert list(kept) == [0.3] and math.isnan(kept[0.3]["dev"]["64"]) and kept[0.3]["dev"]["8"] == 0.25
+    assert list(kept) == [0.3] and math.isnan(kept[0.3]["metric"]["64"]) and kept[0.3]["metric"]["8"] == 0.25
     assert kept_points(path, "b") == {}
-    assert point_read({"alpha": 1, "dev": {"8": 0.5}, "more": 1}) == {"alpha": 1.0, "dev": {"8": 0.5}}
+    assert point_read({"alpha": 1, "metric": {"8": 0.5}, "more": 1}) == {"alpha": 1.0, "metric": {"8": 0.5}}
     for text in ("", "[]", '{"curve": []}', '{"fingerprint": "a", "curve": [1]}', "{", '{"fingerprint": "a"}'):
         path.write_text(text)
         assert kept_points(path, "a") == {}

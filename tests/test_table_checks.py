@@ -11,7 +11,8 @@ import pytest
 
 from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.lint import table_checks as checks
-from trainer.lint.findings import SERIOUS, WARNING, Limit, parts_of, worst
+from trainer.lint.findings import parts_of
+from trainer.lint.limits import SERIOUS, WARNING, Limit, worst
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("lan", "ric", "tos", "ven", "mud", "sip")]
 COLUMNS = ("texts1", "texts2", "labels", "phase_indicators", "categories1", "categories2")

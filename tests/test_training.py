@@ -331,7 +331,7 @@ def test_harmful_training_cannot_lose_to_the_start(start, pair_files, tmp_path, 
     assert alphas == sorted(set(alphas)) and {0.0, 0.5, 1.0} <= set(alphas)
     for dim, before in metrics["baseline"].items():
         assert metrics["final"][dim]["spearman"] >= before["spearman"]
-        values = {point["alpha"]: point["dev"][dim] for point in strength["curve"]}
+        values = {point["alpha"]: point["metric"][dim] for point in strength["curve"]}
         assert values[0.0] == before["spearman"] and values[strength["chosen"]] == metrics["final"][dim]["spearman"]
         assert values[1.0] < values[0.0]  # the trained weights are worse
     said = capfd.readouterr().err

@@ -23,7 +23,8 @@ import numpy as np
 from bench.records import RESULTS, ROOT, environment, save_record
 from trainer.config_file import load_config
 from trainer.data.pairs import PairTable, read_pairs
-from trainer.data.search_corpus import SearchCorpus, corpus_of_tickets
+from trainer.data.search_corpus import SearchCorpus
+from trainer.data.ticket_corpus import corpus_of_tickets
 from trainer.data.ticket_table import Columns
 from trainer.evaluation.assessment import CHANGE, assess_search
 from trainer.evaluation.bootstrap import RESAMPLES, bootstrap_pairs, interval

@@ -4,7 +4,7 @@ pairs.read_pairs(path), pairs_from_columns(columns) -> PairTable   pairs from a 
 readers.read_table -> RawTable (raw_table) a file by what it is: json_files, delimited, binary_files (XLSX, Parquet)
 text_files.read_bytes, decode              gzip, and text in UTF-8, UTF-16 or cp1252
 field_names.PairFinder                     which columns hold which field, by their usual names or a person's
-ticket_table.Columns, read_ticket_table    the same for tickets, and the texts of their cells
+ticket_table.Columns, read_ticket_table    the same for tickets; read_linked_tickets: with the links between them
 pair_cells.py                              a cell of pairs, checked
 split.hold_out, check_overlap              held-out parts that share no text with the training pairs
 split.sample_pairs                         fewer pairs that keep phases, labels and anchors together
@@ -13,7 +13,8 @@ curriculum.PhasedBatchSampler              which rows make up each batch of a ru
 batch_filling.take_batch, spread_repeats   rows into batches: negatives with their anchor, no text twice
 batch_layout.LayoutBuilder -> BatchLayout  queries, candidates, and who is masked for whom, for the loss
 tickets.load_tickets -> Tickets            raw tickets, cleaned, for `trainer build-pairs`
-search_corpus.corpus_of_tickets            who searches for what among whom: tickets with known duplicates, pairs
+search_corpus.SearchCorpus                 who searches for what among whom; corpus_of_pairs, met_in_training
+ticket_corpus.corpus_of_tickets            the same from tickets with known duplicates
 dates.parse_dates                          when tickets were opened, in whichever way that is written
 identifiers.link_rows, clean_id            ticket numbers in one spelling, and the links between them
 origins.py                                 where the rows of built pairs come from

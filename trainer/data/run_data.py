@@ -14,8 +14,9 @@ from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
 from trainer.data.raw_table import brief
 from trainer.data.readers import Reading
-from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, corpus_of_tickets, read_texts, remarks
+from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, remarks
 from trainer.data.split import check_overlap, hold_out, require_positives, sample_pairs
+from trainer.data.ticket_corpus import corpus_of_tickets, read_texts
 from trainer.data.ticket_table import Columns
 from trainer.errors import InputError, StorageError
 from trainer.model.tiny import build_tiny_mpnet
@@ -42,6 +43,11 @@ class RunData:
     overlap: dict[str, int]  # "dev", "test" -> texts also in train; "dev and test" -> texts in both
     left_out: int  # rows of the training file that are in neither train nor dev, as they connect the two
     beyond_limit: int  # rows to train on but for data.limit
+
+    @property
+    def held_out(self) -> dict[str, PairTable]:
+        """What the run is judged on: "dev" and, where there is one, "test"."""
+        return {"dev": self.dev} if self.test is None else {"dev": self.dev, "test": self.test}
 
 
 def load_data(config: DataConfig, seed: int) -> RunData:

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from trainer.data.dates import parse_dates
-from trainer.data.identifiers import clean_id, id_key, link_rows
 from trainer.data.pairs import PairTable
-from trainer.data.raw_table import RawTable, brief
-from trainer.data.readers import Reading
 from trainer.data.split import connect
-from trainer.data.ticket_table import Columns, ids_of_column, join_cells, read_ticket_table, text_of_cell, texts_of_cell
+from trainer.data.ticket_table import join_cells
 from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import strip_mail
@@ -63,63 +57,6 @@ class SearchCorpus:
         return digest.hexdigest()
 
 
-def corpus_of_tickets(
-    path: str | Path,
-    columns: Columns,
-    queries: str = "",
-    reading: Reading | None = None,
-    trained: Collection[str] = (),
-) -> SearchCorpus:
-    """Read a corpus of tickets, of any format that `trainer/data/README.md` lists, and its known duplicates.
-
-    Rows without any text, and further rows of a ticket number, are left out; otherwise all stay, as they are.
-
-    Args:
-        columns: a duplicate or a cluster column is needed. With a date column only earlier tickets are candidates.
-        queries: "COLUMN=VALUE": only tickets with this value search, among all; "": all that have a right answer.
-        trained: texts of training pairs; tickets that have one of them, or a duplicate that has, do not search.
-
-    Raises:
-        InputError: bad file or cells, a column that is not there, links that tie nothing, no query with an answer, or
-            none that was not trained on.
-    """
-    part, equals, value = queries.partition("=")
-    if queries and not (part and equals):
-        raise InputError(f"--queries {queries}: write COLUMN=VALUE")
-    if not (columns.duplicate_of or columns.cluster):
-        raise InputError(
-            f"{path}: which tickets are the same problem? Name the column that says it: "
-            f"{columns.options['duplicate_of']} (the number of the ticket that a ticket duplicates) or "
-            f"{columns.options['cluster']} (a name that such tickets share)"
-        )
-    raw, columns = read_ticket_table(path, replace(columns, part=part or None, category=None), reading)
-    rows = range(len(raw))
-    numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number or None) or [""] * len(raw)]
-    duplicates, names = (ids_of_column(raw, column) for column in (columns.duplicate_of, columns.cluster))
-    links = link_rows(raw.source, numbers, duplicates, names, columns.options, most_miss=1.0)
-    cells = _cells(raw, columns)
-    texts = [join_cells(each)[0] for each in cells]
-    keys = [id_key(number) for number in numbers]
-    first = {key: row for row, key in reversed(list(enumerate(keys)))}
-    repeated = [bool(keys[row]) and first[keys[row]] != row for row in rows]
-    kept = np.array([row for row in rows if texts[row] and not repeated[row]], dtype=np.int64)
-    if not len(kept):
-        raise _without_text(raw, columns)
-    dates = None
-    if columns.date:
-        dates = parse_dates(raw, columns.date)[kept]
-        by_time = np.argsort(dates, kind="stable")
-        kept, dates = kept[by_time], dates[by_time]
-    asking = np.ones(len(kept), dtype=np.bool_)
-    if part and columns.part:
-        asking = _have(raw, columns.part, value.strip(), kept)
-    facts = {"read": len(raw), "repeated_numbers": sum(repeated), "without_text": sum(not text for text in texts)}
-    facts |= links.facts
-    leaks = _touch(links.clusters, cells, trained)[kept]
-    cause = _nothing_tied(columns, duplicates, names, links.facts)
-    return _corpus(raw.source, [texts[row] for row in kept], links.clusters[kept], asking, leaks, dates, facts, cause)
-
-
 def corpus_of_pairs(
     table: PairTable, others: Sequence[str] = (), source: str = "", trained: Collection[str] = ()
 ) -> SearchCorpus:
@@ -130,7 +67,7 @@ def corpus_of_pairs(
     directly or through others, are of one kind.
 
     Args:
-        trained: as in `corpus_of_tickets`.
+        trained: as in `ticket_corpus.corpus_of_tickets`.
 
     Raises:
         InputError: no positive pair, or none that was not trained on.
@@ -145,19 +82,8 @@ def corpus_of_pairs(
     clusters = connect(of_text[table.text1[positive]], of_text[table.text2[positive]], len(texts)).astype(np.int64)
     facts = {"pairs": len(table), "positives": int(positive.sum()), "other_texts": len(others)}
     name = f"{table.source} among {source}" if source else table.source
-    leaks = _touch(clusters, [[text] for text in texts.values()], trained)
-    return _corpus(name, list(texts.values()), clusters, np.ones(len(texts), dtype=np.bool_), leaks, None, facts)
-
-
-def read_texts(path: str | Path, columns: Columns, reading: Reading | None = None) -> list[str]:
-    """The texts of a file of tickets, its text columns joined; rows without any are left out.
-
-    Raises InputError as `corpus_of_tickets` does.
-    """
-    raw, columns = read_ticket_table(path, replace(columns, category=None), reading)
-    if texts := [text for text in (join_cells(each)[0] for each in _cells(raw, columns)) if text]:
-        return texts
-    raise _without_text(raw, columns)
+    leaks = met_in_training(clusters, [[text] for text in texts.values()], trained)
+    return build_corpus(name, list(texts.values()), clusters, np.ones(len(texts), dtype=np.bool_), leaks, None, facts)
 
 
 def remarks(facts: Mapping[str, int]) -> list[str]:
@@ -178,47 +104,12 @@ def remarks(facts: Mapping[str, int]) -> list[str]:
     return said
 
 
-def _cells(raw: RawTable, columns: Columns) -> list[list[str]]:
-    """[R] the texts of each row, one a column."""
-    return [["\n".join(texts_of_cell(raw, name, row)) for name in columns.texts] for row in range(len(raw))]
-
-
-def _have(raw: RawTable, column: str, value: str, rows: Int) -> Mask:
-    """[N] which of the rows have a value. Raises InputError, naming some that are there, where none has."""
-    cells = [text_of_cell(raw, column, row) for row in rows.tolist()]
-    if value not in cells:
-        listed = ", ".join(brief(name) for name, _ in Counter(cells).most_common(5))
-        raise InputError(f"{raw.source}: no row has {column} = {brief(value)}; it has {listed}")
-    return np.array([cell == value for cell in cells])
-
-
-def _nothing_tied(
-    columns: Columns, duplicates: Sequence[str] | None, names: Sequence[str] | None, facts: Mapping[str, int]
-) -> dict[str, str]:
-    """What to say of the columns where no ticket has a right answer: "links", and "date"."""
-    filled = [
-        f"{column} ({sum(bool(clean_id(cell)) for cell in cells)} of {len(cells)} cells filled)"
-        for column, cells in ((columns.duplicate_of, duplicates), (columns.cluster, names))
-        if cells is not None
-    ]
-    itself = facts["links_to_themselves"]
-    own = f"; {itself} of {facts['links']} links name the ticket itself" if itself else ""
-    return {
-        "links": f"check {' and '.join(filled)}{own}",
-        "date": f"check the column of dates, {columns.date}, or leave it out ({columns.options['date']})",
-    }
-
-
-def _without_text(raw: RawTable, columns: Columns) -> InputError:
-    return InputError(f"{raw.source}: no row has a text: name the columns with {columns.options['texts']}")
-
-
 def _head(text: str) -> str:
     """The first letters and digits of a text, whatever stands between them."""
     return "".join(filter(str.isalnum, canonical_form(text)))[:HEAD]
 
 
-def _touch(clusters: Int, cells: Sequence[Sequence[str]], trained: Collection[str]) -> Mask:
+def met_in_training(clusters: Int, cells: Sequence[Sequence[str]], trained: Collection[str]) -> Mask:
     """[R] whether a text of a row's cluster, or one of its cells, is a training text.
 
     Pairs are often made of texts that were cleaned, cut, or joined in another way.
@@ -237,7 +128,7 @@ def _touch(clusters: Int, cells: Sequence[Sequence[str]], trained: Collection[st
     return touched
 
 
-def _corpus(
+def build_corpus(
     source: str,
     texts: list[str],
     clusters: Int,

@@ -1,4 +1,7 @@
-"""A ticket file as a table: which of its columns hold what, and the texts of their cells."""
+"""A ticket file as a table: which of its columns hold what, the texts of their cells, and which rows name each other.
+
+Legend: R rows of the file.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from trainer.data.field_names import (
     not_tickets,
     positions_of,
 )
-from trainer.data.identifiers import is_rounded
+from trainer.data.identifiers import MOST_MISS, Links, clean_id, is_rounded, link_rows
 from trainer.data.pair_cells import UNUSABLE
 from trainer.data.raw_table import RawTable, brief, fix_of_object, missing_column
 from trainer.data.readers import Reading, read_table
@@ -111,6 +114,33 @@ def read_ticket_table(path: str | Path, columns: Columns, reading: Reading | Non
     )
 
 
+@dataclass(frozen=True, eq=False)
+class LinkedTickets:
+    """The table of a ticket file, and what the links between its rows come to."""
+
+    raw: RawTable
+    columns: Columns
+    """As `read_ticket_table` gives them."""
+    numbers: list[str]
+    """[R] clean ids of the tickets, empty where a row has none."""
+    link_cells: dict[str, list[str]]
+    """Column of links or clusters -> its cells [R]."""
+    links: Links
+
+
+def read_linked_tickets(
+    path: str | Path, columns: Columns, reading: Reading | None, most_miss: float = MOST_MISS
+) -> LinkedTickets:
+    """Read a ticket file and follow the links of its rows. Raises InputError; for `most_miss` see `link_rows`."""
+    raw, columns = read_ticket_table(path, columns, reading)
+    numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number) or []]
+    duplicates, clusters = (ids_of_column(raw, column) for column in (columns.duplicate_of, columns.cluster))
+    links = link_rows(raw.source, numbers, duplicates, clusters, columns.options, most_miss)
+    named = {columns.duplicate_of: duplicates, columns.cluster: clusters}
+    link_cells = {column: cells for column, cells in named.items() if column is not None and cells is not None}
+    return LinkedTickets(raw, columns, numbers, link_cells, links)
+
+
 def _texts(names: Mapping[str, str]) -> tuple[str, ...]:
     """The names of text1, text2, ..."""
     fields = sorted((field for field in names if field.startswith("text")), key=lambda field: int(field[4:]))
@@ -146,6 +176,11 @@ def texts_of_cell(raw: RawTable, column: str, row: int) -> list[str]:
             fix = fix_of_object(value, column, "write a string")
             raise raw.error(row, column, f"{brief(value)} is not a text: {fix}")
     return list(dict.fromkeys(filter(None, texts)))
+
+
+def text_cells(raw: RawTable, names: Sequence[str]) -> list[list[str]]:
+    """[R] the text of each row in each of these columns; one that holds several texts has them a line each."""
+    return [["\n".join(texts_of_cell(raw, name, row)) for name in names] for row in range(len(raw))]
 
 
 def text_of_cell(raw: RawTable, column: str, row: int) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.identifiers import clean_id, id_key, link_rows
+from trainer.data.identifiers import clean_id, id_key
 from trainer.data.raw_table import RawTable
 from trainer.data.readers import Reading
-from trainer.data.ticket_table import Columns, ids_of_column, join_cells, read_ticket_table, text_of_cell, texts_of_cell
-from trainer.system.console import progress, tracked
+from trainer.data.ticket_table import Columns, join_cells, read_linked_tickets, text_cells, text_of_cell
+from trainer.system.console import tracked
 from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import (
     MIXED,
@@ -98,11 +98,9 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
 
     Raises InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
     """
-    raw, columns = read_ticket_table(path, columns, reading)
-    numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number) or []]
+    read = read_linked_tickets(path, columns, reading)
+    raw, columns, numbers, links = read.raw, read.columns, read.numbers, read.links
     categories = _categories(raw, columns.category or "")
-    duplicates, clusters = (ids_of_column(raw, column) for column in (columns.duplicate_of, columns.cluster))
-    links = link_rows(raw.source, numbers, duplicates, clusters)
     whole, cleaned = _texts(raw, columns.texts, quality)
     prints = fingerprints(cleaned)
     languages = [language(text) for text in tracked(cleaned, "Guessing languages")]
@@ -148,17 +146,13 @@ def _categories(raw: RawTable, column: str) -> list[str]:
 
 def _texts(raw: RawTable, names: Sequence[str], quality: Filter) -> tuple[list[str], list[str]]:
     """[R] the columns joined: as they are, and cleaned and cut; both masked where that is asked for."""
-    rows = range(len(raw))
     hide = mask_text if quality.mask else str
     whole, cleaned, titles = [], [], []
-    with progress("Cleaning", len(rows)) as advance:
-        for row in rows:
-            cells = ["\n".join(texts_of_cell(raw, name, row)) for name in names]
-            whole.append(hide(join_cells(cells)[0]))
-            text, title = join_cells([hide(strip_mail(cell)) for cell in cells])
-            cleaned.append(text)
-            titles.append(title if len(names) > 1 else 0)
-            advance()
+    for cells in tracked(text_cells(raw, names), "Cleaning"):
+        whole.append(hide(join_cells(cells)[0]))
+        text, title = join_cells([hide(strip_mail(cell)) for cell in cells])
+        cleaned.append(text)
+        titles.append(title if len(names) > 1 else 0)
     stripped = strip_repeated(cleaned, fingerprints(cleaned), titles)
     return whole, [first_words(text, quality.max_words) for text in stripped]
 

@@ -14,7 +14,7 @@ search_scores                              what ranks candidates: embeddings at 
 search_metrics.NAMES                       success@k, recall@k, MRR, nDCG, MAP over all orders of ties; new ones go here
 bootstrap.bootstrap_pairs, interval        paired bootstrap; groups.py: which texts are drawn together
 thresholds.fit_thresholds                  fitted on dev, kept in the model's folder, applied frozen
-real_world.real_world                      thresholds at another share of positives, and in alerts a ticket
+deployment.worth_in_deployment             what they are worth at another share of positives, in alerts a ticket
 prevalence.threshold_at_share              precision, F1 and thresholds reweighted to a share of positives
 alerts.count_alerts                        all pairs of unlabelled tickets, counted at every threshold
 scoring.evaluate                           metrics of an encoder in the middle of training

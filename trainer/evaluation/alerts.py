@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from trainer.evaluation.bootstrap import RESAMPLES
 from trainer.evaluation.groups import FEWEST_GROUPS, resample_counts
-from trainer.evaluation.prevalence import percent
+from trainer.evaluation.prevalence import percent, rounded
 from trainer.system.console import progress
 from trainer.system.gpu import default_device
 
@@ -120,7 +121,7 @@ def threshold_for_alerts(counts: AlertCounts, alerts: float) -> float:
     if first == len(per_ticket) or per_ticket[first] == 0:
         raise ValueError(
             f"no threshold raises so few: among these {counts.tickets} tickets the highest raises "
-            f"{per_ticket[per_ticket > 0][-1]:.2g} alerts a ticket"
+            f"{rounded(per_ticket[per_ticket > 0][-1], 2, ROUND_CEILING)} alerts a ticket"
         )
     return (first - STEPS) / STEPS
 
@@ -235,7 +236,7 @@ def alerts_in_words(alerts: Mapping[str, Any] | None) -> str:
     """What thresholds raise among the texts of a training set, for those who will get the alerts; "" for None.
 
     Args:
-        alerts: what `training_alerts.alerts_on_training` counted.
+        alerts: what `card_alerts.alerts_on_training` counted.
     """
     if alerts is None:
         return ""

@@ -15,10 +15,10 @@ from trainer.data.run_data import read_general
 from trainer.data.split import check_overlap, has_both_labels
 from trainer.errors import InputError
 from trainer.evaluation.assessment import Assessment, assess, forgetting
+from trainer.evaluation.deployment import count_for, read_ticket_texts, thresholds_for_alerts, worth_in_deployment
 from trainer.evaluation.metric_choice import choose_metric
 from trainer.evaluation.pair_metrics import spearman_ceiling
 from trainer.evaluation.question import Question, embed_systems
-from trainer.evaluation.real_world import count_for, read_ticket_texts, real_world, thresholds_for_alerts
 from trainer.evaluation.scoring import common_dims, pair_cosines
 from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, store_thresholds, stored_thresholds
 from trainer.evaluation.verdict import Decision, decide
@@ -45,8 +45,8 @@ class Judgement(Decision):
     pairs: int
     forgetting: dict[str, dict[str, dict[str, Any]]] | None
     """Dim -> metric -> before, after, and the interval of their difference."""
-    real_world: dict[str, Any] | None = None
-    """Thresholds at the prevalence and in alerts a ticket (`real_world.real_world`), where that was asked for."""
+    deployment: dict[str, Any] | None = None
+    """Thresholds at the prevalence and in alerts a ticket (`worth_in_deployment`), where that was asked for."""
 
     def in_sample(self, system: str) -> bool:
         """Whether a system's thresholds were fitted on the judged pairs, which flatters F1, precision and recall."""
@@ -98,8 +98,8 @@ def judge(question: Question) -> Judgement:
     in_use = for_alerts if for_alerts and question.dev and not question.rule else thresholds
     judgement = conclude(named, table, rows, in_use, general, kept_in)
     just_fitted = (fit_on, on_rows) if fit_on is not None and not any(kept.values()) else None
-    world = real_world(asked, dims, (table, rows), just_fitted, thresholds, for_alerts, counts)
-    return replace(judgement, real_world=world)
+    worth = worth_in_deployment(asked, dims, (table, rows), just_fitted, thresholds, for_alerts, counts)
+    return replace(judgement, deployment=worth)
 
 
 def conclude(

@@ -15,6 +15,7 @@ Legend: N pairs, D distinct scores, S scorings, B resamples, b resamples at a ti
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,20 +46,29 @@ def f1_at_share(recall: ArrayLike, false_positive_rate: ArrayLike, share: float)
 def smallest_rate(negatives: int) -> float:
     """The lowest rate that so many negatives can tell from 0 with 95 % confidence: 3 / n (the rule of three).
 
-    >>> f"{smallest_rate(409):.1%}"
-    '0.7%'
+    >>> percent(smallest_rate(131), "ROUND_CEILING")
+    '2.3 %'
     """
     return min(1.0, 3 / negatives)
 
 
-def percent(share: float) -> str:
+def rounded(value: float, digits: int, rounding: str = ROUND_HALF_EVEN) -> str:
+    """A number to some digits. A bound takes the `rounding` by which it claims no more than was seen.
+
+    >>> rounded(0.94997, 4), rounded(0.94997, 4, "ROUND_FLOOR")
+    ('0.95', '0.9499')
+    """
+    short = Context(prec=digits, rounding=rounding).create_decimal(f"{value:.12g}")  # 0.8 may be 0.8000000000000002
+    return f"{float(short):g}"
+
+
+def percent(share: float, rounding: str = ROUND_HALF_EVEN) -> str:
     """A share in words, two digits of it, so that a small one is not 0 %.
 
     >>> percent(0.5), percent(0.118), percent(0.00234), percent(1.0)
     ('50 %', '12 %', '0.23 %', '100 %')
     """
-    value = 100 * share
-    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
+    return f"{rounded(100 * share, 2, rounding)} %"
 
 
 def threshold_at_share(
@@ -84,7 +94,8 @@ def threshold_at_share(
         return threshold_below(values, best)
     if rule[0] == "precision":
         highest = np.nanmax(precision_at_share(recall, rate, share))
-        raise ValueError(f"no threshold reaches a precision of {rule[1]:g} at a share of {share:g}: {highest:.4f} does")
+        reached = rounded(highest, 4, ROUND_FLOOR)
+        raise ValueError(f"no threshold reaches a precision of {rule[1]:g} at a share of {share:g}: {reached} does")
     return float(np.nextafter(values[0], values.dtype.type(np.inf)))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, corpus_of_tickets, read_texts
+from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs
+from trainer.data.ticket_corpus import corpus_of_tickets, read_texts
 from trainer.errors import InputError
 from trainer.evaluation.assessment import Assessment, assess_corpus
 from trainer.evaluation.metric_choice import AUTO, BY_SEARCH, SEARCH_METRICS

@@ -54,8 +54,8 @@ def print_judgement(judgement: Judgement) -> None:
         _print_diagnostic(judgement)
     if judgement.forgetting:
         _print_forgetting(judgement.forgetting)
-    if judgement.real_world:
-        _print_real_world(judgement.real_world)
+    if judgement.deployment:
+        _print_deployment(judgement.deployment)
     if judgement.spearman_ceiling:
         console.print(f"Highest Spearman reachable with these binary labels: {judgement.spearman_ceiling:.4f}")
     _print_decision(judgement, question)
@@ -108,15 +108,15 @@ def print_systems(assessment: Assessment, dim: str, columns: Sequence[str]) -> N
     console.print(table, markup=False)
 
 
-def _print_real_world(world: Mapping[str, Any]) -> None:
+def _print_deployment(deployment: Mapping[str, Any]) -> None:
     """A table a system, a row a threshold at a dim."""
-    share, tickets = world["prevalence"], world["tickets"]
+    share, tickets = deployment["prevalence"], deployment["tickets"]
     about = [f"where {percent(share)} of the pairs are positive"] if share is not None else []
     if tickets is not None:
         about.append(f"alerts on the {tickets['count']} different tickets of {tickets['source']}")
     names = {"recall": "recall"} | ({"precision": "precision", "f1": "F1"} if share is not None else {})
     names |= {"alerts": "alerts a ticket"} if tickets is not None else {}
-    for system, by_dim in world["systems"].items():
+    for system, by_dim in deployment["systems"].items():
         table = _table(f"{system}: thresholds {', '.join(about)}", "dims", ("threshold", *names.values()))
         table.add_column("threshold chosen by")
         for dim, rows in by_dim.items():
@@ -130,7 +130,7 @@ def _print_real_world(world: Mapping[str, Any]) -> None:
         f"texts that it was fitted on{drawn}",
         markup=False,
     )
-    for note in world["notes"]:
+    for note in deployment["notes"]:
         console.print(note, markup=False)
 
 

@@ -4,7 +4,8 @@
     table_checks.py                            what the table alone shows: contradictions, copies, overlap, balance, ...
     score_checks.py                            what scores show: shortcuts, hardness by phase, suspect labels
     expected.py                                which findings are expected of pairs that build-pairs made
-    findings.Finding, Limit, Part              what a check returns, where it becomes serious, what it looks at
+    limits.py                                  from where on each finding is a warning, or serious, and why there
+    findings.Finding, Part                     what a check returns, what it looks at
     show.print_report, command.py              tables in the terminal; the options of `trainer lint`
 
 A check is a function of a `Part` that returns findings; `linter.lint_tables` lists them.

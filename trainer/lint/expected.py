@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from trainer.data.origins import ALTERED, BY_MODEL, BY_WORDS, KNOWN, ORIGINS
 from trainer.data.pairs import PairTable
-from trainer.lint.findings import ALL, EXPECTED, Finding, masks_of_phases
-from trainer.lint.score_checks import FEWEST, SHORTCUTS, TFIDF, Scores, figures_of
+from trainer.lint.findings import ALL, Finding, masks_of_phases
+from trainer.lint.limits import EXPECTED, SHORTCUTS, TFIDF
+from trainer.lint.score_checks import FEWEST, Scores, figures_of
 
 MOST = 0.5  # share of a phase's positives, or negatives, of one origin that makes the phase what it is
 JUDGE = "judge models on pairs that people labelled (data.test)"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from trainer.data.pairs import PairTable
 from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import fingerprints
 
-SERIOUS, WARNING, EXPECTED = "serious", "warning", "expected"
 EXAMPLES = 4  # rows named with a finding
 ALL = "all"  # the phase of what is said of a whole file
 
@@ -37,24 +36,6 @@ class Finding:
     rows: list[int]
     """Examples: rows of the file, from 1."""
     fix: str
-
-
-class Limit(NamedTuple):
-    """From where on a value is worth a warning, and from where on it is serious."""
-
-    warning: float
-    serious: float
-
-    def severity(self, value: float) -> str | None:
-        """None below the warning; 0 is never worth one."""
-        if value >= self.serious:
-            return SERIOUS
-        return WARNING if value > 0 and value >= self.warning else None
-
-
-def worst(*severities: str | None) -> str | None:
-    """The highest of some severities."""
-    return SERIOUS if SERIOUS in severities else WARNING if WARNING in severities else None
 
 
 @dataclass(frozen=True, eq=False)

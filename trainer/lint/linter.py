@@ -16,8 +16,9 @@ from trainer.errors import InputError
 from trainer.evaluation.scoring import pair_cosines as encoder_cosines
 from trainer.lint import score_checks, table_checks
 from trainer.lint.expected import as_expected
-from trainer.lint.findings import EXPECTED, SERIOUS, WARNING, Finding, Part, parts_of
-from trainer.lint.score_checks import TFIDF, Figures, Scores
+from trainer.lint.findings import Finding, Part, parts_of
+from trainer.lint.limits import EXPECTED, SERIOUS, TFIDF, WARNING
+from trainer.lint.score_checks import Figures, Scores
 from trainer.model.embedding import embed_cached, tokenize_sides
 from trainer.model.loading import hush_transformers, load_encoder
 from trainer.system.files import json_ready

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR
 from itertools import pairwise
 from typing import Any
 
@@ -16,25 +17,14 @@ from scipy.stats import binomtest, ks_2samp, median_abs_deviation
 from trainer.data.pairs import PairTable
 from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category, separability
 from trainer.evaluation.prevalence import percent
-from trainer.lint.findings import ALL, SERIOUS, WARNING, Finding, Limit, Part, masks_of_phases, name_of
+from trainer.lint import limits
+from trainer.lint.findings import ALL, Finding, Part, masks_of_phases, name_of
+from trainer.lint.limits import SERIOUS, TFIDF, WARNING
 
 Scores = NDArray[Any]
 NO_ROWS = np.empty(0, dtype=np.int64)
-TFIDF = "TF-IDF"  # what gave the scores
 FEWEST = 20  # pairs of either label, below which a ROC-AUC says nothing
 SURE = 2.0  # standard errors that a difference must exceed
-# Below one half, negatives score above positives; just above it the score cannot tell them apart.
-AT_CHANCE = 0.55
-# A curriculum goes from easy to hard. At a ROC-AUC of 0.93 two phases of 1,300 pairs differ by 0.02 by luck (two
-# standard errors).
-EASIER_PHASE = Limit(0.02, 0.05)
-# What the hardest phase trains should be about as hard as what the model is judged by.
-EASIER_THAN_HELD_OUT = Limit(0.05, 0.10)
-# ROC-AUC in either direction. A sound set of easy and hard pairs gives some away; at 0.95 nothing else need be learnt.
-SHORTCUTS = {"same category": Limit(0.85, 0.95), TFIDF: Limit(0.90, 0.95), "length difference": Limit(0.70, 0.85)}
-# Lower bound of the share of wrong labels. Ten well-known test sets hold 3.3 % on average (Northcutt et al. 2021,
-# "Pervasive label errors in test sets destabilize machine learning benchmarks"): surely near that is serious.
-SUSPECT = Limit(0.02, 0.025)
 EXTREME = 0.20  # share of a phase's rows at either end of the scores
 # Robust standard deviations between the two labels' scores. With normal scores so far apart, 0.7 % of the pairs at the
 # ends have the other label when all labels are right; nearer together the ends say nothing.
@@ -113,9 +103,9 @@ def shortcuts(part: Part, figures: Sequence[Figures]) -> list[Finding]:
     findings = []
     for each in figures:
         strength = max(each.roc_auc, 1 - each.roc_auc)
-        if each.phase == ALL and each.by in SHORTCUTS:
+        if each.phase == ALL and each.by in limits.SHORTCUTS:
             findings += part.finding(
-                SHORTCUTS[each.by].severity(strength),
+                limits.SHORTCUTS[each.by].severity(strength),
                 f"shortcut: {each.by}",
                 f"{each.by} alone has a ROC-AUC of {each.roc_auc:.3f}"
                 + (" (0.5 is chance, 0 solves it too)" if each.roc_auc < 0.5 else ""),
@@ -132,7 +122,7 @@ def inverted(part: Part, figures: Sequence[Figures], scores: Scores) -> list[Fin
     order = np.argsort(-scores, kind="stable")
     masks = masks_of_phases(part.table)
     for each in figures if len(figures) == 1 else figures[1:]:
-        if each.roc_auc >= AT_CHANCE:
+        if each.roc_auc >= limits.AT_CHANCE:
             continue
         surely = each.roc_auc < 0.5 - SURE * each.error
         findings += part.finding(
@@ -155,7 +145,7 @@ def phase_order(part: Part, figures: Sequence[Figures]) -> list[Finding]:
         gain = after.roc_auc - before.roc_auc
         sure = gain > SURE * np.hypot(before.error, after.error)
         findings += part.finding(
-            _as_judged(EASIER_PHASE.severity(max(gain, 0.0)) if sure else None, after.by),
+            _as_judged(limits.EASIER_PHASE.severity(max(gain, 0.0)) if sure else None, after.by),
             "phase easier than the one before",
             f"phase {after.phase} has a ROC-AUC of {after.roc_auc:.3f} by {after.by}, phase {before.phase} one of "
             f"{before.roc_auc:.3f}",
@@ -176,7 +166,7 @@ def easier_than(part: Part, train: Sequence[Figures], held: Sequence[Figures]) -
     gain = hardest.roc_auc - judged.roc_auc
     sure = gain > SURE * np.hypot(hardest.error, judged.error)
     return part.finding(
-        _as_judged(EASIER_THAN_HELD_OUT.severity(max(gain, 0.0)) if sure else None, judged.by),
+        _as_judged(limits.EASIER_THAN_HELD_OUT.severity(max(gain, 0.0)) if sure else None, judged.by),
         "easier than held-out",
         f"the hardest training pairs (phase {hardest.phase}) have a ROC-AUC of {hardest.roc_auc:.3f} by {hardest.by}, "
         f"{name_of(judged.source)} has {judged.roc_auc:.3f}",
@@ -217,10 +207,10 @@ def suspect_labels(part: Part, by: str, scores: Scores) -> list[Finding]:
     # Clopper and Pearson's interval (1934), open above.
     bound = float(binomtest(count, looked, alternative="greater").proportion_ci(CONFIDENCE).low)
     return part.finding(
-        _as_judged(SUSPECT.severity(bound), by),
+        _as_judged(limits.SUSPECT.severity(bound), by),
         "suspect labels",
         f"{count} of {looked} pairs with the highest and lowest scores by {by} have the other label; about "
-        f"{percent(count / looked)} of the labels may be wrong (at least {percent(bound)})",
+        f"{percent(count / looked)} of the labels may be wrong (at least {percent(bound, ROUND_FLOOR)})",
         {"by": by, "suspects": count, "looked_at": looked, "share": count / looked, "at_least": bound},
         np.array([row for _, row in sorted(wrong)], dtype=np.int64),
         "read these rows and correct the labels",

@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.evaluation.prevalence import percent
-from trainer.lint.findings import EXPECTED, SERIOUS, WARNING, Finding, name_of
+from trainer.lint.findings import Finding, name_of
+from trainer.lint.limits import EXPECTED, SERIOUS, TFIDF, WARNING
 from trainer.lint.linter import MODEL, Report
-from trainer.lint.score_checks import TFIDF, Figures
+from trainer.lint.score_checks import Figures
 from trainer.system.console import console
 
 STYLES = {SERIOUS: "bold red", WARNING: "yellow", EXPECTED: "dim"}

@@ -14,58 +14,26 @@ from scipy.stats import binom
 from trainer.data.raw_table import brief
 from trainer.data.split import connect
 from trainer.evaluation.prevalence import percent
+from trainer.lint import limits
 from trainer.lint.findings import (
     ALL,
-    WARNING,
     Finding,
-    Limit,
     Part,
     counted,
     masks_of_phases,
     name_of,
     share_of,
-    worst,
 )
+from trainer.lint.limits import WARNING, worst
 from trainer.text.cleaning import count_words, strip_mail
 from trainer.text.masking import mask_text
 
-# Shares are of the file's rows where nothing else is said. One row that contradicts another is a slip; one in a
-# thousand is how the file was made, and the two rows cancel out in training.
-CONTRADICTED = Limit(0, 0.001)
-# "Same problem" is not strictly transitive, so a few chains may break; one in a hundred are wrong labels.
-BROKEN_CHAINS = Limit(0, 0.01)
-SELF_PAIRS = Limit(0, 0.01)
-# A copy weighs its pair double. That hurts little, but copies fall on both sides of any random split.
-DUPLICATES = Limit(0, 0.05)
-# Monitoring repeats itself in any real queue; from a tenth on the model learns templates.
-TEMPLATES = Limit(0.02, 0.10)
-# A text in so many pairs is what the model learns, from whichever side; with few pairs a text is soon in many.
-DOMINANT = Limit(0.05, 0.20)
-DOMINANT_ROWS = 20
-# A text of one word has no meaning to learn. Real tickets have some.
-NEAR_EMPTY = Limit(0.01, 0.10)
-FEWEST_WORDS = 2
 NEAR_EMPTY_LENGTH = 300  # characters; a longer text is not cleaned to see whether anything is left
-# What lies behind the cut is not seen; from a quarter of the texts on the longest tickets are judged by their openings.
-TRUNCATED = Limit(0.05, 0.25)
 ASSUMED_LENGTH = 384  # tokens, all-mpnet-base-v2's
 # Words and single marks, as BERT's vocabularies split a text before they cut words up; MiniLM's makes 1.2 tokens of one
 # on real tickets, and the estimate then says of 99.9 % of them rightly whether they reach 384 tokens.
 PIECE = re.compile(r"[^\W_]+|[^\w\s]|_")
 TOKENS_PER_PIECE = 1.2
-# Outside these the rarer label is too rare for thresholds and for the loss.
-BALANCE = Limit(0.70, 0.95)  # share of the commoner label
-SMALL_PHASE = 0.10  # of the largest phase: a phase this small hardly moves the model
-# A category nearly always of one label gives the label away. Fewer rows than that happen by chance in some category.
-ONE_SIDED = 0.95
-ONE_SIDED_ROWS = 20
-ONE_SIDED_CHANCE = 0.001  # that any category is so by luck, all of them tested
-CATEGORY = Limit(0.02, 0.10)  # share of rows in such categories
-# Held-out rows that training has seen measure memory. In 1 of 100 that moves a metric by as much as models differ.
-SEEN = Limit(0, 0.01)
-# Texts of a template recur in any real queue and then differ in what matters; whole pairs are the same question again.
-SEEN_TEMPLATES = Limit(0.05, 0.50)
-SEEN_TEMPLATE_PAIRS = Limit(0.01, 0.05)
 
 
 def contradictions(part: Part) -> list[Finding]:
@@ -77,7 +45,7 @@ def contradictions(part: Part) -> list[Finding]:
     rows = ((positive > 0) & (positive < both))[place]
     order = np.argsort(place, kind="stable")  # contradicting rows stand together
     findings = part.finding(
-        CONTRADICTED.severity(rows.mean()),
+        limits.CONTRADICTED.severity(rows.mean()),
         "contradictory labels",
         f"{share_of(rows)} rows: the same two texts are labelled positive and negative",
         counted(rows),
@@ -86,7 +54,7 @@ def contradictions(part: Part) -> list[Finding]:
     )
     negative = int((self_pair & ~table.label).sum())
     return findings + part.finding(
-        worst(SELF_PAIRS.severity(self_pair.mean()), CONTRADICTED.severity(negative / len(table))),
+        worst(limits.SELF_PAIRS.severity(self_pair.mean()), limits.CONTRADICTED.severity(negative / len(table))),
         "self pairs",
         f"{share_of(self_pair)} rows pair a text with itself, {negative} of them as negatives",
         counted(self_pair) | {"negatives": negative},
@@ -109,7 +77,7 @@ def broken_chains(part: Part) -> list[Finding]:
     direct = np.isin(keys, keys[table.label])
     rows = ~table.label & (of_text[first] == of_text[second]) & (first != second) & ~direct
     return part.finding(
-        BROKEN_CHAINS.severity(rows.mean()),
+        limits.BROKEN_CHAINS.severity(rows.mean()),
         "contradiction through a chain",
         f"{share_of(rows)} rows are negative though positives (A like B, B like C, ...) connect their texts",
         counted(rows),
@@ -126,7 +94,7 @@ def repeats(part: Part) -> list[Finding]:
     )
     template_again &= ~again
     findings = part.finding(
-        DUPLICATES.severity(again.mean()),
+        limits.DUPLICATES.severity(again.mean()),
         "duplicates",
         f"{share_of(again)} rows repeat an earlier one, texts and label",
         counted(again),
@@ -134,7 +102,7 @@ def repeats(part: Part) -> list[Finding]:
         "keep one of each",
     )
     return findings + part.finding(
-        TEMPLATES.severity(template_again.mean()),
+        limits.TEMPLATES.severity(template_again.mean()),
         "templated duplicates",
         f"{share_of(template_again)} rows repeat an earlier one but for ids, names and numbers",
         counted(template_again),
@@ -158,7 +126,7 @@ def dominance(part: Part) -> list[Finding]:
     text = brief(mask_text(table.texts[int(np.argmax(part.form == common))]))
     rows = part.touched(part.form == common)
     return part.finding(
-        DOMINANT.severity(rows.mean()) if rows.sum() >= DOMINANT_ROWS else None,
+        limits.DOMINANT.severity(rows.mean()) if rows.sum() >= limits.DOMINANT_ROWS else None,
         "one text in many pairs",
         f"{text} is in {share_of(rows)} rows",
         counted(rows),
@@ -170,12 +138,13 @@ def dominance(part: Part) -> list[Finding]:
 def near_empty(part: Part) -> list[Finding]:
     """Texts of which nothing is left without mail headers, greeting and signature."""
     texts = part.table.texts
-    empty = [len(text) <= NEAR_EMPTY_LENGTH and count_words(strip_mail(text)) < FEWEST_WORDS for text in texts]
+    empty = [len(text) <= NEAR_EMPTY_LENGTH and count_words(strip_mail(text)) < limits.FEWEST_WORDS for text in texts]
     rows = part.touched(np.array(empty))
     return part.finding(
-        NEAR_EMPTY.severity(rows.mean()),
+        limits.NEAR_EMPTY.severity(rows.mean()),
         "near-empty texts",
-        f"{share_of(rows)} rows hold a text of fewer than {FEWEST_WORDS} words beside headers, greeting and signature",
+        f"{share_of(rows)} rows hold a text of fewer than {limits.FEWEST_WORDS} words beside headers, greeting and "
+        "signature",
         counted(rows) | {"texts": sum(empty)},
         rows,
         "remove these rows",
@@ -192,7 +161,7 @@ def truncation(part: Part, tokens: NDArray[np.int64], longest: int, estimated: b
     cut = tokens >= longest
     how = f"by an estimate, {TOKENS_PER_PIECE} tokens a word or mark" if estimated else "by the tokenizer"
     return part.finding(
-        TRUNCATED.severity(cut.mean()),
+        limits.TRUNCATED.severity(cut.mean()),
         "truncated texts",
         f"{share_of(cut)} texts reach {longest} tokens, where they are cut ({how})",
         {"texts": int(cut.sum()), "share": float(cut.mean()), "max_length": longest, "estimated": estimated},
@@ -207,7 +176,7 @@ def balance(part: Part) -> list[Finding]:
     for phase, rows in masks_of_phases(table).items():
         name, share = "the file" if phase == ALL else f"phase {phase}", float(table.label[rows].mean())
         findings += part.finding(
-            None if table.label.all() else BALANCE.severity(max(share, 1 - share)),
+            None if table.label.all() else limits.BALANCE.severity(max(share, 1 - share)),
             "label balance",
             f"{percent(share)} of the {int(rows.sum())} rows of {name} are positive",
             {"group": name, "positives": share},
@@ -215,7 +184,7 @@ def balance(part: Part) -> list[Finding]:
             f"add {'negatives' if share > 0.5 else 'positives'}, or check data.positive_threshold",
         )
     phases, sizes = np.unique(table.phase, return_counts=True)
-    small = sizes < SMALL_PHASE * sizes.max()
+    small = sizes < limits.SMALL_PHASE * sizes.max()
     by_phase = {str(phase): int(size) for phase, size in zip(phases, sizes, strict=True)}
     return findings + part.finding(
         WARNING if small.any() else None,
@@ -223,7 +192,8 @@ def balance(part: Part) -> list[Finding]:
         f"rows by phase are {', '.join(f'{phase}: {size}' for phase, size in by_phase.items())}",
         {"sizes": by_phase},
         np.isin(table.phase, phases[small]),
-        f"fill the small phase, or leave it out (curriculum.phases); under {percent(SMALL_PHASE)} of the largest",
+        "fill the small phase, or leave it out (curriculum.phases); "
+        f"under {percent(limits.SMALL_PHASE)} of the largest",
     )
 
 
@@ -240,8 +210,8 @@ def telling_categories(part: Part) -> list[Finding]:
         # Chance of so many of one label, at the file's own share of it.
         chance = np.minimum(binom.sf(positive - 1, total, base), binom.cdf(positive, total, base))
         share = positive / total
-        telling = (total >= ONE_SIDED_ROWS) & (np.maximum(share, 1 - share) >= ONE_SIDED)
-        telling &= (chance * len(names) <= ONE_SIDED_CHANCE) & (names != "")
+        telling = (total >= limits.ONE_SIDED_ROWS) & (np.maximum(share, 1 - share) >= limits.ONE_SIDED)
+        telling &= (chance * len(names) <= limits.ONE_SIDED_CHANCE) & (names != "")
         rows |= telling[of_row]
         examples += [
             (int(total[i]), f"{side} {brief(str(names[i]))}: {int(positive[i])} of {int(total[i])} positive")
@@ -249,7 +219,7 @@ def telling_categories(part: Part) -> list[Finding]:
         ]
     largest = "; ".join(text for _, text in sorted(examples, reverse=True)[:2])
     return part.finding(
-        CATEGORY.severity(rows.mean()),
+        limits.CATEGORY.severity(rows.mean()),
         "category predicts the label",
         f"{share_of(rows)} rows are in {len(examples)} categories that are nearly all of one label ({largest})",
         counted(rows) | {"categories": len(examples)},
@@ -276,7 +246,7 @@ def overlap(seen: Part, held: Part) -> list[Finding]:
         (by_ticket, "ticket overlap", "hold a text that positives connect with one"),
     ):
         findings += held.finding(
-            SEEN.severity(rows.mean()),
+            limits.SEEN.severity(rows.mean()),
             name,
             f"{share_of(rows)} rows {what} that {other} also holds",
             counted(rows) | {"with": other},
@@ -284,7 +254,7 @@ def overlap(seen: Part, held: Part) -> list[Finding]:
             "remove these rows from one of the files; split by ticket, not by pair",
         )
     return findings + held.finding(
-        worst(SEEN_TEMPLATE_PAIRS.severity(pairs.mean()), SEEN_TEMPLATES.severity(by_template.mean())),
+        worst(limits.SEEN_TEMPLATE_PAIRS.severity(pairs.mean()), limits.SEEN_TEMPLATES.severity(by_template.mean())),
         "template overlap",
         f"{share_of(by_template)} more rows hold a copy of a template in {other}; {int(pairs.sum())} "
         "are its pairs but for ids, names and numbers",

@@ -169,7 +169,7 @@ def draw_strength(record: Mapping[str, Any]) -> Figure:
     Strengths that were ruled out stand on grey.
     """
     curve = record["curve"]
-    kinds = [kind for kind in ("dev", "forgetting") if kind in curve[0]]
+    kinds = [kind for kind in ("metric", "dev", "forgetting") if kind in curve[0]]  # older versions have "dev"
     figure, panels = new_figure(len(kinds))
     for panel, kind in zip(panels, kinds, strict=True):
         for number, dim in enumerate(curve[0][kind]):
@@ -181,7 +181,7 @@ def draw_strength(record: Mapping[str, Any]) -> Figure:
             panel.axvspan(alpha - 0.05, alpha + 0.05, color=RULED_OUT, linewidth=0, antialiased=False, zorder=0)
         panel.axvline(record["chosen"], color="black", linestyle="--", linewidth=1)
         on = record.get("judged_on", "dev")  # of an older version there is none
-        panel.set_title(f"{on}: {record['metric']}" if kind == "dev" else f"{kind}: spearman", fontsize=9)
+        panel.set_title(f"{kind}: spearman" if kind == "forgetting" else f"{on}: {record['metric']}", fontsize=9)
         panel.set_xlabel("strength" if len(kinds) > 1 else "strength (0: untouched, 1: as trained)")
     add_legend(figure, panels[0], 3)
     return figure

@@ -4,6 +4,7 @@ Start with `loop.py`, which tells the whole story in the order it happens; every
 
     loop          train(Config) -> RunResult: inputs, folder, baseline, plan, steps, finish
     setup         read_inputs (everything that can be wrong is found here), build_run (what trains)
+    tokenized_data  the texts of all parts as tokens; fingerprints of what decides the result
     base_model    the model that a run begins with, loaded and fit for what the config asks
     accelerator   processes, device, loss scaling and tracker of a run
     settled       what a config comes to: dims and rate where it leaves them open, settings without effect
@@ -21,6 +22,6 @@ Start with `loop.py`, which tells the whole story in the order it happens; every
     corpus_search  data.corpus at the end of a run: both models, BM25, both fused; how often it is embedded
     strength      how far to go from the untouched weights to the trained ones
     model_card    README.md of the exported model, and the table a run ends with
-    training_alerts  how many alerts a ticket the thresholds raise on the training texts
+    card_alerts   how many alerts a ticket the thresholds raise on the training texts, for the card
     command       `trainer train`; settings_command: `trainer settings`
 """

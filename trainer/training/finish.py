@@ -35,12 +35,12 @@ from trainer.system.run_files import METADATA, METRICS, MODEL, REPORT, SCORES, T
 from trainer.system.signals import Signals
 from trainer.text.masking import mask_text
 from trainer.training.base_model import load_base
+from trainer.training.card_alerts import alerts_on_training
 from trainer.training.corpus_search import corpus_record, print_corpus, search_corpus
 from trainer.training.model_card import model_card, print_summary
 from trainer.training.run_folder import clear_results
 from trainer.training.setup import Run
 from trainer.training.strength import FULL, choose_strength, set_strength
-from trainer.training.training_alerts import alerts_on_training
 
 WORST = 20  # pairs that are shown to a person
 LONGEST_SHOWN = 400  # characters of their texts
@@ -55,22 +55,8 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
         CheckpointError: training changed nothing, or what was exported is not what was trained.
         StorageError: a file cannot be written.
     """
-    assert state.best is not None  # the last step is always evaluated
-    # ---- The best weights: what merging keeps, and training has changed.
-    untouched = load_base(run.config, run.model_name)
-    trained, start = state.best.weights, run.start_values(untouched)
-    untouched.to(run.device)
-    run.encoder.eval()
-    set_strength(run.parameters, start, trained, FULL)
-    probes = choose_probes(run.data.dev.texts)
-    check_trained(run.encoder, untouched, probes)
-
-    # ---- Nothing that an earlier try left may outlive it; of its strengths, what is the same is taken again.
-    ranks.on_first_rank(lambda: clear_results(run.folder, keeps_strength=run.config.eval.choose_strength))
-
-    # ---- Strength: how far to go from the untouched weights to these.
-    alpha = choose_strength(run, start, trained) if run.config.eval.choose_strength else FULL
-    set_strength(run.parameters, start, trained, alpha)
+    untouched, probes = load_base(run.config, run.model_name), choose_probes(run.data.dev.texts)
+    alpha = settle_weights(run, state, untouched, probes)
 
     # ---- Judgement, before and after, on every held-out set.
     systems = {"model": merged(run.encoder).to(run.device), "baseline": untouched}
@@ -81,12 +67,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     judgements = judge_run(run, systems, embeddings, search)
     records = {name: record_of(judgement) for name, judgement in judgements.items()}
     pairs = list(records)[-1]  # test, where there is one: dev has picked the model
-    metrics: dict[str, Any] = {key: records["dev"][key] for key in ("baseline", "final")}
-    metrics |= {key: records[pairs][key] for key in ("verdict", "sentences", "surely_worse")}
-    metrics["verdict_on"] = judged_on(run.config.eval.metric, pairs, run.corpus is not None)
-    metrics |= {"best_step": state.best.step, "strength": alpha}
-    metrics |= {**records, "evaluations": state.evaluations}
-    metrics |= corpus_record(run, search)
+    metrics = metrics_record(run, state, alpha, records, search)
 
     # ---- Export, read back from disk and compared.
     fitted = judgements["dev"].thresholds.get("model")  # not by positives alone
@@ -111,9 +92,51 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     signals.ignore()
     write_json(run.folder / METRICS, metrics)
     print_corpus(run, search)
-    print_summary(records, state.best.step, alpha, run.folder / MODEL, sided, alerts, run.judged_on)
+    print_summary(records, metrics["best_step"], alpha, run.folder / MODEL, sided, alerts, run.judged_on)
     console.print(f"Report: {run.folder / REPORT}" if drawn else INSTALL, markup=False)
     return metrics
+
+
+def settle_weights(run: Run, state: RunState, untouched: Encoder, probes: list[str]) -> float:
+    """Put the run's encoder as far from the untouched one, towards the best weights, as is best; returns the strength.
+
+    Collective. Moves the untouched encoder to the device.
+
+    Raises:
+        CheckpointError: training changed nothing that the probes, some texts, would show.
+    """
+    assert state.best is not None  # the last step is always evaluated
+    # ---- The best weights: what merging keeps, and training has changed.
+    trained, start = state.best.weights, run.start_values(untouched)
+    untouched.to(run.device)
+    run.encoder.eval()
+    set_strength(run.parameters, start, trained, FULL)
+    check_trained(run.encoder, untouched, probes)
+
+    # ---- Nothing that an earlier try left may outlive it; of its strengths, what is the same is taken again.
+    ranks.on_first_rank(lambda: clear_results(run.folder, keeps_strength=run.config.eval.choose_strength))
+
+    # ---- Strength: how far to go from the untouched weights to these.
+    alpha = choose_strength(run, start, trained) if run.config.eval.choose_strength else FULL
+    set_strength(run.parameters, start, trained, alpha)
+    return alpha
+
+
+def metrics_record(
+    run: Run, state: RunState, alpha: float, records: dict[str, dict[str, Any]], search: Assessment | None
+) -> dict[str, Any]:
+    """What metrics.json holds: the verdict, the judgement of each held-out set, all evaluations, the corpus."""
+    judged = list(records)[-1]
+    return {
+        **{key: records["dev"][key] for key in ("baseline", "final")},
+        **{key: records[judged][key] for key in ("verdict", "sentences", "surely_worse")},
+        "verdict_on": judged_on(run.config.eval.metric, judged, run.corpus is not None),
+        "best_step": state.best.step if state.best else None,
+        "strength": alpha,
+        **records,
+        "evaluations": state.evaluations,
+        **corpus_record(run, search),
+    }
 
 
 def embed_held_out(run: Run, systems: dict[str, Encoder]) -> dict[str, dict[str, np.ndarray]]:
@@ -148,24 +171,23 @@ def judge_run(
     thresholds: dict[str, Thresholds] = {}
     general = (run.data.general, embeddings["general"]) if run.data.general is not None else None
     judgements = {}
-    for name, table in (("dev", dev), ("test", run.data.test)):
-        if table is not None:
-            if not thresholds and has_both_labels(table):
-                thresholds = fit_for(table, embeddings[name], config.loss.dims, conditions)
-            question = Question(
-                model=MODEL,  # within the folder of the run, wherever that is
-                pairs=table.source,
-                dev=dev.source if name == "test" and has_both_labels(dev) else None,  # what thresholds are fitted on
-                baseline=config.model.name,
-                dims=config.loss.dims,
-                label_scale=config.data.label_scale,
-                positive_threshold=config.data.positive_threshold or None,
-                rule=RULE,
-                metric=config.eval.metric,
-                forgetting=config.data.forgetting or None,
-            )
-            forgetting = general if name == "dev" else None
-            judgements[name] = conclude(question, table, embeddings[name], thresholds, forgetting, search=search)
+    for name, table in run.data.held_out.items():
+        if not thresholds and has_both_labels(table):
+            thresholds = fit_for(table, embeddings[name], config.loss.dims, conditions)
+        question = Question(
+            model=MODEL,  # within the folder of the run, wherever that is
+            pairs=table.source,
+            dev=dev.source if name == "test" and has_both_labels(dev) else None,  # what thresholds are fitted on
+            baseline=config.model.name,
+            dims=config.loss.dims,
+            label_scale=config.data.label_scale,
+            positive_threshold=config.data.positive_threshold or None,
+            rule=RULE,
+            metric=config.eval.metric,
+            forgetting=config.data.forgetting or None,
+        )
+        forgetting = general if name == "dev" else None
+        judgements[name] = conclude(question, table, embeddings[name], thresholds, forgetting, search=search)
     return judgements
 
 
@@ -195,7 +217,7 @@ def score_record(
 
     Of positives alone, which have no threshold, the most wrong are the least alike.
     """
-    table = run.data.test if name == "test" and run.data.test is not None else run.data.dev
+    table = run.data.held_out[name]
     dims = run.config.loss.dims
     names = {"baseline": "baseline", "model": "final"}
     cosines = {names[system]: pair_cosines(embeddings[system], table, dims) for system in names}

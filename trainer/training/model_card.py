@@ -41,8 +41,9 @@ def print_summary(
         picked_on: what has picked the model, "dev" or "corpus", where a search metric then is of the corpus throughout.
         alerts: what `alerts_on_training` counted.
     """
-    for name, record in records.items():
-        _print_changes(name, record, picked_on)
+    # Sets of positives alone are all judged by the same search of the corpus: one table, with one title.
+    for title, name in {_title(name, record, picked_on): name for name, record in records.items()}.items():
+        _print_changes(title, name, records[name], picked_on)
     name, record = list(records.items())[-1]
     for sentence in record["sentences"]:
         console.print(sentence, markup=False)
@@ -74,11 +75,14 @@ def shown_metrics(record: dict[str, Any]) -> dict[str, str]:
     return {name: f1 if name == "f1" else TITLES.get(name, name) for name in names}
 
 
-def _print_changes(name: str, record: dict[str, Any], picked_on: str) -> None:
-    metric, judged = record["question"]["metric"], f"{name} pairs"
-    if picked_on == "corpus":
-        name, judged = on_in_words(picked_on), _judged_with_corpus(record, judged)
-    title = f"{judged[0].upper()}{judged[1:]}: baseline -> final (difference)"
+def _title(name: str, record: dict[str, Any], picked_on: str) -> str:
+    """What a held-out set is judged on, as the title of its table."""
+    judged = _judged_with_corpus(record, f"{name} pairs") if picked_on == "corpus" else f"{name} pairs"
+    return f"{judged[0].upper()}{judged[1:]}: baseline -> final (difference)"
+
+
+def _print_changes(title: str, name: str, record: dict[str, Any], picked_on: str) -> None:
+    metric = record["question"]["metric"]
     table = Table(title=escape(title), title_justify="left")
     table.add_column("dim", justify="right")
     shown = shown_metrics(record)
@@ -90,7 +94,8 @@ def _print_changes(name: str, record: dict[str, Any], picked_on: str) -> None:
         table.add_row(dim, *cells, _ends(record["intervals"]["difference"][dim][metric]), record["verdicts"][dim])
     console.print(table)
     if reason := record["undefined"].get(metric):
-        console.print(f"No interval of {metric} on {name}: {reason}", markup=False)
+        on = on_in_words("corpus" if picked_on == "corpus" else name)
+        console.print(f"No interval of {metric} on {on}: {reason}", markup=False)
 
 
 def _judged_with_corpus(record: dict[str, Any], pairs: str) -> str:

@@ -36,9 +36,8 @@ SMALL_PLAN = 1e12
 
 def lint_pairs(inputs: Inputs, keep: bool = True) -> None:
     """Show, and `keep` in the folder, what lint finds without a model in the pairs; nothing it finds ends the run."""
-    held_out = [pairs for pairs in (inputs.dev, inputs.test) if pairs is not None]
-    tables = [inputs.data.train, *(pairs.table for pairs in held_out)]
-    tokens = [inputs.tokens, *(pairs.tokens for pairs in held_out)]
+    tables = [inputs.data.train, *(pairs.table for pairs in inputs.held_out)]
+    tokens = [inputs.tokens, *(pairs.tokens for pairs in inputs.held_out)]
     lengths = [of_table.longest(len(table.texts)) for of_table, table in zip(tokens, tables, strict=True)]
     report = lint_tables(tables, Tokens(lengths, inputs.encoder.spec.max_length))
     console.print("Lint of the run's pairs:")

@@ -25,17 +25,15 @@ from trainer.config import Config, OutputConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, positives_of
-from trainer.data.run_data import RunData, load_data
-from trainer.evaluation.metric_choice import SEARCH_METRICS, judged_on, require_metric, settle_metric
+from trainer.data.run_data import load_data
+from trainer.evaluation.metric_choice import judged_on, require_metric, settle_metric
 from trainer.evaluation.pair_metrics import Metrics
-from trainer.evaluation.scoring import PairSet, evaluate
-from trainer.evaluation.search_set import SearchSet
+from trainer.evaluation.scoring import evaluate
 from trainer.loss.objective import Objective
-from trainer.model.embedding import embed, embed_cached, tokenize_sides
-from trainer.model.encoder import Encoder, weights_fingerprint
+from trainer.model.embedding import embed, embed_cached
+from trainer.model.encoder import Encoder
 from trainer.model.loading import hush_transformers
 from trainer.model.lora import add_lora
-from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 from trainer.system.console import console
 from trainer.system.gpu import require_code
@@ -47,6 +45,7 @@ from trainer.training.batch import Prepared, collate
 from trainer.training.fast_paths import FastPaths, choose_fast_paths
 from trainer.training.optimizer import build_optimizer
 from trainer.training.schedule import learning_rates
+from trainer.training.tokenized_data import TokenizedData, fingerprints_of, tokenize_data
 
 CORPUS = "Embedding the corpus"
 
@@ -54,7 +53,7 @@ _version = cache(version)  # of a package, at a few milliseconds: each checkpoin
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class Inputs(TokenizedData):
     """What a run is given, read and checked. Nothing has been written and no weight has changed."""
 
     # What was asked for
@@ -68,17 +67,6 @@ class Inputs:
     """`Run.conditions` of the run that is continued; {} for a new one."""
     numerics: Numerics
     """The precision and the products that it computes with."""
-
-    # Data
-    data: RunData
-    tokens: TokenTable
-    """Of the training texts, on either side (`tokenize_sides`)."""
-    dev: PairSet
-    test: PairSet | None
-    general: PairSet | None
-    """The forgetting set."""
-    corpus: SearchSet | None
-    """What is searched before and after training, and at each evaluation where eval.metric is one of search."""
 
     # Model
     model_name: str
@@ -183,75 +171,64 @@ def read_inputs(
     Raises:
         InputError: the config, a file or the model is not fit for the run.
     """
-    config = asked
-    require_metric(config.eval.metric, f'eval.metric = "{config.eval.metric}"')
-    accelerator = make_accelerator(config, folder)
-    require_code(accelerator.device)
-    console.quiet = not accelerator.is_main_process
-    numerics = settle_numerics(config.train.precision, accelerator.device, saved_conditions)
-    set_seed(config.train.seed)
-    hush_transformers()
-
-    # ---- data and model
-    data = load_data(config.data, config.train.seed)
-    held_out = [data.dev] if data.test is None else [data.dev, data.test]
-    metric = settle_metric(config.eval.metric, held_out, data.corpus is not None)
-    config = replace(config, eval=replace(config.eval, metric=metric))
-    config, model_name, encoder = read_base(config, data, accelerator)
-
-    # ---- plan
-    sampler = PhasedBatchSampler(
-        data.train,
-        config.curriculum,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        world_size=ranks.world_size(),
-    )
-
-    # ---- tokens
-    def pair_set(table: PairTable | None) -> PairSet | None:
-        return PairSet.build(table, encoder) if table is not None else None
-
+    require_metric(asked.eval.metric, f'eval.metric = "{asked.eval.metric}"')
+    accelerator, numerics = start_process(asked, folder, saved_conditions)
+    data = load_data(asked.data, asked.train.seed)
+    metric = settle_metric(asked.eval.metric, list(data.held_out.values()), data.corpus is not None)
+    config, model_name, encoder = read_base(replace(asked, eval=replace(asked.eval, metric=metric)), data, accelerator)
+    sampler = plan_batches(config, data.train)
     with accelerator.local_main_process_first():  # the others find it in the cache
-        tokens = tokenize_sides(encoder, data.train.texts)
-        corpus = SearchSet.build(data.corpus, encoder) if data.corpus is not None else None
-        dev = PairSet.build(data.dev, encoder, searched=metric in SEARCH_METRICS and corpus is None)
-        test, general = pair_set(data.test), pair_set(data.general)
-
-    fingerprints = {
-        "train_data": data.train.fingerprint(),
-        "dev_data": data.dev.fingerprint(),
-        **({"corpus": data.corpus.fingerprint()} if data.corpus is not None else {}),
-        "base_weights": weights_fingerprint(encoder),
-        "tokens": tokens.fingerprint(),
-    }
+        tokenized = tokenize_data(data, encoder, metric)
+    fingerprints = fingerprints_of(data, tokenized.tokens, encoder)
     encoder.to(accelerator.device)
     return Inputs(
+        **vars(tokenized),
         config=replace(config, output=OutputConfig(dir=str(folder))),
         asked=asked,
         folder=folder,
         accelerator=accelerator,
         saved_conditions=saved_conditions,
         numerics=numerics,
-        data=data,
-        tokens=tokens,
-        dev=dev,
-        test=test,
-        general=general,
-        corpus=corpus,
         model_name=model_name,
         encoder=encoder,
         sampler=sampler,
         rates=learning_rates(config.optim, len(sampler)),
         steps=min(max_steps or len(sampler), len(sampler)),
-        layouts=LayoutBuilder(
-            data.train,
-            positives_of(data.train),
-            rank=ranks.rank(),
-            all_pairs=config.loss.pair_weight > 0,
-            two_prompts=len(encoder.spec.side_prompts) > 1,
-        ),
+        layouts=layout_builder(config, data.train, encoder),
         fingerprints=fingerprints,
+    )
+
+
+def start_process(config: Config, folder: Path, saved_conditions: Mapping[str, Any]) -> tuple[Accelerator, Numerics]:
+    """Settle what this process computes on and with, who speaks, and what is drawn. Raises InputError."""
+    accelerator = make_accelerator(config, folder)
+    require_code(accelerator.device)
+    console.quiet = not accelerator.is_main_process
+    numerics = settle_numerics(config.train.precision, accelerator.device, saved_conditions)
+    set_seed(config.train.seed)
+    hush_transformers()
+    return accelerator, numerics
+
+
+def plan_batches(config: Config, table: PairTable) -> PhasedBatchSampler:
+    """The rows of every batch of the run, for all ranks. Raises InputError where a phase cannot be trained."""
+    return PhasedBatchSampler(
+        table,
+        config.curriculum,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        world_size=ranks.world_size(),
+    )
+
+
+def layout_builder(config: Config, table: PairTable, encoder: Encoder) -> LayoutBuilder:
+    """What lays out this rank's part of each batch."""
+    return LayoutBuilder(
+        table,
+        positives_of(table),
+        rank=ranks.rank(),
+        all_pairs=config.loss.pair_weight > 0,
+        two_prompts=len(encoder.spec.side_prompts) > 1,
     )
 
 

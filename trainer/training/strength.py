@@ -43,7 +43,8 @@ FINE_POINTS = 6  # that are measured after the coarse ones, at most where there 
 FORGETTING_ROWS = 1000  # of a larger forgetting set so many are taken
 
 Point = dict[str, Any]
-"""One strength of the curve: alpha, and dim -> metric on "dev" (and on "forgetting")."""
+"""One strength of the curve: "alpha", dim -> "metric" on what the run is judged on, and dim -> Spearman on the
+"forgetting" set where there is one."""
 
 
 class Cause(Enum):
@@ -134,7 +135,7 @@ def choose_strength(run: Run, start: Mapping[str, Tensor], trained: Mapping[str,
         reasons = {at: str(reason) for at, reason in excluded.items()}
         record |= {"chosen": alpha, "why": why, "ruled_out": reasons, "curve": curve}
         write_json(run.folder / STRENGTH, record)
-    values = {point["alpha"]: point["dev"][largest] for point in curve}
+    values = {point["alpha"]: point["metric"][largest] for point in curve}
     shown = "  ".join(f"{at:.1f}: {value:.4f}" for at, value in values.items())
     console.print(f"Strength of the update, {run.judged_on} {metric} at {largest} dims: {shown}")
     console.print(f"Chosen: {alpha:.1f} ({values[alpha]:.4f}; {values[0.0]:.4f} untouched, {values[FULL]:.4f} in full)")
@@ -192,21 +193,20 @@ def kept_points(path: Path, wanted: str) -> dict[float, Point]:
 
 def point_read(point: Mapping[str, Any]) -> Point:
     """A point as it was before JSON, which has no NaN."""
-    kinds = {key: point[key] for key in ("dev", "forgetting") if key in point}
-    read = {key: {dim: np.nan if value is None else float(value) for dim, value in kinds[key].items()} for key in kinds}
+    kinds = ("metric", *(("forgetting",) if "forgetting" in point else ()))
+    read = {key: {dim: np.nan if value is None else float(value) for dim, value in point[key].items()} for key in kinds}
     return {"alpha": float(point["alpha"]), **read}
 
 
 def measured_point(run: Run, general: PairSet | None, alpha: float) -> Point:
     """The metric, and Spearman on the forgetting set, of the run's encoder as it stands, at every dim, in fp32.
 
-    The metric stands under "dev", also where it is the corpus's. Collective: the ranks share the texts out, and all
-    have the same point.
+    Collective: the ranks share the texts out, and all have the same point.
     """
     dims, metric = run.config.loss.dims, run.config.eval.metric
     with adapters_merged(run.encoder) as encoder:
         metrics = run.judge_on_dev(nullcontext)
-        point: Point = {"alpha": alpha, "dev": {dim: values[metric] for dim, values in metrics.items()}}
+        point: Point = {"alpha": alpha, "metric": {dim: values[metric] for dim, values in metrics.items()}}
         if general is not None:
             cosines = pair_cosines(embed(encoder, general.tokens), general.table, dims)
             forgetting = (spearman(scores, general.table.score) for scores in cosines)
@@ -242,8 +242,8 @@ def explain_choice(curve: Sequence[Point], alpha: float, excluded: Mapping[float
 
     At alpha 0 it also says what that means. `on` is what the metric was measured on (`Run.judged_on`).
     """
-    largest = max(curve[0]["dev"], key=int)
-    values = {point["alpha"]: point["dev"][largest] for point in curve}
+    largest = max(curve[0]["metric"], key=int)
+    values = {point["alpha"]: point["metric"][largest] for point in curve}
     higher = [at for at in excluded if values[at] > values[alpha]]
     sentences = []
     if alpha == 0:
@@ -258,9 +258,9 @@ def explain_choice(curve: Sequence[Point], alpha: float, excluded: Mapping[float
 def ruled_out(curve: Sequence[Point], forgetting_limit: float = 0.0, on: str = "dev") -> dict[float, RuledOut]:
     """Alphas that may not be chosen, each with why; never alpha 0, the first point.
 
-    A strength is ruled out where dev loses to the untouched model at any dim, or where Spearman on the forgetting set
-    falls by more than the limit at any dim: every dim is exported, so each has to be fit for use. NaN, an undefined
-    metric, loses to any number and is lost to by any.
+    A strength is ruled out where the metric loses to the untouched model's at any dim, or where Spearman on the
+    forgetting set falls by more than the limit at any dim: every dim is exported, so each has to be fit for use. NaN,
+    an undefined metric, loses to any number and is lost to by any.
 
     Args:
         forgetting_limit: 0 is no limit. Otherwise every point has "forgetting".
@@ -273,7 +273,7 @@ def ruled_out(curve: Sequence[Point], forgetting_limit: float = 0.0, on: str = "
 
     reasons = {}
     for point in curve[1:]:
-        if dims := falls(point, "dev"):
+        if dims := falls(point, "metric"):
             reasons[point["alpha"]] = RuledOut(Cause.LOSES, dims, forgetting_limit, on)
         elif forgetting_limit and (dims := falls(point, "forgetting", forgetting_limit)):
             reasons[point["alpha"]] = RuledOut(Cause.FORGETS, dims, forgetting_limit)
@@ -281,14 +281,14 @@ def ruled_out(curve: Sequence[Point], forgetting_limit: float = 0.0, on: str = "
 
 
 def best_strength(curve: Sequence[Point], forgetting_limit: float = 0.0) -> float:
-    """The alpha whose dev metric is the highest at the largest dim, of those that are not ruled out.
+    """The alpha whose metric is the highest at the largest dim, of those that are not ruled out.
 
     Of equal ones the lowest. An undefined metric counts as the lowest.
     """
     excluded = ruled_out(curve, forgetting_limit)
-    largest = max(curve[0]["dev"], key=int)
+    largest = max(curve[0]["metric"], key=int)
 
     def value(point: Point) -> float:
-        return -np.inf if np.isnan(point["dev"][largest]) else float(point["dev"][largest])
+        return -np.inf if np.isnan(point["metric"][largest]) else float(point["metric"][largest])
 
     return float(max((point for point in curve if point["alpha"] not in excluded), key=value)["alpha"])

@@ -21,8 +21,8 @@ from trainer.main import cli
 from trainer.model.encoder import EmbeddingConditions, embedding_conditions
 from trainer.model.loading import load_encoder
 from trainer.system.console import console
-from trainer.training import training_alerts
-from trainer.training.training_alerts import alerts_on_training
+from trainer.training import card_alerts
+from trainer.training.card_alerts import alerts_on_training
 
 WORDS = ["printer", "vpn", "mail", "screen", "paper", "jammed", "black", "drops", "bounces", "slow", "update", "floor"]
 
@@ -42,7 +42,7 @@ def pairs(count: int, seed: int) -> dict[str, list[Any]]:
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]) -> dict[str, Any]:
     """What questions have in common: a tiny model, pairs of both labels, a file of tickets with a copy."""
-    folder = tmp_path_factory.mktemp("world")
+    folder = tmp_path_factory.mktemp("deployment")
     tickets = texts(60, 5)
     lines = ["number,short_description", *(f"T{i},{text}" for i, text in enumerate([*tickets, tickets[0].upper()]))]
     (folder / "tickets.csv").write_text("\n".join(lines))
@@ -52,19 +52,19 @@ def asked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], 
 
 
 def rows_of(asked: dict[str, Any], **options: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    world = judge(Question(**asked["question"], **options)).real_world
-    assert world is not None
-    return world["systems"]["model"]["16"], world
+    deployment = judge(Question(**asked["question"], **options)).deployment
+    assert deployment is not None
+    return deployment["systems"]["model"]["16"], deployment
 
 
 def test_nothing_is_added_where_nothing_is_asked(asked: dict[str, Any]) -> None:
-    assert judge(Question(**asked["question"])).real_world is None
+    assert judge(Question(**asked["question"])).deployment is None
 
 
 @pytest.mark.slow
 def test_alerts_are_those_of_all_pairs_of_different_tickets(asked: dict[str, Any]) -> None:
-    rows, world = rows_of(asked, tickets=asked["tickets"], alerts_per_ticket=3.0)
-    assert world["tickets"] == {"source": asked["tickets"], "count": 60}  # the copy is no ticket of its own
+    rows, deployment = rows_of(asked, tickets=asked["tickets"], alerts_per_ticket=3.0)
+    assert deployment["tickets"] == {"source": asked["tickets"], "count": 60}  # the copy is no ticket of its own
     encoder = load_encoder(asked["question"]["model"])
     embeddings = encoder.encode(asked["texts"])[:, :16].astype(np.float64)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -79,8 +79,8 @@ def test_alerts_are_those_of_all_pairs_of_different_tickets(asked: dict[str, Any
     assert in_use["chosen"] == "f1 on judged.json, where 50 % are positive (in-sample)"
     assert chosen["chosen"] == f"3 alerts a ticket on {asked['tickets']}" and 2 < chosen["alerts"] <= 3
     assert chosen["threshold_interval"][0] <= chosen["threshold"] <= chosen["threshold_interval"][1]
-    assert any("3 alerts a ticket are 5.1 % of all pairs. 40 negatives cannot tell rates under 8 %" in note
-               for note in world["notes"])  # fmt: skip
+    assert any("3 alerts a ticket are 5.1 % of all pairs. 40 negatives cannot tell rates under 7.5 %" in note
+               for note in deployment["notes"])  # fmt: skip
 
 
 def test_the_threshold_at_a_share_is_fitted_kept_and_refitted(
@@ -92,15 +92,15 @@ def test_the_threshold_at_a_share_is_fitted_kept_and_refitted(
     question = asked["question"] | {"model": str(model), "dev": pairs_from_columns(pairs(80, 7), "dev.json")}
     judgement = judge(Question(**question, prevalence=0.05))
     keep_thresholds(judgement)
-    assert judgement.real_world is not None
-    (row,) = judgement.real_world["systems"]["model"]["16"]
+    assert judgement.deployment is not None
+    (row,) = judgement.deployment["systems"]["model"]["16"]
     assert row["chosen"] == "f1 on dev.json, where 5 % are positive"
     assert "where 5 % are positive" in judgement.thresholds_from["model"]
     assert row["threshold"] == judgement.thresholds["model"].values["16"]
     recall, rate = row["recall"], row["false_positive_rate"]
     if rate > 3 / 40:
         assert row["precision"] == pytest.approx(0.05 * recall / (0.05 * recall + 0.95 * rate))
-    again = judge(Question(**question | {"dev": None}, prevalence=0.2)).real_world
+    again = judge(Question(**question | {"dev": None}, prevalence=0.2)).deployment
     assert again is not None
     kept, refitted = again["systems"]["model"]["16"]
     assert kept["threshold"] == row["threshold"] and kept["threshold_interval"] is None
@@ -118,8 +118,8 @@ def test_the_threshold_for_alerts_is_kept_with_what_it_belongs_to(
     question = asked["question"] | {"model": str(model), "dev": pairs_from_columns(pairs(80, 7), "dev.json")}
     of_tickets = {"tickets": asked["tickets"], "alerts_per_ticket": 3.0}
     judgement = judge(Question(**question, **of_tickets))
-    assert judgement.real_world is not None
-    by_f1, for_alerts = judgement.real_world["systems"]["model"]["16"]
+    assert judgement.deployment is not None
+    by_f1, for_alerts = judgement.deployment["systems"]["model"]["16"]
     assert by_f1["chosen"] == "f1 on dev.json, where 50 % are positive" and 2 < for_alerts["alerts"] <= 3
     keep_thresholds(judgement)
     record = json.loads((model / "thresholds.json").read_text())
@@ -139,15 +139,15 @@ def test_the_threshold_for_alerts_is_kept_with_what_it_belongs_to(
 def test_too_few_negatives_are_said_and_tickets_are_the_tail(asked: dict[str, Any]) -> None:
     """At a share of 0.001 a threshold above all 40 negatives looks perfect; it is not called so."""
     rule = {"prevalence": 0.001, "rule": "false_positive_rate=0"}
-    (row,), world = rows_of(asked, **rule)
+    (row,), deployment = rows_of(asked, **rule)
     assert row["false_positive_rate"] == 0
     if row["recall"]:
         assert row["precision"] == 1.0 and row["precision_interval"][0] < 0.02  # the rule of three: 3 / 40
     assert any(
-        "40 negatives cannot tell rates under 8 %: a threshold that calls 0 of them" in n for n in world["notes"]
+        "40 negatives cannot tell rates under 7.5 %: a threshold that calls 0 of them" in n for n in deployment["notes"]
     )
-    (row, *_), world = rows_of(asked, tickets=asked["tickets"], **rule)
-    assert row["rate_from"] == asked["tickets"] and any("from the pairs of" in note for note in world["notes"])
+    (row, *_), deployment = rows_of(asked, tickets=asked["tickets"], **rule)
+    assert row["rate_from"] == asked["tickets"] and any("from the pairs of" in note for note in deployment["notes"])
     rate = max(0.0, (row["share_of_pairs"] - 0.001 * row["recall"]) / 0.999)
     assert row["f1"] == pytest.approx(0.002 * row["recall"] / (0.001 + 0.001 * row["recall"] + 0.999 * rate))
 
@@ -156,9 +156,9 @@ def test_too_few_negatives_are_said_and_tickets_are_the_tail(asked: dict[str, An
 def test_positives_alone_have_alerts_but_no_precision(asked: dict[str, Any]) -> None:
     columns = {name: values[1::2] for name, values in pairs(80, 0).items()}
     question = asked["question"] | {"pairs": pairs_from_columns(columns, "alike.json")}
-    world = judge(Question(**question, tickets=asked["tickets"], alerts_per_ticket=2)).real_world
-    assert world is not None
-    (row,) = world["systems"]["model"]["16"]
+    deployment = judge(Question(**question, tickets=asked["tickets"], alerts_per_ticket=2)).deployment
+    assert deployment is not None
+    (row,) = deployment["systems"]["model"]["16"]
     assert row["alerts"] <= 2 and 0 <= row["recall"] <= 1 and "precision" not in row
     with pytest.raises(InputError, match=r"--prevalence: alike\.json holds positives alone"):
         judge(Question(**question, prevalence=0.1))
@@ -237,7 +237,7 @@ def table() -> PairTable:
 def test_the_card_says_how_many_alerts_a_ticket(
     most: int, table: PairTable, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_alerts, "MOST_TEXTS", most)
+    monkeypatch.setattr(card_alerts, "MOST_TEXTS", most)
     encoder = load_encoder(asked["question"]["model"])
     labels = np.where(table.label, 0.9, 0.5)[None]
     thresholds = fit_thresholds(labels, table, (16,), "f1", embedding_conditions(encoder))  # 0.7

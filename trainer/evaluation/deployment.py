@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import ROUND_CEILING
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def thresholds_for_alerts(
     }
 
 
-def real_world(
+def worth_in_deployment(
     asked: Question,
     dims: tuple[int, ...],
     judged: tuple[PairTable, Mapping[str, np.ndarray]],
@@ -73,7 +74,7 @@ def real_world(
     for_alerts: Mapping[str, Thresholds],
     counts: Mapping[str, Counts],
 ) -> dict[str, Any] | None:
-    """What --json holds as "real_world"; None where nothing was asked.
+    """What --json holds as "deployment"; None where nothing was asked.
 
     Args:
         asked: with the rule that thresholds are fitted by.
@@ -226,4 +227,4 @@ def _note_tail(alerts: float, counts: AlertCounts, table: PairTable, notes: dict
 
 
 def _limit(negatives: int) -> str:
-    return f"{negatives} negatives cannot tell rates under {100 * smallest_rate(negatives):.1g} %"
+    return f"{negatives} negatives cannot tell rates under {percent(smallest_rate(negatives), ROUND_CEILING)}"
