@@ -1,11 +1,10 @@
 """What an index of 100,000 tickets costs: time of a query once it is embedded, what a search by prefix misses, memory.
 
-Embeddings are random, in clusters of two to six, with coordinates that carry less towards the end of the embedding;
-texts are made of words as frequent as those of a language. The index is written and opened as the commands do it; then
-stored embeddings, disturbed a little, search with a text of their own, one at a time. Writes
-bench/results/index.json.
+Embeddings are random, in clusters of 11 to 30, with coordinates that carry less towards the end of the embedding; texts
+are made of words as frequent as those of a language. The index is written and opened as the commands do it; then stored
+embeddings, disturbed a little, search with a text of their own, one at a time. Writes bench/results/index.json.
 
-    OMP_NUM_THREADS=2 python -m bench.speed.index
+    OMP_NUM_THREADS=1 python -m bench.speed.index
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.records import finish, make_parser, settings_of
-from bench.speed.search import draw_clusters, draw_embeddings, forget_peak, held_bytes
+from bench.speed.search import draw_embeddings, forget_peak, held_bytes
 from trainer.model.encoder import EmbeddingConditions
 from trainer.search.duplicates import find_duplicates
 from trainer.search.index import Index, measure_reach
@@ -28,6 +27,7 @@ from trainer.search.ticket_texts import Preparation
 from trainer.text.bm25 import WordIndex
 
 TOP, WORDS, VOCABULARY = 10, 60, 50_000
+NOISE = 1.0
 
 
 def draw_texts(count: int, random: np.random.Generator) -> list[str]:
@@ -35,6 +35,13 @@ def draw_texts(count: int, random: np.random.Generator) -> list[str]:
     shares = 1 / np.arange(1, VOCABULARY + 1)
     drawn = random.choice(VOCABULARY, size=(count, WORDS), p=shares / shares.sum())
     return [" ".join(f"w{word:x}" for word in row) for row in drawn.tolist()]
+
+
+def draw_clusters(count: int, random: np.random.Generator) -> np.ndarray:
+    """[N] cluster of each ticket: enough of each that the best TOP are of the query's own."""
+    clusters = np.repeat(np.arange(count), random.integers(TOP + 1, 3 * TOP + 1, size=count))[:count]
+    random.shuffle(clusters)
+    return clusters
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -45,7 +52,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 def write(folder: Path, count: int, width: int, random: np.random.Generator) -> dict[str, float]:
     """Write an index of drawn tickets; seconds of each step."""
-    rows = draw_embeddings(draw_clusters(count, random), 2.2, random)[:, :width]
+    rows = draw_embeddings(draw_clusters(count, random), NOISE, random)[:, :width]
     rows, texts = unit(np.ascontiguousarray(rows)), draw_texts(count, random)
     tickets = [Ticket(f"INC{row}", hashlib.sha256(text.encode()).hexdigest(), text) for row, text in enumerate(texts)]
     clock = [time.perf_counter()]
@@ -57,7 +64,9 @@ def write(folder: Path, count: int, width: int, random: np.random.Generator) -> 
     facts = {"model_name": "drawn", "model": model, "preparation": Preparation()}
     write_index(folder, rows, tickets, words, facts | reach._asdict())
     clock.append(time.perf_counter())
-    return dict(zip(("seconds_of_measuring", "seconds_of_bm25", "seconds_of_writing"), np.diff(clock), strict=True))
+    return dict(
+        zip(("seconds_of_measuring", "seconds_of_bm25", "seconds_of_writing"), np.diff(clock).tolist(), strict=True)
+    )
 
 
 def ask(index: Index, queries: np.ndarray, texts: list[str], **how: Any) -> tuple[np.ndarray, list[set[str]]]:

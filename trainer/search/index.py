@@ -69,10 +69,10 @@ class Index:
     def open(cls, folder: str | Path, model: str | None = "") -> Index:
         """Open an index and load its model.
 
-            >>> from trainer.search.index import Index
-            >>> index = Index.open("tickets.index")
-            >>> [hit.id for hit in index.search(["vpn drops every hour"], top=3)[0]]
-            ['INC0012', 'INC0345', 'INC0009']
+        Example::
+
+            index = Index.open("tickets.index")
+            index.search(["vpn drops every hour"], top=3)[0][0].id      # "INC0012"
 
         Args:
             model: where the model stands now; "": where it stood when the index was written; None: not needed.
