@@ -149,6 +149,8 @@ class Index:
             shared = np.flatnonzero(by_words)
             fused = np.zeros(len(self.ids))
             for listed, values, tie in ((rows, cosines, TIE), (shared, by_words[shared], 0.0)):
+                if not len(values):  # no word is shared with any ticket
+                    continue
                 best = _best(values, FUSED_DEPTH + 1)
                 fused[listed[best]] += reciprocal_ranks(values[best][None], tie)[0]
             rows = np.flatnonzero(fused)

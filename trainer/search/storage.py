@@ -85,12 +85,10 @@ def is_index(folder: Path) -> bool:
 
 def require_room(folder: Path) -> None:
     """Raise StorageError where a folder holds other things than an index or what an unfinished one left."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    known = names & {CONTENTS, PARTS}
-    if foreign := sorted(names - known - {LOCK}):
-        foreign = [name for name in foreign if not NAME.fullmatch(name) and not name.endswith(DEBRIS)]
-        if foreign:
-            raise StorageError(f"{folder}: holds {foreign[0]}, which is no part of an index; name a new folder")
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    for name in names:
+        if name not in (CONTENTS, PARTS, LOCK) and not NAME.fullmatch(name) and not name.endswith(DEBRIS):
+            raise StorageError(f"{folder}: holds {name}, which is no part of an index; name a new folder")
 
 
 # ---- reading
