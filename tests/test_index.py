@@ -68,10 +68,8 @@ def test_a_small_index_is_searched_exactly(tmp_path: Path, count: int, width: in
         cosines = rows.astype(np.float64) @ query
         assert [hit.cosine for hit in hits] == pytest.approx(np.sort(cosines)[::-1][:3], abs=1e-6)
         assert [cosines[int(hit.id[3:])] for hit in hits] == pytest.approx([hit.cosine for hit in hits], abs=1e-6)
-        assert (
-            index.search_embeddings(query[None], top=3, ids=[hits[0].id])[0]
-            == index.search_embeddings(query[None], top=4)[0][1:]
-        )
+        without = index.search_embeddings(query[None], top=3, ids=[hits[0].id.lower()])[0]
+        assert [hit.id for hit in without] == [hit.id for hit in index.search_embeddings(query[None], top=4)[0][1:]]
 
 
 def test_a_prefix_finds_what_the_full_width_ranks(tmp_path: Path) -> None:
@@ -151,7 +149,9 @@ def test_groups_are_those_of_complete_linkage() -> None:
     rng = np.random.default_rng()
     for count in (2, 3, 40, 90):
         rows = clustered(count, 6, rng, size=5, noise=0.8)
-        pairs = similar_pairs(rows, 0.6)
+        cosines = rows.astype(np.float64) @ rows.T
+        near = np.argwhere(np.triu(cosines, 1) >= 0.6).tolist()
+        pairs = sorted(((i, j, float(cosines[i, j])) for i, j in near), key=lambda pair: -pair[2])
         labels = fcluster(linkage(pdist(rows, "cosine"), "complete"), 1 - 0.6, "distance")
         expected = {frozenset(np.flatnonzero(labels == label).tolist()) for label in set(labels.tolist())}
         assert {frozenset(group) for group in complete_link(count, pairs)} == {g for g in expected if len(g) > 1}
@@ -174,6 +174,7 @@ def test_a_chain_of_weak_links_is_no_group(tmp_path: Path) -> None:
     assert wider[0].tickets == ["INC0", "INC1", "INC2", "INC3"] and len(wider[0].pairs) == 6
 
 
+@pytest.mark.slow
 def test_a_threshold_is_found_by_alerts(tmp_path: Path) -> None:
     rows = clustered(200, 16, np.random.default_rng(), size=4)
     folder = write(tmp_path / "index", rows)
@@ -235,6 +236,7 @@ def npy(array: np.ndarray, path: Path) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_forged_index_is_refused(tmp_path: Path) -> None:
     rows = clustered(4, 5, np.random.default_rng())
     folder, scratch = write(tmp_path / "index", rows, words=True), tmp_path / "scratch.npy"
@@ -329,13 +331,14 @@ def ledger(tmp_path: Path, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 TICKETS = {f"INC{row}": f"{text} on machine {row}" for row, text in enumerate(["vpn drops", "disk is full"] * 3)}
 
 
+@pytest.mark.slow
 def test_only_new_and_changed_texts_are_embedded(ledger: Ledger, encoder_folder: Path) -> None:
     first = ledger.update(TICKETS | {"INC6": TICKETS["INC0"]})
     assert sorted(ledger.embedded) == sorted(TICKETS.values())  # the copy once
     assert (first.added, first.embedded, first.contents.tickets) == (7, 6, 7)
     again = ledger.update(TICKETS)
     assert not ledger.embedded and (again.unchanged, again.kept, again.contents) == (6, 1, first.contents)
-    changed = TICKETS | {"inc1": "mail bounces", "INC9": TICKETS["INC1"]}  # the second spelling of INC1 is a repeat
+    changed = TICKETS | {"inc1": "mail bounces", "INC9": TICKETS["INC1"]}  # inc1 is INC1
     del changed["INC1"]
     assert ledger.update(changed)[1:6] == (1, 1, 5, 0, 1) and ledger.embedded == ["mail bounces"]
     # What came of it is what a new index would hold.
@@ -351,6 +354,7 @@ def test_only_new_and_changed_texts_are_embedded(ledger: Ledger, encoder_folder:
     assert np.abs(updated["inc1"] - alone).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_tickets_leave_when_they_are_asked_to(ledger: Ledger) -> None:
     ledger.update(TICKETS)
     assert ledger.update({"INC0": TICKETS["INC0"]}).kept == 5 and len(ledger.rows()) == 6
@@ -387,7 +391,7 @@ def test_a_kill_at_any_moment_loses_no_finished_work(ledger: Ledger, monkeypatch
         def dies(self: Path, target: Path, deaths: int = deaths) -> Path:
             nonlocal calls
             calls += 1
-            if calls > deaths % 3 + 1:  # one, two or three files are finished at each start
+            if calls > deaths // 2 + 1:  # so many files are finished at this start
                 raise Killed
             return replace(self, target)
 
@@ -402,7 +406,7 @@ def test_a_kill_at_any_moment_loses_no_finished_work(ledger: Ledger, monkeypatch
             else:
                 break
         assert not finished & set(ledger.embedded), "embedded a second time"
-        finished = {*finished, *ledger.embedded[: 2 * (deaths % 3 + 1)]}
+        finished = {*finished, *ledger.embedded[: 2 * (deaths // 2 + 1)]}
     else:
         pytest.fail("never finished")
     assert ledger.rows().keys() == changed.keys()
@@ -428,6 +432,7 @@ def test_a_damaged_part_is_embedded_again(ledger: Ledger, monkeypatch: pytest.Mo
     assert ledger.rows().keys() == TICKETS.keys()
 
 
+@pytest.mark.slow
 def test_a_model_a_width_and_a_preparation_stay_those_of_the_index(
     ledger: Ledger, tiny_model: Callable[[str], Path]
 ) -> None:
@@ -474,7 +479,8 @@ def test_queries_are_prepared_as_tickets_are(ledger: Ledger) -> None:
 def test_the_commands_go_from_tickets_to_answers(
     ledger: Ledger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger.update({**TICKETS, "INC7": TICKETS["INC0"]})
+    others = {"INC1": "the printer on floor 2 is jammed", "INC2": "cannot send mail, it bounces"}
+    ledger.update({"INC0": "vpn drops every hour", **others, "INC7": "vpn drops every hour"})
     index = f"--index={ledger.index}"
     assert cli(["search", index, "--text", "vpn drops", "--text", "disk", "--top=2"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -492,8 +498,8 @@ def test_the_commands_go_from_tickets_to_answers(
     assert cli(["duplicates", index, "--threshold=0.9999"]) == 0
     said = capsys.readouterr()
     (group,) = map(json.loads, said.out.splitlines())
-    assert group["tickets"] == ["INC0", "INC7"] and "1 groups hold 2 of 7" in said.err
-    assert cli(["duplicates", index, "--alerts-per-ticket=2", "--format=table"]) == 0
+    assert group["tickets"] == ["INC0", "INC7"] and "1 groups hold 2 of 4" in said.err
+    assert cli(["duplicates", index, "--alerts-per-ticket=1", "--format=table"]) == 0
     assert "Group 1:" in capsys.readouterr().out
     for arguments in (
         ["search", index],
