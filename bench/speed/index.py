@@ -20,7 +20,6 @@ import numpy as np
 from bench.records import finish, make_parser, settings_of
 from bench.speed.search import draw_embeddings, forget_peak, held_bytes
 from trainer.model.encoder import EmbeddingConditions
-from trainer.search.duplicates import find_duplicates
 from trainer.search.index import Index, measure_reach
 from trainer.search.storage import Ticket, write_index
 from trainer.search.ticket_texts import Preparation
@@ -125,11 +124,6 @@ def main() -> None:
             written = write(folder, options.count, width, np.random.default_rng(width))
             record["by_width"][width] = written | measure(folder, options.count, width, options.queries)
             print(width, record["by_width"][width])
-            if width == 384:
-                start = time.perf_counter()
-                groups = find_duplicates(folder, alerts_per_ticket=0.1).groups
-                record["duplicates"] = {"seconds": time.perf_counter() - start, "groups": len(groups)}
-                print(record["duplicates"])
     finish(options, record)
 
 
