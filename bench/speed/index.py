@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.measuring import in_new_process
 from bench.records import finish, make_parser, settings_of
 from bench.speed.search import draw_embeddings, forget_peak, held_bytes
 from trainer.model.encoder import EmbeddingConditions
@@ -122,7 +123,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "index"
             written = write(folder, options.count, width, np.random.default_rng(width))
-            record["by_width"][width] = written | measure(folder, options.count, width, options.queries)
+            # Memory that this process has freed would be taken again, and not be seen to grow.
+            measured = in_new_process(measure, folder, options.count, width, options.queries)
+            record["by_width"][width] = written | measured
             print(width, record["by_width"][width])
     finish(options, record)
 
