@@ -41,7 +41,10 @@ class WordIndex:
             raise InputError("judging by search needs bm25s, for BM25: install the extra `mine`") from error
         index = bm25s.BM25(auto_compile=False)
         how = {"lower": False, "token_pattern": WORD, "stopwords": [], "show_progress": False}
-        index.index(bm25s.tokenize([canonical_form(text) for text in texts], **how), show_progress=False)
+        tokens = bm25s.tokenize([canonical_form(text) for text in texts], **how)
+        if not any(tokens.ids):
+            return cls({}, csc_matrix((len(texts), 1), dtype=np.float32))
+        index.index(tokens, show_progress=False)
         parts, shape = index.scores, (len(texts), len(index.scores["indptr"]) - 1)
         return cls(index.vocab_dict, csc_matrix((parts["data"], parts["indices"], parts["indptr"]), shape=shape))
 
