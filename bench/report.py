@@ -37,7 +37,6 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "saving": (("saving",), speed.saving),
     "judging": (("intervals",), speed.judging),
     "searching": (("search",), speed.searching),
-    "index": (("index",), speed.index),
     "bugs": (("bugs",), quality.bugs),
     "side by side": (("side_by_side",), quality.side_by_side),
 }

@@ -159,18 +159,6 @@ def searching(record: dict[str, Any]) -> list[str]:
     return table([asked, ""], rows, record, "embeddings given")
 
 
-def index(record: dict[str, Any]) -> list[str]:
-    """What searching an index costs, by the width of its embeddings."""
-    rows = []
-    for width, run in record["by_width"].items():
-        times = [f"{times['median']:.1f} ms" for times in run["cpu_milliseconds"].values()]
-        found = f"{run['prefix']} dims, {run['candidates']:,}"
-        rows.append([width, found, f"{run['recall']:.2%}", *times, f"{run['memory_by_index']:.2f} x"])
-    headings = ["width", "candidates by", "best ten found", "with BM25", "without", "exact", "memory, of the index"]
-    asked = f"{record['settings']['count']:,} tickets, median processor time of {record['settings']['queries']} queries"
-    return table(headings, rows, record, asked)
-
-
 def build_pairs(record: dict[str, Any]) -> list[str]:
     """Time and memory of building pairs by number of tickets."""
     rows = [

@@ -90,6 +90,7 @@ def test_a_prefix_finds_what_the_full_width_ranks(tmp_path: Path) -> None:
     assert missed  # or the two ways could not be told apart
 
 
+@pytest.mark.slow
 def test_the_reach_of_a_prefix_is_measured() -> None:
     rng = np.random.default_rng()
     rows = clustered(5001, 96, rng, noise=0.3)
