@@ -69,6 +69,9 @@ def test_out_of_memory_says_what_that_command_can_do(command, monkeypatch, capfd
         "lint": ["--pairs=y"],
         "build-pairs": ["--tickets=x", "--output=y"],
         "report": ["x"],
+        "index": ["--model=x", "--tickets=y", "--output=z"],
+        "search": ["--index=x", "--text=y"],
+        "duplicates": ["--index=x", "--threshold=0.9"],
     }
     assert cli([command, *needed.get(command, [])]) == 2
     said = capfd.readouterr().err

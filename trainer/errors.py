@@ -32,7 +32,7 @@ class NumericError(TrainerError):
 
 
 class CheckpointError(TrainerError):
-    """A checkpoint or an exported model that is corrupt, incompatible, or not what was trained."""
+    """A checkpoint, an exported model or an index that is corrupt, incompatible, or not what was written."""
 
     exit_code = 4
 

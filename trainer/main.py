@@ -23,6 +23,14 @@ from trainer.evaluation.command import evaluate_parser, run_evaluate
 from trainer.lint.command import lint_parser, run_lint
 from trainer.mining.command import build_pairs_parser, run_build_pairs
 from trainer.report.command import report_parser, run_report
+from trainer.search.command import (
+    duplicates_parser,
+    index_parser,
+    run_duplicates,
+    run_index,
+    run_search,
+    search_parser,
+)
 from trainer.system.failures import is_out_of_memory, is_peer_lost
 from trainer.system.process import tune_process
 from trainer.training.command import run_train, train_parser
@@ -111,6 +119,9 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argpa
     "lint": (lint_parser, run_lint),
     "build-pairs": (build_pairs_parser, run_build_pairs),
     "report": (report_parser, run_report),
+    "index": (index_parser, run_index),
+    "search": (search_parser, run_search),
+    "duplicates": (duplicates_parser, run_duplicates),
     "settings": (settings_parser, run_settings),
 }
 
@@ -122,7 +133,7 @@ JUDGED = READ | {
     "data.positive_threshold": "--positive-threshold",
 }
 # Of a command, by the setting of training that they stand for.
-OPTIONS = {"evaluate": JUDGED, "lint": JUDGED, "build-pairs": READ}
+OPTIONS = {"evaluate": JUDGED, "lint": JUDGED, "build-pairs": READ, "index": READ, "search": READ}
 ON_CPU = "; where a GPU is full, CUDA_VISIBLE_DEVICES= keeps to the CPU"
 MORE_MEMORY = {  # what to do where it runs out
     "train": "set train.tokens_per_chunk, to 16384 first and lower while it still runs out",
@@ -130,6 +141,9 @@ MORE_MEMORY = {  # what to do where it runs out
     "lint": "look at a part of the pairs, or leave out --model" + ON_CPU,
     "build-pairs": "give fewer tickets, lower --sizes and --max-words, or leave out --model" + ON_CPU,
     "report": "compare fewer runs",
+    "index": "cut embeddings with --dims" + ON_CPU,
+    "search": "search for fewer --tickets at a time" + ON_CPU,
+    "duplicates": "take a higher --threshold" + ON_CPU,
     "settings": "end other programs",
 }
 

@@ -13,10 +13,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from trainer.errors import InputError, NumericError
+from trainer.errors import NumericError
 from trainer.evaluation.search import Block, Opened, Tile
 from trainer.evaluation.search_metrics import Float, Int
-from trainer.text.canonical import canonical_form
+from trainer.text.bm25 import WordIndex
 
 # Cosines this near are equal: those of one text embedded in two batches differ by nearly as much.
 TIE = 1e-6
@@ -138,35 +138,19 @@ def _scaled(rows: np.ndarray, lengths: Float, low: int, high: int) -> torch.Tens
 
 
 class BM25Scores:
-    """Okapi BM25 of the words of whole texts (Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework");
-    one ranking.
-
-    Words are two or more letters and digits in a row, of the canonical form; k1 = 1.5, b = 0.75, and Lucene's IDF,
-    which is never negative.
-    """
+    """Okapi BM25 of the words of whole texts; one ranking."""
 
     rankings = 1
     tie = 0.0  # equal texts get equal scores to the bit: the words of a query are summed in one order
 
     def __init__(self, queries: Sequence[str], corpus: Sequence[str]) -> None:
         """Index a corpus of U texts. Raises InputError where the library is missing."""
-        try:
-            import bm25s
-        except ImportError as error:
-            raise InputError("judging by search needs bm25s, for BM25: install the extra `mine`") from error
-        split = {"stopwords": [], "show_progress": False}
-        tokens = bm25s.tokenize([canonical_form(text) for text in corpus], **split)
-        self.size = len(corpus)
-        self.index = bm25s.BM25(auto_compile=False)
-        self.index.index(tokens, show_progress=False)
-        words = bm25s.tokenize([canonical_form(text) for text in queries], return_ids=False, **split)
-        self.words: list[list[int]] = [self.index.get_tokens_ids(each) for each in words]
-        self.queries_at_once = max(1, CELLS_AT_ONCE // self.size)
+        self.index, self.queries = WordIndex.of(corpus), queries
+        self.queries_at_once = max(1, CELLS_AT_ONCE // len(corpus))
 
     def rows(self, block: Block) -> np.ndarray:
         """[q, U] scores of a block of queries for all candidates."""
-        queries = self.words[block.start : block.stop]
-        return np.stack([self.index.get_scores(words) if words else np.zeros(self.size) for words in queries])
+        return np.stack([self.index.scores(query) for query in self.queries[block.start : block.stop]])
 
     def open(self, block: Block) -> Opened:
         """Score a block of queries."""

@@ -191,6 +191,7 @@ class Encoder(nn.Module):
         tokens_per_batch: int = TOKENS_PER_BATCH,
         autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
         description: str = "Embedding",
+        advance: Callable[..., None] | None = None,
     ) -> Tensor:
         """Unnormalised embeddings [n, E] fp32, on the encoder's device, of texts [n] of a table, or of all of it.
 
@@ -199,11 +200,13 @@ class Encoder(nn.Module):
 
         Args:
             autocast: the precision to compute in.
+            advance: of a progress that is shown already, which then goes on.
         """
         device = next(self.parameters()).device
         texts = np.arange(len(tokens.lengths)) if texts is None else texts
         rows = torch.empty(len(texts), self.width, device=device)
-        with in_mode(self, training=False), progress(description, len(texts)) as advance, torch.no_grad(), autocast():
+        shown = progress(description, len(texts)) if advance is None else nullcontext(advance)
+        with in_mode(self, training=False), shown as advance, torch.no_grad(), autocast():
             for chunk in tokens.chunks(texts, tokens_per_batch) if len(texts) else ():
                 batch = to_device(tokens.batch(texts[chunk]), device)
                 rows[torch.as_tensor(chunk, device=device)] = self(batch).float()

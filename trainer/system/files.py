@@ -162,7 +162,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 def write_manifest(folder: Path) -> None:
     """Note size and SHA-256 of every file of a folder; to be called last."""
-    files = {str(file.relative_to(folder)): _seal(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    files = {str(file.relative_to(folder)): seal(file) for file in sorted(folder.rglob("*")) if file.is_file()}
     (folder / MANIFEST).write_text(json.dumps(files, indent=2), encoding="utf-8")
 
 
@@ -178,7 +178,7 @@ def find_damage(folder: Path, required: Collection[str] = ()) -> str | None:
         if not entries or any(name not in entries for name in required) or not all(map(_is_inside, entries)):
             return f"{MANIFEST} is not what was written"
         for name, sealed in entries.items():
-            if sealed != tuple(_seal(folder / name).values()):
+            if sealed != tuple(seal(folder / name).values()):
                 return f"{name} is not what was written"
     except OSError as error:
         # A failing disk gives an error without a file name.
@@ -192,7 +192,8 @@ def _is_inside(name: str) -> bool:
     return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
-def _seal(file: Path) -> dict[str, Any]:
+def seal(file: Path) -> dict[str, Any]:
+    """Size and SHA-256 (hex) of a file."""
     with file.open("rb") as stream:
         return {"size": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
 

@@ -6,4 +6,5 @@ cleaning.strip_mail, strip_repeated        what a ticket says, without headers, 
 cleaning.fingerprints, language            copies of a template; which language a text is in
 masking.mask_text                          hide addresses, numbers, hosts, ids, names behind the labels of a form
 tfidf.tfidf_matrix, pair_cosines           TF-IDF vectors and cosines
+bm25.WordIndex                             BM25 of every word in every text, summed over the words of a query
 """
