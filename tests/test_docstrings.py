@@ -25,6 +25,6 @@ def test_examples(name: str) -> None:
 
 
 def test_the_public_faces_have_examples() -> None:
-    assert {"trainer.data.pairs", "trainer.data.curriculum", "trainer.loss.matryoshka", "trainer.loss.ranking"} <= set(
+    assert {"trainer.data.pairs", "trainer.data.curriculum", "trainer.loss.matryoshka", "trainer.loss.cosent"} <= set(
         MODULES
     )

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.loss import tiled
+from trainer.loss.cosent import pairwise_ranking
 from trainer.loss.distillation import margin_mse
 from trainer.loss.matryoshka import matryoshka_mnrl
-from trainer.loss.ranking import pairwise_ranking
 from trainer.loss.tiled import BAND, LEAST, TILE, tile_shape
 
 pytestmark = pytest.mark.numbers

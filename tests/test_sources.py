@@ -49,6 +49,19 @@ def rows_of(pairs: PairTable) -> list[tuple[Any, ...]]:
 # ---- one table
 
 
+def test_teachers_of_two_files_are_not_compared() -> None:
+    one, other = (table(name, 3, teacher=[1.0, 0.5, None]) for name in "ab")
+    margins = pairs_from_columns(
+        {"anchor": ["p", "q"], "positive": ["r", "s"], "negative": ["t", "u"], "margin": [2, 3]}
+    )
+    both = join([one, other, margins])
+    assert both.teacher.tolist()[:2] == [1.0, 0.5] and np.isnan(both.teacher[2])
+    groups = both.teacher_group.tolist()
+    assert len(set(groups[:3])) == len(set(groups[3:6])) == 1 and len(set(groups)) == 4
+    assert groups[6] == groups[7] != groups[8] == groups[9]  # margins: a row with itself alone
+    assert both.take(np.arange(6, 10)).teacher.tolist() == margins.teacher.tolist()
+
+
 def test_a_joined_table_has_the_rows_of_all_and_one_number_a_form() -> None:
     one = table("a", 5, [1, 2], text1=["Same  text", "x", "y", "z", "w"], category1=list("vwxyz"))
     other = table("b", 4, text2=["same text", "x", "q", "r"])

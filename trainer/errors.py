@@ -1,4 +1,7 @@
-"""The errors a person can cause or mend. Each is one line and carries the exit code of the command line."""
+"""The errors a person can cause or mend. Each is one line and carries the exit code of the command line.
+
+`main.cli` maps what libraries raise to these (no memory, a full disk); of several processes `launcher` picks the cause.
+"""
 
 from __future__ import annotations
 

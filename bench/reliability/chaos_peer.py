@@ -39,8 +39,8 @@ from bench.reliability.chaos import campaign, chaos_parser
 from bench.reliability.chaos_cases import SPOILS, Result, corruptions, finish_run, make_targets, spoil, targets
 from bench.reliability.chaos_runs import SETTINGS, Bench, Strike, fork, prepare, run, run_undisturbed, wait
 from trainer.checkpoint.sealed_folder import KEEP
+from trainer.loss.cosent import pairwise_ranking
 from trainer.loss.matryoshka import matryoshka_mnrl
-from trainer.loss.ranking import pairwise_ranking
 from trainer.system.files import write_file
 
 OURS = "full"

@@ -14,7 +14,7 @@ run_data.load_data -> RunData              the pairs and the corpus of a run; lo
 curriculum.PhasedBatchSampler              which rows make up each batch of a run
 batch_filling.draw_units                   what an epoch shows of a source, by its weight
 batch_filling.take_batch, spread_repeats   rows into batches: negatives with their anchor, no text twice
-batch_layout.LayoutBuilder -> BatchLayout  queries, candidates, and who is masked for whom, for the loss
+batch_layout.LayoutBuilder -> BatchLayout  queries, candidates, and which are masked for whom: copies, known positives
 false_negatives.Guide                      who is probably a false negative for whom, by the untouched encoder
 tickets.load_tickets -> Tickets            raw tickets, cleaned, for `trainer build-pairs`
 search_corpus.SearchCorpus                 who searches for what among whom; corpus_of_pairs, met_in_training

@@ -13,9 +13,9 @@ search_set.SearchSet, SearchedTexts        a corpus, or the texts of pairs, sear
 search_scores                              what ranks candidates: embeddings at every dim, BM25, both fused
 search_metrics.NAMES                       success@k, recall@k, MRR, nDCG, MAP over all orders of ties; new ones go here
 bootstrap.bootstrap_pairs, interval        paired bootstrap; groups.py: which texts are drawn together
-thresholds.fit_thresholds                  fitted on dev, kept in the model's folder, applied frozen
+thresholds.fit_thresholds                  fitted on dev by prevalence.threshold_at_share, applied frozen
 deployment.worth_in_deployment             what they are worth at another share of positives, in alerts a ticket
-prevalence.threshold_at_share              precision, F1 and thresholds reweighted to a share of positives
+prevalence.threshold_at_share              the threshold by any rule; precision and F1 at another share of positives
 alerts.count_alerts                        all pairs of unlabelled tickets, counted at every threshold
 scoring.evaluate                           metrics of an encoder in the middle of training
 show.print_judgement, print_search         tables in the terminal; command.py: the options of `trainer evaluate`

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trainer.loss.cosent import prefix_cosines
 from trainer.loss.matryoshka import weights_of
-from trainer.loss.ranking import prefix_cosines
 from trainer.loss.tiled import constants
 
 

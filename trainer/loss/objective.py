@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from trainer.config import LossConfig
 from trainer.data.batch_layout import BatchLayout
+from trainer.loss.cosent import pairwise_ranking
 from trainer.loss.distillation import margin_mse
 from trainer.loss.matryoshka import matryoshka_mnrl
-from trainer.loss.ranking import pairwise_ranking
 from trainer.system import distributed as ranks
 
 

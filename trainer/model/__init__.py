@@ -14,7 +14,8 @@ Start at `encoder`, and follow `Encoder.encode` down:
     forward      the pass over a packed batch, and pooling
     families     `FAMILIES`: what differs between BERT, RoBERTa, MPNet, DistilBERT; a new family is an entry there
     packing      `TokenBatch`: sequences end to end, no padding
-    attention    attention within the sequences of a batch; on a GPU `attention_triton` by its `attention_kernels`
+    attention    attention within the sequences of a batch; on a GPU `attention_triton` launches `attention_kernels`,
+                 whose `kernel_options` are tiles, warps and stages
     fast_layers  layers that compute the same faster
     self_check   the kernel and the compiled layers against the plain ones, on the device itself
 

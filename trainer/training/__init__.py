@@ -2,7 +2,8 @@
 
 Start with `loop.py`, which tells the whole story in the order it happens; every other module is a part of it.
 
-    loop          train(Config) -> RunResult: inputs, folder, baseline, plan, steps, finish
+    loop          train(Config) -> RunResult: inputs, folder, baseline, plan, steps, finish; which weights are the best,
+                  when a run ends early (out_of_patience), what `--dry-run` does (rehearse)
     setup         read_inputs (everything that can be wrong is found here), build_run (what trains)
     tokenized_data  the texts of all parts as tokens; fingerprints of what decides the result
     base_model    the model that a run begins with, loaded and fit for what the config asks; the original it came of

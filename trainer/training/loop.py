@@ -3,7 +3,8 @@
     inputs -> folder -> baseline -> plan -> steps (evaluate, keep the best, save) -> finish
 
 `train` is that story; `train_steps` is its loop. Where the parts live: `setup` reads and builds, `plan` tells what will
-happen, `step` makes an update, `resume` saves and continues, `finish` judges and exports.
+happen, `batch` holds what a step is given, `step` makes an update (in chunks by `gradcache`), `resume` saves and
+continues, `finish` judges and exports.
 
     from trainer.config import Config, DataConfig
     from trainer.training.loop import train

@@ -1,4 +1,4 @@
-"""The model card, and the table a run ends with."""
+"""The model card, and the table a run ends with; what they say of verdict and alerts comes from evaluation/."""
 
 from __future__ import annotations
 

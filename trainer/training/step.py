@@ -1,6 +1,6 @@
 """One step of training: encode what was prepared, loss, backward, update, and read the numbers.
 
-    Run.prepare (a step ahead, on a thread) -> train_step -> [next steps] -> settle
+    Inputs.prepare (a step ahead, on a thread) -> train_step -> [next steps] -> settle
 
 Everything that a step costs is here and in what it calls; evaluation and saving are the loop's.
 """
