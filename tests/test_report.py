@@ -36,6 +36,7 @@ from trainer.training.model_card import model_card, print_summary
 
 VOID = {"meta", "img", "br"}
 SECRET = "call jane.doe@example.com or +49 170 1234567 about srv-db01"
+SOURCES = {"pairs.json": {"rows": 36, "weight": 1.0}}  # training file -> what the card says of it
 
 
 class Page(HTMLParser):
@@ -215,7 +216,7 @@ def test_the_search_of_a_corpus_is_shown_for_every_system(
         for of_dim in metrics[part]["intervals"]["difference"].values():
             of_dim["mrr@10"] = [-0.1, 0.1]  # JSON has null for those that are undefined here
     card = model_card(
-        Config(data=DataConfig(corpus="x")), metrics["test"], "test", 1.0, has_thresholds=True, sided=False
+        Config(data=DataConfig(corpus="x")), metrics["test"], "test", 1.0, SOURCES, has_thresholds=True, sided=False
     )
     assert f"by mrr@10 on 36 held-out pairs (test), search figures of {corpus}:" in card
     monkeypatch.setattr(console, "width", 400)
@@ -357,7 +358,7 @@ def test_the_metric_that_the_run_goes_by_is_shown_before_and_after(
     page = Page(write_report(run, metrics).read_text())
     assert page.text["th"].count(title) == 1
     assert page.text["td"].count(" → ".join(values)) == 1
-    card = model_card(Config(), test, "test", 1.0, has_thresholds=True, sided=False)
+    card = model_card(Config(), test, "test", 1.0, SOURCES, has_thresholds=True, sided=False)
     assert card.count(f" {title} before | after |") == 1 and f"| {' | '.join(values)} |" in card
     heading, rule, row = [line for line in card.splitlines() if line.startswith("|")][:3]
     assert heading.count("|") == rule.count("|") == row.count("|")
@@ -373,7 +374,7 @@ def test_the_card_and_the_summary_say_that_the_export_is_the_untouched_model(
 ) -> None:
     monkeypatch.setattr(console, "width", 400)
     dev = json.loads((run / "metrics.json").read_text())["dev"]
-    card = model_card(Config(), dev, "dev", alpha, has_thresholds=True, sided=False)
+    card = model_card(Config(), dev, "dev", alpha, SOURCES, has_thresholds=True, sided=False)
     print_summary({"dev": dev}, 1, alpha, run / "model", sided=False)
     for text in (card, capfd.readouterr().err):
         assert (f"{alpha:.1f}: the export is the model that training began with" in text) is (alpha == 0)
