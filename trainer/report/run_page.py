@@ -14,15 +14,7 @@ from trainer.evaluation.diagnostic import insufficient
 from trainer.evaluation.metric_choice import NO_NEGATIVES, TITLES, corpus_in_words, headline, on_in_words
 from trainer.evaluation.prevalence import percent
 from trainer.evaluation.verdict import Verdict, no_intervals
-from trainer.report.plots import (
-    draw_dims,
-    draw_histograms,
-    draw_loss,
-    draw_roc,
-    draw_strength,
-    draw_threshold,
-    require_matplotlib,
-)
+from trainer.report import plots
 from trainer.report.record import Record, known_files, read_run
 from trainer.report.templates import Lead, Picture, Section, Table, page
 from trainer.system.console import clock_time
@@ -44,7 +36,7 @@ def write_report(folder: Path, metrics: dict[str, Any] | None = None) -> Path:
         InputError: matplotlib is missing, or the folder holds no finished run.
         StorageError: the file system refused.
     """
-    require_matplotlib()
+    plots.require_matplotlib()
     path = folder / REPORT
     run = read_run(folder, metrics)
     with known_files(str(folder)):
@@ -117,26 +109,26 @@ def _pictures(run: Record) -> list[Picture]:
     metric = judged["question"]["metric"]
     drawn = [
         (
-            draw_dims({"after": judged}, metric),
+            plots.draw_dims({"after": judged}, metric),
             f"{metric} on {on_in_words(run.judged_on)} against the dim, with 95 % intervals",
         ),
-        (draw_loss(run.steps, run.plan["phases"]), "Loss and learning rate by step, phases as bands"),
+        (plots.draw_loss(run.steps, run.plan["phases"]), "Loss and learning rate by step, phases as bands"),
     ]
     if run.by_labels:
         labels, before, after = scores["labels"], scores["baseline"], scores["final"]
         frozen = scores["thresholds"]["final"]
         fitted = f"fitted where {percent(judged['thresholds']['model']['positive_share'])} are positive"
-        histograms = draw_histograms(labels, before, after, frozen)
-        threshold = draw_threshold(labels, after, frozen)
+        histograms = plots.draw_histograms(labels, before, after, frozen)
+        threshold = plots.draw_threshold(labels, after, frozen)
         drawn += [
             (histograms, f"Cosines of positive and negative pairs; the threshold was {fitted}"),
-            (draw_roc(labels, before, after), "ROC curves, before and after"),
+            (plots.draw_roc(labels, before, after), "ROC curves, before and after"),
             (threshold, f"Where the frozen threshold, {fitted}, stands on these pairs"),
         ]
     if run.strength:
         grey = ", on grey what was ruled out" if run.strength.get("ruled_out") else ""
         chosen = f"Metric by strength of the update; the line is what was chosen{grey}"
-        drawn.append((draw_strength(run.strength), chosen))
+        drawn.append((plots.draw_strength(run.strength), chosen))
     return [Picture(*each) for each in drawn]
 
 
