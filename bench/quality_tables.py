@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import mean, stdev
 from typing import Any
 
 from bench.markdown import change, table
+
+PAIR_METRICS = {"spearman": "Spearman", "roc_auc": "ROC-AUC"}
 
 
 def real_run(record: dict[str, Any]) -> list[str]:
@@ -23,8 +25,17 @@ def real_run(record: dict[str, Any]) -> list[str]:
     return table(headings, rows, record, f"{chosen}; {took}", left=0)
 
 
-def reference_model(*records: dict[str, Any]) -> list[str]:
-    """Kept-back pairs before and after several `real_run.py` runs of one model, a row a run, file and metric."""
+def reference_in_short(*records: dict[str, Any]) -> list[str]:
+    """As `reference_model`, of Spearman alone."""
+    return reference_model(*records, metrics={"spearman": "Spearman"})
+
+
+def reference_model(*records: dict[str, Any], metrics: Mapping[str, str] = PAIR_METRICS) -> list[str]:
+    """Kept-back pairs before and after several `real_run.py` runs of one model, a row a run, file and metric.
+
+    Args:
+        metrics: name -> title of those that are shown.
+    """
     dims = list(records[0]["dev"]["final"])
     rows, told = [], []
     for record in records:
@@ -32,7 +43,7 @@ def reference_model(*records: dict[str, Any]) -> list[str]:
         way = "LoRA" if config["lora"]["enabled"] else "all weights"
         name = f"{way}, {config['optim']['lr']:.0e}"
         for pairs, test in record["tests"].items():
-            for metric, title in (("spearman", "Spearman"), ("roc_auc", "ROC-AUC")):
+            for metric, title in metrics.items():
                 cells = []
                 for dim in dims:
                     low, high = test["gain"][dim][metric]

@@ -28,6 +28,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "real run": (("itsm_minilm",), quality.real_run),
     "real run, LoRA": (("itsm_minilm_lora",), quality.real_run),
     "reference model": (REFERENCE_RUNS, quality.reference_model),
+    "reference model, in short": (REFERENCE_RUNS, quality.reference_in_short),
     "loss": (("loss", "loss_large"), speed.loss),
     "any batch": (("gradient_caching", "gradient_caching_full", "two_ranks"), speed.any_batch),
     "throughput": (THROUGHPUT, speed.throughput),
