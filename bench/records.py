@@ -32,8 +32,9 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def finish(options: argparse.Namespace, record: dict[str, Any]) -> None:
-    """Write a measurement's record, with the environment, and say where."""
-    path = save_record(options.name, {"environment": environment(), **record}, options.results)
+    """Write a measurement's record, with the environment, and say where. The record gets its environment too."""
+    record["environment"] = environment()  # of this process, also where the record is continued
+    path = save_record(options.name, {"environment": record["environment"], **record}, options.results)
     print(f"Record: {path}")
 
 

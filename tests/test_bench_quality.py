@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from bench import report
+from bench.markdown import source
 from bench.quality import screen
 from bench.quality.judging import HeldOut, compare, judge_model
 from bench.quality_tables import screen as screen_table
+from bench.records import finish
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns
 
@@ -114,3 +116,12 @@ def test_a_table_without_its_records_says_so(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     (tmp_path / "loss.json").write_text("{}")
     assert report.lines_of("loss") == ["Not measured yet: no loss_large.json among the records."]
+
+
+def test_a_new_and_a_continued_record_can_be_shown_at_once(tmp_path: Path) -> None:
+    record: dict[str, Any] = {}
+    finish(Namespace(name="x", results=tmp_path), record)
+    assert source(record, "said").startswith("said; ")
+    record["environment"]["commit"] = "earlier"
+    finish(Namespace(name="x", results=tmp_path), record)
+    assert json.loads((tmp_path / "x.json").read_text())["environment"]["commit"] != "earlier"

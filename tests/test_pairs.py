@@ -590,7 +590,7 @@ def assert_one_line(error: InputError, *parts: str) -> None:
         assert part in message, message
 
 
-def refused(path: Path, *parts: str) -> None:
+def assert_refused(path: Path, *parts: str) -> None:
     with pytest.raises(InputError) as caught:
         read_pairs(path)
     assert_one_line(caught.value, str(path), *parts)
@@ -649,7 +649,7 @@ def test_a_bad_cell_is_named_by_row_field_and_fault(
         path.write_bytes(WRITERS[suffix](columns).encode())
     field = column if suffix == ".json" else FIELDS[column]
     row = "row 3 (line 4)" if suffix in (".csv", ".tsv") else "row 3"
-    refused(path, f"{row}, {field}: ", words)
+    assert_refused(path, f"{row}, {field}: ", words)
     with pytest.raises(InputError, match=r"^here: row 3, "):
         pairs_from_columns(columns, "here")
 
@@ -738,7 +738,7 @@ def test_a_bad_file_is_refused_in_one_line_with_place_and_fix(tmp_path: Path, ca
     name, content, words = BAD_FILES[case]
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    refused(path, *words)
+    assert_refused(path, *words)
 
 
 def test_the_bad_files_are_bad_only_where_they_mean_to_be(tmp_path: Path) -> None:
@@ -748,10 +748,10 @@ def test_the_bad_files_are_bad_only_where_they_mean_to_be(tmp_path: Path) -> Non
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
-    refused(tmp_path / "none.json", "file not found")
-    refused(tmp_path, "is a folder")
-    refused(tmp_path / ("x" * 300 + ".csv"), "cannot be found")
-    refused(Path("/dev/null"), "not a regular file")
+    assert_refused(tmp_path / "none.json", "file not found")
+    assert_refused(tmp_path, "is a folder")
+    assert_refused(tmp_path / ("x" * 300 + ".csv"), "cannot be found")
+    assert_refused(Path("/dev/null"), "not a regular file")
     for name in ("two\nlines.json", "nul\0.json"):
         with pytest.raises(InputError) as caught:
             read_pairs(tmp_path / name)
@@ -766,7 +766,7 @@ def test_a_gzip_bomb_is_refused_at_the_bound_and_a_file_within_it_is_read(
     assert path.stat().st_size * text_files.EXPANSION_MAX_RATIO < 300_000
     assert len(read_pairs(path)) == 3  # small enough to be allowed any ratio
     monkeypatch.setattr(text_files, "EXPANSION_ALWAYS_BYTES", 1000)
-    refused(path, "expands to more than", "uncompressed")
+    assert_refused(path, "expands to more than", "uncompressed")
     monkeypatch.setattr(text_files, "EXPANSION_MAX_RATIO", 1000)
     assert len(read_pairs(path)) == 3
 
@@ -801,11 +801,11 @@ def test_megabytes_of_the_worst_are_read_or_refused_in_linear_time(tmp_path: Pat
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     start = time.process_time()
-    rows_or_refusal(path)
+    assert_rows_or_refusal(path)
     assert time.process_time() - start < 20
 
 
-def rows_or_refusal(path: Path) -> None:
+def assert_rows_or_refusal(path: Path) -> None:
     try:
         assert len(read_pairs(path)) > 0
     except InputError as error:
@@ -818,7 +818,7 @@ def rows_or_refusal(path: Path) -> None:
 def test_any_bytes_give_rows_or_a_refusal(tmp_path: Path, suffix: str, data: bytes, squeeze: bool) -> None:
     path = tmp_path / f"any{suffix}"
     path.write_bytes(gzip.compress(data) if squeeze and suffix.endswith(".gz") else data)
-    rows_or_refusal(path)
+    assert_rows_or_refusal(path)
 
 
 @pytest.mark.slow
@@ -829,7 +829,7 @@ def test_a_good_file_with_a_few_bytes_changed_gives_rows_or_a_refusal(
 ) -> None:
     path = tmp_path / f"edited{suffix}"
     path.write_bytes(edited(WRITERS[suffix](GOOD).encode(), edits))
-    rows_or_refusal(path)
+    assert_rows_or_refusal(path)
 
 
 json_values = st.recursive(
@@ -845,7 +845,7 @@ json_values = st.recursive(
 def test_any_json_values_in_the_columns_give_rows_or_a_refusal(tmp_path: Path, columns: dict[str, list[Any]]) -> None:
     path = tmp_path / "values.json"
     path.write_text(json.dumps(columns))
-    rows_or_refusal(path)
+    assert_rows_or_refusal(path)
 
 
 # ---- real data
