@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -86,8 +87,20 @@ def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def in_new_processes(function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[Any]:
     """Likewise in several at once, one for each tuple of arguments."""
-    with ProcessPoolExecutor(len(arguments), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(len(arguments), multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         return list(pool.map(function, *zip(*arguments, strict=True)))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does: a training of half an hour would go on for nobody."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def rank_variables(world_size: int) -> list[dict[str, str]]:

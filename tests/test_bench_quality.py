@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from bench import report
@@ -125,3 +129,19 @@ def test_a_new_and_a_continued_record_can_be_shown_at_once(tmp_path: Path) -> No
     record["environment"]["commit"] = "earlier"
     finish(Namespace(name="x", results=tmp_path), record)
     assert json.loads((tmp_path / "x.json").read_text())["environment"]["commit"] != "earlier"
+
+
+@pytest.mark.slow
+def test_a_measurement_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+    work = f"import pathlib, time; pathlib.Path({str(tmp_path / 'began')!r}).touch(); time.sleep(600)"
+    program = f"from bench.measuring import in_new_process; in_new_process(exec, {work!r})"
+    with subprocess.Popen([sys.executable, "-c", program]) as parent:
+        started = time.monotonic()
+        while not (tmp_path / "began").exists() and time.monotonic() - started < 60:
+            time.sleep(0.1)
+        children = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    for process in alive:
+        process.kill()
+    assert (tmp_path / "began").exists() and not alive
