@@ -170,6 +170,8 @@ def screen(record: dict[str, Any]) -> list[str]:
     for data, untouched in record["untouched"].items():
         for cell in record["cells"]:
             seeds = sorted(seed for of_data, of_cell, seed in runs if (of_data, of_cell) == (data, cell))
+            if not seeds:  # not run yet, or failed
+                continue
             cells = []
             for dim, metric in figures:
                 at = {seed: runs[data, cell, seed][dim].get(metric) for seed in seeds}
@@ -180,8 +182,7 @@ def screen(record: dict[str, Any]) -> list[str]:
                 shown = _mean_and_spread(value - untouched[dim][metric] for value in at.values())
                 paired = [at[seed] - other[dim][metric] for seed, other in plain.items() if other is not None]
                 cells.append(f"{shown} ({_mean_and_spread(paired)})" if paired and cell != record["plain"] else shown)
-            if seeds:
-                rows.append([data, cell, len(seeds), *cells])
+            rows.append([data, cell, len(seeds), *cells])
     titles = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "sts_spearman": "STS-b Spearman"}
     settings = record["settings"]
     said = (

@@ -93,6 +93,8 @@ def test_the_table_pairs_each_seed_with_the_plain_cell() -> None:
     assert "| d | new | 2 | +0.1700 ± 0.0849 (+0.0200 ± 0.0141) |" in lines
     del record["runs"][1]  # a seed that plain has not: no pair of it
     assert "| d | new | 2 | +0.1700 ± 0.0849 (+0.0100) |" in screen_table(record)
+    record["cells"]["to come"] = []
+    assert not any("to come" in line for line in screen_table(record))
 
 
 def random_table(rng: np.random.Generator, rows: int) -> PairTable:
