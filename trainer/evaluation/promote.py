@@ -1,6 +1,7 @@
 """`trainer promote`: whether a model may take the place of the deployed one, and a line of record of each decision.
 
-The verdict is that of `trainer evaluate`, with the deployed model as the baseline: of a corpus by search, else of pairs.
+The verdict is that of `trainer evaluate`, with the deployed model as the baseline: by search where there is a corpus,
+else by pairs.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ def promote_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="trainer promote", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     parser.add_argument("candidate", metavar="CANDIDATE", help="folder or name of the new model")
     parser.add_argument("--over", required=True, metavar="DEPLOYED", help="the model that it would replace")
-    text = "held-out pairs; with --duplicate-column or --cluster-column tickets, of which those search that have a known "
+    text = (
+        "held-out pairs; with --duplicate-column or --cluster-column tickets, of which those search that have a known "
+    )
     text += "duplicate"
     parser.add_argument("--test", required=True, metavar="FILE", help=text)
     text = "tickets to search among beside the pairs' own texts: the verdict is then that of the search"
@@ -52,7 +54,9 @@ def run_promote(options: argparse.Namespace) -> None:
 
     linked = bool(options.duplicate_column or options.cluster_column)
     if linked and options.corpus:
-        raise InputError("--corpus goes with pairs; tickets with known duplicates search among themselves: leave it out")
+        raise InputError(
+            "--corpus goes with pairs; tickets with known duplicates search among themselves: leave it out"
+        )
     if options.date_column and not linked:
         raise InputError("--date-column means something only beside --duplicate-column or --cluster-column")
     check_record(options.record)

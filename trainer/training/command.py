@@ -27,7 +27,9 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting (may be repeated)"
     )
-    text = "the model to begin with, as --set model.name=DIR: that of an earlier run is compared with at the end, and so "
+    text = (
+        "the model to begin with, as --set model.name=DIR: that of an earlier run is compared with at the end, and so "
+    )
     text += "is the original that the chain of runs began with"
     parser.add_argument("--from", dest="start", metavar="DIR|NAME", help=text)
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
@@ -69,7 +71,9 @@ def run_train(options: argparse.Namespace) -> None:
         raise InputError(f"--max-steps {options.max_steps}: use 1 or more, or leave it out to make all steps")
     if options.start is not None:
         if options.resume or any(text.partition("=")[0].strip() == "model.name" for text in options.set):
-            raise InputError(f"--from {options.start}: is short for model.name, which --resume or --set names: drop one")
+            raise InputError(
+                f"--from {options.start}: is short for model.name, which --resume or --set names: drop one"
+            )
         options.set = [*options.set, f"model.name={json.dumps(options.start)}"]
     overrides = [*options.set, *([f"output.dir={json.dumps(options.output_dir)}"] if options.output_dir else [])]
     overrides += ["eval.choose_strength=false"] if options.full_strength else []
