@@ -34,7 +34,7 @@ def label_parser() -> argparse.ArgumentParser:
     text = "labelled pairs, whose labels are in doubt; or the folder of a finished run: the pairs that it was judged on"
     source.add_argument("--pairs", metavar="FILE|RUN", help=text)
     source.add_argument("--tickets", metavar="FILE", help="raw tickets, of which candidates are made")
-    text = "encoder that finds and chooses; without, that is left to TF-IDF and chance"
+    text = "encoder that finds and chooses; without, TF-IDF does"
     parser.add_argument("--model", default="", metavar="DIR|NAME", help=text)
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.json", help="the labels, new or to go on")
     parser.add_argument("--choose", default="", metavar="RULE,...", help="which pairs are asked (see below)")
@@ -42,9 +42,7 @@ def label_parser() -> argparse.ArgumentParser:
         "--count", type=int, default=20, metavar="N", help="pairs in this session (default %(default)s)"
     )
     parser.add_argument("--labeller", default="", metavar="NAME", help="who answers (default: the login name)")
-    text = (
-        "the model's cosine from which on it calls two texts the same problem (default: what is kept beside it, else "
-    )
+    text = "the cosine from which on the model calls two texts the same problem (default: what is kept beside it, else "
     parser.add_argument("--threshold", type=float, metavar="T", help=text + "the best F1 on the pairs)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all draws (default %(default)s)")
     parser.add_argument("--number-column", default="", metavar="NAME", help="of tickets, as for trainer build-pairs")
@@ -128,10 +126,8 @@ def _pool(options: argparse.Namespace) -> Pool:
     """The pairs that may be asked about. Raises InputError."""
     from trainer.labelling.pool import pool_of_pairs, pool_of_run
 
-    if options.threshold is not None and not (options.model and -1 <= options.threshold <= 1):
-        raise InputError(
-            f"--threshold {options.threshold:g}: is a cosine of the model that --model names, from -1 to 1"
-        )
+    if options.threshold is not None and not -1 <= options.threshold <= 1:
+        raise InputError(f"--threshold {options.threshold:g}: write a cosine, from -1 to 1")
     if options.tickets:
         from trainer.data.ticket_table import Columns
         from trainer.labelling.candidates import pool_of_tickets
@@ -140,10 +136,8 @@ def _pool(options: argparse.Namespace) -> Pool:
         reading = reading_from(options)
         return pool_of_tickets(options.tickets, columns, reading, options.model, options.threshold, options.seed)
     if Path(options.pairs, "config.toml").is_file():
-        if options.model:
-            raise InputError(
-                f"--model {options.model}: --pairs {options.pairs} is a run, which brings its own: leave it out"
-            )
+        if options.model or options.threshold is not None:
+            raise InputError(f"--pairs {options.pairs}: is a run, which has both: leave out --model and --threshold")
         return pool_of_run(Path(options.pairs))
     return pool_of_pairs(
         options.pairs,
