@@ -182,7 +182,7 @@ def test_who_labelled_the_same_pairs_is_compared(pairs: Path, tmp_path: Path, sa
     assert "anna and ben agree on 2 of 3 pairs (67%); Cohen's kappa 0.00" in said and "divided on 1" in said
     assert read_pairs(output).label.tolist() == [True, True, False]  # what they are divided on is no row
     assert say("n\n", "--output", output, "--choose", "agreement", "--labeller", "carl", "--count", 2) == 0
-    assert [row.label for row in Answers.open(output).rows.values()].count(None) == 1  # carl agrees with most on none
+    assert [row.label for row in Answers.open(output).rows.values()].count(None) == 1
     assert say("", "--output", output, "--choose", "agreement", "--labeller", "ben") == 0
     assert "Nothing left to ask ben" in capfd.readouterr().err
 
