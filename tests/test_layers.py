@@ -28,7 +28,7 @@ FLOORS = (
     {"model", "text"},
     {"data"},
     {"evaluation", "loss"},
-    {"checkpoint", "lint", "mining", "report", "search"},
+    {"checkpoint", "labelling", "lint", "mining", "report", "search"},
     {"training"},
     {"main"},
     {"__main__"},

@@ -6,6 +6,7 @@ Which room for what, from the top floor down; a room imports only from floors be
     training     the run: loop, step, schedule, optimizer, resume, finish
     checkpoint   what a run saves, and how it is found again
     report       report.html of a run, or of several
+    labelling    people's labels, where they tell most
     lint         what is wrong with labelled pairs
     mining       labelled pairs out of raw tickets
     evaluation   judging an encoder: metrics, thresholds, intervals, verdict

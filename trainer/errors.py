@@ -22,6 +22,10 @@ class LintError(TrainerError):
     """Data that can be read and should not be trained on."""
 
 
+class NotPromoted(TrainerError):
+    """A model that is not surely better than the deployed one, or not surely within the margin asked for."""
+
+
 class InputError(TrainerError):
     """Bad data, configuration or model: the message names file, row and field (or key) and the fix."""
 

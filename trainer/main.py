@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from trainer.config import setting_keys
 from trainer.errors import InputError, Stopped, StorageError, TrainerError
 from trainer.evaluation.command import evaluate_parser, run_evaluate
+from trainer.evaluation.promote_command import promote_parser, run_promote
+from trainer.labelling.command import label_parser, run_label
 from trainer.lint.command import lint_parser, run_lint
 from trainer.mining.command import build_pairs_parser, run_build_pairs
 from trainer.report.command import report_parser, run_report
@@ -116,7 +118,9 @@ def report(error: object) -> None:
 COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argparse.Namespace], None]]] = {
     "train": (train_parser, run_train),
     "evaluate": (evaluate_parser, run_evaluate),
+    "promote": (promote_parser, run_promote),
     "lint": (lint_parser, run_lint),
+    "label": (label_parser, run_label),
     "build-pairs": (build_pairs_parser, run_build_pairs),
     "report": (report_parser, run_report),
     "index": (index_parser, run_index),
@@ -133,12 +137,22 @@ JUDGED = READ | {
     "data.positive_threshold": "--positive-threshold",
 }
 # Of a command, by the setting of training that they stand for.
-OPTIONS = {"evaluate": JUDGED, "lint": JUDGED, "build-pairs": READ, "index": READ, "search": READ}
+OPTIONS = {
+    "evaluate": JUDGED,
+    "promote": JUDGED,
+    "lint": JUDGED,
+    "label": JUDGED,
+    "build-pairs": READ,
+    "index": READ,
+    "search": READ,
+}
 ON_CPU = "; where a GPU is full, CUDA_VISIBLE_DEVICES= keeps to the CPU"
 MORE_MEMORY = {  # what to do where it runs out
     "train": "set train.tokens_per_chunk, to 16384 first and lower while it still runs out",
     "evaluate": "judge a part of the pairs or tickets" + ON_CPU,
+    "promote": "judge on a part of the pairs or tickets" + ON_CPU,
     "lint": "look at a part of the pairs, or leave out --model" + ON_CPU,
+    "label": "give fewer pairs or tickets, or leave out --model" + ON_CPU,
     "build-pairs": "give fewer tickets, lower --sizes and --max-words, or leave out --model" + ON_CPU,
     "report": "compare fewer runs",
     "index": "cut embeddings with --dims" + ON_CPU,

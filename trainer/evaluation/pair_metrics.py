@@ -40,6 +40,11 @@ def pearson(scores: np.ndarray, target: np.ndarray) -> float:
     return float(np.corrcoef(x, y)[0, 1]) if x.any() and y.any() else float("nan")
 
 
+def most_wrong(scores: np.ndarray, labels: np.ndarray, threshold: float) -> NDArray[np.int64]:
+    """An order of pairs: those first whose score lies farthest on the wrong side of a threshold."""
+    return np.argsort(-np.where(labels, threshold - scores, scores - threshold), kind="stable")
+
+
 def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Probability that a positive pair scores above a negative one, ties counted half (Mann-Whitney U / (P * F))."""
     scores, positive = _labelled(scores, labels)

@@ -67,6 +67,17 @@ def overall_verdict(verdicts: Mapping[str, Verdict]) -> Verdict:
     return Verdict.NOT_BETTER if Verdict.NOT_BETTER in verdicts.values() else Verdict.UNCLEAR
 
 
+def worse_by(assessment: Assessment, metric: str, margin: float) -> list[str]:
+    """What may be worse than the baseline by more than a margin, in figures; [] where all is surely not.
+
+    Looked at are the metric and GUARDED at every dim: the low end of the paired interval counts, and one that cannot be
+    told may be anything.
+    """
+    names, dims = dict.fromkeys((metric, *GUARDED)), assessment.intervals[CHANGE]
+    changes = (_Change.of(assessment, CHANGE, name, dim) for dim in dims for name in names)
+    return [change.figures for change in changes if not change.low >= -margin]
+
+
 def _sentences(
     assessment: Assessment, metric: str, verdicts: Mapping[str, Verdict], verdict: Verdict | None
 ) -> list[str]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from trainer.data.readers import add_reading_options, reading_from
-from trainer.errors import LintError
+from trainer.errors import InputError, LintError
 from trainer.system.arguments import Parser
 
 
@@ -31,6 +31,8 @@ def lint_parser() -> argparse.ArgumentParser:
     parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
     parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
     add_reading_options(parser)
+    text = "with --model: write the pairs whose labels it doubts there, the most doubtful first, for trainer label"
+    parser.add_argument("--doubtful", type=Path, metavar="OUT", help=text)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all findings and figures there")
     return parser
 
@@ -41,11 +43,18 @@ def run_lint(options: argparse.Namespace) -> None:
     from trainer.lint.linter import lint_tables, measure_by
     from trainer.lint.show import print_report
 
+    if options.doubtful and not options.model:
+        raise InputError(f"--doubtful {options.doubtful}: a model doubts: name an untouched encoder with --model")
     label_options = {"label_scale": options.label_scale, "positive_threshold": options.positive_threshold}
     paths = (options.pairs, *options.held_out)
     tables = [read_pairs(path, reading=reading_from(options), **label_options) for path in paths]
-    report = lint_tables(tables, *measure_by(options.model, tables)) if options.model else lint_tables(tables)
+    tokens, cosines = measure_by(options.model, tables) if options.model else (None, None)
+    report = lint_tables(tables, tokens, cosines)
     print_report(report)
+    if options.doubtful and cosines is not None:
+        from trainer.lint.doubtful import write_doubtful
+
+        write_doubtful(options.doubtful, tables, cosines)
     if options.json:
         from trainer.system.files import write_file
 

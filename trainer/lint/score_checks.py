@@ -176,15 +176,15 @@ def easier_than(part: Part, train: Sequence[Figures], held: Sequence[Figures]) -
     )
 
 
-def suspect_labels(part: Part, by: str, scores: Scores) -> list[Finding]:
-    """Negatives among the highest scores and positives among the lowest, in phases that the scores tell apart clearly.
+def suspect_rows(table: PairTable, scores: Scores) -> tuple[NDArray[np.int64], int]:
+    """Negatives among the highest scores and positives among the lowest, in phases that the scores tell apart clearly:
+    their rows, the most suspect first, and how many rows stand at these ends.
 
     Where labels are clean the two ends of such a phase are nearly pure. A share r of flipped labels puts about r of the
     other label at both ends, and no less however far out one looks (mixture proportion: Blanchard, Lee and Scott 2010,
     "Semi-supervised novelty detection"). So the share at the ends estimates that of wrong labels. The finding goes by
     the share's lower confidence bound.
     """
-    table = part.table
     looked = 0
     wrong: list[tuple[float, int]] = []  # how far from the middle of its phase, row
     for phase in np.unique(table.phase):
@@ -201,9 +201,15 @@ def suspect_labels(part: Part, by: str, scores: Scores) -> list[Finding]:
         looked += int(high.sum() + low.sum())
         far = np.abs(values - np.median(values)) / values.std()
         wrong += zip(-far[here], rows[here].tolist(), strict=True)
+    return np.array([row for _, row in sorted(wrong)], dtype=np.int64), looked
+
+
+def suspect_labels(part: Part, by: str, scores: Scores) -> list[Finding]:
+    """Labels that are probably wrong; see `suspect_rows`."""
+    rows, looked = suspect_rows(part.table, scores)
     if not looked:
         return []
-    count = len(wrong)
+    count = len(rows)
     # Clopper and Pearson's interval (1934), open above.
     bound = float(binomtest(count, looked, alternative="greater").proportion_ci(CONFIDENCE).low)
     return part.finding(
@@ -212,8 +218,8 @@ def suspect_labels(part: Part, by: str, scores: Scores) -> list[Finding]:
         f"{count} of {looked} pairs with the highest and lowest scores by {by} have the other label; about "
         f"{percent(count / looked)} of the labels may be wrong (at least {percent(bound, ROUND_FLOOR)})",
         {"by": by, "suspects": count, "looked_at": looked, "share": count / looked, "at_least": bound},
-        np.array([row for _, row in sorted(wrong)], dtype=np.int64),
-        "read these rows and correct the labels",
+        rows,
+        "read these rows and correct the labels (trainer label asks a person)",
     )
 
 

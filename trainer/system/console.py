@@ -15,15 +15,17 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-# `quiet` is set on every rank but the first, so no caller has to ask which rank it is. A pipe or a file gets no escape
-# codes, whatever FORCE_COLOR says: a bar drawn over itself is no text that can be read or searched.
-console = Console(
-    stderr=True,
-    highlight=False,
-    soft_wrap=True,
-    force_terminal=sys.stderr.isatty(),
-    width=None if sys.stderr.isatty() else 132,
-)
+
+def stderr_console() -> Console:
+    """A console on standard error as it is now. A pipe or a file gets no escape codes, whatever FORCE_COLOR says: a bar
+    drawn over itself is no text that can be read or searched."""
+    is_terminal = sys.stderr.isatty()
+    return Console(
+        stderr=True, highlight=False, soft_wrap=True, force_terminal=is_terminal, width=None if is_terminal else 132
+    )
+
+
+console = stderr_console()  # `quiet` is set on every rank but the first, so no caller has to ask which rank it is
 
 
 PLAIN_INTERVAL_S = 10.0

@@ -22,6 +22,7 @@ from trainer.system.console import console
 
 MANIFEST = "manifest.json"  # size and SHA-256 of the other files of a folder
 LOCK = ".lock"
+APPEND_WAIT_S = 60.0  # for another process that adds a line to the same file
 DEBRIS = ".tmp"  # how names end that only a process that died leaves behind
 
 
@@ -158,6 +159,39 @@ def only_writer(folder: Path) -> Iterator[None]:
         finally:
             if is_new and [entry.name for entry in folder.iterdir()] == [LOCK]:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def only_writer_of(path: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Keep every other process that asks here off a file; the lock, a file beside it, ends with the process.
+
+    Args:
+        wait_s: seconds to wait for another process that has it.
+
+    Raises:
+        StorageError: another process has it, or the file system refused.
+    """
+    lock = path.with_name(f".{path.name}{LOCK}")
+    try:
+        make_folder(path.parent)
+        held = FileLock(lock).acquire(timeout=wait_s)
+    except Timeout:
+        raise StorageError(f"{path}: another process writes it; wait for its end, or name another file") from None
+    except OSError as error:
+        raise StorageError(f"{lock}: cannot lock: {error.strerror or error}") from error
+    with held:
+        yield
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file, in one step: it is there whole or not at all. Raises StorageError."""
+    with only_writer_of(path, APPEND_WAIT_S):
+        try:
+            before = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+        end = b"\n" if before and not before.endswith(b"\n") else b""
+        write_file(path, before + end + line.encode() + b"\n")
 
 
 def write_manifest(folder: Path) -> None:

@@ -16,9 +16,9 @@ def train_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="trainer",
         description="Fine-tune a text-embedding encoder on labelled pairs, at every Matryoshka size.",
-        epilog="Other commands, each with --help: trainer build-pairs, trainer lint, trainer evaluate, trainer report, "
-        "trainer settings (every SECTION.KEY). Without --config, and with neither model.name nor "
-        "data.train set, a small example is trained in under a minute.",
+        epilog="Other commands, each with --help: trainer build-pairs, trainer label, trainer lint, trainer evaluate, "
+        "trainer promote, trainer report, trainer settings (every SECTION.KEY). Without --config, and with neither "
+        "model.name nor data.train set, a small example is trained in under a minute.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -27,6 +27,11 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting (may be repeated)"
     )
+    text = (
+        "the model to begin with, as --set model.name=DIR: that of an earlier run is compared with at the end, and so "
+    )
+    text += "is the original that the chain of runs began with"
+    parser.add_argument("--from", dest="start", metavar="DIR|NAME", help=text)
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
     parser.add_argument("--resume", action="store_true", help="continue the run of that folder")
     parser.add_argument(
@@ -64,6 +69,12 @@ def run_train(options: argparse.Namespace) -> None:
         raise InputError("--dry-run is about a run that has not begun: leave out --resume")
     if options.max_steps is not None and options.max_steps < 1:
         raise InputError(f"--max-steps {options.max_steps}: use 1 or more, or leave it out to make all steps")
+    if options.start is not None:
+        if options.resume or any(text.partition("=")[0].strip() == "model.name" for text in options.set):
+            raise InputError(
+                f"--from {options.start}: is short for model.name, which --resume or --set names: drop one"
+            )
+        options.set = [*options.set, f"model.name={json.dumps(options.start)}"]
     overrides = [*options.set, *([f"output.dir={json.dumps(options.output_dir)}"] if options.output_dir else [])]
     overrides += ["eval.choose_strength=false"] if options.full_strength else []
     if path := choose_config(options):

@@ -16,6 +16,7 @@ from trainer import __version__
 from trainer.checkpoint.content import RunState
 from trainer.evaluation.assessment import Assessment
 from trainer.evaluation.metric_choice import judged_on
+from trainer.evaluation.pair_metrics import most_wrong
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import Thresholds, thresholds_text
 from trainer.model.encoder import Encoder
@@ -160,8 +161,7 @@ def score_record(
     cosines = {names[system]: pair_cosines(embeddings[system], table, dims) for system in names}
     largest = dims.index(max(dims))
     threshold = thresholds["model"].values[str(max(dims))] if thresholds else 0.0
-    wrong_by = np.where(table.label, threshold - cosines["final"][largest], cosines["final"][largest] - threshold)
-    worst = np.argsort(-wrong_by, kind="stable")[:WORST]
+    worst = most_wrong(cosines["final"][largest], table.label, threshold)[:WORST]
     return {
         "set": name,
         "labels": table.label.astype(int).tolist(),

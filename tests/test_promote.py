@@ -1,0 +1,159 @@
+"""`trainer promote`: exit codes, margins, the record of decisions; and `trainer train --from`."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oracles import until_finish
+from safetensors.torch import load_file, save_file
+
+from trainer.errors import InputError
+from trainer.evaluation.assessment import assess_search
+from trainer.evaluation.search_metrics import NAMES
+from trainer.evaluation.verdict import worse_by
+from trainer.main import cli
+from trainer.system.files import append_line
+
+COMMON = ["--resamples", "200", "--dims", "64"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Path:
+    """A model, a copy of it to which all words are nearly one, pairs that share words where positive, and tickets."""
+    folder = tmp_path_factory.mktemp("promote")
+    shutil.copytree(tiny_model("bert"), folder / "good")
+    shutil.copytree(tiny_model("bert"), folder / "poor")
+    weights = load_file(folder / "poor" / "model.safetensors")
+    words = next(name for name in weights if name.endswith("word_embeddings.weight"))
+    weights[words] = weights[words].mean(0, keepdim=True).expand_as(weights[words]).contiguous()
+    save_file(weights, folder / "poor" / "model.safetensors", metadata={"format": "pt"})
+    rng = random.Random(0)
+    vocabulary = ["printer", "paper", "vpn", "mail", "screen", "floor", "hour", "update", "jammed", "bounces", "black"]
+    problems = [rng.sample(vocabulary, 5) for _ in range(60)]
+    told = [[" ".join(rng.sample(words, 4)) + f" {i}" for _ in (0, 1)] for i, words in enumerate(problems)]
+    pairs = [(*two, 1) for two in told] + [(told[i][0], told[(i + 7) % 60][1], 0) for i in range(60)]
+    columns = dict(zip(("texts1", "texts2", "labels"), map(list, zip(*pairs, strict=True)), strict=True))
+    (folder / "test.json").write_text(json.dumps(columns))
+    lines = ["number,short_description,duplicate_of"]
+    lines += [
+        f"T{i}{side},{text},{'' if side else f'T{i}1'}" for i, two in enumerate(told) for side, text in enumerate(two)
+    ]
+    (folder / "tickets.csv").write_text("\n".join(lines))
+    return folder
+
+
+def promote(place: Path, candidate: str, deployed: str, *more: str, test: str = "test.json") -> int:
+    arguments = [str(place / candidate), "--over", str(place / deployed), "--test", str(place / test), *COMMON, *more]
+    return cli(["promote", *arguments, "--record", str(place / "record" / "decisions.jsonl")])
+
+
+def decisions(place: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (place / "record" / "decisions.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["pairs", "corpus", "tickets"])
+def test_only_a_better_model_is_promoted(place: Path, by: str, capfd) -> None:
+    more = {"corpus": ["--corpus", str(place / "tickets.csv")], "tickets": ["--duplicate-column", "duplicate_of"]}
+    options, test = more.get(by, []), "tickets.csv" if by == "tickets" else "test.json"
+    assert promote(place, "good", "poor", *options, test=test) == 0
+    assert promote(place, "poor", "good", *options, test=test) == 1  # negative controls: worse, and the same
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: not promoted") and "good stays: NOT BETTER: the model is surely worse" in said
+    assert promote(place, "good", "good", *options, test=test) == 1
+    better, worse, same = decisions(place)[-3:]
+    assert [each["promoted"] for each in (better, worse, same)] == [True, False, False]
+    assert [each["verdict"] for each in (better, worse, same)] == ["BETTER", "NOT BETTER", "NOT BETTER"]
+    prints = [each[role]["weights_fingerprint"] for each in (better, worse) for role in ("candidate", "deployed")]
+    assert prints[0] == prints[3] != prints[1] == prints[2]
+    metric = "spearman" if by == "pairs" else "mrr@10"
+    figures = better["figures"]["64"][metric]  # type: ignore[index]
+    assert better["metric"] == metric and figures["difference"][0] > 0 and figures["candidate"] > figures["deployed"]
+    assert len(better["test"]["sha256"]) == 64 and str(better["date"])[:2] == "20"  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_a_margin_lets_the_same_model_pass_and_no_worse_one(place: Path, capfd) -> None:
+    assert promote(place, "good", "good", "--margin", "0.01") == 0
+    assert decisions(place)[-1]["reason"].startswith("spearman and success@10 and map@100 are surely not worse by more")  # type: ignore[attr-defined]
+    assert promote(place, "poor", "good", "--margin", "0.01") == 1
+    assert "may be worse by more than 0.01: spearman" in capfd.readouterr().err
+
+
+def test_the_margin_is_asked_of_the_metric_and_of_what_is_guarded() -> None:
+    shares = np.random.default_rng(0).permutation(400)
+
+    def found(share: float) -> np.ndarray:
+        return (shares < share * 400).astype(float)[None]
+
+    values = {"model": dict.fromkeys(NAMES, found(0.5)), "baseline": dict.fromkeys(NAMES, found(0.5))}
+    assert not worse_by(assess(values), "mrr@10", 0.0)
+    values["model"] |= {"success@10": found(0.46)}  # surely worse, by 0.04 or so
+    (loss,) = worse_by(assess(values), "mrr@10", 0.03)
+    assert loss.startswith("success@10 0.500 -> 0.460 [-0.0") and not worse_by(assess(values), "mrr@10", 0.08)
+    few = {system: {name: row[:, :3] for name, row in of.items()} for system, of in values.items()}
+    assert len(worse_by(assess(few), "mrr@10", 0.9)) == 3  # no interval: it may be anything
+
+
+def assess(values):
+    count = next(iter(values["model"].values())).shape[1]
+    return assess_search(values, np.arange(count), (8,), texts=1000, source="t.csv")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--margin", "-1"], "--margin -1: write how much worse"),
+        (["--corpus", "c.csv", "--duplicate-column", "d"], "--corpus goes with pairs"),
+        (["--date-column", "d"], "--date-column means something only beside"),
+        (["--metric", "rouge"], "rouge"),
+    ],
+)
+def test_a_wrong_command_decides_nothing(place: Path, more: list[str], message: str, capfd) -> None:
+    kept = decisions(place) if (place / "record").exists() else None
+    assert promote(place, "good", "poor", *more) == 2 and message in capfd.readouterr().err
+    assert (decisions(place) if (place / "record").exists() else None) == kept
+    (place / "folder").mkdir(exist_ok=True)
+    arguments = ["promote", "nowhere", "--over", "nowhere", "--test", "t.json", "--record", str(place / "folder")]
+    assert cli(arguments) == 5 and "is no file" in capfd.readouterr().err
+
+
+def test_a_line_is_added_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log.jsonl"
+    append_line(path, "one")
+    append_line(path, "two")
+    assert path.read_text() == "one\ntwo\n"
+    path.write_text("cut")  # by a hand: the next line stands for itself
+    append_line(path, "three")
+    assert path.read_text() == "cut\nthree\n"
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(Exception, match="No space left"):
+        append_line(path, "four")
+    assert path.read_text() == "cut\nthree\n"
+
+
+# ---- train --from
+
+
+@pytest.mark.slow
+def test_from_begins_with_a_model(place: Path, tmp_path: Path) -> None:
+    settings = [f"data.train={place / 'test.json'}", "data.dev_fraction=0.3", "loss.dims=[64]", "curriculum.epochs=1"]
+    arguments = [part for each in settings for part in ("--set", each)]
+    arguments += ["--from", str(place / "good"), "--output-dir", str(tmp_path / "run"), "--max-steps", "1"]
+    run, _ = until_finish(cli, arguments)
+    assert run.config.model.name == str(place / "good")
+
+
+@pytest.mark.parametrize("more", [["--set", "model.name=other"], ["--resume"]])
+def test_from_does_not_fight_with_another_name(more: list[str], capfd) -> None:
+    assert cli(["--from", "runs/last/model", *more]) == InputError.exit_code
+    assert "--from runs/last/model: is short for model.name" in capfd.readouterr().err

@@ -1,0 +1,106 @@
+"""`trainer promote`: whether a model may take the place of the deployed one, and a line of record of each decision.
+
+The verdict is that of `trainer evaluate`, with the deployed model as the baseline: by search where there is a corpus,
+else by pairs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trainer import __version__
+from trainer.errors import InputError, StorageError
+from trainer.evaluation.assessment import CHANGE, GUARDED
+from trainer.evaluation.judge import Judgement, judge
+from trainer.evaluation.question import Question, SearchQuestion
+from trainer.evaluation.search_judge import SearchJudgement, judge_search
+from trainer.evaluation.verdict import Verdict, worse_by
+from trainer.model.encoder import embedding_conditions
+from trainer.system.files import append_line, json_ready, seal
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """The decision on a candidate."""
+
+    promoted: bool
+    reason: str
+    """One sentence."""
+    judgement: Judgement | SearchJudgement
+
+
+def promote(question: Question | SearchQuestion, margin: float | None = None) -> Promotion:
+    """Judge a candidate (the question's model) beside the deployed model (its baseline).
+
+    Args:
+        margin: how much worse the candidate may be, by the metric and by what must not get worse; None: it has to be
+            BETTER.
+
+    Raises:
+        InputError, NumericError: as the judgement does.
+    """
+    if margin is not None and not 0 <= margin < 1:
+        raise InputError(f"--margin {margin:g}: write how much worse it may be, from 0 to below 1, as in 0.01")
+    judgement = judge(question) if isinstance(question, Question) else judge_search(question)
+    assert judgement.verdict is not None  # there is a baseline
+    if judgement.verdict == Verdict.BETTER or margin is None:
+        return Promotion(judgement.verdict == Verdict.BETTER, judgement.sentences[0], judgement)
+    metric, dims = judgement.question.metric, ", ".join(judgement.assessment.metrics["model"])
+    if losses := worse_by(judgement.assessment, metric, margin):
+        return Promotion(False, f"may be worse by more than {margin:g}: {'; '.join(losses)}", judgement)
+    names = " and ".join(dict.fromkeys((metric, *GUARDED)))
+    return Promotion(True, f"{names} are surely not worse by more than {margin:g} at {dims} dims", judgement)
+
+
+def check_record(path: Path) -> None:
+    """Raise StorageError before any work where a decision could not be written down there."""
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path}: is no file: name one for the record with --record")
+
+
+def record_of(promotion: Promotion, margin: float | None) -> dict[str, Any]:
+    """What is written down of a decision: when, who, on what, the figures that count, and why."""
+    question, assessment = promotion.judgement.question, promotion.judgement.assessment
+    encoders = {"candidate": "model", "deployed": "baseline"}
+    models = {system: asdict(embedding_conditions(encoder)) for system, encoder in question.load_encoders().items()}
+    names = {"model": question.model, "baseline": question.baseline}
+    figures = {
+        dim: {
+            name: {
+                **{role: assessment.metrics[system][dim][name] for role, system in encoders.items()},
+                CHANGE: assessment.intervals[CHANGE][dim][name],
+            }
+            for name in dict.fromkeys((question.metric, *GUARDED))
+        }
+        for dim in assessment.metrics["model"]
+    }
+    corpus = question.corpus if isinstance(question, SearchQuestion) else None
+    files = {"test": question.pairs or question.tickets, "corpus": corpus}
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "promoted": promotion.promoted,
+        "reason": promotion.reason,
+        "verdict": promotion.judgement.verdict,
+        **{role: {"name": names[system], **models[system]} for role, system in encoders.items()},
+        **{name: _fingerprint(str(file)) for name, file in files.items() if file},
+        "metric": question.metric,
+        "margin": margin,
+        "figures": figures,
+        "queries": assessment.queries,
+        "texts": assessment.texts,
+        "trainer": __version__,
+    }
+
+
+def _fingerprint(file: str) -> dict[str, Any]:
+    """A file by name and content; a folder of a data set by name."""
+    return {"file": file} | (seal(Path(file)) if Path(file).is_file() else {})
+
+
+def keep_record(path: Path, record: dict[str, Any]) -> None:
+    """Add a decision to a record, a JSON object a line. Raises StorageError."""
+    append_line(path, json.dumps(json_ready(record), ensure_ascii=False))

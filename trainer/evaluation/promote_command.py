@@ -1,0 +1,84 @@
+"""The command `trainer promote`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from trainer.data.readers import add_reading_options, reading_from
+from trainer.errors import InputError, NotPromoted
+from trainer.system.arguments import Parser, parse_dims, parse_names
+
+DESCRIPTION = """Decide whether a model takes the place of the deployed one: only where it is BETTER on what neither has
+seen. Nothing is copied; the exit code tells a script what to do, and a line of the record why."""
+EPILOG = "Exit code 0: promoted; 1: not, the deployed model stays; others: no decision was reached."
+
+
+def promote_parser() -> argparse.ArgumentParser:
+    """Options of `trainer promote`."""
+    parser = Parser(prog="trainer promote", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    parser.add_argument("candidate", metavar="CANDIDATE", help="folder or name of the new model")
+    parser.add_argument("--over", required=True, metavar="DEPLOYED", help="the model that it would replace")
+    text = "held-out pairs; with --duplicate-column or --cluster-column tickets, of which those with a known duplicate "
+    text += "search"
+    parser.add_argument("--test", required=True, metavar="FILE", help=text)
+    text = "tickets to search among beside the pairs' own texts: the verdict is then that of the search"
+    parser.add_argument("--corpus", metavar="FILE", help=text)
+    text = "promote also what is surely not worse by more than M, by the metric, success@10 and MAP@100, at every dim"
+    parser.add_argument("--margin", type=float, metavar="M", help=text)
+    text = "file that gets a line of JSON for each decision (default: %(default)s)"
+    parser.add_argument("--record", type=Path, default=Path("promotions.jsonl"), metavar="FILE", help=text)
+    parser.add_argument("--dims", metavar="N,N,...", help="as for trainer evaluate, like the options that follow")
+    parser.add_argument("--metric", default="auto", metavar="NAME")
+    parser.add_argument("--label-scale", type=float, default=1.0, metavar="S")
+    parser.add_argument("--positive-threshold", type=float, metavar="T")
+    parser.add_argument("--resamples", type=int, default=1000, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    for option, metavar in (("number", "NAME"), ("text", "NAME,..."), ("duplicate", "NAME"), ("cluster", "NAME")):
+        parser.add_argument(f"--{option}-column{'s' * (option == 'text')}", default="", metavar=metavar)
+    parser.add_argument("--date-column", metavar="NAME")
+    add_reading_options(parser)
+    return parser
+
+
+def run_promote(options: argparse.Namespace) -> None:
+    """Judge, print, write the decision down. Raises NotPromoted where the deployed model stays."""
+    from trainer.data.ticket_table import Columns
+    from trainer.evaluation.promote import check_record, keep_record, promote, record_of
+    from trainer.evaluation.question import Question, SearchQuestion
+    from trainer.evaluation.search_judge import SearchJudgement
+    from trainer.evaluation.show import print_judgement, print_search
+    from trainer.system.console import console
+
+    linked = bool(options.duplicate_column or options.cluster_column)
+    if linked and options.corpus:
+        raise InputError(
+            "--corpus goes with pairs; tickets with known duplicates search among themselves: leave it out"
+        )
+    if options.date_column and not linked:
+        raise InputError("--date-column means something only beside --duplicate-column or --cluster-column")
+    check_record(options.record)
+    shared = {name: getattr(options, name) for name in ("label_scale", "positive_threshold", "metric", "resamples")}
+    shared |= {"dims": parse_dims(options.dims), "reading": reading_from(options), "seed": options.seed}
+    shared |= {"model": options.candidate, "baseline": options.over, "tickets" if linked else "pairs": options.test}
+    shared["columns"] = Columns(
+        number=options.number_column,
+        texts=parse_names(options.text_columns),
+        duplicate_of=options.duplicate_column or None,
+        cluster=options.cluster_column or None,
+        date=options.date_column,
+    )
+    by_search = linked or options.corpus
+    promotion = promote(
+        SearchQuestion(**shared, corpus=options.corpus) if by_search else Question(**shared), options.margin
+    )
+    judgement = promotion.judgement
+    if isinstance(judgement, SearchJudgement):
+        print_search(judgement)
+    else:
+        print_judgement(judgement)
+    keep_record(options.record, record_of(promotion, options.margin))
+    console.print(f"Decision written to {options.record}", markup=False)
+    if not promotion.promoted:
+        raise NotPromoted(f"not promoted, {options.over} stays: {promotion.reason}")
+    console.print(f"Promoted over {options.over}: {promotion.reason}", markup=False)

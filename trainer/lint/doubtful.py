@@ -1,0 +1,48 @@
+"""The pairs whose labels a model doubts, as a file for people to look at (`trainer label`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.data.pairs import PairTable
+from trainer.lint.score_checks import Scores, suspect_rows
+from trainer.system.console import console
+from trainer.system.files import write_file
+
+
+def write_doubtful(path: Path, tables: Sequence[PairTable], cosines: Sequence[Scores]) -> None:
+    """Write the suspect pairs of some tables in one file, those of a table the most suspect first, with the file and
+    row of each; and say what to do with it. Where there are none nothing is written.
+
+    Args:
+        cosines: [N] of each table's pairs by the model.
+
+    Raises StorageError.
+    """
+    columns: dict[str, list[Any]] = {}
+    for table, of_table in zip(tables, cosines, strict=True):
+        doubted = table.take(suspect_rows(table, of_table)[0])
+        cells: dict[str, list[Any]] = {
+            "texts1": [doubted.texts[text] for text in doubted.text1],
+            "texts2": [doubted.texts[text] for text in doubted.text2],
+            "labels": doubted.label.astype(int).tolist(),
+            "phase_indicators": doubted.phase.tolist(),
+            "categories1": doubted.categories1 or [""] * len(doubted),
+            "categories2": doubted.categories2 or [""] * len(doubted),
+            "files": [table.source] * len(doubted),
+            "rows": doubted.row.tolist(),
+        }
+        for name, values in cells.items():
+            columns.setdefault(name, []).extend(values)
+    count = len(columns["labels"])
+    if not count:
+        console.print("No label is doubted: nothing to write for --doubtful")
+        return
+    write_file(path, json.dumps(columns, ensure_ascii=False) + "\n")
+    command = f"trainer label --pairs {path} --choose order --output labels.json"
+    console.print(
+        f"{count} pairs whose labels are doubted: {path}; to have people label them:\n{command}", markup=False
+    )
