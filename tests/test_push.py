@@ -76,7 +76,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = reply  # noqa: N815
+        do_GET = do_POST = reply
 
         def log_message(self, *_: object) -> None:
             pass

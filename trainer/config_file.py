@@ -18,7 +18,6 @@ from trainer.config_rules import SettingError, settings_of
 from trainer.errors import InputError
 from trainer.system.values import ALIKE, likeness, toml_value
 
-
 SUCCESSORS = {"log.tensorboard": 'log.trackers = ["tensorboard"]'}
 """Settings that are gone, and what to write instead."""
 

@@ -1,4 +1,4 @@
-"""Trackers of a run, through accelerate: settings when it begins, every number of log.jsonl, and the judgement at the end.
+"""Trackers of a run, through accelerate: its settings, every number of log.jsonl, and the judgement at the end.
 
 How to reach a server is for each library's own environment variables to say (WANDB_MODE, MLFLOW_TRACKING_URI, ...).
 """
@@ -43,7 +43,7 @@ def make_trackers(config: Config, folder: Path) -> list[GeneralTracker]:
 
 @contextmanager
 def tracked(config: Config, accelerator: Accelerator) -> Iterator[Accelerator]:
-    """Start the trackers of a run with its settings, and end them with it. Raises InputError where one will not start."""
+    """Start the trackers of a run with its settings, and end them with it. Raises InputError where one cannot start."""
     if accelerator.log_with:
         settings = {
             f"{section}.{name}": value if isinstance(value, bool | int | float | str) else toml_value(value)
