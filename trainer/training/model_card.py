@@ -242,7 +242,7 @@ def _verdicts(record: dict[str, Any]) -> list[str]:
     for kind, metric in (("pairs", "spearman"), ("search", GUARDED[1])):
         dims: dict[str, list[str]] = {}
         for dim, ends in record["intervals"]["difference"].items():
-            if None not in ends.get(metric, [None]):
+            if metric in ends and ends_in_words(ends[metric]) != "none":
                 dims.setdefault(paired_verdict(*ends[metric]), []).append(dim)
         if dims:
             said = "; ".join(f"{verdict} at {', '.join(at)} dims" for verdict, at in dims.items())
