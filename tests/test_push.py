@@ -48,7 +48,9 @@ class Hub:
             return 200, {"errors": [], "warnings": []}
         if parts[-2] == "preupload":
             asked = json.loads(body)["files"]
-            return 200, {"files": [{"path": file["path"], "uploadMode": "regular"} for file in asked]}
+            return 200, {
+                "files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in asked]
+            }
         if parts[-2] == "commit":
             lines = [json.loads(line) for line in body.splitlines()]
             assert {line["key"] for line in lines} == {"header", "file"}
@@ -86,6 +88,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     thread.start()
     # What HF_ENDPOINT gives, which the library reads once, when it is imported.
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     yield there
     server.shutdown()
