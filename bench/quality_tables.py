@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from bench.markdown import change, table
+from trainer.evaluation.type_comparison import HEADINGS, cells_of
 
 PAIR_METRICS = {"spearman": "Spearman", "roc_auc": "ROC-AUC"}
 
@@ -156,6 +157,16 @@ def bugs(record: dict[str, Any]) -> list[str]:
     )
     headings = ["judged", "dims", "pairs: ROC-AUC", "pairs: Spearman", "success@5", "success@10", "MAP@100"]
     return table(headings, rows, record, said)
+
+
+def index_types(record: dict[str, Any]) -> list[str]:
+    """Embeddings of an index by dims and type, a row each."""
+    settings, facts = record["settings"], record["facts"]
+    said = (
+        f"{settings['model']}, {settings['max_length']} tokens a text; {facts['queries']} queries among "
+        f"{facts['texts']:,} reports"
+    )
+    return table(HEADINGS, map(cells_of, record["rows"]), record, said, left=0)
 
 
 def _with_interval(value: float, ends: list[float], signed: bool) -> str:

@@ -41,6 +41,8 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "judging": (("intervals",), speed.judging),
     "searching": (("search",), speed.searching),
     "bugs": (("bugs",), quality.bugs),
+    "index types": (("index_types",), quality.index_types),
+    "index": (("index",), speed.index),
     "screen": (("screen",), quality.screen),
     "peers": (("peers",), quality.peers),
     "side by side": (("side_by_side",), quality.side_by_side),

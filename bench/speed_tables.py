@@ -159,6 +159,31 @@ def searching(record: dict[str, Any]) -> list[str]:
     return table([asked, ""], rows, record, "embeddings given")
 
 
+def index(record: dict[str, Any]) -> list[str]:
+    """What an index costs, a row a width and type."""
+    headings = ["dims", "type", "index", "memory", "candidates", "recall@10", "query", "with BM25", "exact"]
+    rows = []
+    for run in record["runs"]:
+        times = run["cpu_milliseconds"]
+        rows.append(
+            [
+                run["width"],
+                run["type"],
+                mebibytes(run["bytes"]),
+                f"{run['memory_by_index']:.2f} x",
+                f"{run['candidates']:,}",
+                f"{run['recall']:.4f}",
+                *(f"{times[how]['median']:.1f} ms" for how in ("embeddings", "embeddings and BM25", "exact")),
+            ]
+        )
+    asked = record["settings"]
+    said = (
+        f"{asked['count']:,} tickets, {asked['queries']} queries one by one, median processor time once embedded; "
+        "memory beside an encoder; recall of the exact search of the same index"
+    )
+    return table(headings, rows, record, said, left=2)
+
+
 def build_pairs(record: dict[str, Any]) -> list[str]:
     """Time and memory of building pairs by number of tickets."""
     rows = [

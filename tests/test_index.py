@@ -18,11 +18,13 @@ from trainer.errors import CheckpointError, InputError, Stopped, StorageError
 from trainer.evaluation.search import Block
 from trainer.evaluation.search_scores import BM25Scores, EmbeddingScores, FusedScores
 from trainer.main import cli
+from trainer.model.embedding_types import TYPES, EmbeddingType, unit_prefixes
 from trainer.model.encoder import EmbeddingConditions, Encoder
 from trainer.search import duplicates as grouping
 from trainer.search import update as updating
 from trainer.search.duplicates import complete_link, find_duplicates, similar_pairs
 from trainer.search.index import TOP, Index, measure_reach
+from trainer.search.show import print_update
 from trainer.search.storage import Ticket, read_index, write_index
 from trainer.search.ticket_texts import Preparation
 from trainer.search.update import IndexRequest, Update, update_index
@@ -47,12 +49,22 @@ def sentences(count: int, rng: np.random.Generator) -> list[str]:
     return [" ".join(rng.choice(words, size=6)) for _ in range(count)]
 
 
-def write(folder: Path, rows: np.ndarray, texts: list[str] | None = None, words: bool = False, **facts: object) -> Path:
+def write(
+    folder: Path,
+    rows: np.ndarray,
+    texts: list[str] | None = None,
+    words: bool = False,
+    type: str = "float32",
+    **facts: object,
+) -> Path:
     """An index of given embeddings, without a model."""
     texts = texts or [f"text {row}" for row in range(len(rows))]
     tickets = [Ticket(f"INC{row}", sha256(text), text) for row, text in enumerate(texts)]
-    known = {"model_name": "none", "model": MODEL, "preparation": Preparation(), **measure_reach(rows)._asdict()}
-    write_index(folder, rows, tickets, WordIndex.of(texts) if words else None, known | facts)
+    kept = EmbeddingType.fit(type, rows)
+    stored = kept.encode(rows)
+    known = {"model_name": "none", "model": MODEL, "preparation": Preparation()}
+    known |= measure_reach(stored, kept=kept)._asdict()
+    write_index(folder, stored, tickets, WordIndex.of(texts) if words else None, known | facts, kept)
     return folder
 
 
@@ -77,10 +89,11 @@ def test_a_prefix_finds_what_the_full_width_ranks(tmp_path: Path) -> None:
     rows = clustered(901, 96, rng)
     index = Index.open(write(tmp_path / "index", rows, prefix=16, candidates=50), model=None)
     queries = clustered(20, 96, rng)
+    short = unit_prefixes(rows, 16)
+    as_int8 = EmbeddingType.fit("int8", short)
     missed = 0
     for query, hits in zip(queries, index.search_embeddings(queries, top=10), strict=True):
-        short = rows[:, :16].astype(np.float64)
-        near = short @ query[:16] / np.linalg.norm(short, axis=1)
+        near = as_int8.decode(as_int8.encode(short)) @ query[:16]
         among = np.argsort(-near)[:50]
         best = among[np.argsort(-(rows[among].astype(np.float64) @ query))][:10]
         assert [hit.id for hit in hits] == [f"INC{row}" for row in best]
@@ -88,6 +101,26 @@ def test_a_prefix_finds_what_the_full_width_ranks(tmp_path: Path) -> None:
         assert exact == [f"INC{row}" for row in np.argsort(-(rows.astype(np.float64) @ query))[:10]]
         missed += len({*exact} - {hit.id for hit in hits})
     assert missed  # or the two ways could not be told apart
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_an_index_of_each_type_ranks_by_what_it_keeps(tmp_path: Path, type: str) -> None:
+    rng = np.random.default_rng()
+    rows, queries = clustered(301, 37, rng), clustered(9, 37, rng)
+    folder = write(tmp_path / "index", rows, type=type)
+    stored = read_index(folder)
+    assert stored.embeddings.nbytes == 301 * stored.type.bytes_each and stored.contents.type == type
+    decoded = stored.rows()
+    for query, hits in zip(queries, Index.open(folder, model=None).search_embeddings(queries, top=10), strict=True):
+        cosines = decoded.astype(np.float64) @ query
+        assert [hit.cosine for hit in hits] == pytest.approx(np.sort(cosines)[::-1][:10], abs=1e-5)
+        assert [cosines[int(hit.id[3:])] for hit in hits] == pytest.approx([hit.cosine for hit in hits], abs=1e-5)
+    assert find_duplicates(folder, alerts_per_ticket=2.0).groups
+    if type == "binary":
+        with pytest.raises(InputError, match="--alerts-per-ticket"):
+            find_duplicates(folder, threshold=0.5)
+    else:
+        assert find_duplicates(folder, threshold=0.5).groups
 
 
 @pytest.mark.slow
@@ -281,6 +314,8 @@ def test_a_forged_index_is_refused(tmp_path: Path) -> None:
         lambda record: record.update(novelty=1),
         lambda record: record.update(model=[]),
         lambda record: record.update(files=[]),
+        lambda record: record.update(type="int8"),  # without ranges
+        lambda record: record.update(type="int4"),
     ]
     for change in changes:
         resealed(folder, change)
@@ -288,6 +323,13 @@ def test_a_forged_index_is_refused(tmp_path: Path) -> None:
         (folder / "index.json").write_bytes(originals[folder / "index.json"])
     resealed(folder, lambda record: None)  # the control: it is not the rewriting that is refused
     assert len(Index.open(folder, model=None).ids) == 4
+    ranges = np.stack([rows.min(axis=0), rows.max(axis=0)])
+    small = write(tmp_path / "small", rows, type="int8")
+    for wrong in (ranges[::-1].copy(), ranges * np.float32(np.nan), ranges[:, :4], ranges.astype(np.float64)):
+        resealed(small, lambda record: None, "ranges", npy(wrong, scratch))
+        assert "ranges" in refused(small)
+    resealed(small, lambda record: None, "ranges", npy(ranges, scratch))
+    assert len(Index.open(small, model=None).ids) == 4
 
 
 # ---- updates
@@ -353,6 +395,24 @@ def test_only_new_and_changed_texts_are_embedded(ledger: Ledger, encoder_folder:
     assert encoder is not None
     alone = encoder.encode(["mail bounces"], side="document", normalize=True)[0]
     assert np.abs(updated["inc1"] - alone).max() < 1e-6
+
+
+@pytest.mark.parametrize("type", TYPES[1:])
+def test_an_update_keeps_type_and_ranges(ledger: Ledger, type: str, capsys: pytest.CaptureFixture[str]) -> None:
+    first = ledger.update(TICKETS, type=type)
+    old = read_index(ledger.index)
+    before = {ticket.id: old.embeddings[row].tobytes() for row, ticket in enumerate(old.tickets())}
+    second = ledger.update(TICKETS | {"INC9": "nothing like the others, in other words: holiday request"})
+    assert ledger.embedded == ["nothing like the others, in other words: holiday request"]
+    new = read_index(ledger.index)
+    after = {ticket.id: new.embeddings[row].tobytes() for row, ticket in enumerate(new.tickets())}
+    assert new.contents.type == type and before.items() <= after.items()  # to the bit
+    if type == "int8":
+        assert old.type.ranges is not None and (new.type.ranges == old.type.ranges).all()
+        print_update(second, ledger.index)
+        assert first.clipped == 0 < second.clipped and "calibrate anew" in capsys.readouterr().err.replace("\n", " ")
+    with pytest.raises(InputError, match="leave --type out"):
+        ledger.update(TICKETS, type="float32")
 
 
 @pytest.mark.slow

@@ -32,7 +32,8 @@ from trainer.report.record import read_run
 from trainer.report.run_page import write_report
 from trainer.system.console import console
 from trainer.training import finish
-from trainer.training.model_card import model_card, print_summary
+from trainer.training.model_card import model_card
+from trainer.training.summary import print_summary
 
 VOID = {"meta", "img", "br"}
 SECRET = "call jane.doe@example.com or +49 170 1234567 about srv-db01"

@@ -177,7 +177,7 @@ def trained(start, tiny_model, tmp_path_factory):
 def often(start, tmp_path_factory):
     """A whole run that evaluates after every other step; not to be written to."""
     folder = tmp_path_factory.mktemp("often") / "run"
-    assert start(folder, {"eval.every": 2, "log.tensorboard": "true"}, "--full-strength") == 0
+    assert start(folder, {"eval.every": 2, "log.trackers": '["tensorboard"]'}, "--full-strength") == 0
     return folder
 
 
@@ -523,7 +523,7 @@ def test_a_folder_that_holds_something_is_refused_before_any_work(run_small, tmp
 def test_a_dry_run_shows_the_plan_judges_nothing_and_leaves_nothing(run_small, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(Inputs, "judge_untouched", raise_interrupt)
     before = sorted(tmp_path.rglob("*"))
-    code, folder = run_small("run", {"log.tensorboard": "true"}, "--dry-run", "--max-steps=4")
+    code, folder = run_small("run", {"log.trackers": '["tensorboard"]'}, "--dry-run", "--max-steps=4")
     said = " ".join(capfd.readouterr().err.split())
     assert code == 0 and not folder.exists() and sorted(tmp_path.rglob("*")) == before
     assert "9 steps, training" in said and "Lint of the run's pairs" in said and "Dry run: nothing was" in said
@@ -550,8 +550,10 @@ def test_tensorboard_gets_the_metrics(often):
     (events,) = {path.parent for path in often.rglob("events.*")}
     accumulator = EventAccumulator(str(events))
     accumulator.Reload()
-    wanted = {"loss", "lr", "loss_by_dim/64", "evaluation/64/spearman"}
+    wanted = {"loss", "lr", "loss_by_dim/64", "evaluation/64/spearman", "end/dev/final/64/success_at_10"}
     assert wanted <= set(accumulator.Tags()["scalars"])
+    (settings,) = often.rglob("hparams.yml")
+    assert "train.batch_size: " in settings.read_text()
 
 
 @pytest.mark.slow

@@ -188,8 +188,8 @@ class CheckpointConfig(Section, name="checkpoint"):
 class LogConfig(Section, name="log"):
     every: int = 1
     """Steps between lines of log.jsonl."""
-    tensorboard: bool = False
-    """Write the log for TensorBoard too, into the run's folder."""
+    trackers: tuple[str, ...] = ()
+    """Where settings, log and judgement go besides: "tensorboard" (into the run's folder), "wandb", "mlflow"."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ from trainer.config_rules import SettingError, settings_of
 from trainer.errors import InputError
 from trainer.system.values import ALIKE, likeness, toml_value
 
+SUCCESSORS = {"log.tensorboard": 'log.trackers = ["tensorboard"]'}
+"""Settings that are gone, and what to write instead."""
+
 
 def load_config(path: Path, overrides: typing.Sequence[str] = ()) -> Config:
     """Read a TOML file, apply `section.key=value` overrides in order, check everything.
@@ -88,6 +91,8 @@ def _build_section(section: str, values: Any) -> Any:
     for name in values:
         if name not in known:
             key = f"{section}.{name}"
+            if key in SUCCESSORS:
+                raise SettingError(f"{key} is gone: write {SUCCESSORS[key]} instead, or leave it out", key)
             hint = suggest(section, name) or f"known are {', '.join(sorted(known))}"
             raise SettingError(f"unknown key {key}; {hint}", key)
     return sections[section](**values)

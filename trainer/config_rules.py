@@ -157,4 +157,8 @@ RULES = {
     "checkpoint.every": _NOT_NEGATIVE,
     "checkpoint.minutes": _NOT_NEGATIVE,
     "log.every": _POSITIVE,
+    "log.trackers": Rule(
+        lambda value: set(value) <= {"tensorboard", "wandb", "mlflow"} and len(set(value)) == len(value),
+        'list some of "tensorboard", "wandb", "mlflow", each once',
+    ),
 }

@@ -36,6 +36,7 @@ from trainer.search.command import (
 from trainer.system.failures import is_out_of_memory, is_peer_lost
 from trainer.system.process import tune_process
 from trainer.training.command import run_train, train_parser
+from trainer.training.push_command import push_parser, run_push
 from trainer.training.settings_command import run_settings, settings_parser
 
 
@@ -126,6 +127,7 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argpa
     "index": (index_parser, run_index),
     "search": (search_parser, run_search),
     "duplicates": (duplicates_parser, run_duplicates),
+    "push": (push_parser, run_push),
     "settings": (settings_parser, run_settings),
 }
 
@@ -158,6 +160,7 @@ MORE_MEMORY = {  # what to do where it runs out
     "index": "cut embeddings with --dims" + ON_CPU,
     "search": "search for fewer --tickets at a time" + ON_CPU,
     "duplicates": "take a higher --threshold" + ON_CPU,
+    "push": "end other programs",
     "settings": "end other programs",
 }
 

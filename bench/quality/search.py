@@ -87,7 +87,7 @@ def by_search(encoders: Mapping[str, Encoder], corpus: SearchCorpus) -> dict[str
 
 def judge(encoders: Mapping[str, Encoder], data: Path) -> dict[str, Any]:
     """Figures and intervals by system and dim. Encoders are "baseline" and the trained ones, by their seeds."""
-    table, corpus = read_pairs(data / "pairs_dev.json"), _corpus(data)
+    table, corpus = read_pairs(data / "pairs_dev.json"), corpus_of_reports(data)
     seeds = [name for name in encoders if name != "baseline"]
     pairs, searched = by_pairs(encoders, table), by_search(encoders, corpus)
     pairs["model"] = _mean([pairs[seed][0] for seed in seeds]), _mean([pairs[seed][1] for seed in seeds])
@@ -117,7 +117,8 @@ def judge(encoders: Mapping[str, Encoder], data: Path) -> dict[str, Any]:
     return {"sentences": said, "metrics": metrics, "intervals": intervals, "seeds": of_seeds, "facts": facts}
 
 
-def _corpus(data: Path) -> SearchCorpus:
+def corpus_of_reports(data: Path) -> SearchCorpus:
+    """All reports, of which those search that no training pair is from."""
     return corpus_of_tickets(str(data / "tickets.csv"), Columns(duplicate_of="duplicate_of"), QUERIES, None)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from bench.measuring import in_new_process
 from bench.records import finish, make_parser, settings_of
 from bench.speed.search import draw_embeddings, forget_peak, held_bytes
+from trainer.model.embedding_types import TYPES, EmbeddingType
 from trainer.model.encoder import EmbeddingConditions
 from trainer.search.index import Index, measure_reach
 from trainer.search.storage import Ticket, write_index
@@ -51,19 +53,21 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def write(folder: Path, count: int, width: int, random: np.random.Generator) -> dict[str, float]:
+def write(folder: Path, count: int, width: int, random: np.random.Generator, type: str = "float32") -> dict[str, float]:
     """Write an index of drawn tickets; seconds of each step."""
     rows = draw_embeddings(draw_clusters(count, random), NOISE, random)[:, :width]
     rows, texts = unit(np.ascontiguousarray(rows)), draw_texts(count, random)
     tickets = [Ticket(f"INC{row}", hashlib.sha256(text.encode()).hexdigest(), text) for row, text in enumerate(texts)]
     clock = [time.perf_counter()]
-    reach = measure_reach(rows)
+    kept = EmbeddingType.fit(type, rows)
+    rows = kept.encode(rows)
+    reach = measure_reach(rows, kept=kept)
     clock.append(time.perf_counter())
     words = WordIndex.of(texts)
     clock.append(time.perf_counter())
     model = EmbeddingConditions("0" * 64, "mean", 384, "", "")
     facts = {"model_name": "drawn", "model": model, "preparation": Preparation()}
-    write_index(folder, rows, tickets, words, facts | reach._asdict())
+    write_index(folder, rows, tickets, words, facts | reach._asdict(), kept)
     clock.append(time.perf_counter())
     return dict(
         zip(("seconds_of_measuring", "seconds_of_bm25", "seconds_of_writing"), np.diff(clock).tolist(), strict=True)
@@ -87,14 +91,15 @@ def measure(folder: Path, tickets: int, width: int, count: int) -> dict[str, Any
     with tempfile.TemporaryDirectory() as place:  # libraries load a part of themselves at their first use
         write(Path(place) / "small", 3000, width, random)
         small = Index.open(Path(place) / "small", model=None)
-        ask(small, small.embeddings[:3], ["w1 w2", "w3", "w4"])
-        ask(small, small.embeddings[:3], [], exact=True)
+        for how in ({}, {"exact": True}):
+            ask(small, small.kept.decode(small.embeddings[:3]), ["w1 w2", "w3", "w4"], **how)
     forget_peak()
     held, clock = held_bytes(most=False), time.perf_counter()
     index = Index.open(folder, model=None)
     opened = time.perf_counter() - clock
     noise = random.standard_normal((count, width), dtype=np.float32) * (0.5 / np.sqrt(width))
-    queries = unit(index.embeddings[random.choice(tickets, size=count, replace=False)] + noise)
+    near = index.embeddings[np.sort(random.choice(tickets, size=count, replace=False))]
+    queries = unit(index.kept.decode(near) + noise)
     texts = draw_texts(count, random)
     by_both, _ = ask(index, queries, texts)
     by_prefix, found = ask(index, queries, [])
@@ -103,6 +108,7 @@ def measure(folder: Path, tickets: int, width: int, count: int) -> dict[str, Any
     size = sum(path.stat().st_size for path in folder.iterdir())
     return {
         "width": width,
+        "type": index.kept.name,
         "prefix": index.contents.prefix,
         "candidates": index.contents.candidates,
         "recall_when_written": index.contents.recall,
@@ -123,16 +129,17 @@ def main() -> None:
     parser.add_argument("--tickets", dest="count", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--widths", type=int, nargs="+", default=[384, 768])
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=["float32", "int8", "binary"])
     options = parser.parse_args()
-    record: dict[str, Any] = {"settings": settings_of(options), "by_width": {}}
-    for width in options.widths:
+    record: dict[str, Any] = {"settings": settings_of(options), "runs": []}
+    for width, type in product(options.widths, options.types):
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "index"
-            written = write(folder, options.count, width, np.random.default_rng(width))
+            written = write(folder, options.count, width, np.random.default_rng(width), type)
             # Memory that this process has freed would be taken again, and not be seen to grow.
             measured = in_new_process(measure, folder, options.count, width, options.queries)
-            record["by_width"][width] = written | measured
-            print(width, record["by_width"][width])
+            record["runs"].append(written | measured)
+            print(width, type, written | measured)
     finish(options, record)
 
 

@@ -13,7 +13,7 @@ DESCRIPTION = """Judge an encoder: on labelled pairs, or by search among the tic
 duplicates are known should find them."""
 # Options that belong to one of the two ways of judging.
 OF_PAIRS = ("dev", "rule", "forgetting", "fewest", "prevalence", "alerts_per_ticket")
-OF_SEARCH = ("corpus", "queries")
+OF_SEARCH = ("corpus", "queries", "index_types")
 OF_COLUMNS = ("number_column", "duplicate_column", "cluster_column", "date_column")
 SHARED = ("model", "baseline", "pairs", "tickets", "label_scale", "positive_threshold", "metric", "resamples", "seed")
 
@@ -99,6 +99,8 @@ def _add_search_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--duplicate-column", metavar="NAME", help="the number of the ticket that this one duplicates")
     group.add_argument("--cluster-column", metavar="NAME", help="a name that tickets about one problem share")
     group.add_argument("--date-column", metavar="NAME", help="when it was opened; only earlier tickets are then found")
+    text = "also print what an index of each type (float32 to binary) takes at each of --dims, and what it finds"
+    group.add_argument("--index-types", action="store_true", help=text)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -106,7 +108,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if not options.pairs and not options.tickets:
         raise InputError("name what to judge by: --pairs FILE, or --tickets FILE with --duplicate-column NAME")
     by_search = bool(options.corpus) or not options.pairs
-    unused: tuple[str, ...] = ("corpus", "queries", *OF_COLUMNS, *(() if options.tickets else ("text_columns",)))
+    unused: tuple[str, ...] = (*OF_SEARCH, *OF_COLUMNS, *(() if options.tickets else ("text_columns",)))
     if by_search and options.pairs:
         unused = (*OF_PAIRS, "tickets", "queries", *OF_COLUMNS)
     elif by_search:

@@ -116,6 +116,8 @@ class SearchQuestion(EncoderQuestion):
     """File of tickets whose texts are candidates beside those of the pairs."""
     queries: str = ""
     """COLUMN=VALUE: only such tickets search."""
+    index_types: bool = False
+    """Also search by embeddings as `trainer index --type` would keep them."""
 
 
 def embed_systems(encoders: Mapping[str, Encoder], texts: list[str]) -> dict[str, np.ndarray]:

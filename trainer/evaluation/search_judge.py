@@ -13,6 +13,7 @@ from trainer.evaluation.metric_choice import AUTO, BY_SEARCH, SEARCH_METRICS
 from trainer.evaluation.question import SearchQuestion
 from trainer.evaluation.scoring import common_dims
 from trainer.evaluation.search_set import SearchSet, words_of
+from trainer.evaluation.type_comparison import compare_types
 from trainer.evaluation.verdict import Decision, decide
 from trainer.model.embedding import embed_cached
 
@@ -25,6 +26,8 @@ class SearchJudgement(Decision):
     facts: dict[str, int]
     """Counts of the corpus: texts, queries, links and what was left out."""
     assessment: Assessment
+    index_types: list[dict[str, Any]]
+    """What the model's embeddings are worth in fewer bytes (`compare_types`), where that was asked for."""
 
 
 def judge_search(question: SearchQuestion) -> SearchJudgement:
@@ -54,7 +57,9 @@ def judge_search(question: SearchQuestion) -> SearchJudgement:
     assessment = assess_corpus(sets["model"], rows, dims, words, **drawn)
     named = replace(question, dims=dims, metric=metric)
     decision = decide(assessment, metric)
-    return SearchJudgement(**vars(decision), question=named, facts=corpus.facts, assessment=assessment)
+    types = compare_types(sets["model"], rows["model"], dims) if question.index_types else []
+    found = {"facts": corpus.facts, "assessment": assessment, "index_types": types}
+    return SearchJudgement(**vars(decision), question=named, **found)
 
 
 def _metric(question: SearchQuestion) -> str:

@@ -19,6 +19,7 @@ from trainer.evaluation.prevalence import percent
 from trainer.evaluation.question import EncoderQuestion
 from trainer.evaluation.search_judge import SearchJudgement
 from trainer.evaluation.search_set import SYSTEMS
+from trainer.evaluation.type_comparison import print_types
 from trainer.evaluation.verdict import Decision, no_intervals
 from trainer.system.console import console
 
@@ -70,6 +71,8 @@ def print_search(judgement: SearchJudgement) -> None:
     columns = tuple(dict.fromkeys(("success@5", *GUARDED, question.metric)))
     for dim in assessment.metrics["model"]:
         print_systems(assessment, dim, columns)
+    if judgement.index_types:
+        print_types(judgement.index_types)
     _print_decision(judgement, question)
 
 

@@ -14,6 +14,8 @@ from trainer.system.arguments import Parser, parse_names
 if TYPE_CHECKING:
     from trainer.data.ticket_table import Columns
 
+TYPES = ("float32", "float16", "int8", "binary")  # `embedding_types.TYPES`, which comes with torch
+
 
 def index_parser() -> argparse.ArgumentParser:
     """Options of `trainer index`."""
@@ -27,6 +29,8 @@ embeds only new and changed texts; a run that was stopped goes on where it was."
     parser.add_argument("--output", required=True, type=Path, metavar="INDEX", help="its folder, new or to be updated")
     text = "cut embeddings to so many (default: as the index has them, else the model's width)"
     parser.add_argument("--dims", type=int, metavar="N", help=text)
+    text = "how embeddings are kept: 4, 2 or 1 bytes a dim, or a bit (default: as the index has them, else float32)"
+    parser.add_argument("--type", choices=TYPES, help=text)
     _add_column_options(parser)
     text = "clean: without markup, mail headers, greetings and signatures (default: as the index has them, else clean)"
     parser.add_argument("--texts", choices=("clean", "raw"), help=text)
@@ -108,6 +112,7 @@ def run_index(options: argparse.Namespace) -> None:
         columns=_columns(options),
         reading=reading_from(options),
         dims=options.dims,
+        type=options.type,
         clean=None if options.texts is None else options.texts == "clean",
         mask=options.mask,
         remove=options.remove,

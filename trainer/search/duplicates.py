@@ -19,6 +19,7 @@ import torch
 from trainer.errors import InputError
 from trainer.evaluation.alerts import count_alerts
 from trainer.evaluation.thresholds import fit_to_alerts
+from trainer.model.embedding_types import unit_prefixes
 from trainer.search.storage import read_index
 from trainer.search.ticket_texts import preview
 from trainer.system.console import progress
@@ -74,6 +75,10 @@ def find_duplicates(
     if alerts_per_ticket is not None and not alerts_per_ticket > 0:
         raise InputError(f"--alerts-per-ticket {alerts_per_ticket:g}: write a number above 0")
     stored = read_index(folder)
+    if threshold is not None and stored.type.name == "binary":
+        raise InputError(
+            f"--threshold {threshold:g}: {folder} keeps signs alone, whose cosines are others; use --alerts-per-ticket"
+        )
     rows_by_text: dict[str, list[int]] = defaultdict(list)
     ids, words = [], []
     for row, ticket in enumerate(stored.tickets()):
@@ -81,7 +86,7 @@ def find_duplicates(
         ids.append(ticket.id)
         words.append(preview(ticket.text))
     copies = list(rows_by_text.values())
-    embeddings = stored.embeddings[[rows[0] for rows in copies]]
+    embeddings = unit_prefixes(stored.rows([rows[0] for rows in copies]), stored.type.dims)
     if threshold is None:
         assert alerts_per_ticket is not None
         if len(copies) < 2:

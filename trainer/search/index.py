@@ -1,8 +1,9 @@
 """Search in an index: a short prefix of the embeddings finds candidates, their full width ranks them.
 
-Matryoshka embeddings put what tells texts apart into the first dims. So a product with 64 dims of all tickets, a sixth
-or a twelfth of the memory traffic of the full one, leaves a thousand or so among which the full width decides. How many
-it takes is measured on stored embeddings when the index is written, and so is what is then still missed.
+Matryoshka embeddings put what tells texts apart into the first dims. So a product with 64 dims of all tickets, kept as
+int8 in a twenty-fourth or less of the memory of the full one, leaves a thousand or so among which the full width
+decides. How many it takes is measured on stored embeddings when the index is written, and so is what is then still
+missed. An index of signs alone is small enough for the query to be compared with all of it.
 
 Legend: N tickets, E dims, P prefix, Q queries, C candidates, K results.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from trainer.data.identifiers import clean_id, id_key
 from trainer.errors import CheckpointError, InputError
 from trainer.evaluation.search_scores import FUSED_DEPTH, TIE, reciprocal_ranks
+from trainer.model.embedding_types import ROWS_AT_ONCE, EmbeddingType, Float, unit_prefixes
 from trainer.model.encoder import EmbeddingConditions, Encoder, embedding_conditions
 from trainer.model.loading import load_encoder
 from trainer.search.storage import Contents, read_index
@@ -27,15 +29,14 @@ from trainer.search.ticket_texts import preview
 from trainer.system.gpu import default_device
 from trainer.text.bm25 import WordIndex
 
-Float = NDArray[np.float32]
 Int = NDArray[np.int64]
 
 PREFIX = 64
 TOP = 10  # what recall is measured by
 AIM = 0.998  # of it; what is promised is 0.99
 SAMPLE = 512  # stored embeddings that search for others: one half chooses the candidates, the other measures
+RESERVE = 2  # times as many candidates as these need: people's queries are less like tickets than tickets are
 QUERIES_AT_ONCE = 16
-ROWS_AT_ONCE = 2048
 
 
 class Hit(NamedTuple):
@@ -58,10 +59,11 @@ class Index:
     """[N]"""
     texts: list[str]
     """[N] the first words of each."""
-    embeddings: Float
-    """[N, E] of length 1."""
-    prefixes: Float
-    """[N, P] of length 1; none where the full width looks at all tickets."""
+    kept: EmbeddingType
+    embeddings: NDArray[Any]
+    """[N, ...] of length 1 as `kept` has encoded them."""
+    prefixes: Prefixes | None
+    """None where the full width looks at all tickets."""
     words: WordIndex | None
     encoder: Encoder | None
 
@@ -87,10 +89,12 @@ class Index:
             ids.append(ticket.id)
             texts.append(preview(ticket.text))
         words = stored.words()
-        width = contents.prefix if contents.candidates < contents.tickets else 0
-        prefixes = unit_prefixes(stored.embeddings, width, stored.files["embeddings"])
+        require_length_1(stored.type, stored.embeddings, stored.files["embeddings"])
+        prefixes = None
+        if contents.candidates < contents.tickets:
+            prefixes = Prefixes.of(stored.type, stored.embeddings, contents.prefix)
         encoder = None if model is None else load_for(contents, model or contents.model_name, Path(folder))
-        return cls(contents, ids, texts, np.asarray(stored.embeddings), prefixes, words, encoder)
+        return cls(contents, ids, texts, stored.type, np.asarray(stored.embeddings), prefixes, words, encoder)
 
     def search(
         self,
@@ -132,7 +136,7 @@ class Index:
         for place, query in enumerate(queries):
             own = rows_by_key.get(id_key(clean_id(ids[place]))) if rows_by_key and ids[place] else None
             rows, scores = self._rank(query, texts[place] if texts else "", top, own, exact)
-            cosines = self.embeddings[rows] @ query
+            cosines = self.kept.dots(self.embeddings[rows], query)
             hits = zip(rows.tolist(), cosines.tolist(), scores.tolist(), strict=True)
             found.append([Hit(self.ids[row], cosine, score, self.texts[row]) for row, cosine, score in hits])
         return found
@@ -162,11 +166,38 @@ class Index:
     def _candidates(self, query: Float, least: int, exact: bool) -> tuple[Int, Float]:
         """Rows [C] of the tickets that the prefix finds, all where it is not asked, and their cosines."""
         count = max(self.contents.candidates, least)
-        if exact or not self.prefixes.shape[1] or count >= len(self.ids):
-            return np.arange(len(self.ids)), self.embeddings @ query
-        near = self.prefixes @ query[: self.prefixes.shape[1]]
+        if exact or self.prefixes is None or count >= len(self.ids):
+            return np.arange(len(self.ids)), self.kept.dots(self.embeddings, query)
+        near = self.prefixes.near(query)
         rows = np.sort(np.argpartition(near, len(near) - count)[-count:])
-        return rows, self.embeddings[rows] @ query
+        return rows, self.kept.dots(self.embeddings[rows], query)
+
+
+class Prefixes(NamedTuple):
+    """Prefixes of all embeddings, brought to length 1: they only find candidates, so int8 is enough."""
+
+    kept: EmbeddingType
+    codes: NDArray[np.int8]
+    """[N, P]"""
+
+    @classmethod
+    def of(cls, kept: EmbeddingType, embeddings: NDArray[Any], width: int) -> Prefixes:
+        """The prefixes of embeddings [N, ...] as `kept` has encoded them, read twice rather than held as floats."""
+
+        def prefixes(start: int) -> Float:
+            return unit_prefixes(kept.decode(embeddings[start : start + ROWS_AT_ONCE]), width)
+
+        starts = range(0, len(embeddings), ROWS_AT_ONCE)
+        ends = [part for start in starts for rows in [prefixes(start)] for part in (rows.min(axis=0), rows.max(axis=0))]
+        as_int8 = EmbeddingType.fit("int8", np.stack(ends))
+        codes = np.empty((len(embeddings), width), dtype=np.int8)
+        for start in starts:
+            codes[start : start + ROWS_AT_ONCE] = as_int8.encode(prefixes(start))
+        return cls(as_int8, codes)
+
+    def near(self, query: Float) -> Float:
+        """[N] how near the prefixes are to a query's, of which the length does not matter."""
+        return self.kept.dots(self.codes, query[: self.kept.dims])
 
 
 def _best(scores: np.ndarray, count: int) -> Int:
@@ -197,19 +228,16 @@ def require_model(contents: Contents, model: EmbeddingConditions, name: str, fol
             )
 
 
-def unit_prefixes(embeddings: np.ndarray, width: int, path: Path) -> Float:
-    """[N, width] prefixes of length 1; zeros stay. Raises CheckpointError for an embedding not of length 1 or 0."""
-    prefixes = np.empty((len(embeddings), width), dtype=np.float32)
+def require_length_1(kept: EmbeddingType, embeddings: NDArray[Any], path: Path) -> None:
+    """Raise CheckpointError where an embedding is neither of length 1 nor 0, in types that keep lengths."""
+    if kept.name not in ("float32", "float16"):
+        return
     for start in range(0, len(embeddings), ROWS_AT_ONCE):
-        block = np.asarray(embeddings[start : start + ROWS_AT_ONCE])
-        lengths = np.linalg.norm(block, axis=1)
+        lengths = np.linalg.norm(kept.decode(embeddings[start : start + ROWS_AT_ONCE]), axis=1)
         if not ((np.abs(lengths - 1) < 1e-3) | (lengths == 0)).all():
             raise CheckpointError(
                 f"{path}: holds an embedding that is not of length 1; remove the folder and index again"
             )
-        lengths = np.linalg.norm(block[:, :width], axis=1, keepdims=True)
-        prefixes[start : start + ROWS_AT_ONCE] = block[:, :width] / np.where(lengths > 0, lengths, 1)
-    return prefixes
 
 
 class Reach(NamedTuple):
@@ -221,33 +249,48 @@ class Reach(NamedTuple):
     measured_on: int
 
 
-def measure_reach(embeddings: Float, prefix: int = PREFIX, seed: int = 0) -> Reach:
+def measure_reach(
+    embeddings: NDArray[Any], prefix: int = PREFIX, seed: int = 0, kept: EmbeddingType | None = None
+) -> Reach:
     """Find how many candidates the best TOP of nearly all queries are among, and measure that on other queries.
 
     Stored embeddings search for others. N candidates, which is all, where there are few tickets, or so many would be
-    needed that nothing is gained.
+    needed that nothing is gained, or where signs alone are kept.
+
+    Args:
+        embeddings: [N, ...] as `kept` has encoded them; None: as they are, float32.
     """
-    count, prefix = len(embeddings), min(prefix, embeddings.shape[1])
+    kept = kept or EmbeddingType("float32", embeddings.shape[1])
+    count, prefix = len(embeddings), min(prefix, kept.dims)
     least = max(FUSED_DEPTH + 1, TOP)
-    if count <= 2 * least or prefix == embeddings.shape[1]:
+    if count <= 2 * least or prefix == kept.dims or kept.name == "binary":
         return Reach(prefix, count, 1.0, 0)
     queries = np.random.default_rng(seed).permutation(count)[:SAMPLE]
-    prefixes = unit_prefixes(embeddings, prefix, Path("embeddings"))
+    prefixes = Prefixes.of(kept, embeddings, prefix)
     blocks = [queries[start : start + QUERIES_AT_ONCE] for start in range(0, len(queries), QUERIES_AT_ONCE)]
-    places = np.concatenate([_places(embeddings, prefixes, block) for block in blocks])  # [SAMPLE, TOP]
+    places = np.concatenate([_places(kept, embeddings, prefixes, block) for block in blocks])  # [SAMPLE, TOP]
     chosen, judged = places[::2], places[1::2]
-    candidates = max(least, int(np.quantile(chosen, AIM, method="higher")) + 1)
+    candidates = max(least, RESERVE * (int(np.quantile(chosen, AIM, method="higher")) + 1))
     if candidates > count // 4:
         return Reach(prefix, count, 1.0, 0)
     return Reach(prefix, candidates, float((judged < candidates).mean()), len(judged))
 
 
-def _places(embeddings: Float, prefixes: Float, queries: Int) -> Int:
+def _places(kept: EmbeddingType, embeddings: NDArray[Any], prefixes: Prefixes, queries: Int) -> Int:
     """[Q, TOP] how many others the prefix puts before each of the exact best TOP of stored embeddings."""
     itself = np.arange(len(queries)), queries
-    exact = np.array(embeddings[queries]) @ embeddings.T
+    rows = kept.decode(embeddings[queries])
+    exact = _products(kept, embeddings, rows)
     exact[itself] = -np.inf
     best = np.argpartition(exact, exact.shape[1] - TOP, axis=1)[:, -TOP:]
-    near = prefixes[queries] @ prefixes.T
+    near = _products(prefixes.kept, prefixes.codes, rows[:, : prefixes.kept.dims])
     near[itself] = -np.inf
     return np.stack([(near > np.take_along_axis(near, best[:, [k]], axis=1)).sum(axis=1) for k in range(TOP)], axis=1)
+
+
+def _products(kept: EmbeddingType, stored: NDArray[Any], queries: Float) -> Float:
+    """[Q, N] products of queries [Q, E] with all that is kept."""
+    products = np.empty((len(queries), len(stored)), dtype=np.float32)
+    for start in range(0, len(stored), ROWS_AT_ONCE):
+        products[:, start : start + ROWS_AT_ONCE] = queries @ kept.decode(stored[start : start + ROWS_AT_ONCE]).T
+    return products

@@ -22,6 +22,7 @@ from trainer.search.update import Update
 from trainer.system.console import console
 
 FORMATS = ("table", "jsonl")
+NOTABLE = 0.001  # of the coordinates: as many lie beyond the ranges of a thousand tickets among ever so many others
 SHOWN_TICKETS = 10  # of a group in a table
 
 
@@ -43,12 +44,18 @@ def print_update(update: Update, folder: object) -> None:
         f", {update.resumed:,} of them before the last stop" if update.resumed else ""
     )
     console.print(
-        f"Index {folder}: {contents.tickets:,} tickets at {contents.dims} dims; {update.added:,} new, "
+        f"Index {folder}: {contents.tickets:,} tickets at {contents.dims} dims, {contents.type}; {update.added:,} new, "
         f"{update.changed:,} changed, {update.unchanged:,} as they were, {update.removed:,} removed, "
         f"{update.kept:,} not in the file; {embedded}",
         markup=False,
     )
     console.print(exactness(contents), markup=False)
+    if update.clipped > NOTABLE:
+        console.print(
+            f"{update.clipped:.2%} of the coordinates lie beyond the ranges that the first tickets gave int8, and are "
+            "cut to them: index into a new folder to calibrate anew",
+            markup=False,
+        )
     if "words" not in contents.files:
         console.print("Searched without BM25, which finds more together with embeddings: install the extra `mine`")
 

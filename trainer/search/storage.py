@@ -2,7 +2,8 @@
 
     INDEX/
       index.json               the model, dims, counts, what was measured, and the names of the others
-      embeddings-<hash>.npy    [N, E] float32, rows of length 1
+      embeddings-<hash>.npy    [N, E] of length 1: float32, float16 or int8, or [N, E / 8] bytes of signs
+      ranges-<hash>.npy        [2, E] between which int8 tells values apart; for that alone
       tickets-<hash>.csv       id, sha256 of the text, text: a line a row of the embeddings
       words-<hash>.safetensors BM25 of the texts, where its library was there
       parts/                   what an unfinished `trainer index` has embedded
@@ -34,13 +35,14 @@ from scipy.sparse import csc_matrix
 
 from trainer.data.identifiers import id_key
 from trainer.errors import CheckpointError, InputError, StorageError
+from trainer.model.embedding_types import KINDS, TYPES, EmbeddingType, Float
 from trainer.model.encoder import EmbeddingConditions
 from trainer.search.ticket_texts import Preparation
 from trainer.system.files import DEBRIS, LOCK, make_folder, seal, sync, write_json
 from trainer.text.bm25 import WordIndex
 
 CONTENTS, PARTS = "index.json", "parts"
-ENDINGS = {"embeddings": "npy", "tickets": "csv", "words": "safetensors"}
+ENDINGS = {"embeddings": "npy", "tickets": "csv", "words": "safetensors", "ranges": "npy"}
 NAME = re.compile(rf"({'|'.join(ENDINGS)})-[0-9a-f]{{16}}\.({'|'.join(ENDINGS.values())})")
 HEADER = ["id", "sha256", "text"]
 AGAIN = "remove the folder and index again"
@@ -75,7 +77,9 @@ class Contents:
     """Share of the exact best ten that are among them, of `measured_on` stored embeddings."""
     measured_on: int
     files: dict[str, dict[str, Any]]
-    """"embeddings", "tickets" and maybe "words" -> name, size, sha256."""
+    """"embeddings", "tickets", maybe "words", and for int8 "ranges" -> name, size, sha256."""
+    type: str = "float32"
+    """How the embeddings are kept, see `embedding_types`."""
 
 
 def is_index(folder: Path) -> bool:
@@ -98,9 +102,14 @@ class Stored(NamedTuple):
     """An index as it is on disk, compared with its hashes."""
 
     contents: Contents
+    type: EmbeddingType
     embeddings: np.ndarray
-    """[N, E] float32, read from the file where it is needed."""
+    """[N, ...] as `type` keeps them, read from the file where it is needed."""
     files: dict[str, Path]
+
+    def rows(self, places: Sequence[int] | slice = slice(None)) -> Float:
+        """Embeddings [n, E] of some rows in float32, of a length near 1."""
+        return self.type.decode(self.embeddings[places])
 
     def tickets(self) -> Iterator[Ticket]:
         """The N rows. Raises CheckpointError where an id stands twice, or there are more or fewer."""
@@ -168,7 +177,8 @@ def read_contents(folder: Path) -> Contents:
         record["model"] = EmbeddingConditions(**record["model"])
         record["preparation"] = Preparation(**record["preparation"])
         contents = Contents(**record)
-        if set(contents.files) - {"words"} != {"embeddings", "tickets"}:
+        needed = {"embeddings", "tickets", *(["ranges"] if contents.type == "int8" else [])}
+        if contents.type not in TYPES or set(contents.files) - {"words"} != needed:
             raise ValueError("files")
         for kind, file in contents.files.items():
             if not re.fullmatch(rf"{kind}-[0-9a-f]{{16}}\.{ENDINGS[kind]}", file["name"]) or len(file) != 3:
@@ -189,15 +199,29 @@ def _read_files(folder: Path, contents: Contents) -> Stored:
     for kind, path in files.items():
         if seal(path) != {key: contents.files[kind][key] for key in ("size", "sha256")}:
             raise damaged(path)
-    path = files["embeddings"]
+    kept = EmbeddingType(contents.type, contents.dims, _read_ranges(files.get("ranges"), contents.dims))
+    embeddings = _load(files["embeddings"], (contents.tickets, kept.columns), KINDS[contents.type])
+    return Stored(contents, kept, embeddings, files)
+
+
+def _load(path: Path, shape: tuple[int, int], kind: np.dtype) -> np.ndarray:
+    """An array of a file, read where it is needed. Raises CheckpointError where it is of another shape or type."""
     try:
-        embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise damaged(path) from error
-    shape = (contents.tickets, contents.dims)
-    if embeddings.shape != shape or embeddings.dtype != np.float32 or not embeddings.flags.c_contiguous:
+    if array.shape != shape or array.dtype != kind or not array.flags.c_contiguous:
         raise damaged(path)
-    return Stored(contents, embeddings, files)
+    return array
+
+
+def _read_ranges(path: Path | None, dims: int) -> Float | None:
+    if path is None:
+        return None
+    ranges = np.array(_load(path, (2, dims), np.dtype(np.float32)))
+    if not (np.isfinite(ranges).all() and (ranges[0] <= ranges[1]).all()):
+        raise damaged(path)
+    return ranges
 
 
 def damaged(path: Path) -> CheckpointError:
@@ -209,22 +233,32 @@ def damaged(path: Path) -> CheckpointError:
 
 
 def write_index(
-    folder: Path, embeddings: np.ndarray, tickets: Sequence[Ticket], words: WordIndex | None, contents: dict[str, Any]
+    folder: Path,
+    embeddings: np.ndarray,
+    tickets: Sequence[Ticket],
+    words: WordIndex | None,
+    contents: dict[str, Any],
+    kept: EmbeddingType | None = None,
 ) -> Contents:
     """Replace the index of a folder in one step, then remove the files of the old one.
 
     Args:
-        contents: the fields of `Contents` but for `files`, `tickets` and `dims`.
+        embeddings: [N, ...] as `kept` has encoded them.
+        contents: the fields of `Contents` but for `files`, `tickets`, `dims` and `type`.
+        kept: None: as they are, float32.
 
     Raises StorageError: the file system refused; the old index is untouched.
     """
+    kept = kept or EmbeddingType("float32", embeddings.shape[1])
     files = {
-        "embeddings": _write(folder, "embeddings", lambda file: np.lib.format.write_array(file, embeddings)),
+        "embeddings": _write_array(folder, "embeddings", embeddings),
         "tickets": _write(folder, "tickets", lambda file: _write_tickets(file, tickets)),
     }
+    if kept.ranges is not None:
+        files["ranges"] = _write_array(folder, "ranges", kept.ranges)
     if words is not None:
         files["words"] = _write(folder, "words", lambda file: file.write(_packed(words)))
-    whole = Contents(tickets=len(tickets), dims=embeddings.shape[1], files=files, **contents)
+    whole = Contents(tickets=len(tickets), dims=kept.dims, type=kept.name, files=files, **contents)
     record = asdict(whole)
     write_json(folder / CONTENTS, record | {"sha256": _checksum(record)})
     for path in folder.iterdir():
@@ -251,6 +285,10 @@ def _write(folder: Path, kind: str, write: Callable[[BinaryIO], object]) -> dict
             temporary.unlink()
         raise StorageError(f"{temporary}: cannot write: {error.strerror or error}") from error
     return {"name": name, **sealed}
+
+
+def _write_array(folder: Path, kind: str, array: np.ndarray) -> dict[str, Any]:
+    return _write(folder, kind, lambda file: np.lib.format.write_array(file, array))
 
 
 def _write_tickets(file: BinaryIO, tickets: Sequence[Ticket]) -> None:

@@ -21,6 +21,7 @@ from trainer.data.identifiers import id_key
 from trainer.data.readers import Reading
 from trainer.data.ticket_table import Columns
 from trainer.errors import InputError, NumericError, StorageError
+from trainer.model.embedding_types import KINDS, ROWS_AT_ONCE, EmbeddingType
 from trainer.model.encoder import Encoder, embedding_conditions
 from trainer.model.loading import load_encoder
 from trainer.search.index import load_for, measure_reach
@@ -42,7 +43,6 @@ from trainer.system.gpu import default_device
 from trainer.text.bm25 import WordIndex
 
 PART = 512
-ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class IndexRequest:
     reading: Reading | None = None
     dims: int | None = None
     """To cut embeddings to; None: as the index has them, else what the model's folder says."""
+    type: str | None = None
+    """How to keep them, one of `embedding_types.TYPES`; None: as the index has them, else float32."""
     clean: bool | None = None
     """See `Preparation`; None: as the index has it, else True."""
     mask: bool | None = None
@@ -82,6 +84,8 @@ class Update(NamedTuple):
     """Of these, embedded before the last stop."""
     facts: dict[str, int]
     """Rows of the file that were left out, by the reason."""
+    clipped: float = 0.0
+    """The share of coordinates that lie beyond the ranges of int8."""
 
 
 def update_index(request: IndexRequest) -> Update:
@@ -103,19 +107,26 @@ def update_index(request: IndexRequest) -> Update:
         else:
             encoder = load_for(old.contents, request.model, request.folder)
         dims = _dims(request, old, encoder)
+        if old and request.type not in (None, old.contents.type):
+            raise InputError(
+                f"--type {request.type}: the index {request.folder} has {old.contents.type}; leave --type out, or "
+                "index into a new folder"
+            )
         tickets = read_ticket_texts(request.tickets, request.columns, preparation, request.reading, request.remove)
         before = list(old.tickets()) if old else []
         merged = _merge(before, require_ids(tickets, request.tickets), request)
         name = str(Path(request.model).resolve()) if Path(request.model).is_dir() else request.model
         if old and _is_up_to_date(old.contents, merged, name):
             return Update(old.contents, *merged[1:6], 0, 0, merged.facts)
-        stored = old.embeddings if old else np.empty((0, dims), dtype=np.float32)
-        rows, embedded = _embeddings(request.folder / PARTS, before, stored, merged.tickets, encoder)
+        rows, embedded = _embeddings(request.folder / PARTS, before, old, dims, merged.tickets, encoder)
+        kept = old.type if old else EmbeddingType.fit(request.type or "float32", rows)
+        stored, clipped = _encoded(kept, rows)
         words = WordIndex.of([ticket.text for ticket in merged.tickets]) if find_spec("bm25s") else None
         facts = {"model_name": name, "model": embedding_conditions(encoder), "preparation": preparation}
-        contents = write_index(request.folder, rows, merged.tickets, words, facts | measure_reach(rows)._asdict())
+        facts |= measure_reach(stored, kept=kept)._asdict()
+        contents = write_index(request.folder, stored, merged.tickets, words, facts, kept)
         shutil.rmtree(request.folder / PARTS, ignore_errors=True)
-        return Update(contents, *merged[1:6], *embedded, merged.facts)
+        return Update(contents, *merged[1:6], *embedded, merged.facts, clipped)
 
 
 def _is_up_to_date(contents: Contents, merged: Merged, name: str) -> bool:
@@ -188,26 +199,41 @@ def _merge(old: Sequence[Ticket], new: TicketTexts, request: IndexRequest) -> Me
 # ---- embeddings
 
 
+def _encoded(kept: EmbeddingType, rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """[N, ...] what is kept of embeddings [N, E], and the share of coordinates that were clipped."""
+    stored = np.empty((len(rows), kept.columns), dtype=KINDS[kept.name])
+    clipped = 0
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        block = rows[start : start + ROWS_AT_ONCE]
+        stored[start : start + ROWS_AT_ONCE] = kept.encode(block)
+        clipped += kept.clipped(block)
+    return stored, clipped / rows.size
+
+
 def _embeddings(
-    folder: Path, old: Sequence[Ticket], stored: np.ndarray, tickets: Sequence[Ticket], encoder: Encoder
+    folder: Path,
+    before: Sequence[Ticket],
+    old: Stored | None,
+    dims: int,
+    tickets: Sequence[Ticket],
+    encoder: Encoder,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """[N, E] of all tickets, and how many different texts were embedded, and how many of them before the last stop.
 
     Args:
         folder: of the parts.
-        stored: [O, E] embeddings of the old tickets [O].
+        before: the tickets of the old index, none without one.
     """
-    dims = stored.shape[1]
-    known = {ticket.sha256: row for row, ticket in enumerate(old)}
+    known = {ticket.sha256: row for row, ticket in enumerate(before)}
     new = {ticket.sha256: ticket.text for ticket in tickets if ticket.sha256 not in known}
     parts = _Parts(folder, identity(embedding_conditions(encoder), dims), dims)
     finished = {sha256 for path in parts.paths() for sha256 in parts.hashes(path)} & new.keys()
     parts.embed({sha256: text for sha256, text in new.items() if sha256 not in finished}, len(finished), encoder)
     rows = np.empty((len(tickets), dims), dtype=np.float32)
     places = [row for row, ticket in enumerate(tickets) if ticket.sha256 in known]
-    for start in range(0, len(places), ROWS_AT_ONCE):
+    for start in range(0, len(places) if old else 0, ROWS_AT_ONCE):
         block = places[start : start + ROWS_AT_ONCE]
-        rows[block] = stored[[known[tickets[row].sha256] for row in block]]
+        rows[block] = old.rows([known[tickets[row].sha256] for row in block])
     by_hash: dict[str, list[int]] = {sha256: [] for sha256 in new}
     for row, ticket in enumerate(tickets):
         if ticket.sha256 in new:

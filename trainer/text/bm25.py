@@ -52,5 +52,8 @@ class WordIndex:
         """[U] of all texts; equal texts get equal scores to the bit."""
         words = Counter(re.findall(WORD, canonical_form(query)))
         known = {self.columns[word]: count for word, count in words.items() if word in self.columns}
-        scores: NDArray[np.float32] = self.values[:, list(known)] @ np.array(list(known.values()), dtype=np.float32)
+        scores = np.zeros(self.values.shape[0], dtype=np.float32)
+        for column, count in known.items():  # in place: a common word's column is not copied for it
+            part = slice(*self.values.indptr[column : column + 2])
+            scores[self.values.indices[part]] += self.values.data[part] * np.float32(count)
         return scores

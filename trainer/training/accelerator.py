@@ -1,9 +1,8 @@
-"""The accelerator of a run: processes, device, fp16 loss scaling and tracker."""
+"""The accelerator of a run: processes, device, fp16 loss scaling and trackers."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -12,14 +11,13 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from trainer.config import Config
 from trainer.errors import InputError
+from trainer.training.tracking import make_trackers
 
 
 def make_accelerator(config: Config, folder: Path) -> Accelerator:
-    """The accelerator of a run, with the loss scaling of fp16 where that is asked for and the tracker asked for."""
+    """The accelerator of a run, with the loss scaling of fp16 where that is asked for and the trackers asked for."""
     precision = "fp16" if config.train.precision == "fp16" else "no"  # bf16 is of `Inputs.autocast` alone
-    if config.log.tensorboard and not find_spec("tensorboard"):  # accelerate would leave it out without a word
-        raise InputError("log.tensorboard = true: tensorboard is not installed; install the extra `track`")
-    trackers = "tensorboard" if config.log.tensorboard else None
+    trackers = make_trackers(config, folder)
     patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout))
     # One setting for the whole process is accelerate's idea: a second run would get the first one's precision. The
     # process group stays.

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from trainer.evaluation.metric_choice import judged_on
 from trainer.evaluation.pair_metrics import most_wrong
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import Thresholds, thresholds_text
+from trainer.evaluation.type_comparison import compare_types
 from trainer.model.encoder import Encoder
 from trainer.model.export import export
 from trainer.model.proof import check_trained, choose_probes, merged
@@ -41,11 +43,12 @@ from trainer.training.judging import (
     record_beside_original,
     record_of,
 )
-from trainer.training.model_card import model_card, print_summary
+from trainer.training.model_card import CardFacts, licence_in, model_card
 from trainer.training.plan import source_record
 from trainer.training.run_folder import clear_results
 from trainer.training.setup import Run
 from trainer.training.strength import FULL, choose_strength, set_strength
+from trainer.training.summary import print_summary
 
 WORST = 20  # pairs that are shown to a person
 LONGEST_SHOWN = 400  # characters of their texts
@@ -86,8 +89,11 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
         metrics["alerts_on_training_texts"] = alerts
     spec = run.encoder.spec
     sided = bool(spec.query_prompt or spec.document_prompt)
-    with_thresholds: dict[str, Any] = {"has_thresholds": fitted is not None, "alerts": alerts}
-    card = model_card(run.config, records[pairs], pairs, alpha, source_record(run), sided=sided, **with_thresholds)
+    types = types_of_corpus(run, embeddings)
+    metrics |= {"index_types": types} if types else {}
+    facts = card_facts(run, alerts, records["dev"]["forgetting"], types)
+    sources, has_thresholds = source_record(run), fitted is not None
+    card = model_card(run.config, records[pairs], pairs, alpha, sources, has_thresholds, sided, facts)
     kept_beside = {THRESHOLDS: thresholds_text(fitted)} if fitted is not None else {}
     options: dict[str, Any] = {"untouched": alpha == 0, "dims": run.config.loss.dims}
     differences = export(run.encoder, untouched, run.folder, card, probes, kept_beside, **options)
@@ -129,6 +135,27 @@ def settle_weights(run: Run, state: RunState, untouched: Encoder, probes: list[s
     alpha = choose_strength(run, start, trained) if run.config.eval.choose_strength else FULL
     set_strength(run.parameters, start, trained, alpha)
     return alpha
+
+
+def types_of_corpus(run: Run, embeddings: dict[str, dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+    """What the model's embeddings of the corpus, as they are, find in fewer bytes; [] without a corpus."""
+    if run.corpus is None:
+        return []
+    return compare_types(run.corpus, embeddings["corpus"]["model"], run.config.loss.dims)
+
+
+def card_facts(
+    run: Run, alerts: dict[str, Any] | None, forgetting: dict[str, Any] | None, types: list[dict[str, Any]]
+) -> CardFacts:
+    """What the card says beside the judgement."""
+    return CardFacts(
+        date=datetime.now(UTC).date().isoformat(),
+        max_length=run.encoder.spec.max_length,
+        licence=licence_in(Path(run.config.model.name)),
+        alerts=alerts,
+        forgetting=forgetting,
+        index_types=types,
+    )
 
 
 def metrics_record(

@@ -15,14 +15,15 @@ from accelerate import Accelerator
 
 from trainer.system.files import json_ready, sync, write_file
 from trainer.system.run_files import LOG
+from trainer.training.tracking import track
 
 
 class RunLog:
-    """log.jsonl, and the tracker where one is asked for. On other ranks than the first, the tracker alone."""
+    """log.jsonl, and the trackers that are asked for. On other ranks than the first, the trackers alone."""
 
-    def __init__(self, path: Path, content: bytes, file: BufferedWriter | None, tracker: Accelerator | None) -> None:
+    def __init__(self, path: Path, content: bytes, file: BufferedWriter | None, accelerator: Accelerator) -> None:
         """Args: content: what the file holds so far; file: where more is appended, None on other ranks."""
-        self.path, self._file, self._tracker = path, file, tracker
+        self.path, self._file, self._accelerator = path, file, accelerator
         self._size, self._digest = len(content), hashlib.sha256(content)
 
     def write(self, line: dict[str, Any]) -> None:
@@ -33,8 +34,7 @@ class RunLog:
             self._file.flush()
             self._size += len(data)
             self._digest.update(data)
-        if self._tracker is not None:
-            self._tracker.log(_scalars(line), step=line["step"])
+        track(self._accelerator, line, line["step"])
 
     def seal(self) -> dict[str, Any]:
         """Size and SHA-256 of the file as it is now, kept up while it is written."""
@@ -47,22 +47,18 @@ class RunLog:
 
 
 @contextmanager
-def open_log(folder: Path, accelerator: Accelerator, first_step: int, tensorboard: bool) -> Iterator[RunLog]:
+def open_log(folder: Path, accelerator: Accelerator, first_step: int) -> Iterator[RunLog]:
     """The log of a run that goes on with update `first_step`.
 
     Lines of that step and later, which an interrupted run may have left, are dropped: each step stands once.
     """
-    if tensorboard:
-        accelerator.init_trackers("tensorboard")
     path, content = folder / LOG, b""
     if accelerator.is_main_process:
         old = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         content = "".join(line + "\n" for line in old if _step(line) < first_step).encode()
         write_file(path, content)
     with path.open("ab") if accelerator.is_main_process else nullcontext() as file:
-        yield RunLog(path, content, file, accelerator if tensorboard else None)
-    if tensorboard:
-        accelerator.end_training()
+        yield RunLog(path, content, file, accelerator)
 
 
 def is_log_whole(folder: Path, seal: dict[str, Any]) -> bool:
@@ -70,17 +66,6 @@ def is_log_whole(folder: Path, seal: dict[str, Any]) -> bool:
     path = folder / LOG
     data = path.read_bytes()[: seal["size"]] if path.exists() else b""
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} == seal
-
-
-def _scalars(line: dict[str, Any], path: str = "") -> dict[str, float]:
-    """The numbers of a log line, nested ones under names joined by slashes."""
-    scalars: dict[str, float] = {}
-    for key, value in line.items():
-        if isinstance(value, dict):
-            scalars |= _scalars(value, f"{path}{key}/")
-        elif isinstance(value, int | float):
-            scalars[path + key] = value
-    return scalars
 
 
 def _step(line: str) -> float:

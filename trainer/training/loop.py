@@ -38,6 +38,7 @@ from trainer.training.resume import checkpoint, resumed_state, saved_conditions
 from trainer.training.run_folder import choose_folder, claimed, has_begun
 from trainer.training.setup import Inputs, Run, build_run, read_inputs
 from trainer.training.step import StepNumbers, Stepper
+from trainer.training.tracking import track_end, tracked
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def train(
         describe(run)
 
         # ---- Steps
-        with open_log(folder, run.accelerator, state.step, config.log.tensorboard) as log:
+        stack.enter_context(tracked(config, run.accelerator))
+        with open_log(folder, run.accelerator, state.step) as log:
             if not resuming:
                 checkpoint(run, state, log)
             if state.inexact:
@@ -113,7 +115,9 @@ def train(
                 train_steps(run, state, log, stop_requested)
 
         # ---- Finish: how far to go, judgement, export, and the proof that it is what was trained.
-        return RunResult(folder, finish(run, state, signals))
+        metrics = finish(run, state, signals)
+        track_end(run.accelerator, metrics, state.step)
+        return RunResult(folder, metrics)
 
 
 def rehearse(inputs: Inputs) -> RunResult:

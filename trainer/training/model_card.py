@@ -1,22 +1,25 @@
-"""The model card, and the table a run ends with; what they say of verdict and alerts comes from evaluation/."""
+"""The model card, README.md of an exported model; what it says of verdict and alerts comes from evaluation/."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
+from trainer import __version__
 from trainer.config import Config
 from trainer.evaluation.alerts import alerts_in_words
-from trainer.evaluation.metric_choice import BY_LABELS, TITLES, corpus_in_words, headline, judged_on, on_in_words
+from trainer.evaluation.assessment import GUARDED
+from trainer.evaluation.metric_choice import BY_LABELS, TITLES, corpus_in_words, headline, judged_on
 from trainer.evaluation.prevalence import percent
-from trainer.system.console import console
+from trainer.evaluation.type_comparison import types_in_markdown
+from trainer.evaluation.verdict import paired_verdict
 from trainer.system.run_files import THRESHOLDS
+from trainer.training.settled import changed_settings
 
 NO_THRESHOLDS = (
     'There are no thresholds of "same problem": dev held positives alone. `trainer evaluate --dev` fits them on pairs '
@@ -26,80 +29,11 @@ UNTOUCHED = ": the export is the model that training began with"
 """What a strength of 0.0 is followed by."""
 
 
-def print_summary(
-    records: dict[str, dict[str, Any]],
-    best_step: int,
-    alpha: float,
-    model: Path,
-    sided: bool,
-    alerts: dict[str, Any] | None = None,
-    picked_on: str = "dev",
-) -> None:
-    """The end of a run: before, after and verdict at every dim of each held-out set, and how to use the model.
-
-    Args:
-        records: what was found on "dev" and, where there is one, "test"; the last one's verdict counts.
-        picked_on: what has picked the model, "dev" or "corpus", where a search metric then is of the corpus throughout.
-        alerts: what `alerts_on_training` counted.
-    """
-    # Sets of positives alone are all judged by the same search of the corpus: one table, with one title.
-    for title, name in {_title(name, record, picked_on): name for name, record in records.items()}.items():
-        _print_changes(title, name, records[name], picked_on)
-    name, record = list(records.items())[-1]
-    if "original" in record:
-        title = _title(name, record["original"], picked_on, before="original")
-        _print_changes(title, name, record["original"], picked_on)
-    for sentence in record["sentences"]:
-        console.print(sentence, markup=False)
-    metric = record["question"]["metric"]
-    how = f"best after step {best_step - 1}, strength {alpha:.1f}{'' if alpha else UNTOUCHED}"
-    on = on_in_words("corpus" if picked_on == "corpus" else name)
-    console.print(f"Verdict by {metric} on {on}: {record['verdict']} ({how}).", markup=False)
-    for dim, entry in (records["dev"]["forgetting"] or {}).items():
-        before, after = (entry["spearman"][when] for when in ("before", "after"))
-        console.print(
-            f"General similarity at {dim} dims, Spearman: {before:.4f} -> {after:.4f} ({after - before:+.4f})"
-        )
-    if "threshold" not in next(iter(records["dev"]["final"].values())):
-        console.print(f"No {THRESHOLDS}: dev holds positives alone; trainer evaluate --dev fits and keeps them")
-    if "model" in records["dev"]["thresholds"]:
-        console.print(f"{_thresholds(records['dev'])}. {alerts_in_words(alerts)}", markup=False)
-    if picked_on == "corpus":
-        console.print("The corpus has also picked the model, so expect a little less on other tickets.")
-    elif name == "dev":
-        console.print("Dev has also picked the model, so expect a little less on other pairs; data.test would tell.")
-    console.print(f"Model: {model}\n", markup=False)
-    console.print(usage(model, min(record["final"], key=int), sided), markup=False)
-
-
 def shown_metrics(record: dict[str, Any]) -> dict[str, str]:
     """The headings of what is shown of a held-out set, by metric: those that many ask for, and the run's own."""
     names = headline(next(iter(record["final"].values())), record["question"]["metric"])
     f1 = "F1 at dev's threshold" if record["question"]["dev"] else "best F1"
     return {name: f1 if name == "f1" else TITLES.get(name, name) for name in names}
-
-
-def _title(name: str, record: dict[str, Any], picked_on: str, before: str = "baseline") -> str:
-    """What a held-out set is judged on, as the title of its table."""
-    judged = _judged_with_corpus(record, f"{name} pairs") if picked_on == "corpus" else f"{name} pairs"
-    return f"{judged[0].upper()}{judged[1:]}: {before} -> final (difference)"
-
-
-def _print_changes(title: str, name: str, record: dict[str, Any], picked_on: str) -> None:
-    metric = record["question"]["metric"]
-    table = Table(title=escape(title), title_justify="left")
-    table.add_column("dim", justify="right")
-    shown = shown_metrics(record)
-    for heading in (*shown.values(), f"95 % of {shown[metric]}", "verdict"):
-        table.add_column(heading, justify="right")
-    for dim, after in record["final"].items():
-        old = record["baseline"][dim]
-        cells = (f"{old[key]:.4f} -> {after[key]:.4f} ({after[key] - old[key]:+.4f})" for key in shown)
-        table.add_row(dim, *cells, _ends(record["intervals"]["difference"][dim][metric]), record["verdicts"][dim])
-    console.print(table)
-    if reason := record["undefined"].get(metric):
-        on = on_in_words("corpus" if picked_on == "corpus" else name)
-        console.print(f"No interval of {metric} on {on}: {reason}", markup=False)
 
 
 def _by_dim(record: dict[str, Any], columns: dict[str, str]) -> list[str]:
@@ -108,25 +42,25 @@ def _by_dim(record: dict[str, Any], columns: dict[str, str]) -> list[str]:
     rows = [f"| dim | {headings} | 95 % of the difference | verdict |", f"|---:|{'---:|---:|' * len(columns)}---:|---|"]
     for dim, after in record["final"].items():
         cells = [f"{values[key]:.4f}" for key in columns for values in (record["baseline"][dim], after)]
-        ends = _ends(record["intervals"]["difference"][dim][metric])
+        ends = ends_in_words(record["intervals"]["difference"][dim][metric])
         rows.append(f"| {dim} | {' | '.join(cells)} | {ends} | {record['verdicts'][dim]} |")
     return [*rows, ""]
 
 
-def _judged_with_corpus(record: dict[str, Any], pairs: str) -> str:
+def judged_with_corpus(record: dict[str, Any], pairs: str) -> str:
     """What the shown figures are of where search was among a corpus: of the pairs too only where these have labels."""
     searched = corpus_in_words(record)
     by_labels = BY_LABELS in next(iter(record["final"].values()))
     return f"{pairs}, search figures of {searched}" if by_labels else searched
 
 
-def _ends(interval: list[float] | list[None]) -> str:
+def ends_in_words(interval: list[float] | list[None]) -> str:
     """An interval in words, "none" where it is undefined: NaN, or null as JSON has it."""
     low, high = interval
     return "none" if low is None or math.isnan(low) else f"{low:+.3f} to {high:+.3f}"
 
 
-def usage(model: Path, dim: str, sided: bool) -> str:
+def usage(model: Path, dim: int | str, sided: bool) -> str:
     """Five lines of code that use the exported model as it was judged: prompts, length 1 after the cut.
 
     Args:
@@ -142,7 +76,7 @@ def usage(model: Path, dim: str, sided: bool) -> str:
     )
 
 
-def _thresholds(record: dict[str, Any]) -> str:
+def fitted_in_words(record: dict[str, Any]) -> str:
     kept = record["thresholds"]["model"]
     values = ", ".join(f"{value:.4f} at {dim} dims" for dim, value in kept["values"].items())
     share = percent(kept["positive_share"])
@@ -159,7 +93,7 @@ def thresholds_in_words(record: dict[str, Any]) -> str:
         shown = " and ".join(json.dumps(fitted[f"{side}_prompt"], ensure_ascii=False) for side in ("query", "document"))
         prompts = f"the prompts {shown} before first and second texts (`encode_query`, `encode_document`)"
     return (
-        f"{_thresholds(record)}, at {fitted['max_length']} tokens, with {prompts}; they are in `{THRESHOLDS}`. "
+        f"{fitted_in_words(record)}, at {fitted['max_length']} tokens, with {prompts}; they are in `{THRESHOLDS}`. "
         "Embeddings cut to a dim are not of length 1: without `normalize_embeddings=True` a dot product is no cosine."
     )
 
@@ -173,6 +107,49 @@ def _sources_in_words(sources: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
+def smallest_fit_dim(record: dict[str, Any]) -> str:
+    """The smallest dim at which the model surely lost nothing to what training began with, else the largest.
+
+    Nothing is lost where the paired interval of the metric does not reach below 0, and none of GUARDED is surely worse.
+    """
+    metric, differences = record["question"]["metric"], record["intervals"]["difference"]
+    lost = {dim for _, dim in record.get("surely_worse", [])}
+    fit = [dim for dim in record["final"] if dim not in lost and _not_below_0(differences[dim][metric])]
+    return min(fit, key=int) if fit else max(record["final"], key=int)
+
+
+def _not_below_0(ends: list[float] | list[None]) -> bool:
+    return ends[0] is not None and ends[0] >= 0  # NaN is neither
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says of a run beside its judgement; what is not there is left out."""
+
+    date: str = ""
+    """When the model was made."""
+    max_length: int = 0
+    """Tokens of a text."""
+    licence: str = ""
+    """Of the base model, by its short name."""
+    alerts: dict[str, Any] | None = None
+    """What `alerts_on_training` counted."""
+    forgetting: Mapping[str, Any] | None = None
+    """As a record of "dev" has it."""
+    index_types: Sequence[Mapping[str, Any]] = ()
+    """Rows of `compare_types`, of the run's corpus."""
+
+
+def licence_in(folder: Path) -> str:
+    """The licence that the card of a model's folder states at its head; "" where it states none."""
+    try:
+        head = (folder / "README.md").read_text(encoding="utf-8", errors="replace").split("\n---")[0]
+    except OSError:
+        return ""
+    found = re.search(r"^license:\s*[\"']?([\w.-]+)", head, re.MULTILINE) if head.startswith("---") else None
+    return found[1] if found else ""
+
+
 def model_card(
     config: Config,
     record: dict[str, Any],
@@ -181,7 +158,7 @@ def model_card(
     sources: Mapping[str, Mapping[str, Any]],
     has_thresholds: bool,
     sided: bool,
-    alerts: dict[str, Any] | None = None,
+    facts: CardFacts = CardFacts(),
 ) -> str:
     """README.md of the exported model: what it is, how it did, how to use it. It quotes no training text.
 
@@ -190,48 +167,125 @@ def model_card(
         sources: training file -> "rows" and "weight".
         has_thresholds: whether THRESHOLDS lies beside it.
         sided: whether the two texts of a pair have prompts of their own.
-        alerts: what `alerts_on_training` counted.
     """
+    name, done = _base_name(config, record), "fine-tuned" if alpha else "not changed by fine-tuning"
+    parts = [
+        _head(config, facts),
+        [f"# {name}, {done} on labelled pairs"],
+        [f"- {sentence}" for sentence in record["sentences"]],
+        _training(config, alpha, sources, facts),
+        _judgement(config, record, on),
+        [thresholds_in_words(record) if has_thresholds else NO_THRESHOLDS],
+        [alerts_in_words(facts.alerts)] if facts.alerts else [],
+        _forgetting(facts.forgetting),
+        ["## Fewer dims, fewer bytes", "", *types_in_markdown(facts.index_types)] if facts.index_types else [],
+        _use(record, sided),
+        _limits(config, on, facts),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def _base_name(config: Config, record: dict[str, Any]) -> str:
+    """The name of the model at the beginning of the chain of runs."""
+    original = record["original"]["question"]["baseline"] if "original" in record else config.model.name
+    return Path(original).name
+
+
+def _head(config: Config, facts: CardFacts) -> list[str]:
+    """What a hub reads."""
+    lines = ["library_name: sentence-transformers", "pipeline_tag: sentence-similarity"]
+    lines.append("tags: [sentence-similarity, matryoshka]")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", config.model.name) and not Path(config.model.name).exists():
+        lines.append(f"base_model: {config.model.name}")
+    return ["---", *lines, *([f"license: {facts.licence}"] if facts.licence else []), "---"]
+
+
+def _training(config: Config, alpha: float, sources: Mapping[str, Mapping[str, Any]], facts: CardFacts) -> list[str]:
+    """How the model was made, of what, and what others may do with it."""
+    how = f"LoRA (rank {config.lora.rank})" if config.lora.enabled else "full fine-tuning"
+    dims = ", ".join(map(str, config.loss.dims))
+    shown = {
+        key: value
+        for key, value in changed_settings(config).items()
+        if not key.startswith(("data.", "output.", "log.", "checkpoint.", "model.name", "model.original"))
+    }
+    made = f" Made on {facts.date} by trainer {__version__}." if facts.date else ""
+    settings = f" Settings beside the defaults: {', '.join(f'{key} = {each}' for key, each in shown.items())}."
+    base = Path(config.model.name).name
+    said = f"{facts.licence}, as the folder of {base} says" if facts.licence else f"that of {base}, which is not stated"
+    return [
+        f"Trained by {how} with multiple-negatives ranking at the dims {dims}; strength of the update {alpha:.1f}"
+        f"{'' if alpha else UNTOUCHED}. Training pairs: {_sources_in_words(sources)}.{made}"
+        f"{settings if shown else ''} Licence: {said} there; the training pairs may ask for more."
+    ]
+
+
+def _judgement(config: Config, record: dict[str, Any], on: str) -> list[str]:
+    """The tables beside the model that training began with and beside the original, and the verdicts of both kinds."""
     metric, titles = record["question"]["metric"], shown_metrics(record)
     columns = {name: title for name, title in titles.items() if name != "f1" or metric == "f1"}
     judged = f"{record['pairs']} held-out pairs ({on})"
     if judged_on(metric, on, bool(config.data.corpus)) == "corpus":
-        judged = _judged_with_corpus(record, judged)
-    name, original = Path(config.model.name).name, []
+        judged = judged_with_corpus(record, judged)
+    lines = [f"Judged beside the model that training began with, by {metric} on {judged}:", ""]
+    lines += [*_by_dim(record, columns), *_verdicts(record)]
     if "original" in record:
-        name = Path(record["original"]["question"]["baseline"]).name
-        original = [
-            f"Beside the original, {name}, with its figures as those before:",
-            "",
-            *_by_dim(record["original"], columns),
-        ]
-    dims = ", ".join(map(str, config.loss.dims))
-    done = "fine-tuned" if alpha else "not changed by fine-tuning"
-    how = f"LoRA (rank {config.lora.rank})" if config.lora.enabled else "full fine-tuning"
-    return "\n".join(
-        [
-            "---",
-            "library_name: sentence-transformers",
-            "pipeline_tag: sentence-similarity",
-            "tags: [sentence-similarity, matryoshka]",
-            "---",
-            "",
-            f"# {name}, {done} on labelled pairs",
-            "",
-            *(f"- {sentence}" for sentence in record["sentences"]),
-            "",
-            f"Trained by {how} with multiple-negatives ranking at the dims {dims}; strength of the update {alpha:.1f}"
-            f"{'' if alpha else UNTOUCHED}. Training pairs: {_sources_in_words(sources)}.",
-            f"Judged beside the model that training began with, by {metric} on {judged}:",
-            "",
-            *_by_dim(record, columns),
-            *original,
-            thresholds_in_words(record) if has_thresholds else NO_THRESHOLDS,
-            "",
-            *([alerts_in_words(alerts), ""] if alerts else []),
-            "```python",
-            usage(Path("path/to/model"), min(record["final"], key=int), sided),
-            "```",
-            "",
-        ]
-    )
+        name = _base_name(config, record)
+        lines += ["", f"Beside the original, {name}, with its figures as those before:", ""]
+        lines += [*_by_dim(record["original"], columns), *_verdicts(record["original"])]
+    return lines
+
+
+def _verdicts(record: dict[str, Any]) -> list[str]:
+    """The verdicts by pairs and by search at each dim, whichever of them decides."""
+    lines = []
+    for kind, metric in (("pairs", "spearman"), ("search", GUARDED[1])):
+        dims: dict[str, list[str]] = {}
+        for dim, ends in record["intervals"]["difference"].items():
+            if metric in ends and ends_in_words(ends[metric]) != "none":
+                dims.setdefault(paired_verdict(*ends[metric]), []).append(dim)
+        if dims:
+            said = "; ".join(f"{verdict} at {', '.join(at)} dims" for verdict, at in dims.items())
+            lines.append(f"- By {kind} ({TITLES.get(metric, metric)}): {said}.")
+    return lines
+
+
+def _forgetting(forgetting: Mapping[str, Any] | None) -> list[str]:
+    """What training cost elsewhere."""
+    said = [
+        f"{values['before']:.4f} -> {values['after']:.4f} at {dim} dims (95 % of the difference "
+        f"{ends_in_words(values['difference'])})"
+        for dim, entry in (forgetting or {}).items()
+        for values in [entry["spearman"]]
+    ]
+    return [f"General similarity, Spearman before -> after: {'; '.join(said)}."] if said else []
+
+
+def _use(record: dict[str, Any], sided: bool) -> list[str]:
+    """How to load the model, at the smallest dim that lost nothing."""
+    dim = smallest_fit_dim(record)
+    dims = sorted(map(int, record["final"]), reverse=True)
+    reason = "the smallest at which it surely lost nothing to the model that training began with"
+    if not _not_below_0(record["intervals"]["difference"][dim][record["question"]["metric"]]):
+        reason = "the largest, since at none it is sure that nothing was lost"
+    others = f"; `truncate_dim` may be any of {', '.join(map(str, dims))}"
+    return [
+        f"At {dim} dims, {reason}{others}:",
+        "",
+        "```python",
+        usage(Path("path/to/model"), int(dim), sided),
+        "```",
+    ]
+
+
+def _limits(config: Config, on: str, facts: CardFacts) -> list[str]:
+    """What a reader must not take the figures for."""
+    lines = ["## Limits", ""]
+    if facts.max_length:
+        lines.append(f"- Texts are cut at {facts.max_length} tokens.")
+    lines.append(f"- Cut to less than {min(config.loss.dims, default=0)} dims it was neither trained nor judged.")
+    if on == "dev":
+        lines.append("- Dev has also picked the model, so expect a little less on other pairs.")
+    lines.append("- Of other languages, teams or kinds of text than the pairs above these figures say nothing.")
+    lines.append("- A cosine is no probability. A threshold is for its dim, and for a like share of positives.")
+    return lines

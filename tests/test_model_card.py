@@ -1,0 +1,107 @@
+"""The model card on records of a few figures: the dim of its snippet, both verdicts, what it says and leaves out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig
+from trainer.training.model_card import CardFacts, licence_in, model_card, smallest_fit_dim
+
+SOURCES = {"folder/pairs.json": {"rows": 1200, "weight": 1.0}}
+
+
+def record(ends: dict[str, list[Any]], worse: list[Any] | None = None) -> dict[str, Any]:
+    """A judgement by Spearman, and search, whose paired intervals at each dim are given."""
+    figures = {
+        dim: {"spearman": 0.5, "roc_auc": 0.7, "f1": 0.7, "success@5": 0.5, "success@10": 0.6, "map@100": 0.4}
+        for dim in ends
+    }
+    searched = {"success@10": [-0.1, 0.1], "map@100": [-0.2, -0.1]}
+    return {
+        "question": {"metric": "spearman", "dev": "dev.json", "baseline": "/models/start"},
+        "pairs": 36,
+        "baseline": figures,
+        "final": figures,
+        "intervals": {"difference": {dim: {"spearman": each, **searched} for dim, each in ends.items()}},
+        "verdicts": dict.fromkeys(ends, "UNCLEAR"),
+        "sentences": ["UNCLEAR: the right ticket is among the first five."],
+        "surely_worse": worse or [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("ends", "worse", "dim"),
+    [
+        ({"64": [0.1, 0.2], "32": [0.0, 0.1], "16": [-0.1, 0.1]}, [], "32"),
+        ({"64": [0.1, 0.2], "32": [0.0, 0.1], "16": [-0.1, 0.1]}, [["map@100", "32"]], "64"),
+        ({"64": [-0.1, 0.2], "32": [-0.2, 0.1]}, [], "64"),
+        ({"64": [None, None], "32": [float("nan"), float("nan")]}, [], "64"),
+        ({"64": [0.0, 0.0], "16": [0.0, 0.0]}, [], "16"),  # untouched
+    ],
+)
+def test_the_snippet_takes_the_smallest_dim_that_surely_lost_nothing(
+    ends: dict[str, list[Any]], worse: list[Any], dim: str
+) -> None:
+    judged = record(ends, worse)
+    assert smallest_fit_dim(judged) == dim
+    card = model_card(Config(), judged, "test", 1.0, SOURCES, has_thresholds=False, sided=False)
+    assert f"truncate_dim={dim})" in card
+
+
+def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:
+    base = tmp_path / "all-base"
+    base.mkdir()
+    (base / "README.md").write_text("---\ntags: [x]\nlicense: apache-2.0\n---\n# Base\nlicense: none\n")
+    config = Config(
+        model=ModelConfig(name=str(base)),
+        data=DataConfig(train="/secret/pairs.json"),
+        optim=OptimConfig(lr=3e-4),
+        loss=LossConfig(dims=(64, 16)),
+    )
+    judged = record({"64": [0.1, 0.2], "16": [-0.3, -0.1]})
+    judged["original"] = record({"64": [0.1, 0.2], "16": [0.1, 0.2]})
+    row = {"dims": 64, "type": "binary", "bytes": 8, "success@10": 0.5, "recall@10": 0.25}
+    facts = CardFacts(
+        date="2026-01-02",
+        max_length=96,
+        licence=licence_in(base),
+        forgetting={"64": {"spearman": {"before": 0.8, "after": 0.7, "difference": [-0.2, -0.05]}}},
+        index_types=[row],
+    )
+    card = model_card(config, judged, "dev", 0.7, SOURCES, has_thresholds=False, sided=False, facts=facts)
+    head = card.split("---")[1]
+    assert "license: apache-2.0" in head and "base_model" not in head  # a folder is no name on a hub
+    for said in (
+        "# start, fine-tuned",
+        "1,200 of pairs.json",
+        "Made on 2026-01-02 by trainer ",
+        "optim.lr = 0.0003",
+        "Licence: apache-2.0, as the folder of all-base says there",
+        "by spearman on 36 held-out pairs (dev)",
+        "- By pairs (Spearman): BETTER at 64 dims; NOT BETTER at 16 dims.",
+        "NOT BETTER at 64, 16 dims.",
+        "Beside the original, start",
+        "- By pairs (Spearman): BETTER at 64, 16 dims.",
+        "0.8000 -> 0.7000 at 64 dims (95 % of the difference -0.200 to -0.050)",
+        "| 64 | binary | 8 | 0.5000 | 0.2500 |",
+        "Texts are cut at 96 tokens.",
+        "less than 16 dims",
+        "Dev has also picked the model",
+        "At 64 dims, the smallest at which it surely lost nothing",
+    ):
+        assert said in card, said
+    assert "/secret" not in card and str(tmp_path) not in card
+    hub = Config(model=ModelConfig(name="team/encoder"))
+    card = model_card(hub, judged, "test", 0.7, SOURCES, has_thresholds=False, sided=False)
+    assert "base_model: team/encoder" in card and "that of encoder, which is not stated" in card
+    assert "Dev has also" not in card and "General similarity" not in card and "bytes a ticket" not in card
+
+
+@pytest.mark.parametrize("text", [None, "", "# no head\nlicense: mit", "---\ntags: [x]\n---\nlicense: mit"])
+def test_a_licence_that_is_not_stated_is_not_guessed(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "README.md").write_text(text)
+    assert licence_in(tmp_path) == ""

@@ -1,0 +1,94 @@
+"""The tables and sentences that a run ends with, in the terminal; what they say of verdict and alerts comes from
+evaluation/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from trainer.evaluation.alerts import alerts_in_words
+from trainer.evaluation.metric_choice import on_in_words
+from trainer.system.console import console
+from trainer.system.run_files import THRESHOLDS
+from trainer.training.model_card import (
+    UNTOUCHED,
+    ends_in_words,
+    fitted_in_words,
+    judged_with_corpus,
+    shown_metrics,
+    smallest_fit_dim,
+    usage,
+)
+
+
+def print_summary(
+    records: dict[str, dict[str, Any]],
+    best_step: int,
+    alpha: float,
+    model: Path,
+    sided: bool,
+    alerts: dict[str, Any] | None = None,
+    picked_on: str = "dev",
+) -> None:
+    """The end of a run: before, after and verdict at every dim of each held-out set, and how to use the model.
+
+    Args:
+        records: what was found on "dev" and, where there is one, "test"; the last one's verdict counts.
+        picked_on: what has picked the model, "dev" or "corpus", where a search metric then is of the corpus throughout.
+        alerts: what `alerts_on_training` counted.
+    """
+    # Sets of positives alone are all judged by the same search of the corpus: one table, with one title.
+    for title, name in {_title(name, record, picked_on): name for name, record in records.items()}.items():
+        _print_changes(title, name, records[name], picked_on)
+    name, record = list(records.items())[-1]
+    if "original" in record:
+        title = _title(name, record["original"], picked_on, before="original")
+        _print_changes(title, name, record["original"], picked_on)
+    for sentence in record["sentences"]:
+        console.print(sentence, markup=False)
+    metric = record["question"]["metric"]
+    how = f"best after step {best_step - 1}, strength {alpha:.1f}{'' if alpha else UNTOUCHED}"
+    on = on_in_words("corpus" if picked_on == "corpus" else name)
+    console.print(f"Verdict by {metric} on {on}: {record['verdict']} ({how}).", markup=False)
+    for dim, entry in (records["dev"]["forgetting"] or {}).items():
+        before, after = (entry["spearman"][when] for when in ("before", "after"))
+        console.print(
+            f"General similarity at {dim} dims, Spearman: {before:.4f} -> {after:.4f} ({after - before:+.4f})"
+        )
+    if "threshold" not in next(iter(records["dev"]["final"].values())):
+        console.print(f"No {THRESHOLDS}: dev holds positives alone; trainer evaluate --dev fits and keeps them")
+    if "model" in records["dev"]["thresholds"]:
+        console.print(f"{fitted_in_words(records['dev'])}. {alerts_in_words(alerts)}", markup=False)
+    if picked_on == "corpus":
+        console.print("The corpus has also picked the model, so expect a little less on other tickets.")
+    elif name == "dev":
+        console.print("Dev has also picked the model, so expect a little less on other pairs; data.test would tell.")
+    console.print(f"Model: {model}\n", markup=False)
+    console.print(usage(model, smallest_fit_dim(record), sided), markup=False)
+
+
+def _title(name: str, record: dict[str, Any], picked_on: str, before: str = "baseline") -> str:
+    """What a held-out set is judged on, as the title of its table."""
+    judged = judged_with_corpus(record, f"{name} pairs") if picked_on == "corpus" else f"{name} pairs"
+    return f"{judged[0].upper()}{judged[1:]}: {before} -> final (difference)"
+
+
+def _print_changes(title: str, name: str, record: dict[str, Any], picked_on: str) -> None:
+    metric = record["question"]["metric"]
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("dim", justify="right")
+    shown = shown_metrics(record)
+    for heading in (*shown.values(), f"95 % of {shown[metric]}", "verdict"):
+        table.add_column(heading, justify="right")
+    for dim, after in record["final"].items():
+        old = record["baseline"][dim]
+        cells = (f"{old[key]:.4f} -> {after[key]:.4f} ({after[key] - old[key]:+.4f})" for key in shown)
+        ends = ends_in_words(record["intervals"]["difference"][dim][metric])
+        table.add_row(dim, *cells, ends, record["verdicts"][dim])
+    console.print(table)
+    if reason := record["undefined"].get(metric):
+        on = on_in_words("corpus" if picked_on == "corpus" else name)
+        console.print(f"No interval of {metric} on {on}: {reason}", markup=False)
