@@ -22,6 +22,10 @@ class LintError(TrainerError):
     """Data that can be read and should not be trained on."""
 
 
+class LostTooMuch(TrainerError):
+    """An exported form of a model that lost more than was allowed."""
+
+
 class InputError(TrainerError):
     """Bad data, configuration or model: the message names file, row and field (or key) and the fix."""
 

@@ -31,6 +31,7 @@ from trainer.search.command import (
     run_search,
     search_parser,
 )
+from trainer.serving.command import export_parser, run_export
 from trainer.system.failures import is_out_of_memory, is_peer_lost
 from trainer.system.process import tune_process
 from trainer.training.command import run_train, train_parser
@@ -122,6 +123,7 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argpa
     "index": (index_parser, run_index),
     "search": (search_parser, run_search),
     "duplicates": (duplicates_parser, run_duplicates),
+    "export": (export_parser, run_export),
     "settings": (settings_parser, run_settings),
 }
 
@@ -133,7 +135,7 @@ JUDGED = READ | {
     "data.positive_threshold": "--positive-threshold",
 }
 # Of a command, by the setting of training that they stand for.
-OPTIONS = {"evaluate": JUDGED, "lint": JUDGED, "build-pairs": READ, "index": READ, "search": READ}
+OPTIONS = {"evaluate": JUDGED, "lint": JUDGED, "export": JUDGED, "build-pairs": READ, "index": READ, "search": READ}
 ON_CPU = "; where a GPU is full, CUDA_VISIBLE_DEVICES= keeps to the CPU"
 MORE_MEMORY = {  # what to do where it runs out
     "train": "set train.tokens_per_chunk, to 16384 first and lower while it still runs out",
@@ -144,6 +146,7 @@ MORE_MEMORY = {  # what to do where it runs out
     "index": "cut embeddings with --dims" + ON_CPU,
     "search": "search for fewer --tickets at a time" + ON_CPU,
     "duplicates": "take a higher --threshold" + ON_CPU,
+    "export": "judge by fewer --pairs, or end other programs",
     "settings": "end other programs",
 }
 
