@@ -28,7 +28,7 @@ FLOORS = (
     {"model", "text"},
     {"data"},
     {"evaluation", "loss"},
-    {"checkpoint", "labelling", "lint", "mining", "report", "search"},
+    {"checkpoint", "labelling", "lint", "mining", "report", "search", "serving"},
     {"training"},
     {"main"},
     {"__main__"},

@@ -26,6 +26,10 @@ class NotPromoted(TrainerError):
     """A model that is not surely better than the deployed one, or not surely within the margin asked for."""
 
 
+class LostTooMuch(TrainerError):
+    """An exported form of a model that lost more than was allowed."""
+
+
 class InputError(TrainerError):
     """Bad data, configuration or model: the message names file, row and field (or key) and the fix."""
 

@@ -33,6 +33,7 @@ from trainer.search.command import (
     run_search,
     search_parser,
 )
+from trainer.serving.command import export_parser, run_export
 from trainer.system.failures import is_out_of_memory, is_peer_lost
 from trainer.system.process import tune_process
 from trainer.training.command import run_train, train_parser
@@ -128,6 +129,7 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argpa
     "search": (search_parser, run_search),
     "duplicates": (duplicates_parser, run_duplicates),
     "push": (push_parser, run_push),
+    "export": (export_parser, run_export),
     "settings": (settings_parser, run_settings),
 }
 
@@ -144,6 +146,7 @@ OPTIONS = {
     "promote": JUDGED,
     "lint": JUDGED,
     "label": JUDGED,
+    "export": JUDGED,
     "build-pairs": READ,
     "index": READ,
     "search": READ,
@@ -161,6 +164,7 @@ MORE_MEMORY = {  # what to do where it runs out
     "search": "search for fewer --tickets at a time" + ON_CPU,
     "duplicates": "take a higher --threshold" + ON_CPU,
     "push": "end other programs",
+    "export": "judge by fewer --pairs, or end other programs",
     "settings": "end other programs",
 }
 

@@ -33,9 +33,13 @@ def evaluate_parser() -> argparse.ArgumentParser:
         help="pairs to fit thresholds on, which are then kept in the model's folder (default: those kept there, else "
         "fitted on the judged pairs and labelled in-sample)",
     )
-    parser.add_argument("--baseline", metavar="NAME", help="model to compare with")
     parser.add_argument(
-        "--dims", metavar="N,N,...", help="Matryoshka dims (default: the models' width, or what their folders cut to)"
+        "--baseline", metavar="NAME", help="model to compare with (default, of an exported graph: its own)"
+    )
+    parser.add_argument(
+        "--dims",
+        metavar="N,N,...",
+        help="Matryoshka dims (default: the models' width, or what their folders cut to; of an exported graph, its own)",
     )
     parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
     parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
@@ -124,13 +128,15 @@ def run_evaluate(options: argparse.Namespace) -> None:
 def _judge(options: argparse.Namespace, by_search: bool) -> None:
     from trainer.data.ticket_table import Columns
     from trainer.evaluation.judge import judge, judgement_record, keep_thresholds
-    from trainer.evaluation.question import Question, SearchQuestion
+    from trainer.evaluation.question import Question, SearchQuestion, asked_of_export
     from trainer.evaluation.search_judge import judge_search, search_record
     from trainer.evaluation.show import print_judgement, print_search
     from trainer.system.files import write_json
 
     asked = {name: getattr(options, name) for name in (*SHARED, *(OF_SEARCH if by_search else OF_PAIRS))}
     asked |= {"dims": parse_dims(options.dims), "reading": reading_from(options)}
+    for name, value in asked_of_export(options.model).items():
+        asked[name] = asked[name] or value
     asked["columns"] = Columns(
         number=options.number_column,
         texts=parse_names(options.text_columns),

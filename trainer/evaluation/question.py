@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,10 @@ from trainer.evaluation.diagnostic import FEWEST
 from trainer.evaluation.metric_choice import AUTO, require_metric
 from trainer.model.embedding import embed, embed_cached, tokenize_sides
 from trainer.model.encoder import Encoder
+from trainer.model.folder import UnfitModel
 from trainer.model.loading import load_encoder
+from trainer.model.served import is_served, read_facts
+from trainer.system.console import console
 from trainer.system.gpu import default_device
 
 
@@ -118,6 +123,24 @@ class SearchQuestion(EncoderQuestion):
     """COLUMN=VALUE: only such tickets search."""
     index_types: bool = False
     """Also search by embeddings as `trainer index --type` would keep them."""
+
+
+def asked_of_export(model: str) -> dict[str, Any]:
+    """What is asked of an exported graph by those who do not say: its dims, beside the model that it was made of.
+
+    {} of any other model; no baseline, which is said, where that model is no longer there. Raises InputError.
+    """
+    if not is_served(model):
+        return {}
+    try:
+        facts = read_facts(Path(model))
+    except UnfitModel as error:
+        raise InputError(f"model.name = {model}: {error}") from error
+    source = facts.model["name"]
+    if Path(source).is_absolute() and not Path(source).is_dir():
+        console.print(f"{model} was made of {source}, which is no longer there; name it as --baseline", markup=False)
+        return {"dims": facts.dims}
+    return {"dims": facts.dims, "baseline": source}
 
 
 def embed_systems(encoders: Mapping[str, Encoder], texts: list[str]) -> dict[str, np.ndarray]:

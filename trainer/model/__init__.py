@@ -8,6 +8,7 @@ Start at `encoder`, and follow `Encoder.encode` down:
     embedding    embeddings of whole data sets: cached, shared out over ranks
     export       the trained model as folders
     proof        these read back and compared, by sentence-transformers too; padded batches before training
+    served       `ServedEncoder`: an exported graph in an encoder's place, which `runtime` opens without torch
     lora         adapters around the projections
     tiny         `build_tiny_mpnet`: a small random-weight model on the spot
     tokens       `TokenTable`: the tokens of a data set, and batches of them

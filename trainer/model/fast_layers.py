@@ -170,3 +170,11 @@ def make_lean(module: nn.Module) -> None:
     for child in module.modules():
         if type(child) in LEAN:
             child.__class__ = LEAN[type(child)]
+
+
+def make_plain(module: nn.Module) -> None:
+    """Undo `make_lean`, for tools that read the operations of a model."""
+    plain = {lean: kind for kind, lean in LEAN.items()}
+    for child in module.modules():
+        if type(child) in plain:
+            child.__class__ = plain[type(child)]

@@ -41,6 +41,7 @@ from trainer.model.folder import (
     require_safetensors,
     require_whole,
 )
+from trainer.model.served import is_served, load_served
 from trainer.system.console import console
 
 # What libraries raise at values in a model's files that they did not expect.
@@ -60,10 +61,10 @@ def load_encoder(
 ) -> Encoder:
     """Load an encoder from a folder or from the hub, in fp32 on the CPU, ready for evaluation.
 
-    Reads sentence-transformers folders, plain Hugging Face ones and those of a PEFT adapter, which is merged into its
-    base (`load_with_adapter` has it beside that). Linear layers and dropout are replaced by ones that compute the same
-    faster. Of an encoder-decoder model of the T5 kind the encoder is taken. A tokenizer pads on the right and has a
-    padding token, whatever its folder says.
+    Reads sentence-transformers folders, plain Hugging Face ones, those of a PEFT adapter, which is merged into its base
+    (`load_with_adapter` has it beside that), and graphs that `trainer export` wrote. Linear layers and dropout are
+    replaced by ones that compute the same faster. Of an encoder-decoder model of the T5 kind the encoder is taken. A
+    tokenizer pads on the right and has a padding token, whatever its folder says.
 
         >>> from trainer.model.loading import load_encoder
         >>> encoder = load_encoder("models/tiny", pooling="cls")  # of `build_tiny_mpnet`, or any model's folder
@@ -93,6 +94,12 @@ def load_encoder(
 
 def _load(name: str, max_length: int, **options: Any) -> tuple[Encoder, list[str]]:
     """An encoder, and what a person should know of it. Raises UnfitModel, and as `_fit_length` and `download_model`."""
+    if is_served(name):
+        if max_length or tuple(options.values()) != ("auto", AUTO):
+            raise UnfitModel(
+                "an exported graph has its max length, pooling and prompts fixed; name what it was made of"
+            )
+        return load_served(name), []
     folder, root = find_folder(name)
     require_whole(root)
     if is_adapter(folder):

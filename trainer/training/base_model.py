@@ -15,6 +15,7 @@ from trainer.model.folder import UnfitModel, base_of_adapter, optional_json
 from trainer.model.loading import load_encoder
 from trainer.model.lora import resolve_targets, settled_by_adapter
 from trainer.model.proof import check_padding
+from trainer.model.served import is_served
 from trainer.system.console import console
 from trainer.system.run_files import ADAPTER, METADATA, MODEL
 from trainer.training.settled import check_dims_fit, keep_cut_that_fits, settle
@@ -51,7 +52,9 @@ def read_base(config: Config, data: RunData, accelerator: Accelerator) -> tuple[
 
 
 def load_base(config: Config, model_name: str, announce: bool = False) -> Encoder:
-    """The untouched encoder, from disk, on the CPU; `announce` what a person should know of it."""
+    """The untouched encoder, from disk, on the CPU; `announce` what a person should know of it. Raises InputError."""
+    if is_served(model_name):
+        raise InputError(f"model.name = {model_name}: an exported graph is not trained; name the model it was made of")
     asked = {name: getattr(config.model, name) for name in ("max_length", "pooling", "prompts")}
     return load_encoder(model_name, announce=announce, **asked)
 

@@ -1,0 +1,165 @@
+"""`trainer export`: a model as a folder that a service runs without torch, proven and judged before it has its name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from trainer import __version__
+from trainer.data.incidents import generate_pairs
+from trainer.data.readers import Reading
+from trainer.errors import InputError, StorageError
+from trainer.model.encoder import Encoder, weights_fingerprint
+from trainer.model.export import save_tokenizer
+from trainer.model.loading import load_encoder
+from trainer.model.runtime import ONNX, OPENVINO, PACKAGES, SERVING
+from trainer.model.served import TOKENIZER, ServingFacts
+from trainer.serving.graph import quantize, require_family, to_openvino, write_onnx
+from trainer.serving.judging import PairsToJudge, judge_export, pairs_to_judge
+from trainer.serving.proof import differences, probe_texts, require_equal
+from trainer.system.console import console
+from trainer.system.files import new_folder, write_manifest
+
+MADE_BY = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What is asked of `trainer export`."""
+
+    model: str
+    """Folder or hub name."""
+    runtime: str = ONNX
+    """Or OPENVINO."""
+    int8: bool = False
+    dim: int | None = None
+    """To cut embeddings to; None: what the model's folder says, else its width."""
+    output: Path | None = None
+    """Folder; None: beside the model's."""
+    pairs: str = ""
+    """Held-out pairs to judge by; "": the dev set of the run that the model's folder belongs to."""
+    label_scale: float = 1.0
+    positive_threshold: float | None = None
+    reading: Reading | None = None
+    allow_loss: float = 0.005
+    """Of the metric, at any kept dim."""
+
+    def check(self) -> None:
+        """Raise InputError for what cannot be, StorageError for a folder that exists."""
+        if self.int8 and self.runtime == OPENVINO:
+            raise InputError("--int8: only with --to onnx; OpenVINO's own tool for it is no part of OpenVINO")
+        if not (math.isfinite(self.allow_loss) and self.allow_loss >= 0):
+            raise InputError(f"--allow-loss {self.allow_loss:g}: write how much of the metric may be lost, as in 0.005")
+        for package in ("onnx", "onnxscript", "onnxruntime", PACKAGES[self.runtime]):
+            try:
+                version(package)
+            except PackageNotFoundError:
+                extra = "openvino" if package == "openvino" else "'matryoshka-trainer[serve]'"
+                raise InputError(f"trainer export: {package} is not installed; pip install {extra}") from None
+        if (folder := self.folder("")).exists():
+            raise StorageError(f"{folder}: exists already and is not overwritten; name another --output or remove it")
+
+    def folder(self, cut: str) -> Path:
+        """Where the export goes; `cut` is what its name says of the dim."""
+        if self.output:
+            return self.output
+        place = Path(self.model)
+        name = f"{place.resolve().name if place.is_dir() else place.name}-{self.runtime}{'-int8' * self.int8}{cut}"
+        return (place.parent if place.is_dir() else Path()) / name
+
+
+def export(request: ExportRequest) -> Path:
+    """Write, prove and judge the export of a model; its folder, which is there only if it passed.
+
+    Raises:
+        InputError: no such model, an unknown family, bad options or pairs, or a package that is missing.
+        CheckpointError: the graph gives something else than the model.
+        LostTooMuch: it loses more than was allowed.
+        StorageError: the file system refused, or the folder exists.
+    """
+    request.check()
+    encoder = load_encoder(request.model)
+    require_family(encoder)
+    dim = request.dim or encoder.usual_dim
+    if not 1 <= dim <= encoder.width:
+        raise InputError(f"--dims {dim}: embeddings of {request.model} have {encoder.width}; ask for 1 to so many")
+    judged_by = pairs_to_judge(request, dim)
+    texts = judged_by.table.texts if judged_by else generate_pairs(48, 0, "test")["texts1"]
+    cut = f"-{dim}" if dim != encoder.width else ""
+    with new_folder(request.folder(cut)) as folder:
+        facts = _write(encoder, request, dim, folder, judged_by)
+        facts = _prove(encoder, facts, dim, folder, texts)
+        if request.int8:
+            console.print("Quantising the weights to int8", markup=False)
+            quantize(folder)
+            facts = replace(facts, int8=True)
+            _save(facts, folder)
+            gaps = differences(encoder, dim, folder, probe_texts(encoder, texts))
+            facts = replace(facts, differences=gaps)
+            _save(facts, folder)
+        if judged_by:
+            facts = replace(facts, judgement=judge_export(encoder, folder, judged_by, request.allow_loss))
+            _save(facts, folder)
+    return request.folder(cut)
+
+
+def _write(
+    encoder: Encoder, request: ExportRequest, dim: int, folder: Path, judged_by: PairsToJudge | None
+) -> ServingFacts:
+    """Write the graph in fp32, the tokenizer and the facts."""
+    console.print(f"Exporting {request.model} at {dim} dims", markup=False)
+    opset = write_onnx(encoder, dim, folder)
+    if request.runtime == OPENVINO:
+        to_openvino(folder)
+    _write_tokenizer(encoder, folder)
+    is_folder = Path(request.model).is_dir()
+    facts = ServingFacts.of(
+        encoder.spec,
+        runtime=request.runtime,
+        int8=False,
+        dims=judged_by.dims if judged_by else (dim,),
+        token_count=encoder.model.get_input_embeddings().num_embeddings,
+        model={
+            "name": str(Path(request.model).resolve()) if is_folder else request.model,
+            "type": encoder.model.config.model_type,
+            "weights_fingerprint": weights_fingerprint(encoder),
+        },
+        opset=opset,
+        versions=_versions(request.runtime),
+        differences={},
+    )
+    _save(facts, folder)
+    return facts
+
+
+def _write_tokenizer(encoder: Encoder, folder: Path) -> None:
+    """Write the tokenizer so that its one file cuts at the max length and pads a batch, whoever reads it."""
+    save_tokenizer(encoder, folder)
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    tokenizer.enable_truncation(encoder.spec.max_length, direction=encoder.tokenizer.truncation_side)
+    tokenizer.enable_padding(pad_id=encoder.tokenizer.pad_token_id, pad_token=encoder.tokenizer.pad_token)
+    tokenizer.save(str(folder / TOKENIZER))
+
+
+def _prove(encoder: Encoder, facts: ServingFacts, dim: int, folder: Path, texts: list[str]) -> ServingFacts:
+    gaps = differences(encoder, dim, folder, probe_texts(encoder, texts))
+    require_equal(gaps)
+    facts = replace(facts, differences=gaps)
+    _save(facts, folder)
+    largest = max(gaps["embeddings"], gaps["batched"])
+    console.print(f"Read back by another process: embeddings differ by {largest:.1e} at most", markup=False)
+    return facts
+
+
+def _save(facts: ServingFacts, folder: Path) -> None:
+    (folder / SERVING).write_text(facts.to_json(), encoding="utf-8")
+    write_manifest(folder)
+
+
+def _versions(runtime: str) -> dict[str, str]:
+    names = [name for name in MADE_BY if name != "openvino" or runtime == OPENVINO]
+    return {"matryoshka-trainer": __version__} | {name: version(name) for name in names}
