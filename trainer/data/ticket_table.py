@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trainer.data.field_names import (
     OPTIONS,
     USUAL_TICKET_NAMES,
@@ -186,6 +189,15 @@ def text_cells(raw: RawTable, names: Sequence[str]) -> list[list[str]]:
 def text_of_cell(raw: RawTable, column: str, row: int) -> str:
     """A cell as one text; that of a column without a name is empty."""
     return ", ".join(texts_of_cell(raw, column, row))
+
+
+def rows_of_value(raw: RawTable, column: str, value: str) -> NDArray[np.bool_]:
+    """[R] which rows have a value in a column. Raises InputError, naming some that are there, where none has."""
+    cells = [text_of_cell(raw, column, row) for row in range(len(raw))]
+    if value not in cells:
+        listed = ", ".join(brief(name) for name, _ in Counter(cells).most_common(5))
+        raise InputError(f"{raw.source}: no row has {column} = {brief(value)}; it has {listed}")
+    return np.array([cell == value for cell in cells])
 
 
 def ids_of_column(raw: RawTable, column: str | None) -> list[str] | None:

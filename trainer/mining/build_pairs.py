@@ -15,10 +15,12 @@ import numpy as np
 from trainer.data.tickets import REASONS, Tickets, load_tickets
 from trainer.errors import InputError, StorageError
 from trainer.mining.augment import Translator, delete_span, edit_text, load_translator, round_trip
+from trainer.mining.labelled import Labels, take_labelled
 from trainer.mining.negatives import Search, take_negatives
 from trainer.mining.neighbours import Similarity
-from trainer.mining.positives import mine_positives, take_positives
-from trainer.mining.settings import BANDS, PARTS, Settings
+from trainer.mining.positives import Pairs, mine_positives, take_positives
+from trainer.mining.settings import BANDS, PARTS, SOURCES, Settings
+from trainer.mining.sources import read_sources, text_forms
 from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts, written_of
 from trainer.system.console import console
 from trainer.system.files import new_folder, write_file
@@ -48,23 +50,30 @@ def build_pairs(settings: Settings) -> Report:
     _check_tickets(tickets, settings)
     settings, left_out = _fit_categories(tickets, settings)
     console.print(f"{len(tickets)} of {tickets.facts['read']} tickets kept", markup=False)
-    encoder = {"encoder": _embed(settings.model, tickets.texts)} if settings.model else {}
-    tfidf = {"tfidf": tfidf_matrix(tickets.texts)} if settings.similarity != "encoder" else {}
+    texts, sources = read_sources(tickets, settings.sources or SOURCES, settings.quality.min_words)
+    by_bands = "similarity" in settings.sources or not sources
+    encoder = {"encoder": _embed(settings.model, texts.clean)} if settings.model else {}
+    by_words = settings.similarity != "encoder"
+    tfidf = {"tfidf": tfidf_matrix(tickets.texts, texts.clean[len(tickets) :])} if by_words else {}
     measures = Similarity(tfidf | encoder)
-    mined = mine_positives(tickets, measures.by(settings.similarity), settings)
-    search = Search(tickets, measures, mined, settings)
+    forms = text_forms(texts)
+    used = np.concatenate([side for source in sources for side in (source.first, source.second)] or [forms[:0]])
+    copies = texts.ticket(used), forms[used]
+    mined = mine_positives(tickets, measures.head(len(tickets)).by(settings.similarity), settings, by_bands, copies)
+    labels = Labels(texts, sources, measures, mined, forms, settings)
+    search = Search(tickets, measures, mined, settings) if by_bands else None
     report = Report(settings.figures(), tickets, left_out)
     files: dict[str, Rows] = {}
     for number, part in enumerate(PARTS):
         if settings.shares[number]:
-            chosen = _select(search, number)
-            report.parts[part] = part_figures(search, chosen, number)
+            chosen = _select(labels, search, number)
+            report.parts[part] = part_figures(labels, search, chosen, number)
             if part == "train":
                 _check_train(report, settings)
-                report.shortcuts = shortcuts(search, chosen)
-            files[part] = _rows(search, chosen)
+                report.shortcuts = shortcuts(labels, chosen)
+            files[part] = _rows(labels, chosen)
     if settings.augment:
-        known = {canonical_form(text) for text in (tickets.raw if settings.raw_texts else tickets.texts)}
+        known = set(map(canonical_form, texts.raw if settings.raw_texts else texts.clean))
         report.augmented = _augment(files["train"], settings, known, translators)
     _write(settings.output, {name: rows for name, rows in files.items() if rows["labels"]}, report)
     print_report(report)
@@ -127,18 +136,29 @@ def _embed(name: str, texts: list[str]) -> FloatArray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def _select(search: Search, part: int) -> Chosen:
-    """Positives of a part by phase, and the negatives that can be found for them."""
-    positives = take_positives(search.mined, search.settings, part)
+def _select(labels: Labels, search: Search | None, part: int) -> Chosen:
+    """Positives and negatives of a part by phase: of what tickets say, then, where bands are asked for, of bands."""
+    chosen = take_labelled(labels, part)
+    if search is None:
+        return chosen
+    settings = search.settings
+    wanted = {
+        phase.number: settings.wanted(phase, part) - len(chosen[phase.number][0]) for phase in settings.phases
+    }
+    positives = take_positives(search.mined, settings, part, wanted)
     taken = {pair for pairs in positives.values() for pair in pairs.sorted()}
-    phases = ((phase, positives[phase.number]) for phase in search.settings.phases)
-    return {phase.number: (pairs, take_negatives(search, phase, pairs, part, taken)) for phase, pairs in phases}
+    for phase in settings.phases:
+        own = positives[phase.number]
+        negatives = take_negatives(search, phase, own, part, taken)
+        guesses = written_of((own, negatives))
+        chosen[phase.number] = tuple(map(Pairs.join, zip(chosen[phase.number], guesses)))
+    return chosen
 
 
-def _rows(search: Search, chosen: Chosen) -> Rows:
+def _rows(labels: Labels, chosen: Chosen) -> Rows:
     """The pairs of a part in the pair format, half of each phase positive, with ticket numbers, origins and cosines."""
-    tickets, settings = search.tickets, search.settings
-    texts = tickets.raw if settings.raw_texts else tickets.texts
+    tickets, settings = labels.texts.tickets, labels.settings
+    texts = labels.texts.raw if settings.raw_texts else labels.texts.clean
     names = [*tickets.categories, ""]  # -1, no category, is the last
     random = np.random.default_rng(settings.seed)
     rows: Rows = {key: [] for key in (*FORMAT, *(CATEGORIES if tickets.categories else ()), *BESIDE)}
@@ -148,8 +168,9 @@ def _rows(search: Search, chosen: Chosen) -> Rows:
         ends = [
             np.concatenate(sides)[order] for sides in zip(*((each.first, each.second) for each in written), strict=True)
         ]
-        for side, tickets_at in zip("12", ends, strict=True):
-            rows[f"texts{side}"] += [texts[end] for end in tickets_at]
+        for side, texts_at in zip("12", ends, strict=True):
+            tickets_at = labels.texts.ticket(texts_at)
+            rows[f"texts{side}"] += [texts[end] for end in texts_at]
             if tickets.categories:
                 rows[f"categories{side}"] += [names[tickets.category[end]] for end in tickets_at]
             rows[f"numbers{side}"] += [tickets.numbers[end] for end in tickets_at]
@@ -157,7 +178,7 @@ def _rows(search: Search, chosen: Chosen) -> Rows:
         rows["phase_indicators"] += [phase] * len(order)
         origins = written[0].origin + written[1].origin
         rows["origins"] += [origins[place] for place in order]
-        for name, cosines in search.measures.of_pairs(*ends).items():
+        for name, cosines in labels.measures.of_pairs(*ends).items():
             rows.setdefault(COSINES[name], []).extend(round(float(cosine), 4) for cosine in cosines)
     return rows
 

@@ -12,7 +12,7 @@ from trainer.data.readers import add_reading_options, reading_from
 from trainer.data.ticket_table import Columns
 from trainer.data.tickets import OPTIONAL_REASONS, Filter
 from trainer.errors import InputError
-from trainer.mining.settings import BANDS, LABELS, PHASES, SIMILARITIES, Settings, parse_augment, parse_phases
+from trainer.mining.settings import BANDS, LABELS, PHASES, SIMILARITIES, SOURCES, Settings, parse_augment, parse_phases
 from trainer.system.arguments import Parser, parse_names
 from trainer.text.cleaning import LANGUAGES
 
@@ -67,6 +67,11 @@ def build_pairs_parser() -> argparse.ArgumentParser:
     text = "drop tickets in others, by a guess from frequent words"
     add("--languages", text, type=_languages, metavar="en,de,...")
     add("--per-template", "tickets kept of one template, such as an alert", metavar="N")
+    text = "pairs whose texts must not appear, such as those a model is to be judged by: tickets with one of them, and "
+    text += "known duplicates of such, are left out"
+    add("--leave-out", text, type=parse_names, metavar="FILE,...")
+    text = "leave out the tickets with this value in this column"
+    add("--leave-out-rows", text, metavar="COLUMN=VALUE")
     add("--keep", "do not drop for this reason", action="append", default=[], choices=OPTIONAL_REASONS)
     _add_mining_options(_adder(parser.add_argument_group("which pairs")))
     _add_output_options(_adder(parser.add_argument_group("what is written")))
@@ -74,6 +79,9 @@ def build_pairs_parser() -> argparse.ArgumentParser:
 
 
 def _add_mining_options(add: Callable[..., None]) -> None:
+    text = f"what labels come from: some of {', '.join(SOURCES)} (default: what the tickets offer; similarity only "
+    text += "where that is nothing)"
+    add("--sources", text, type=_sources, default=(), metavar="NAME,...")
     text = "train pairs a phase, half of them positive; 0 leaves it out"
     add("--sizes", text, default="5000,5000,5000", metavar="N,N,N")
     text = "what a band's cosines are; both: the lower one must make a positive, the higher one a negative"
@@ -137,6 +145,14 @@ def settings_from(options: argparse.Namespace) -> Settings:
     settings = of_fields(Settings)
     settings.check()
     return settings
+
+
+def _sources(text: str) -> tuple[str, ...]:
+    """Sources in the order of trust. Raises InputError for one that there is not."""
+    names = parse_names(text)
+    if unknown := [name for name in names if name not in SOURCES]:
+        raise InputError(f"--sources {unknown[0]}: name some of {', '.join(SOURCES)}")
+    return tuple(source for source in SOURCES if source in names)
 
 
 def _languages(text: str) -> tuple[str, ...]:

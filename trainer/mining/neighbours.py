@@ -59,6 +59,10 @@ class Similarity:
         """That of one of them, or of "both"."""
         return Similarity({name: matrix for name, matrix in self.matrices.items() if kind in (name, "both")})
 
+    def head(self, count: int) -> Similarity:
+        """That of the first texts alone."""
+        return Similarity({name: matrix[:count] for name, matrix in self.matrices.items()})
+
     def of_pairs(self, first: IntArray, second: IntArray) -> dict[str, FloatArray]:
         """[P] cosines of pairs, by what measured them."""
         return {name: pair_cosines(matrix, first, second) for name, matrix in self.matrices.items()}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,15 +23,17 @@ from trainer.data.tickets import Tickets
 from trainer.mining.neighbours import Candidates, IntArray, Similarity
 from trainer.mining.settings import BoolArray, Settings
 
+ALIKE = 0.5  # cosine of whole tickets from which on two may be about one problem
 PER_TICKET = 32  # candidates a band keeps of a ticket's pairs with later ones
 PER_PAIR = 40  # candidates a band keeps for each pair asked for
 KNOWN_NEIGHBOURS = 6  # each ticket of a large duplicates' cluster is paired with so many others of it
 LARGEST_SHARE = 0.25  # of a held-out part's tickets: a larger group would make the part about one problem
+NO_COPIES = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """P labelled pairs of tickets of one phase and label."""
+    """P labelled pairs of texts (`sources.Texts`) of one phase and label; a whole ticket has the ticket's number."""
 
     first: IntArray
     second: IntArray
@@ -45,6 +47,12 @@ class Pairs:
         """The pairs of rows."""
         first, second = np.array(rows, dtype=np.int64).reshape(-1, 2).T
         return cls(first, second, origin)
+
+    @classmethod
+    def join(cls, parts: Sequence[Pairs]) -> Pairs:
+        """Those of all parts."""
+        first, second = (np.concatenate([getattr(part, end) for part in parts]) for end in ("first", "second"))
+        return cls(first, second, [origin for part in parts for origin in part.origin])
 
     def head(self, count: int) -> Pairs:
         """The first `count` of them."""
@@ -73,9 +81,20 @@ def compare_categories(tickets: Tickets, first: IntArray, second: IntArray) -> t
     return one == two, (one >= 0) & (two >= 0)
 
 
-def mine_positives(tickets: Tickets, similarity: Similarity, settings: Settings) -> Mined:
-    """Find the pairs of every positive band, group the tickets, and give each group to a part."""
-    phases, seed = settings.phases, settings.seed
+def mine_positives(
+    tickets: Tickets,
+    similarity: Similarity,
+    settings: Settings,
+    by_bands: bool = True,
+    copies: tuple[IntArray, IntArray] = NO_COPIES,
+) -> Mined:
+    """Find the pairs of every positive band, group the tickets, and give each group to a part.
+
+    Args:
+        by_bands: whether bands are asked for; else only what is as alike as ALIKE counts, for groups.
+        copies: tickets, and of each a number that it shares with those which have a text of it.
+    """
+    phases, seed = settings.phases if by_bands else (), settings.seed
     random = np.random.default_rng(seed)
 
     def choose(pairs: Candidates) -> Candidates:
@@ -86,10 +105,11 @@ def mine_positives(tickets: Tickets, similarity: Similarity, settings: Settings)
         relation = compare_categories(tickets, pairs.first, pairs.second)
         order = _shuffled(pairs, seed)
         inside = [phase.positives.holds(pairs.cosine, *relation)[order] for phase in phases]
+        inside = inside or [np.ones(len(order), dtype=np.bool_)]
         chosen = [order[_top(pairs.first[order], wanted)] for wanted in inside]
         return pairs.take(np.unique(np.concatenate(chosen)))
 
-    pairs = similarity.pairs(min(phase.positives.low for phase in phases), choose)
+    pairs = similarity.pairs(min((phase.positives.low for phase in phases), default=ALIKE), choose)
     relation = compare_categories(tickets, pairs.first, pairs.second)
     candidates, counts = {}, {}
     for phase in phases:
@@ -99,7 +119,8 @@ def mine_positives(tickets: Tickets, similarity: Similarity, settings: Settings)
         candidates[phase.number] = pairs.take(np.sort(random.permutation(inside)[:most]))
     first, second = _known_pairs(tickets.duplicate, random)
     duplicates = Candidates(first, second, similarity.alike(first, second))
-    group = _groups(tickets, candidates.values(), settings.largest_group)
+    near = candidates.values() if by_bands else [pairs]
+    group = _groups(tickets, near, settings.largest_group, copies)
     return Mined(candidates, counts, duplicates, group, _parts(tickets, group, settings.shares[1:], seed))
 
 
@@ -133,12 +154,16 @@ def _known_pairs(duplicate: IntArray, random: np.random.Generator) -> tuple[IntA
     return pairs[:, 0], pairs[:, 1]
 
 
-def _groups(tickets: Tickets, candidates: Iterable[Candidates], largest: int) -> IntArray:
-    """[N] groups: duplicates and templates whole, then joined along candidates up to a size, the most similar first."""
+def _groups(
+    tickets: Tickets, candidates: Iterable[Candidates], largest: int, copies: tuple[IntArray, IntArray]
+) -> IntArray:
+    """[N] groups: duplicates, templates and copies whole, then joined along candidates up to a size, the most similar
+    first."""
+    everyone = np.arange(len(tickets))
     groups = DisjointSet(range(len(tickets)))
-    for labels in (tickets.duplicate, tickets.template):
+    for members, labels in ((everyone, tickets.duplicate), (everyone, tickets.template), copies):
         first_of: dict[int, int] = {}
-        for ticket, label in enumerate(labels.tolist()):
+        for ticket, label in zip(members.tolist(), labels.tolist(), strict=True):
             groups.merge(first_of.setdefault(label, ticket), ticket)
     pairs = Candidates.join(candidates)
     order = np.argsort(-pairs.cosine, kind="stable")
@@ -178,12 +203,15 @@ def usable(candidates: Candidates, mined: Mined, part: int) -> Candidates:
     )
 
 
-def take_positives(mined: Mined, settings: Settings, part: int) -> dict[int, Pairs]:
-    """The positives of a part by phase: known duplicates first, no pair twice, no ticket above `most_uses` a phase.
+def take_positives(
+    mined: Mined, settings: Settings, part: int, wanted: Mapping[int, int] | None = None
+) -> dict[int, Pairs]:
+    """The positives of a part by phase, as many as are wanted of it: known duplicates first, no pair twice, no ticket above `most_uses` a phase.
 
     A known duplicate goes where its similarity belongs, and below all bands it is the hardest of positives.
     """
     phases = settings.phases
+    wanted = wanted or {phase.number: settings.wanted(phase, part) for phase in phases}
     random = np.random.default_rng((settings.seed, part))
     known = usable(mined.duplicates, mined, part)
     easiest = max(phases, key=lambda phase: phase.positives.low)
@@ -192,7 +220,7 @@ def take_positives(mined: Mined, settings: Settings, part: int) -> dict[int, Pai
     taken: set[tuple[int, int]] = set()
     result: dict[int, Pairs] = {}
     # Where bands overlap, the phase with the fewest candidates chooses first.
-    for phase in sorted(phases, key=lambda phase: len(guesses[phase.number]) / max(1, settings.wanted(phase, part))):
+    for phase in sorted(phases, key=lambda phase: len(guesses[phase.number]) / max(1, wanted[phase.number])):
         uses: Counter[int] = Counter()
         rows: list[tuple[int, int]] = []
         origins: list[str] = []
@@ -200,7 +228,7 @@ def take_positives(mined: Mined, settings: Settings, part: int) -> dict[int, Pai
             for place in random.permutation(len(source)).tolist():
                 pair = int(source.first[place]), int(source.second[place])
                 free = pair not in taken and max(uses[end] for end in pair) < settings.most_uses
-                if free and len(rows) < settings.wanted(phase, part):
+                if free and len(rows) < wanted[phase.number]:
                     taken.add(pair)
                     uses.update(pair)
                     rows.append(pair if random.random() < 0.5 else pair[::-1])

@@ -20,6 +20,8 @@ PARTS = ("train", "dev", "test")
 CATEGORY_RULES = ("same", "other", "any")
 PHASES = ("easy", "medium", "hard")
 LABELS = ("positives", "negatives")
+SOURCES = ("duplicates", "title-body", "similarity")
+"""What labels come from, the most trusted first."""
 SIMILARITIES = ("tfidf", "encoder", "both")
 BoolArray = NDArray[np.bool_]
 
@@ -76,6 +78,7 @@ class Settings:
     reading: Reading
     quality: Filter
     phases: tuple[Phase, ...]
+    sources: tuple[str, ...] = ()  # of SOURCES; empty: what the tickets offer, similarity where that is nothing
     similarity: str = "tfidf"
     model: str | None = None
     margin: float = 0.05
