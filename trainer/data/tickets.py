@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.dates import parse_dates
 from trainer.data.identifiers import clean_id, id_key
 from trainer.data.pairs import read_pairs
 from trainer.data.raw_table import RawTable
@@ -29,7 +30,7 @@ from trainer.data.ticket_table import (
     text_of_cell,
 )
 from trainer.errors import InputError
-from trainer.system.console import tracked
+from trainer.system.console import console, tracked
 from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import (
     MIXED,
@@ -104,8 +105,11 @@ class Tickets:
     dropped: list[Dropped]
     facts: dict[str, Any]  # counts for the report
     titles: list[int] = field(default_factory=list)
-    """[N] characters of each text that are its title; the rest is its body. Empty where the file has one text only."""
+    """[N] characters of each text that are its title; the rest is its body."""
     raw_titles: list[int] = field(default_factory=list)  # the same of `raw`
+    records: dict[str, tuple[list[str], list[str]]] = field(default_factory=dict)
+    """Of "resolution" and "notes", where the file has them: [N] cleaned, and [N] as in the file."""
+    dates: NDArray[np.float64] | None = None  # [N] seconds since 1970
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -117,11 +121,13 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
     Raises InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
     """
     part, value = _column_and_value(quality.leave_out_rows)
+    named_date = bool(columns.date)
     read = read_linked_tickets(path, replace(columns, part=part), reading)
     raw, columns, numbers, links = read.raw, read.columns, read.numbers, read.links
     categories = _categories(raw, columns.category or "")
+    dates = _dates(raw, columns.date, named_date)
     left_out = _left_out(read, quality.leave_out, value)
-    whole, raw_titles, cleaned, titles = _texts(raw, columns.texts, quality)
+    (whole, raw_titles), (cleaned, titles) = _texts(raw, columns.texts, quality)
     prints = fingerprints(cleaned)
     languages = [language(text) for text in tracked(cleaned, "Guessing languages")]
     dropped = _drop(numbers, whole, cleaned, prints, languages, quality, left_out)
@@ -155,7 +161,35 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
         },
         titles=[titles[row] for row in kept],
         raw_titles=[raw_titles[row] for row in kept],
+        records=_records(raw, columns, quality, kept),
+        dates=dates if dates is None else dates[kept],
     )
+
+
+def _records(
+    raw: RawTable, columns: Columns, quality: Filter, kept: Sequence[int]
+) -> dict[str, tuple[list[str], list[str]]]:
+    """The texts of resolutions and notes, where the file has them."""
+    records = {}
+    for name, column in (("resolution", columns.resolution), ("notes", columns.notes)):
+        if column:
+            (whole, _), (cleaned, _) = _texts(raw, (column,), quality)
+            records[name] = [cleaned[row] for row in kept], [whole[row] for row in kept]
+    return records
+
+
+def _dates(raw: RawTable, column: str | None, named_by_person: bool) -> NDArray[np.float64] | None:
+    """[R] seconds of a column of dates; None without one. One that only has a usual name may hold something else,
+    which is said. Raises InputError."""
+    if not column:
+        return None
+    try:
+        return parse_dates(raw, column)
+    except InputError as error:
+        if named_by_person:
+            raise
+        console.print(f"{error}; dates are not used (--date-column)", markup=False)
+        return None
 
 
 def _column_and_value(equation: str) -> tuple[str | None, str]:
@@ -188,18 +222,20 @@ def _categories(raw: RawTable, column: str) -> list[str]:
 
 def _texts(
     raw: RawTable, names: Sequence[str], quality: Filter
-) -> tuple[list[str], list[int], list[str], list[int]]:
-    """[R] the columns joined, and how long the title in front is: as they are, then cleaned and cut; all masked where
-    that is asked for."""
+) -> tuple[tuple[list[str], list[int]], tuple[list[str], list[int]]]:
+    """[R] the columns joined, and [R] how long the title in front is: as they are, then cleaned and cut; all masked
+    where that is asked for."""
     hide = mask_text if quality.mask else str
     whole, cleaned = [], []
     for cells in tracked(text_cells(raw, names), "Cleaning"):
         whole.append(join_cells(list(map(hide, cells))))
         cleaned.append(join_cells([hide(strip_mail(cell)) for cell in cells]))
-    texts, titles = ([text for text, _ in cleaned], [title if len(names) > 1 else 0 for _, title in cleaned])
+    titled = len(names) > 1
+    raw_titles, titles = ([title if titled else 0 for _, title in texts] for texts in (whole, cleaned))
+    texts = [text for text, _ in cleaned]
     stripped = strip_repeated(texts, fingerprints(texts), titles)
     cut = [first_words(text, quality.max_words) for text in stripped]
-    return [text for text, _ in whole], [title for _, title in whole], cut, titles
+    return ([text for text, _ in whole], raw_titles), (cut, titles)
 
 
 def _drop(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.data.origins import SAID
 from trainer.data.tickets import REASONS, Tickets, load_tickets
 from trainer.errors import InputError, StorageError
 from trainer.mining.augment import Translator, delete_span, edit_text, load_translator, round_trip
@@ -19,8 +20,8 @@ from trainer.mining.labelled import Labels, take_labelled
 from trainer.mining.negatives import Search, take_negatives
 from trainer.mining.neighbours import Similarity
 from trainer.mining.positives import Pairs, mine_positives, take_positives
-from trainer.mining.settings import BANDS, PARTS, SOURCES, Settings
-from trainer.mining.sources import read_sources, text_forms
+from trainer.mining.settings import BANDS, PARTS, SOURCE_COLUMNS, Settings
+from trainer.mining.sources import Source, read_sources, text_forms
 from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts, written_of
 from trainer.system.console import console
 from trainer.system.files import new_folder, write_file
@@ -47,19 +48,24 @@ def build_pairs(settings: Settings) -> Report:
         raise StorageError(f"{settings.output}: exists already and is not overwritten; name another or remove it")
     translators = [load_translator(name) for name in settings.translators]  # a wrong name should fail at once
     tickets = load_tickets(settings.tickets, settings.columns, settings.quality, settings.reading)
-    _check_tickets(tickets, settings)
-    settings, left_out = _fit_categories(tickets, settings)
+    wanted = settings.sources or SAID
+    texts, sources = read_sources(tickets, wanted, settings.quality, settings.seed)
+    by_bands = "similarity" in wanted or not sources
+    left_out = ""
+    if by_bands:
+        _check_tickets(tickets, settings)
+        settings, left_out = _fit_categories(tickets, settings)
+    _check_sources(tickets, settings, sources)
     console.print(f"{len(tickets)} of {tickets.facts['read']} tickets kept", markup=False)
-    texts, sources = read_sources(tickets, settings.sources or SOURCES, settings.quality.min_words)
-    by_bands = "similarity" in settings.sources or not sources
     encoder = {"encoder": _embed(settings.model, texts.clean)} if settings.model else {}
-    by_words = settings.similarity != "encoder"
+    by_words = sources or settings.similarity != "encoder"
     tfidf = {"tfidf": tfidf_matrix(tickets.texts, texts.clean[len(tickets) :])} if by_words else {}
     measures = Similarity(tfidf | encoder)
     forms = text_forms(texts)
     used = np.concatenate([side for source in sources for side in (source.first, source.second)] or [forms[:0]])
     copies = texts.ticket(used), forms[used]
-    mined = mine_positives(tickets, measures.head(len(tickets)).by(settings.similarity), settings, by_bands, copies)
+    whole = measures.head(len(tickets)).by(settings.similarity)
+    mined = mine_positives(tickets, whole, settings, by_bands, copies)
     labels = Labels(texts, sources, measures, mined, forms, settings)
     search = Search(tickets, measures, mined, settings) if by_bands else None
     report = Report(settings.figures(), tickets, left_out)
@@ -78,6 +84,18 @@ def build_pairs(settings: Settings) -> Report:
     _write(settings.output, {name: rows for name, rows in files.items() if rows["labels"]}, report)
     print_report(report)
     return report
+
+
+def _check_sources(tickets: Tickets, settings: Settings, sources: Sequence[Source]) -> None:
+    """Raises InputError for a source that a person asked for and the tickets do not offer."""
+    offered = {source.name for source in sources} | {"similarity"}
+    if missing := [name for name in settings.sources if name not in offered]:
+        columns = tickets.facts["columns"]
+        fields = SOURCE_COLUMNS.get(missing[0], ("texts",))
+        there = [name for field in fields for name in np.atleast_1d(columns[field] or []).tolist()]
+        what = f"column {' + '.join(there)} gives no such pairs" if there else "no such column is there"
+        fix = " or ".join(settings.columns.options[field] for field in fields)
+        raise InputError(f"{tickets.source}: --sources {missing[0]}: {what}: name another with {fix}, or leave it out")
 
 
 def _check_tickets(tickets: Tickets, settings: Settings) -> None:
@@ -142,9 +160,7 @@ def _select(labels: Labels, search: Search | None, part: int) -> Chosen:
     if search is None:
         return chosen
     settings = search.settings
-    wanted = {
-        phase.number: settings.wanted(phase, part) - len(chosen[phase.number][0]) for phase in settings.phases
-    }
+    wanted = {phase.number: settings.wanted(phase, part) - len(chosen[phase.number][0]) for phase in settings.phases}
     positives = take_positives(search.mined, settings, part, wanted)
     taken = {pair for pairs in positives.values() for pair in pairs.sorted()}
     for phase in settings.phases:

@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from trainer.mining.neighbours import IntArray, Similarity
-from trainer.mining.positives import ALIKE, Mined, Pairs, compare_categories
+from trainer.data.origins import KNOWN
+from trainer.mining.neighbours import IntArray, Matrix, Similarity
+from trainer.mining.positives import Mined, Pairs, compare_categories
 from trainer.mining.settings import BoolArray, Settings
 from trainer.mining.sources import Source, Texts
 from trainer.system.console import progress
@@ -25,7 +28,12 @@ from trainer.text.tfidf import FloatArray, cosines_with, pair_cosines
 BLOCK = 256  # anchors compared with all that may be negatives at a time
 OPTIONS = 64  # negatives weighed for an anchor
 NEGATIVE_USES = 3  # of one text: else the model learns which texts are negatives
+NO_PLACES = np.empty(0, dtype=np.int64)
 CATEGORY_FIRST = 4.0  # above all scores
+# Cosines below which two tickets may be called different problems: by TF-IDF, by an encoder (all-MiniLM-L6-v2), and by
+# TF-IDF where both have known duplicates, none of them shared. All are halved within a storm.
+DIFFERENT, DIFFERENT_TO_ENCODER, DIFFERENT_IF_LINKED = 0.2, 0.5, 0.5
+STORM = 24 * 3600.0  # seconds within which tickets of a category are soon about one incident
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,24 +43,45 @@ class Labels:
     texts: Texts
     sources: Sequence[Source]
     measures: Similarity
+    """TF-IDF, and an encoder where there is one, which then says how hard a pair is."""
     mined: Mined
     forms: IntArray
     """Number of each text's canonical form."""
     settings: Settings
 
     @property
-    def scores(self) -> FloatArray:
-        """What says how hard a pair is: an encoder's embeddings where there is one, else TF-IDF."""
-        return self.measures.matrices.get("encoder", self.measures.matrices.get("tfidf"))
+    def scores(self) -> Matrix:
+        """What says how hard a pair is."""
+        return self.measures.matrices.get("encoder", self.measures.matrices["tfidf"])
+
+    @cached_property
+    def languages(self) -> NDArray[np.str_]:
+        """[N] of the tickets."""
+        return np.array(self.texts.tickets.languages)
+
+    @cached_property
+    def linked(self) -> BoolArray:
+        """[N] whether a ticket has known duplicates."""
+        duplicate = self.texts.tickets.duplicate
+        return np.asarray(np.bincount(duplicate)[duplicate] > 1)
 
     def may_differ(self, first: IntArray, second: IntArray) -> BoolArray:
         """[P] whether the tickets of pairs of texts may be called different problems."""
+        tickets = self.texts.tickets
         one, two = self.texts.ticket(first), self.texts.ticket(second)
-        languages = np.array(self.texts.tickets.languages)
-        may = (languages[one] == languages[two]) | (languages[one] == "") | (languages[two] == "")
+        languages = self.languages[one], self.languages[two]
+        may = (languages[0] == languages[1]) | (languages[0] == "") | (languages[1] == "")
         may &= self.mined.group[one] != self.mined.group[two]
-        for matrix in self.measures.matrices.values():
-            may[may] &= pair_cosines(matrix, one[may], two[may]) < ALIKE
+        ceiling = np.where(self.linked[one] & self.linked[two], DIFFERENT_IF_LINKED, DIFFERENT)
+        storm = np.ones_like(ceiling)
+        if tickets.dates is not None:
+            near = np.abs(tickets.dates[one] - tickets.dates[two]) <= STORM
+            storm[near & (tickets.category[one] == tickets.category[two])] = 0.5
+        for name, matrix in self.measures.matrices.items():
+            highest = (ceiling if name == "tfidf" else DIFFERENT_TO_ENCODER) * storm
+            may[may] &= pair_cosines(matrix, one[may], two[may]) < highest[may]
+            if name == "tfidf":  # also what stands on the first side of either, as two titles
+                may[may] &= pair_cosines(matrix, first[may], (first - one + two)[may]) < highest[may]
         return may
 
 
@@ -70,7 +99,7 @@ def take_labelled(labels: Labels, part: int) -> dict[int, tuple[Pairs, Pairs]]:
         other = _negatives(labels, source, first, second, part, random)
         found = other >= 0
         parts.append((first[found], second[found], other[found], [source.name] * int(found.sum())))
-    first, second, other = (np.concatenate([each[at] for each in parts]) for at in range(3))
+    first, second, other = (np.concatenate([each[at] for each in parts] or [NO_PLACES]) for at in range(3))
     origins = [origin for each in parts for origin in each[3]]
     margin = pair_cosines(labels.scores, first, second) - pair_cosines(labels.scores, first, other)
     order = np.argsort(-margin, kind="stable")  # the easiest first
@@ -79,10 +108,9 @@ def take_labelled(labels: Labels, part: int) -> dict[int, tuple[Pairs, Pairs]]:
     result = {}
     for phase, places in zip(settings.phases, np.split(order, ends[:-1]), strict=True):
         of_phase = [origins[place] for place in places]
-        result[phase.number] = (
-            Pairs(first[places], second[places], of_phase),
-            Pairs(first[places], other[places], of_phase),
-        )
+        known = [KNOWN if origin == "duplicates" else origin for origin in of_phase]
+        positives = Pairs(first[places], second[places], known)
+        result[phase.number] = positives, Pairs(first[places], other[places], of_phase)
     return result
 
 
@@ -109,7 +137,7 @@ def _negatives(
     labels: Labels, source: Source, first: IntArray, second: IntArray, part: int, random: np.random.Generator
 ) -> IntArray:
     """[P] the text that is the negative of each first text, -1 where none may be."""
-    pool = np.unique(source.second)
+    pool = source.pool
     pool = random.permutation(pool[labels.mined.part[labels.texts.ticket(pool)] == part])  # ties are broken by it
     ceiling = (1 - labels.settings.margin) * pair_cosines(labels.scores, first, second)
     found = np.full(len(first), -1, dtype=np.int64)

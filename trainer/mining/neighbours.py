@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix, issparse
 from trainer.system.console import progress
 from trainer.text.tfidf import FloatArray, IntArray, cosines_with, pair_cosines
 
+Matrix = csr_matrix | FloatArray
 DENSE_ROWS = 512
 SPARSE_ROWS = 256  # rows of a block; its product with all others is what a thread holds
 THREADS = 2
