@@ -25,7 +25,7 @@ from trainer.labelling.choice import Scores, choose, settle_rules
 from trainer.labelling.screen import readable
 from trainer.main import cli
 
-QUESTION = b"u undo   q quit "
+QUESTION = b"q quit "  # at the end of every question
 
 
 @pytest.fixture
