@@ -178,7 +178,7 @@ def serving(record: dict[str, Any]) -> list[str]:
     """Speed, size and Spearman of a model's exported forms."""
     dims, counts, rows = list(record["forms"]["torch"]["dims"]), record["counts"], []
     for form, figures in record["forms"].items():
-        rate = statistics.median(figures["texts_per_second"])
+        rate = median(figures["texts_per_second"])
         by_dim = figures.get("dims", {})
         changed = {dim: each.get("interval") for dim, each in by_dim.items()}
         cells = [
@@ -190,7 +190,7 @@ def serving(record: dict[str, Any]) -> list[str]:
     said = (
         f"{record['settings']['model']}; {counts['texts']:,} texts of {counts['mean_tokens']:.0f} tokens on average, "
         f"{counts['most_tokens']} at most, median of {record['settings']['rounds']} rounds in turns; Spearman on "
-        f"{counts['pairs']:,} pairs of {record['settings']['pairs']}, in brackets the 95 % interval of the change, paired"
+        f"{counts['pairs']:,} pairs of {record['settings']['pairs']}, in brackets the change's 95 % interval"
     )
     return table(
         ["form", "texts a processor second", "size", *(f"Spearman, {dim} dims" for dim in dims)], rows, record, said

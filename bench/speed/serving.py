@@ -1,11 +1,11 @@
 """Texts a second by the exported forms of a model, beside torch here and in sentence-transformers, and what each keeps.
 
 Every form embeds the same real texts, the forms in turns; counted is the processor's time, which others on the machine
-disturb less than the clock. All sort by length. Ours pad within groups of near-equal length alone, sentence-transformers
-each of its batches of 32. Its ONNX backend is left out: it wants older versions of the libraries than the trainer.
-Writes bench/results/serving.json.
+disturb less than the clock. All sort by length. Ours pad within groups of near-equal length alone,
+sentence-transformers each of its batches of 32. Its ONNX backend is left out: it wants older versions of the libraries
+than the trainer. Writes bench/results/serving.json.
 
-    OMP_NUM_THREADS=1 python -m bench.speed.serving --model all-MiniLM-L6-v2 --pairs pairs_dev.json --dims 384 256 128 64
+    OMP_NUM_THREADS=1 python -m bench.speed.serving --model models/minilm --pairs pairs_dev.json --dims 384 128 64
 """
 
 from __future__ import annotations
