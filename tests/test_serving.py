@@ -214,7 +214,7 @@ def test_an_export_is_a_model_of_every_command_but_train(
     assert asked_of_export(str(source)) == {}
     pairs, out = write_pairs(tmp_path / "pairs.json"), tmp_path / "out.json"
     assert (
-        cli(["evaluate", "--model", str(folder), "--pairs", str(pairs), "--json", str(out), "--resamples", "50"]) == 0
+        cli(["evaluate", "--model", str(folder), "--pairs", str(pairs), "--json", str(out), "--resamples", "100"]) == 0
     )
     record = json.loads(out.read_bytes())
     assert record["model"]["64"]["spearman"] == pytest.approx(record["baseline"]["64"]["spearman"], abs=1e-4)
