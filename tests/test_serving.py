@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from trainer.serving import export as exporting
 from trainer.serving import graph as graphs
 from trainer.serving import judging
 from trainer.serving.export import ExportRequest, export
+from trainer.serving.graph import require_family
 from trainer.serving.judging import PairsToJudge, judge_export
 from trainer.serving.proof import differences, probe_texts, require_equal
 from trainer.system.files import write_manifest
@@ -256,6 +259,8 @@ def test_a_damaged_folder_is_one_line(exported: Callable[[str], tuple[Path, Path
 def test_what_cannot_be_is_said_before_any_work(tiny_model: Build, tmp_path: Path) -> None:
     model = str(tiny_model("mpnet"))
     asked = ExportRequest(model, output=tmp_path / "new")
+    kind, spec = SimpleNamespace(model_type="t5"), SimpleNamespace(name="t5")
+    stranger: Any = SimpleNamespace(model=SimpleNamespace(config=kind), spec=spec)
     for change, message in (
         ({"int8": True, "runtime": "openvino"}, "--int8: only with --to onnx"),
         ({"allow_loss": float("nan")}, "--allow-loss nan"),
@@ -264,6 +269,10 @@ def test_what_cannot_be_is_said_before_any_work(tiny_model: Build, tmp_path: Pat
     ):
         with pytest.raises(InputError, match=message):
             export(replace(asked, **change))
+    with pytest.raises(InputError, match="--dims 0"):
+        export(replace(asked, dim=0))
+    with pytest.raises(InputError, match="is none of bert"):
+        require_family(stranger)
     with pytest.raises(StorageError, match="exists already"):
         export(replace(asked, output=tmp_path))
     assert not list(tmp_path.iterdir())
