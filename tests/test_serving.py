@@ -29,6 +29,7 @@ from trainer.model.encoder import Encoder, embedding_conditions, weights_fingerp
 from trainer.model.export import save_model
 from trainer.model.loading import load_encoder
 from trainer.model.runtime import EMBEDDING, GRAPHS, HIDDEN, ONNX, SERVING, open_graph
+from trainer.model.tiny import build_tiny_mpnet
 from trainer.serving import export as exporting
 from trainer.serving import graph as graphs
 from trainer.serving import judging
@@ -49,9 +50,10 @@ KINDS = {  # family -> pooling, normalise, cut
 }
 
 
-def source_of(family: str, build: Build, folder: Path) -> Path:
-    """The folder of a model that has prompts of its own, and pools as KINDS says."""
-    encoder = load_encoder(str(build(family)), prompts=("query: ", "passage: "))
+def source_of(family: str, folder: Path) -> Path:
+    """The folder of a model of one layer that has prompts of its own, and pools as KINDS says."""
+    plain = build_tiny_mpnet(folder.with_name(f"{family}-plain"), filter(None, TEXTS), family=family, layers=1)
+    encoder = load_encoder(str(plain), prompts=("query: ", "passage: "))
     pooling, normalize, _ = KINDS[family]
     torch.manual_seed(5)
     with torch.no_grad():
@@ -68,15 +70,13 @@ def write_pairs(path: Path, rows: int = 40) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(
-    tiny_model: Build, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str], tuple[Path, Path]]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], tuple[Path, Path]]]:
     """Family -> (folder of the model, folder of its export); one export a family, as each takes seconds."""
     root, known = tmp_path_factory.mktemp("exports"), dict[str, tuple[Path, Path]]()
 
     def make(family: str) -> tuple[Path, Path]:
         if family not in known:
-            source, pairs = source_of(family, tiny_model, root / family), write_pairs(root / f"{family}.json")
+            source, pairs = source_of(family, root / family), write_pairs(root / f"{family}.json")
             request = ExportRequest(str(source), dim=KINDS[family][2], pairs=str(pairs))
             known[family] = source, export(request)
         return known[family]
