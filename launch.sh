@@ -26,6 +26,7 @@ TRAINER_EXTRAS=real,track ./launch.sh installs more extras, which stay installed
   report  matplotlib: report.html (always installed)
   data    openpyxl, pyarrow: pairs and tickets in XLSX and Parquet
   track   tensorboard: log.tensorboard
+  serve   onnx, onnxruntime, onnxscript: export, and what it wrote as a model
   real    all-MiniLM-L6-v2, a pretrained encoder in a package
   test    what the tests use, with all of the above (`./launch.sh test` and `check` install it)
   fuzz    atheris: bench/reliability/fuzz.py

@@ -40,6 +40,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "saving": (("saving",), speed.saving),
     "judging": (("intervals",), speed.judging),
     "searching": (("search",), speed.searching),
+    "serving": (("serving",), speed.serving),
     "bugs": (("bugs",), quality.bugs),
     "index types": (("index_types",), quality.index_types),
     "index": (("index",), speed.index),

@@ -197,3 +197,26 @@ def build_pairs(record: dict[str, Any]) -> list[str]:
     ]
     headings = ["tickets", "processor seconds", "clock seconds", "peak memory"]
     return table(headings, rows, record, record["made_from"], left=0)
+
+
+def serving(record: dict[str, Any]) -> list[str]:
+    """Speed, size and Spearman of a model's exported forms."""
+    dims, counts, rows = list(record["forms"]["torch"]["dims"]), record["counts"], []
+    for form, figures in record["forms"].items():
+        rate = median(figures["texts_per_second"])
+        by_dim = figures.get("dims", {})
+        changed = {dim: each.get("interval") for dim, each in by_dim.items()}
+        cells = [
+            f"{by_dim[dim]['spearman']:.4f}" + ("" if not changed[dim] else " ({:+.4f}, {:+.4f})".format(*changed[dim]))
+            for dim in by_dim
+        ]
+        rows.append([form, f"{rate:.1f}", mebibytes(figures["bytes"]) if "bytes" in figures else "", *cells])
+        rows[-1] += [""] * (3 + len(dims) - len(rows[-1]))
+    said = (
+        f"{record['settings']['model']}; {counts['texts']:,} texts of {counts['mean_tokens']:.0f} tokens on average, "
+        f"{counts['most_tokens']} at most, median of {record['settings']['rounds']} rounds in turns; Spearman on "
+        f"{counts['pairs']:,} pairs of {record['settings']['pairs']}, in brackets the change's 95 % interval"
+    )
+    return table(
+        ["form", "texts a processor second", "size", *(f"Spearman, {dim} dims" for dim in dims)], rows, record, said
+    )

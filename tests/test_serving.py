@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,10 +29,12 @@ from trainer.model.encoder import Encoder, embedding_conditions, weights_fingerp
 from trainer.model.export import save_model
 from trainer.model.loading import load_encoder
 from trainer.model.runtime import EMBEDDING, GRAPHS, HIDDEN, ONNX, SERVING, open_graph
+from trainer.model.tiny import build_tiny_mpnet
 from trainer.serving import export as exporting
 from trainer.serving import graph as graphs
 from trainer.serving import judging
 from trainer.serving.export import ExportRequest, export
+from trainer.serving.graph import require_family
 from trainer.serving.judging import PairsToJudge, judge_export
 from trainer.serving.proof import differences, probe_texts, require_equal
 from trainer.system.files import write_manifest
@@ -46,9 +50,10 @@ KINDS = {  # family -> pooling, normalise, cut
 }
 
 
-def source_of(family: str, build: Build, folder: Path) -> Path:
-    """The folder of a model that has prompts of its own, and pools as KINDS says."""
-    encoder = load_encoder(str(build(family)), prompts=("query: ", "passage: "))
+def source_of(family: str, folder: Path) -> Path:
+    """The folder of a model of one layer that has prompts of its own, and pools as KINDS says."""
+    plain = build_tiny_mpnet(folder.with_name(f"{family}-plain"), filter(None, TEXTS), family=family, layers=1)
+    encoder = load_encoder(str(plain), prompts=("query: ", "passage: "))
     pooling, normalize, _ = KINDS[family]
     torch.manual_seed(5)
     with torch.no_grad():
@@ -65,15 +70,13 @@ def write_pairs(path: Path, rows: int = 40) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(
-    tiny_model: Build, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str], tuple[Path, Path]]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], tuple[Path, Path]]]:
     """Family -> (folder of the model, folder of its export); one export a family, as each takes seconds."""
     root, known = tmp_path_factory.mktemp("exports"), dict[str, tuple[Path, Path]]()
 
     def make(family: str) -> tuple[Path, Path]:
         if family not in known:
-            source, pairs = source_of(family, tiny_model, root / family), write_pairs(root / f"{family}.json")
+            source, pairs = source_of(family, root / family), write_pairs(root / f"{family}.json")
             request = ExportRequest(str(source), dim=KINDS[family][2], pairs=str(pairs))
             known[family] = source, export(request)
         return known[family]
@@ -214,7 +217,7 @@ def test_an_export_is_a_model_of_every_command_but_train(
     assert asked_of_export(str(source)) == {}
     pairs, out = write_pairs(tmp_path / "pairs.json"), tmp_path / "out.json"
     assert (
-        cli(["evaluate", "--model", str(folder), "--pairs", str(pairs), "--json", str(out), "--resamples", "50"]) == 0
+        cli(["evaluate", "--model", str(folder), "--pairs", str(pairs), "--json", str(out), "--resamples", "100"]) == 0
     )
     record = json.loads(out.read_bytes())
     assert record["model"]["64"]["spearman"] == pytest.approx(record["baseline"]["64"]["spearman"], abs=1e-4)
@@ -256,6 +259,8 @@ def test_a_damaged_folder_is_one_line(exported: Callable[[str], tuple[Path, Path
 def test_what_cannot_be_is_said_before_any_work(tiny_model: Build, tmp_path: Path) -> None:
     model = str(tiny_model("mpnet"))
     asked = ExportRequest(model, output=tmp_path / "new")
+    kind, spec = SimpleNamespace(model_type="t5"), SimpleNamespace(name="t5")
+    stranger: Any = SimpleNamespace(model=SimpleNamespace(config=kind), spec=spec)
     for change, message in (
         ({"int8": True, "runtime": "openvino"}, "--int8: only with --to onnx"),
         ({"allow_loss": float("nan")}, "--allow-loss nan"),
@@ -264,6 +269,10 @@ def test_what_cannot_be_is_said_before_any_work(tiny_model: Build, tmp_path: Pat
     ):
         with pytest.raises(InputError, match=message):
             export(replace(asked, **change))
+    with pytest.raises(InputError, match="--dims 0"):
+        export(replace(asked, dim=0))
+    with pytest.raises(InputError, match="is none of bert"):
+        require_family(stranger)
     with pytest.raises(StorageError, match="exists already"):
         export(replace(asked, output=tmp_path))
     assert not list(tmp_path.iterdir())

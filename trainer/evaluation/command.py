@@ -39,7 +39,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dims",
         metavar="N,N,...",
-        help="Matryoshka dims (default: the models' width, or what their folders cut to; of an exported graph, its own)",
+        help="Matryoshka dims (default: the models' width, or what their folders cut to; of a graph, its own)",
     )
     parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
     parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")

@@ -110,16 +110,16 @@ def judge_export(encoder: Encoder, folder: Path, pairs: PairsToJudge, allowed: f
         for dim in dims
     }
     _print(by_dim, pairs)
-    _require_kept(by_dim, pairs.metric, allowed)
+    _require_kept(encoder.spec.name, by_dim, pairs.metric, allowed)
     return {"pairs": table.source, "count": len(table), "metric": pairs.metric, "allowed": allowed, "dims": by_dim}
 
 
-def _require_kept(by_dim: Mapping[str, Mapping[str, Any]], metric: str, allowed: float) -> None:
+def _require_kept(name: str, by_dim: Mapping[str, Mapping[str, Any]], metric: str, allowed: float) -> None:
     lost = {dim: figures["model"] - figures["exported"] for dim, figures in by_dim.items()}
     if too_much := [f"{loss:.4f} at {dim} dims" for dim, loss in lost.items() if not loss <= allowed]:
         raise LostTooMuch(
-            f"the export loses {', '.join(too_much)} of {metric}, more than --allow-loss {allowed:g}; nothing is "
-            "exported: leave --int8 out, or allow more"
+            f"model {name}: its export loses {', '.join(too_much)} of {metric}, more than --allow-loss {allowed:g}; "
+            "nothing is exported: leave --int8 out where it was asked for, or allow more"
         )
 
 

@@ -195,9 +195,10 @@ def append_line(path: Path, line: str) -> None:
 
 
 def write_manifest(folder: Path) -> None:
-    """Note size and SHA-256 of every file of a folder; to be called last."""
-    files = {str(file.relative_to(folder)): seal(file) for file in sorted(folder.rglob("*")) if file.is_file()}
-    (folder / MANIFEST).write_text(json.dumps(files, indent=2), encoding="utf-8")
+    """Note size and SHA-256 of every file of a folder, but for an older note of it; to be called last."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / MANIFEST]
+    entries = {str(file.relative_to(folder)): seal(file) for file in files}
+    (folder / MANIFEST).write_text(json.dumps(entries, indent=2), encoding="utf-8")
 
 
 def find_damage(folder: Path, required: Collection[str] = ()) -> str | None:
