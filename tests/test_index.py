@@ -478,7 +478,7 @@ def test_a_kill_at_any_moment_loses_no_finished_work(ledger: Ledger, monkeypatch
 
 def test_a_damaged_part_is_embedded_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(updating, "measure_reach", lambda rows: (_ for _ in ()).throw(Killed))
+        patch.setattr(updating, "measure_reach", lambda rows, **_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             ledger.update(TICKETS)
     parts = sorted((ledger.index / "parts").iterdir())
