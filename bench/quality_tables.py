@@ -7,7 +7,6 @@ from statistics import mean, stdev
 from typing import Any
 
 from bench.markdown import change, table
-from trainer.evaluation.type_comparison import HEADINGS, cells_of
 
 PAIR_METRICS = {"spearman": "Spearman", "roc_auc": "ROC-AUC"}
 
@@ -166,7 +165,11 @@ def index_types(record: dict[str, Any]) -> list[str]:
         f"{settings['model']}, {settings['max_length']} tokens a text; {facts['queries']} queries among "
         f"{facts['texts']:,} reports"
     )
-    return table(HEADINGS, map(cells_of, record["rows"]), record, said, left=0)
+    rows = [
+        [row["dims"], row["type"], f"{row['bytes']:,}", f"{row['success@10']:.4f}", f"{row['recall@10']:.4f}"]
+        for row in record["rows"]
+    ]
+    return table(["dims", "type", "bytes a ticket", "success@10", "recall@10"], rows, record, said, left=0)
 
 
 def _with_interval(value: float, ends: list[float], signed: bool) -> str:

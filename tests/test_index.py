@@ -20,6 +20,7 @@ from trainer.evaluation.search_scores import BM25Scores, EmbeddingScores, FusedS
 from trainer.main import cli
 from trainer.model.embedding_types import TYPES, EmbeddingType, unit_prefixes
 from trainer.model.encoder import EmbeddingConditions, Encoder
+from trainer.search import command
 from trainer.search import duplicates as grouping
 from trainer.search import update as updating
 from trainer.search.duplicates import complete_link, find_duplicates, similar_pairs
@@ -109,6 +110,7 @@ def test_an_index_of_each_type_ranks_by_what_it_keeps(tmp_path: Path, type: str)
     rows, queries = clustered(301, 37, rng), clustered(9, 37, rng)
     folder = write(tmp_path / "index", rows, type=type)
     stored = read_index(folder)
+    assert command.TYPES == TYPES  # which `--help` must know without torch
     assert stored.embeddings.nbytes == 301 * stored.type.bytes_each and stored.contents.type == type
     decoded = stored.rows()
     for query, hits in zip(queries, Index.open(folder, model=None).search_embeddings(queries, top=10), strict=True):
@@ -397,6 +399,7 @@ def test_only_new_and_changed_texts_are_embedded(ledger: Ledger, encoder_folder:
     assert np.abs(updated["inc1"] - alone).max() < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("type", TYPES[1:])
 def test_an_update_keeps_type_and_ranges(ledger: Ledger, type: str, capsys: pytest.CaptureFixture[str]) -> None:
     first = ledger.update(TICKETS, type=type)
@@ -478,7 +481,7 @@ def test_a_kill_at_any_moment_loses_no_finished_work(ledger: Ledger, monkeypatch
 
 def test_a_damaged_part_is_embedded_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(updating, "measure_reach", lambda rows: (_ for _ in ()).throw(Killed))
+        patch.setattr(updating, "measure_reach", lambda rows, **_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             ledger.update(TICKETS)
     parts = sorted((ledger.index / "parts").iterdir())

@@ -199,7 +199,12 @@ def _read_files(folder: Path, contents: Contents) -> Stored:
     for kind, path in files.items():
         if seal(path) != {key: contents.files[kind][key] for key in ("size", "sha256")}:
             raise damaged(path)
-    kept = EmbeddingType(contents.type, contents.dims, _read_ranges(files.get("ranges"), contents.dims))
+    ranges = None
+    if "ranges" in files:
+        ranges = np.array(_load(files["ranges"], (2, contents.dims), np.dtype(np.float32)))
+        if not (np.isfinite(ranges).all() and (ranges[0] <= ranges[1]).all()):
+            raise damaged(files["ranges"])
+    kept = EmbeddingType(contents.type, contents.dims, ranges)
     embeddings = _load(files["embeddings"], (contents.tickets, kept.columns), KINDS[contents.type])
     return Stored(contents, kept, embeddings, files)
 
@@ -213,15 +218,6 @@ def _load(path: Path, shape: tuple[int, int], kind: np.dtype) -> np.ndarray:
     if array.shape != shape or array.dtype != kind or not array.flags.c_contiguous:
         raise damaged(path)
     return array
-
-
-def _read_ranges(path: Path | None, dims: int) -> Float | None:
-    if path is None:
-        return None
-    ranges = np.array(_load(path, (2, dims), np.dtype(np.float32)))
-    if not (np.isfinite(ranges).all() and (ranges[0] <= ranges[1]).all()):
-        raise damaged(path)
-    return ranges
 
 
 def damaged(path: Path) -> CheckpointError:
@@ -251,13 +247,13 @@ def write_index(
     """
     kept = kept or EmbeddingType("float32", embeddings.shape[1])
     files = {
-        "embeddings": _write_array(folder, "embeddings", embeddings),
+        "embeddings": _write(folder, "embeddings", lambda file: np.lib.format.write_array(file, embeddings)),
         "tickets": _write(folder, "tickets", lambda file: _write_tickets(file, tickets)),
     }
-    if kept.ranges is not None:
-        files["ranges"] = _write_array(folder, "ranges", kept.ranges)
+    if (ranges := kept.ranges) is not None:
+        files["ranges"] = _write(folder, "ranges", lambda file: np.lib.format.write_array(file, ranges))
     if words is not None:
-        files["words"] = _write(folder, "words", lambda file: file.write(_packed(words)))
+        files["words"] = _write(folder, "words", lambda file: file.write(safetensors.numpy.save(words.arrays())))
     whole = Contents(tickets=len(tickets), dims=kept.dims, type=kept.name, files=files, **contents)
     record = asdict(whole)
     write_json(folder / CONTENTS, record | {"sha256": _checksum(record)})
@@ -287,21 +283,10 @@ def _write(folder: Path, kind: str, write: Callable[[BinaryIO], object]) -> dict
     return {"name": name, **sealed}
 
 
-def _write_array(folder: Path, kind: str, array: np.ndarray) -> dict[str, Any]:
-    return _write(folder, kind, lambda file: np.lib.format.write_array(file, array))
-
-
 def _write_tickets(file: BinaryIO, tickets: Sequence[Ticket]) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     csv.writer(text, lineterminator="\n").writerows([HEADER, *tickets])
     text.detach()
-
-
-def _packed(words: WordIndex) -> bytes:
-    values = words.values
-    names = sorted(words.columns, key=words.columns.__getitem__)[: values.shape[1]]
-    arrays = {"data": values.data, "indices": values.indices, "indptr": values.indptr}
-    return safetensors.numpy.save(arrays | {"words": np.frombuffer("\n".join(names).encode(), dtype=np.uint8)})
 
 
 def _checksum(record: dict[str, Any]) -> str:

@@ -231,7 +231,8 @@ def _embeddings(
     parts.embed({sha256: text for sha256, text in new.items() if sha256 not in finished}, len(finished), encoder)
     rows = np.empty((len(tickets), dims), dtype=np.float32)
     places = [row for row, ticket in enumerate(tickets) if ticket.sha256 in known]
-    for start in range(0, len(places) if old else 0, ROWS_AT_ONCE):
+    for start in range(0, len(places), ROWS_AT_ONCE):
+        assert old is not None  # without one nothing is known
         block = places[start : start + ROWS_AT_ONCE]
         rows[block] = old.rows([known[tickets[row].sha256] for row in block])
     by_hash: dict[str, list[int]] = {sha256: [] for sha256 in new}

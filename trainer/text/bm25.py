@@ -48,6 +48,12 @@ class WordIndex:
         parts, shape = index.scores, (len(texts), len(index.scores["indptr"]) - 1)
         return cls(index.vocab_dict, csc_matrix((parts["data"], parts["indices"], parts["indptr"]), shape=shape))
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it, for a file: the parts of `values`, and the words in the order of their columns, a line each."""
+        names = sorted(self.columns, key=self.columns.__getitem__)[: self.values.shape[1]]
+        parts = {"data": self.values.data, "indices": self.values.indices, "indptr": self.values.indptr}
+        return parts | {"words": np.frombuffer("\n".join(names).encode(), dtype=np.uint8)}
+
     def scores(self, query: str) -> NDArray[np.float32]:
         """[U] of all texts; equal texts get equal scores to the bit."""
         words = Counter(re.findall(WORD, canonical_form(query)))

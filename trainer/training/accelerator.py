@@ -17,7 +17,7 @@ from trainer.training.tracking import make_trackers
 def make_accelerator(config: Config, folder: Path) -> Accelerator:
     """The accelerator of a run, with the loss scaling of fp16 where that is asked for and the trackers asked for."""
     precision = "fp16" if config.train.precision == "fp16" else "no"  # bf16 is of `Inputs.autocast` alone
-    trackers = make_trackers(config, folder)
+    trackers = make_trackers(config, folder) or None  # of [] accelerate warns
     patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout))
     # One setting for the whole process is accelerate's idea: a second run would get the first one's precision. The
     # process group stays.
