@@ -49,7 +49,7 @@ def build_pairs(settings: Settings) -> Report:
     translators = [load_translator(name) for name in settings.translators]  # a wrong name should fail at once
     tickets = load_tickets(settings.tickets, settings.columns, settings.quality, settings.reading)
     texts, sources = read_sources(tickets, settings.sources or SAID, settings.quality, settings.seed)
-    by_bands = "similarity" in settings.sources or not sources
+    by_bands = settings.guess or not sources
     _check_tickets(tickets, settings, sources, by_bands)
     settings, left_out = _fit_categories(tickets, settings) if by_bands else (settings, "")
     console.print(f"{len(tickets)} of {tickets.facts['read']} tickets kept", markup=False)

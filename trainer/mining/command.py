@@ -113,7 +113,7 @@ def build_pairs_parser() -> argparse.ArgumentParser:
 
 def _add_mining_options(add: Callable[..., None]) -> None:
     text = f"what labels come from: some of {', '.join(SOURCES)} (default: what the tickets offer; similarity only "
-    text += "where that is nothing)"
+    text += "where that is nothing, or where a band is given)"
     add("--sources", text, type=_sources, default=(), metavar="NAME,...")
     text = "train pairs a phase, half of them positive; 0 leaves it out"
     add("--sizes", text, default="5000,5000,5000", metavar="N,N,N")
@@ -181,6 +181,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         "reading": reading_from(options),
         "quality": of_fields(Filter),
         "phases": parse_phases(options.sizes, bands, options.similarity),
+        "guess": "similarity" in options.sources or any(map(any, bands)),
         "raw_texts": options.written_texts == "raw",
     }
     settings = of_fields(Settings)
