@@ -22,7 +22,7 @@ from trainer.model.encoder import Encoder, EncoderSpec
 from trainer.model.folder import UnfitModel, optional_json
 from trainer.model.packing import Group, TokenBatch
 from trainer.model.runtime import EMBEDDING, GRAPHS, SERVING, Graph, NoRuntime, open_graph
-from trainer.system.files import MANIFEST, find_damage
+from trainer.system.files import MANIFEST, find_damage, json_ready
 
 TOKENS_AT_ONCE = 2_048  # that a graph takes; what lies between its layers then stays in a cache
 TOKENIZER = "tokenizer.json"
@@ -71,7 +71,7 @@ class ServingFacts:
 
     def to_json(self) -> str:
         """What `read_facts` reads back."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(json_ready(asdict(self)), indent=2, ensure_ascii=False) + "\n"
 
 
 def is_served(name: str) -> bool:
