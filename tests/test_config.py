@@ -124,6 +124,7 @@ OUTSIDE_AND_INSIDE: dict[str, tuple[list[str], list[str]]] = {
     "checkpoint.minutes": (["-0.5"], ["0", "0.5"]),
     "train.timeout": (["0.5", "1e8"], ["1", "86400"]),
     "log.every": (["0", "-1"], ["1"]),
+    "log.trackers": (['["tensorbord"]', '["wandb", "wandb"]'], ["[]", '["tensorboard", "mlflow"]']),
 }
 # Rules of the tables of data.sources; how they are told stands in a test of its own.
 OF_SOURCES = {f"data.sources.{name}" for name in ("path", "weight", "label_scale", "positive_threshold")}

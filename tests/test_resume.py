@@ -189,7 +189,7 @@ def other_random_states(patch: pytest.MonkeyPatch) -> None:
 def whole_log(patch: pytest.MonkeyPatch) -> None:
     """Nothing that a killed run left behind its checkpoint is dropped."""
     real = loop.open_log
-    patch.setattr(loop, "open_log", lambda folder, accelerator, step, tracked: real(folder, accelerator, 99, tracked))
+    patch.setattr(loop, "open_log", lambda folder, accelerator, step: real(folder, accelerator, 99))
 
 
 MUTANTS = {

@@ -111,12 +111,6 @@ def test_what_is_missing_or_will_not_start_is_one_line(services: dict[str, Servi
         raise InputError("tracker")
 
 
-@pytest.mark.parametrize("wrong", ['["tensorbord"]', '["wandb", "wandb"]', "true"])
-def test_trackers_are_checked(wrong: str) -> None:
-    with pytest.raises(InputError, match=r"log\.trackers"):
-        resolve_config({"data": {"train": "pairs.json"}}, [f"log.trackers={wrong}"])
-
-
 def test_a_setting_that_is_gone_names_its_successor() -> None:
     with pytest.raises(InputError, match=r'log\.tensorboard is gone: write log\.trackers = \["tensorboard"\] instead'):
         resolve_config({"data": {"train": "pairs.json"}, "log": {"tensorboard": False}})

@@ -11,6 +11,7 @@ pair_metrics.METRICS                       every metric of pairs by name; a new 
 search.search                              how well queries find their right answers in a corpus, exactly and in blocks
 search_set.SearchSet, SearchedTexts        a corpus, or the texts of pairs, searched by embeddings, by BM25, by both
 search_scores                              what ranks candidates: embeddings at every dim, BM25, both fused
+type_comparison.compare_types              what a search loses at fewer dims, or in fewer bytes a coordinate
 search_metrics.NAMES                       success@k, recall@k, MRR, nDCG, MAP over all orders of ties; new ones go here
 bootstrap.bootstrap_pairs, interval        paired bootstrap; groups.py: which texts are drawn together
 thresholds.fit_thresholds                  fitted on dev by prevalence.threshold_at_share, applied frozen

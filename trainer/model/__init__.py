@@ -6,6 +6,7 @@ Start at `encoder`, and follow `Encoder.encode` down:
     folder       what a model folder says: modules, pooling, prompts, adapter or not; fetched from the hub if need be
     encoder      `Encoder`: texts or token batches to embeddings
     embedding    embeddings of whole data sets: cached, shared out over ranks
+    embedding_types  embeddings kept in fewer bytes: float16, int8, signs
     export       the trained model as folders
     proof        these read back and compared, by sentence-transformers too; padded batches before training
     served       `ServedEncoder`: an exported graph in an encoder's place, which `runtime` opens without torch
