@@ -558,6 +558,7 @@ BY_KEY = {
     "optim.weight_decay": ABOVE_ZERO,
     "loss.scale": ABOVE_ZERO,
     "eval.largest_strength": st.floats(1, 2),
+    "log.trackers": st.lists(st.sampled_from(["tensorboard", "wandb", "mlflow"]), unique=True).map(tuple),
 }
 
 
