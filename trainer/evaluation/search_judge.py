@@ -58,7 +58,7 @@ def judge_search(question: SearchQuestion) -> SearchJudgement:
     named = replace(question, dims=dims, metric=metric)
     decision = decide(assessment, metric)
     types = compare_types(sets["model"], rows["model"], dims) if question.index_types else []
-    found = {"facts": corpus.facts, "assessment": assessment, "index_types": types}
+    found: dict[str, Any] = {"facts": corpus.facts, "assessment": assessment, "index_types": types}
     return SearchJudgement(**vars(decision), question=named, **found)
 
 

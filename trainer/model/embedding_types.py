@@ -92,10 +92,10 @@ class EmbeddingType:
             product: Float = stored @ query
             return product
         dots = np.empty(len(stored), dtype=np.float32)
-        weights, offset = query, np.float32(0)
+        weights, offset = query, np.zeros((), dtype=np.float32)
         if self.ranges is not None:
             low, step = self._scale()
-            weights, offset = step * query, (128 * step + low) @ query
+            weights, offset = step * query, np.asarray((128 * step + low) @ query)
         tables = self._sums_by_byte(query) if self.name == "binary" else None
         for start in range(0, len(stored), ROWS_AT_ONCE):
             rows = stored[start : start + ROWS_AT_ONCE]

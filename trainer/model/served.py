@@ -94,7 +94,7 @@ class ServedModel(nn.Module):
 
     def __init__(self, facts: ServingFacts, sha256: str) -> None:
         super().__init__()
-        self.config = PreTrainedConfig(hidden_size=max(facts.dims))
+        self.config = PreTrainedConfig(hidden_size=max(facts.dims))  # type: ignore[call-arg]  # takes any name
         # The graph's hash stands for its weights, so that it has a fingerprint of its own.
         self.sha256 = nn.Parameter(torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8), requires_grad=False)
         self.get_input_embeddings: Callable[[], Any] = lambda: SimpleNamespace(num_embeddings=facts.token_count)

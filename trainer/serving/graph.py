@@ -34,6 +34,8 @@ class EmbeddingGraph(nn.Module):
     their cosine.
     """
 
+    bias: Tensor  # [2 * longest - 1, heads], where the family has a relative one
+
     def __init__(self, encoder: Encoder, dim: int) -> None:
         super().__init__()
         self.model, self.pooling, self.normalize = encoder.model, encoder.spec.pooling, encoder.spec.normalize

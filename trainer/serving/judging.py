@@ -67,7 +67,7 @@ def pairs_to_judge(asked: Asked, dim: int) -> PairsToJudge | None:
     metric, trained = (config.eval.metric, config.loss.dims) if config else (AUTO, ())
     dims = tuple(sorted({dim, *(each for each in trained if each < dim)}, reverse=True))
     if asked.pairs:
-        options = {"label_scale": asked.label_scale, "positive_threshold": asked.positive_threshold}
+        options: dict[str, Any] = {"label_scale": asked.label_scale, "positive_threshold": asked.positive_threshold}
         table = read_pairs(asked.pairs, reading=asked.reading, **options)
         require_positives(table)
     elif config:

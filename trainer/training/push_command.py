@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from trainer.errors import CheckpointError, InputError, first_line
 from trainer.system.arguments import Parser
@@ -65,7 +66,7 @@ def files_to_push(run: Path, adapter: bool) -> dict[str, Path]:
         raise InputError(f"{run}: not the folder of a finished run, which holds {METRICS} and {MODEL}/")
     if adapter and not (run / ADAPTER / MANIFEST).is_file():
         raise InputError(f"--adapter: {run} has no {ADAPTER}/: it was trained without LoRA; leave it out")
-    files = {}
+    files: dict[str, Path] = {}
     for folder in (MODEL, ADAPTER) if adapter else (MODEL,):
         root = run / folder
         if problem := find_damage(root):
@@ -105,7 +106,8 @@ def _in_one_line(repo: str, endpoint: str) -> Iterator[None]:
     """Say what a hub, or the way to it, refuses. Raises InputError."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    of_the_way = HfHubHTTPError.__bases__[0]  # of httpx, or of httpx2: which, the version of the hub's library decides
+    # Of httpx, or of httpx2: which, the version of the hub's library decides.
+    of_the_way = cast(type[Exception], HfHubHTTPError.__bases__[0])
     try:
         yield
     except ValueError as error:  # a bad name, or a card whose head cannot be read
