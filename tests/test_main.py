@@ -74,6 +74,8 @@ def test_out_of_memory_says_what_that_command_can_do(command, monkeypatch, capfd
         "index": ["--model=x", "--tickets=y", "--output=z"],
         "search": ["--index=x", "--text=y"],
         "duplicates": ["--index=x", "--threshold=0.9"],
+        "export": ["--model=x"],
+        "push": ["x", "y"],
     }
     assert cli([command, *needed.get(command, [])]) == 2
     said = capfd.readouterr().err
