@@ -22,7 +22,8 @@ BANDS = (
     "--medium-positives", "0.4:0.95:other", "--medium-negatives", "0.05:0.35:same",
     "--hard-positives", "0.35:0.6:same", "--hard-negatives", "0.1:0.5:any",
 )  # fmt: skip
-SMALL = ("--sizes", "40,40,40", "--dev-share", "0.2", "--test-share", "0.2", "--max-group", "10", *BANDS)
+GUESSED = ("--sources", "similarity")
+SMALL = (*GUESSED, "--sizes", "40,40,40", "--dev-share", "0.2", "--test-share", "0.2", "--max-group", "10", *BANDS)
 SYLLABLES = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in ("rt", "ns", "lk", "mp")]
 
 
@@ -216,7 +217,7 @@ def test_known_duplicates_come_first_and_are_marked(tmp_path: Path) -> None:
         rows[one]["dup"] = rows[two]["number"]
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps({"dup": None, **row}) + "\n" for row in rows))
-    files = build(path, tmp_path / "out", "--duplicate-column", "dup")
+    files = build(path, tmp_path / "out", "--duplicate-column", "dup", "--sources", "duplicates,similarity")
     labels = {}
     for part in files.values():
         for one, two, label, origin in zip(
@@ -360,7 +361,7 @@ def test_without_categories_what_default_bands_ask_of_them_is_left_out_and_said(
 ) -> None:
     path, output = tmp_path / "t.jsonl", tmp_path / "out"
     path.write_text("".join(json.dumps({**row, "assignment_group": category}) + "\n" for row in ticket_rows()))
-    arguments = ["--tickets", str(path), "--output", str(output), "--sizes", "20", "--max-group", "30"]
+    arguments = ["--tickets", str(path), "--output", str(output), "--sizes", "20", "--max-group", "30", *GUESSED]
     assert cli(["build-pairs", *arguments]) == 0
     report = json.loads((output / "report.json").read_text())
     (line,) = (line for line in report["warnings"] if "left out" in line)
@@ -382,14 +383,18 @@ def test_links_that_tie_nothing_are_told_and_no_duplicates_are_known(tmp_path: P
     def warnings(rows: list[dict[str, str]]) -> list[str]:
         path.write_text("".join(json.dumps({"dup": None, **row}) + "\n" for row in rows))
         output = tmp_path / f"out{len(rows)}"
-        build(path, output, "--duplicate-column", "dup")
+        build(path, output, "--duplicate-column", "dup", "--sources", "duplicates,similarity")
         return json.loads((output / "report.json").read_text())["warnings"]
 
     said = warnings(rows)
     assert "1 of 4 links name tickets that are not in the file (such as 'INC7777777')" in said
     assert not any("no known duplicates" in line for line in said)
-    said = warnings([row for row in rows if row.get("dup", "INC0000004") == "INC0000004"])
-    assert any(line.startswith("no known duplicates (rows with a link: 1;") for line in said)  # to itself
+    path.write_text(
+        "".join(json.dumps({"dup": None, **row}) + "\n" for row in rows if row.get("dup", "INC0000004") == "INC0000004")
+    )
+    options = ("--tickets", str(path), "--output", str(tmp_path / "none"), *SMALL, "--duplicate-column", "dup")
+    said_of_none = refused(capfd, *options, "--sources", "duplicates,similarity")  # one names itself
+    assert "--sources duplicates: dup gives no such pairs" in said_of_none
 
 
 def test_help_says_every_default_band(capsys) -> None:
@@ -402,7 +407,7 @@ def test_help_says_every_default_band(capsys) -> None:
 @pytest.mark.slow
 def test_the_real_tickets_give_three_full_phases(shared_data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    assert cli(["build-pairs", "--tickets", str(shared_data / "tickets.csv"), "--output", str(output)]) == 0
+    assert cli(["build-pairs", "--tickets", str(shared_data / "tickets.csv"), "--output", str(output), *GUESSED]) == 0
     table = read_pairs(output / "train.json")
     for phase in (1, 2, 3):
         own = table.take(table.phase == phase)

@@ -32,8 +32,9 @@ def ticket_rows(count: int = 300) -> Rows:
     rows = []
     for number in range(count):
         problem = number % 60
-        title = " ".join(rng.sample(problems[problem], 4))
-        body = " ".join(rng.sample(problems[problem], 6) + rng.sample(WORDS, 4))
+        words = problems[problem]
+        title = " ".join(rng.sample(words, 4))
+        body = " ".join(rng.sample(words, 6) + rng.sample(WORDS, 4))
         rows.append(
             {
                 "number": f"INC{number:04}",
@@ -41,7 +42,7 @@ def ticket_rows(count: int = 300) -> Rows:
                 "description": f"{title.upper()}!\n{body}" if number % 2 else f"{body} {title}, since today",
                 "assignment_group": f"team {problem % 3}",
                 "parent_incident": f"INC{problem:04}" if number >= 60 and number % 7 == 0 else "",
-                "close_notes": "closed by phone now" if number % 3 else f"RE: {title}: replaced {problem} {number}",
+                "close_notes": "closed by phone now" if number % 3 else f"RE: {title}: replaced {words[0]} {words[1]}",
                 "opened_at": f"2024-01-{1 + number % 28:02} 10:00",
                 "part": "held" if number % 10 == 3 else "free",
             }
@@ -112,7 +113,11 @@ def test_each_source_gives_its_pairs_and_links_can_be_withheld(built: tuple[Path
     columns = ("texts1", "texts2", "labels", "origins", "numbers1", "numbers2")
     for text1, text2, label, origin, one, two in zip(*(train[name] for name in columns), strict=True):
         if origin == "title-body":
-            assert text1 == rows[one]["short_description"] and (one == two) == bool(label)
+            assert (
+                text1.casefold() == rows[one]["short_description"]
+                and text2[0].isalnum()
+                and (one == two) == bool(label)
+            )
             assert rows[two]["short_description"].casefold() not in text2.casefold()
         elif origin == "resolution":
             assert text2.startswith("replaced") and rows[two]["short_description"] not in text2
@@ -143,7 +148,7 @@ def test_negatives_are_of_others_and_score_below_their_positive(built: tuple[Pat
     assert len(negatives) > 100
     for text1, _, origin, one, two, cosine in negatives:
         assert one != two and cluster[one] != cluster[two]
-        if origin == "title-body":
+        if origin == "title-body" and best[text1] > 0.1:
             assert cosine <= 0.7 * best[text1] + 1e-3
     assert files["report"]["shortcuts"]["same_category"] == pytest.approx(0.5, abs=0.1)
     assert files["report"]["shortcuts"]["length"] == pytest.approx(0.5, abs=0.15)

@@ -2,9 +2,9 @@
 
 Larger files are made out of real tickets: the title of one, then one to three sentences of others of its category, so
 words keep their frequencies and titles recur as often as the file is larger. Resolution and notes are further such
-sentences, every tenth ticket is a duplicate of an earlier one, and all have a date: every source of labels is there. Without --tickets they are made out of
-generated incidents, whose small vocabulary makes far more pairs alike. Each size runs in a process of its own, with the
-defaults of the command.
+sentences, every tenth ticket is a duplicate of an earlier one, and all have a date: every source of labels is there.
+Without --tickets they are made out of generated incidents, whose small vocabulary makes far more pairs alike. Each size
+runs in a process of its own, with the defaults of the command.
 
     python -m bench.speed.build_pairs --tickets tickets.csv
 """

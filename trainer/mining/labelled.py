@@ -171,14 +171,16 @@ def _negatives(
 
 def _hardest(labels: Labels, anchors: IntArray, positives: IntArray, ceiling: FloatArray, pool: IntArray) -> IntArray:
     """[R, OPTIONS or fewer] texts of the pool for each anchor: first those of its category, or not of it where its
-    positive is not either, so that categories do not tell; then those that score highest within the ceiling; -1 where
-    there are no more."""
+    positive is not either, so that categories do not tell; then those that score highest within the ceiling, or where
+    there are none the lowest of all; -1 where there are no more."""
     texts, tickets = labels.texts, labels.texts.tickets
     scores = cosines_with(labels.scores, anchors, pool)
     own, _ = compare_categories(tickets, texts.ticket(anchors), texts.ticket(positives))
     same, known = compare_categories(tickets, texts.ticket(anchors)[:, None], texts.ticket(pool))
     preferred = known & (same == own[:, None])
     keys = np.where(scores <= ceiling[:, None], scores + CATEGORY_FIRST * preferred, -np.inf)
+    none = np.isinf(keys).all(axis=1)  # of a positive as unlike as any two: the least alike
+    keys[none] = CATEGORY_FIRST * preferred[none] - scores[none]
     count = min(OPTIONS, len(pool))
     best = np.argpartition(-keys, count - 1, axis=1)[:, :count]
     best = np.take_along_axis(best, np.argsort(-np.take_along_axis(keys, best, 1), axis=1, kind="stable"), 1)

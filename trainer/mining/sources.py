@@ -18,7 +18,7 @@ from trainer.mining.neighbours import IntArray
 from trainer.mining.settings import BoolArray
 from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import count_words, id_free
-from trainer.text.leaks import without_title
+from trainer.text.leaks import SIGNS, without_title
 
 KNOWN_NEIGHBOURS = 6  # each ticket of a large duplicates' cluster is paired with so many others of it
 TITLE_WORDS = 2  # a title of fewer says too little to know its ticket by
@@ -110,7 +110,7 @@ def _split(texts: Sequence[str], ends: Sequence[int]) -> list[tuple[str, str]]:
         begin = end
         while 0 < begin < len(text) and text[begin].isalnum() and text[begin - 1].isalnum():
             begin += 1
-        parts.append((text[:end], text[begin:].strip()))
+        parts.append((text[:end], text[begin:].lstrip(SIGNS).rstrip()))
     return parts
 
 
