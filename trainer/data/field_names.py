@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Any
 
 from trainer.data.raw_table import COMPARED_NAMES, brief, missing_column, parse_number
+from trainer.data.ticket_names import USUAL_TICKET_NAMES
 from trainer.errors import InputError
 
 # Field -> our own names for it, in rows and in columns; they win over the usual ones.
@@ -47,23 +48,6 @@ POSITIVE = re.compile(r"pos(itives?)?")
 NEGATIVE = re.compile(r"(hard)?neg(atives?)?\d*")
 MAPPED_TO = {"anchor": "text1", "query": "text1", "positive": "positive", "negative": "negative"}
 MAPPED_TO |= {name: name for name in PAIR_NAMES if name != "origin"}
-
-# In order of preference: the first that a file has is taken.
-USUAL_TICKET_NAMES = {
-    "number": (
-        "number", "issuekey", "key", "ticketnumber", "ticketid", "incidentnumber", "incidentid", "caseid", "bugid",
-        "issueid", "requestid", "iid", "id", "#",
-    ),
-    "text1": ("shortdescription", "summary", "subject", "title", "shortdesc", "issuesummary"),
-    "text2": (
-        "description", "body", "longdescription", "detaileddescription", "details", "content", "message", "text",
-        "descriptiontext", "notes",
-    ),
-    "category": (
-        "assignmentgroup", "assignedgroup", "supportgroup", "group", "groupname", "components", "component",
-        "category", "team", "queue", "department", "tracker", "product", "groupid", "labels", "tags", "project",
-    ),
-}  # fmt: skip
 
 
 def name_key(name: str) -> str:
@@ -226,6 +210,8 @@ OPTIONS = {
     "category": "--category-column",
     "duplicate_of": "--duplicate-column",
     "cluster": "--cluster-column",
+    "resolution": "--resolution-column",
+    "notes": "--notes-column",
     "date": "--date-column",
     "part": "--queries",
 }

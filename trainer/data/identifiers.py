@@ -157,7 +157,7 @@ def link_rows(
         duplicates: [R] cells that name the tickets which a row duplicates, None without such a column.
         clusters: [R] cells with a name that rows about one problem share.
         options: how a person names columns, for messages.
-        most_miss: the share of the links that may tie nothing; whatever it is, not all of them.
+        most_miss: the share of the links that may tie nothing; up to 1 not all of them, above it any.
 
     Raises InputError: more links, or all, name no ticket of the file and tie nothing; one of each side is shown.
     """
@@ -205,7 +205,7 @@ def _check(
     shapes = {_shape(id_key(number)) for number in numbers}
     counts = Counter(unknown)
     missed = [link for link in unknown if counts[link] == 1 or _shape(id_key(link)) not in shapes]
-    if missed and (len(missed) > most_miss * total or len(missed) == total):
+    if missed and (len(missed) > most_miss * total or (len(missed) == total and most_miss <= 1)):
         link = missed[0] if len(missed[0]) <= SHOWN_END else f"…{missed[0][-SHOWN_END:]}"
         number = next((f"the ticket number {brief(number)}" for number in numbers if number), "no ticket number at all")
         raise InputError(

@@ -110,22 +110,27 @@ def _head(text: str) -> str:
 
 
 def met_in_training(clusters: Int, cells: Sequence[Sequence[str]], trained: Collection[str]) -> Mask:
-    """[R] whether a text of a row's cluster, or one of its cells, is a training text.
+    """[R] whether a text of a row's cluster, or one of its cells, is a training text."""
+    linked = np.flatnonzero(np.bincount(clusters)[clusters] > 1) if trained else np.empty(0, dtype=np.int64)
+    trained_rows = rows_with_text(linked.tolist(), cells, trained)
+    touched: Mask = np.isin(clusters, clusters[trained_rows])
+    return touched
+
+
+def rows_with_text(rows: Sequence[int], cells: Sequence[Sequence[str]], texts: Collection[str]) -> list[int]:
+    """Those of the rows of which one of some texts is a cell, or all cells.
 
     Pairs are often made of texts that were cleaned, cut, or joined in another way.
     """
-    known = {_head(text) for text in trained} - {""}
+    known = {_head(text) for text in texts} - {""}
 
-    def is_trained(row: int) -> bool:
+    def is_known(row: int) -> bool:
         for parts in (cells[row], [strip_mail(cell) for cell in cells[row]]):
             if any(_head(text) in known for text in (join_cells(parts)[0], " ".join(parts), *parts)):
                 return True
         return False
 
-    linked = np.flatnonzero(np.bincount(clusters)[clusters] > 1) if known else np.empty(0, dtype=np.int64)
-    trained_rows = [row for row in linked.tolist() if is_trained(row)]
-    touched: Mask = np.isin(clusters, clusters[trained_rows])
-    return touched
+    return [row for row in rows if is_known(row)]
 
 
 def build_corpus(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +10,17 @@ import numpy as np
 
 from trainer.data.dates import parse_dates
 from trainer.data.identifiers import clean_id, id_key
-from trainer.data.raw_table import RawTable, brief
+from trainer.data.raw_table import RawTable
 from trainer.data.readers import Reading
-from trainer.data.search_corpus import Int, Mask, SearchCorpus, build_corpus, met_in_training
+from trainer.data.search_corpus import SearchCorpus, build_corpus, met_in_training
 from trainer.data.ticket_table import (
     Columns,
     LinkedTickets,
     join_cells,
     read_linked_tickets,
     read_ticket_table,
+    rows_of_value,
     text_cells,
-    text_of_cell,
 )
 from trainer.errors import InputError
 
@@ -70,7 +69,7 @@ def corpus_of_tickets(
         kept, dates = kept[by_time], dates[by_time]
     asking = np.ones(len(kept), dtype=np.bool_)
     if part and columns.part:
-        asking = _have(raw, columns.part, value.strip(), kept)
+        asking = rows_of_value(raw, columns.part, value.strip())[kept]
     facts = {"read": len(raw), "repeated_numbers": sum(repeated), "without_text": sum(not text for text in texts)}
     facts |= links.facts
     leaks = met_in_training(links.clusters, cells, trained)[kept]
@@ -94,15 +93,6 @@ def _repeated(numbers: Sequence[str]) -> list[bool]:
     keys = [id_key(number) for number in numbers]
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     return [bool(key) and first[key] != row for row, key in enumerate(keys)]
-
-
-def _have(raw: RawTable, column: str, value: str, rows: Int) -> Mask:
-    """[N] which of the rows have a value. Raises InputError, naming some that are there, where none has."""
-    cells = [text_of_cell(raw, column, row) for row in rows.tolist()]
-    if value not in cells:
-        listed = ", ".join(brief(name) for name, _ in Counter(cells).most_common(5))
-        raise InputError(f"{raw.source}: no row has {column} = {brief(value)}; it has {listed}")
-    return np.array([cell == value for cell in cells])
 
 
 def _nothing_tied(tickets: LinkedTickets) -> dict[str, str]:

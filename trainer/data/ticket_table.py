@@ -5,6 +5,7 @@ Legend: R rows of the file.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trainer.data.field_names import (
     OPTIONS,
-    USUAL_TICKET_NAMES,
     free_columns,
     holds_pairs,
     missing_ticket_text,
@@ -26,8 +29,11 @@ from trainer.data.identifiers import MOST_MISS, Links, clean_id, is_rounded, lin
 from trainer.data.pair_cells import UNUSABLE
 from trainer.data.raw_table import RawTable, brief, fix_of_object, missing_column
 from trainer.data.readers import Reading, read_table
+from trainer.data.ticket_names import ALL_OF, USUAL_TICKET_NAMES
 from trainer.errors import InputError
 
+SOUGHT = ("duplicate_of", "cluster", "resolution", "notes", "date")  # fields that most files lack
+SOUGHT_AS = {"duplicate_of": "links", "resolution": "resolutions", "notes": "notes", "date": "dates"}
 OWN_NAMES = ("number", "shortdescription", "description", "assignmentgroup")  # of columns that go without saying
 # What an object in a cell says, by the first of these keys that it has: references, people, labels, rich text.
 SAYING = (
@@ -38,13 +44,16 @@ SAYING = (
 
 @dataclass(frozen=True)
 class Columns:
-    """What a ticket file calls its fields, and the finder of its columns; the usual names where nothing is said."""
+    """What a ticket file calls its fields, and the finder of its columns: "" for the usual names, None for a field that
+    is of no use and not looked for."""
 
     number: str = ""
     texts: tuple[str, ...] = ()
-    category: str | None = ""  # None: it is of no use, so not looked for
-    duplicate_of: str | None = None  # the number of the ticket that this one duplicates
-    cluster: str | None = None  # any name that tickets about one problem share
+    category: str | None = ""
+    duplicate_of: str | None = None  # the number of the ticket that this one duplicates, or of a problem they share
+    cluster: str | None = None  # any name that tickets about one problem share; has no usual name
+    resolution: str | None = None  # how it was resolved
+    notes: str | None = None  # what was noted while it was worked on
     date: str | None = None  # when it was opened
     part: str | None = None  # any name that tells some tickets from the others
     options: ClassVar[Mapping[str, str]] = OPTIONS  # how a person names each of them
@@ -75,11 +84,13 @@ class Columns:
                 raise missing_column(source, [column], names, f"name one of these with {option}")
         free = free_columns(names, found)
         for field, keys in USUAL_TICKET_NAMES.items():
-            key = next(
-                (key for key in keys if key in free and (field != "category" or self.category is not None)), None
-            )
-            if key and field not in found and not (self.texts and field.startswith("text")):
-                found[field] = _with_repeats(positions_of(names[free[key][0]], names), names)
+            is_text = field in ("text1", "text2")
+            if field in found or (self.texts if is_text else getattr(self, field) is None):
+                continue
+            present = [key for key in keys if key in free]
+            for key in present if field in ALL_OF else present[:1]:
+                columns = positions_of(names[free[key][0]], names)
+                found[field] = found.get(field, ()) + _with_repeats(columns, names)
         if not found.keys() & {"text1", "text2"}:
             raise missing_ticket_text(source, names, self.options["texts"], self.category is None)
         return found
@@ -100,14 +111,19 @@ class Columns:
                 missing.append(f"no {field} column{instead}")
             elif not getattr(self, field) and name_key(names[field]) not in OWN_NAMES:
                 notes.append(f"{field} {names[field]}")
+        notes += [
+            f"{word} {names[field]}" for field, word in SOUGHT_AS.items() if field in names and not getattr(self, field)
+        ]
         return notes, missing
 
 
 def read_ticket_table(path: str | Path, columns: Columns, reading: Reading | None) -> tuple[RawTable, Columns]:
-    """The table, and what it calls its fields, "" where it has no number or category; its columns go by these names."""
+    """The table, and what it calls its fields, "" where it has no number or category, None where it lacks another; its
+    columns go by these names."""
     columns.check()
     raw = read_table(path, columns, reading)
-    named = {field: name for field, name in raw.names.items() if not field.startswith("text")}
+    named: dict[str, str | None] = {field: None for field in SOUGHT if not getattr(columns, field)}
+    named |= {field: name for field, name in raw.names.items() if not field.startswith("text")}
     cells = {raw.names[field]: column for field, column in raw.columns.items()}
     return replace(raw, columns=cells, names={name: name for name in cells}), replace(
         columns, texts=_texts(raw.names), **named
@@ -131,10 +147,17 @@ class LinkedTickets:
 def read_linked_tickets(
     path: str | Path, columns: Columns, reading: Reading | None, most_miss: float = MOST_MISS
 ) -> LinkedTickets:
-    """Read a ticket file and follow the links of its rows. Raises InputError; for `most_miss` see `link_rows`."""
+    """Read a ticket file and follow the links of its rows. Raises InputError; for `most_miss` see `link_rows`.
+
+    Of columns that no one named as links only cells with a digit count, and they may tie nothing.
+    """
+    named_by_person = columns.duplicate_of != ""
     raw, columns = read_ticket_table(path, columns, reading)
     numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number) or []]
     duplicates, clusters = (ids_of_column(raw, column) for column in (columns.duplicate_of, columns.cluster))
+    if duplicates and not named_by_person:
+        duplicates = [cell if any(map(str.isdigit, cell)) else "" for cell in duplicates]
+        most_miss = math.inf
     links = link_rows(raw.source, numbers, duplicates, clusters, columns.options, most_miss)
     named = {columns.duplicate_of: duplicates, columns.cluster: clusters}
     link_cells = {column: cells for column, cells in named.items() if column is not None and cells is not None}
@@ -186,6 +209,15 @@ def text_cells(raw: RawTable, names: Sequence[str]) -> list[list[str]]:
 def text_of_cell(raw: RawTable, column: str, row: int) -> str:
     """A cell as one text; that of a column without a name is empty."""
     return ", ".join(texts_of_cell(raw, column, row))
+
+
+def rows_of_value(raw: RawTable, column: str, value: str) -> NDArray[np.bool_]:
+    """[R] which rows have a value in a column. Raises InputError, naming some that are there, where none has."""
+    cells = [text_of_cell(raw, column, row) for row in range(len(raw))]
+    if value not in cells:
+        listed = ", ".join(brief(name) for name, _ in Counter(cells).most_common(5))
+        raise InputError(f"{raw.source}: no row has {column} = {brief(value)}; it has {listed}")
+    return np.array([cell == value for cell in cells])
 
 
 def ids_of_column(raw: RawTable, column: str | None) -> list[str] | None:

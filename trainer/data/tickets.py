@@ -7,18 +7,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.dates import parse_dates
 from trainer.data.identifiers import clean_id, id_key
+from trainer.data.pairs import read_pairs
 from trainer.data.raw_table import RawTable
 from trainer.data.readers import Reading
-from trainer.data.ticket_table import Columns, join_cells, read_linked_tickets, text_cells, text_of_cell
-from trainer.system.console import tracked
+from trainer.data.search_corpus import rows_with_text
+from trainer.data.ticket_table import (
+    Columns,
+    LinkedTickets,
+    join_cells,
+    read_linked_tickets,
+    rows_of_value,
+    text_cells,
+    text_of_cell,
+)
+from trainer.errors import InputError
+from trainer.system.console import console, tracked
 from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import (
     MIXED,
@@ -33,6 +45,7 @@ from trainer.text.cleaning import (
 from trainer.text.masking import mask_text
 
 REASONS = {
+    "left-out": "to be left out (--leave-out, --leave-out-rows)",
     "repeated-number": "the ticket's number stands in an earlier row",
     "near-empty": "too few words",
     "boilerplate": "too few words once mail headers, greetings, signatures and repeated passages are gone",
@@ -46,6 +59,7 @@ OPTIONAL_REASONS = ("mixed-language", "ids-only", "template")
 """Reasons that a user can turn off."""
 
 IntArray = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,8 @@ class Filter:
     per_template: int = 5
     keep: tuple[str, ...] = ()  # of OPTIONAL_REASONS: not applied
     mask: bool = False  # hide names behind a label, e-mail addresses, phone numbers, ids and hosts
+    leave_out: tuple[str, ...] = ()  # pair files: tickets with one of their texts, and duplicates of these, go
+    leave_out_rows: str = ""  # COLUMN=VALUE: tickets with this value go
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,12 @@ class Tickets:
     template: IntArray  # [N] number of the template; copies share it
     dropped: list[Dropped]
     facts: dict[str, Any]  # counts for the report
+    titles: list[int] = field(default_factory=list)
+    """[N] characters of each text that are its title; the rest is its body."""
+    raw_titles: list[int] = field(default_factory=list)  # the same of `raw`
+    records: dict[str, tuple[list[str], list[str]]] = field(default_factory=dict)
+    """Of "resolution" and "notes", where the file has them: [N] cleaned, and [N] as in the file."""
+    dates: NDArray[np.float64] | None = None  # [N] seconds since 1970
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -98,13 +120,17 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
 
     Raises InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
     """
-    read = read_linked_tickets(path, columns, reading)
+    part, value = _column_and_value(quality.leave_out_rows)
+    named_date = bool(columns.date)
+    read = read_linked_tickets(path, replace(columns, part=part), reading)
     raw, columns, numbers, links = read.raw, read.columns, read.numbers, read.links
     categories = _categories(raw, columns.category or "")
-    whole, cleaned = _texts(raw, columns.texts, quality)
+    dates = _dates(raw, columns.date, named_date)
+    left_out = _left_out(read, quality.leave_out, value)
+    (whole, raw_titles), (cleaned, titles) = _texts(raw, columns.texts, quality)
     prints = fingerprints(cleaned)
     languages = [language(text) for text in tracked(cleaned, "Guessing languages")]
-    dropped = _drop(numbers, whole, cleaned, prints, languages, quality)
+    dropped = _drop(numbers, whole, cleaned, prints, languages, quality, left_out)
     kept = sorted(set(range(len(raw))) - {drop.row - 1 for drop in dropped})
     names = sorted({categories[row] for row in kept} - {""})
     index = dict(zip(["", *names], range(-1, len(names)), strict=True))
@@ -133,7 +159,57 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
             "known_duplicates": int(sizes[sizes > 1].sum()),
             "unknown_link": links.example,
         },
+        titles=[titles[row] for row in kept],
+        raw_titles=[raw_titles[row] for row in kept],
+        records=_records(raw, columns, quality, kept),
+        dates=dates if dates is None else dates[kept],
     )
+
+
+def _records(
+    raw: RawTable, columns: Columns, quality: Filter, kept: Sequence[int]
+) -> dict[str, tuple[list[str], list[str]]]:
+    """The texts of resolutions and notes, where the file has them."""
+    records = {}
+    for name, column in (("resolution", columns.resolution), ("notes", columns.notes)):
+        if column:
+            (whole, _), (cleaned, _) = _texts(raw, (column,), quality)
+            records[name] = [cleaned[row] for row in kept], [whole[row] for row in kept]
+    return records
+
+
+def _dates(raw: RawTable, column: str | None, named_by_person: bool) -> NDArray[np.float64] | None:
+    """[R] seconds of a column of dates; None without one. One that only has a usual name may hold something else,
+    which is said. Raises InputError."""
+    if not column:
+        return None
+    try:
+        return parse_dates(raw, column)
+    except InputError as error:
+        if named_by_person:
+            raise
+        console.print(f"{error}; dates are not used (--date-column)", markup=False)
+        return None
+
+
+def _column_and_value(equation: str) -> tuple[str | None, str]:
+    """ "COLUMN=VALUE" in two; (None, "") for nothing. Raises InputError."""
+    column, equals, value = equation.partition("=")
+    if equation and not (column and equals):
+        raise InputError(f"--leave-out-rows {equation}: write COLUMN=VALUE")
+    return column or None, value.strip()
+
+
+def _left_out(read: LinkedTickets, files: Sequence[str], value: str) -> Mask:
+    """[R] the rows to leave out: of a value in the column `part`, and those with a text of a pair file, or a duplicate
+    of one that has."""
+    raw, columns = read.raw, read.columns
+    mask = rows_of_value(raw, columns.part, value) if columns.part else np.zeros(len(raw), dtype=np.bool_)
+    if files:
+        texts = {text for file in files for text in read_pairs(file).texts}
+        rows = rows_with_text(range(len(raw)), text_cells(raw, columns.texts), texts)
+        mask |= np.isin(read.links.clusters, read.links.clusters[rows])
+    return mask
 
 
 def _categories(raw: RawTable, column: str) -> list[str]:
@@ -144,17 +220,22 @@ def _categories(raw: RawTable, column: str) -> list[str]:
     return [spelled.setdefault(canonical_form(cell), cell) for cell in cells]
 
 
-def _texts(raw: RawTable, names: Sequence[str], quality: Filter) -> tuple[list[str], list[str]]:
-    """[R] the columns joined: as they are, and cleaned and cut; both masked where that is asked for."""
+def _texts(
+    raw: RawTable, names: Sequence[str], quality: Filter
+) -> tuple[tuple[list[str], list[int]], tuple[list[str], list[int]]]:
+    """[R] the columns joined, and [R] how long the title in front is: as they are, then cleaned and cut; all masked
+    where that is asked for."""
     hide = mask_text if quality.mask else str
-    whole, cleaned, titles = [], [], []
+    whole, cleaned = [], []
     for cells in tracked(text_cells(raw, names), "Cleaning"):
-        whole.append(hide(join_cells(cells)[0]))
-        text, title = join_cells([hide(strip_mail(cell)) for cell in cells])
-        cleaned.append(text)
-        titles.append(title if len(names) > 1 else 0)
-    stripped = strip_repeated(cleaned, fingerprints(cleaned), titles)
-    return whole, [first_words(text, quality.max_words) for text in stripped]
+        whole.append(join_cells(list(map(hide, cells))))
+        cleaned.append(join_cells([hide(strip_mail(cell)) for cell in cells]))
+    titled = len(names) > 1
+    raw_titles, titles = ([title if titled else 0 for _, title in texts] for texts in (whole, cleaned))
+    texts = [text for text, _ in cleaned]
+    stripped = strip_repeated(texts, fingerprints(texts), titles)
+    cut = [first_words(text, quality.max_words) for text in stripped]
+    return ([text for text, _ in whole], raw_titles), (cut, titles)
 
 
 def _drop(
@@ -164,6 +245,7 @@ def _drop(
     prints: Sequence[str],
     languages: Sequence[str],
     quality: Filter,
+    left_out: Mask,
 ) -> list[Dropped]:
     """The rows to drop, each for the first reason that applies; of copies the first is kept."""
     keys = [id_key(number) for number in numbers]
@@ -175,7 +257,9 @@ def _drop(
     for row, text in enumerate(tracked(cleaned, "Choosing tickets")):
         reason, kept = "", None
         plain, form = id_free(text), canonical_form(text)
-        if keys[row] and keys[row] in seen_numbers:
+        if left_out[row]:
+            reason = "left-out"
+        elif keys[row] and keys[row] in seen_numbers:
             reason, kept = "repeated-number", seen_numbers[keys[row]]
         elif count_words(text) < quality.min_words:
             reason = "boilerplate" if count_words(whole[row]) >= quality.min_words else "near-empty"

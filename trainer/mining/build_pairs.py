@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from trainer.data.origins import SAID
 from trainer.data.tickets import REASONS, Tickets, load_tickets
 from trainer.errors import InputError, StorageError
 from trainer.mining.augment import Translator, delete_span, edit_text, load_translator, round_trip
+from trainer.mining.labelled import Labels, take_labelled
 from trainer.mining.negatives import Search, take_negatives
 from trainer.mining.neighbours import Similarity
-from trainer.mining.positives import mine_positives, take_positives
-from trainer.mining.settings import BANDS, PARTS, Settings
+from trainer.mining.positives import Pairs, mine_positives, take_positives
+from trainer.mining.settings import BANDS, PARTS, SOURCE_COLUMNS, Settings
+from trainer.mining.sources import Source, read_sources, text_forms
 from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts, written_of
 from trainer.system.console import console
 from trainer.system.files import new_folder, write_file
@@ -45,30 +48,54 @@ def build_pairs(settings: Settings) -> Report:
         raise StorageError(f"{settings.output}: exists already and is not overwritten; name another or remove it")
     translators = [load_translator(name) for name in settings.translators]  # a wrong name should fail at once
     tickets = load_tickets(settings.tickets, settings.columns, settings.quality, settings.reading)
-    _check_tickets(tickets, settings)
-    settings, left_out = _fit_categories(tickets, settings)
+    wanted = settings.sources or SAID
+    texts, sources = read_sources(tickets, wanted, settings.quality, settings.seed)
+    by_bands = "similarity" in wanted or not sources
+    left_out = ""
+    if by_bands:
+        _check_tickets(tickets, settings)
+        settings, left_out = _fit_categories(tickets, settings)
+    _check_sources(tickets, settings, sources)
     console.print(f"{len(tickets)} of {tickets.facts['read']} tickets kept", markup=False)
-    encoder = {"encoder": _embed(settings.model, tickets.texts)} if settings.model else {}
-    tfidf = {"tfidf": tfidf_matrix(tickets.texts)} if settings.similarity != "encoder" else {}
+    encoder = {"encoder": _embed(settings.model, texts.clean)} if settings.model else {}
+    by_words = sources or settings.similarity != "encoder"
+    tfidf = {"tfidf": tfidf_matrix(tickets.texts, texts.clean[len(tickets) :])} if by_words else {}
     measures = Similarity(tfidf | encoder)
-    mined = mine_positives(tickets, measures.by(settings.similarity), settings)
-    search = Search(tickets, measures, mined, settings)
+    forms = text_forms(texts)
+    used = np.concatenate([side for source in sources for side in (source.first, source.second)] or [forms[:0]])
+    copies = texts.ticket(used), forms[used]
+    whole = measures.head(len(tickets)).by(settings.similarity)
+    mined = mine_positives(tickets, whole, settings, by_bands, copies)
+    labels = Labels(texts, sources, measures, mined, forms, settings)
+    search = Search(tickets, measures, mined, settings) if by_bands else None
     report = Report(settings.figures(), tickets, left_out)
     files: dict[str, Rows] = {}
     for number, part in enumerate(PARTS):
         if settings.shares[number]:
-            chosen = _select(search, number)
-            report.parts[part] = part_figures(search, chosen, number)
+            chosen = _select(labels, search, number)
+            report.parts[part] = part_figures(labels, search, chosen, number)
             if part == "train":
                 _check_train(report, settings)
-                report.shortcuts = shortcuts(search, chosen)
-            files[part] = _rows(search, chosen)
+                report.shortcuts = shortcuts(labels, chosen)
+            files[part] = _rows(labels, chosen)
     if settings.augment:
-        known = {canonical_form(text) for text in (tickets.raw if settings.raw_texts else tickets.texts)}
+        known = set(map(canonical_form, texts.raw if settings.raw_texts else texts.clean))
         report.augmented = _augment(files["train"], settings, known, translators)
     _write(settings.output, {name: rows for name, rows in files.items() if rows["labels"]}, report)
     print_report(report)
     return report
+
+
+def _check_sources(tickets: Tickets, settings: Settings, sources: Sequence[Source]) -> None:
+    """Raises InputError for a source that a person asked for and the tickets do not offer."""
+    offered = {source.name for source in sources} | {"similarity"}
+    if missing := [name for name in settings.sources if name not in offered]:
+        columns = tickets.facts["columns"]
+        fields = SOURCE_COLUMNS.get(missing[0], ("texts",))
+        there = [name for field in fields for name in np.atleast_1d(columns[field] or []).tolist()]
+        what = f"column {' + '.join(there)} gives no such pairs" if there else "no such column is there"
+        fix = " or ".join(settings.columns.options[field] for field in fields)
+        raise InputError(f"{tickets.source}: --sources {missing[0]}: {what}: name another with {fix}, or leave it out")
 
 
 def _check_tickets(tickets: Tickets, settings: Settings) -> None:
@@ -127,18 +154,27 @@ def _embed(name: str, texts: list[str]) -> FloatArray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def _select(search: Search, part: int) -> Chosen:
-    """Positives of a part by phase, and the negatives that can be found for them."""
-    positives = take_positives(search.mined, search.settings, part)
+def _select(labels: Labels, search: Search | None, part: int) -> Chosen:
+    """Positives and negatives of a part by phase: of what tickets say, then, where bands are asked for, of bands."""
+    chosen = take_labelled(labels, part)
+    if search is None:
+        return chosen
+    settings = search.settings
+    wanted = {phase.number: settings.wanted(phase, part) - len(chosen[phase.number][0]) for phase in settings.phases}
+    positives = take_positives(search.mined, settings, part, wanted)
     taken = {pair for pairs in positives.values() for pair in pairs.sorted()}
-    phases = ((phase, positives[phase.number]) for phase in search.settings.phases)
-    return {phase.number: (pairs, take_negatives(search, phase, pairs, part, taken)) for phase, pairs in phases}
+    for phase in settings.phases:
+        own = positives[phase.number]
+        negatives = take_negatives(search, phase, own, part, taken)
+        guesses = written_of((own, negatives))
+        chosen[phase.number] = tuple(map(Pairs.join, zip(chosen[phase.number], guesses)))
+    return chosen
 
 
-def _rows(search: Search, chosen: Chosen) -> Rows:
+def _rows(labels: Labels, chosen: Chosen) -> Rows:
     """The pairs of a part in the pair format, half of each phase positive, with ticket numbers, origins and cosines."""
-    tickets, settings = search.tickets, search.settings
-    texts = tickets.raw if settings.raw_texts else tickets.texts
+    tickets, settings = labels.texts.tickets, labels.settings
+    texts = labels.texts.raw if settings.raw_texts else labels.texts.clean
     names = [*tickets.categories, ""]  # -1, no category, is the last
     random = np.random.default_rng(settings.seed)
     rows: Rows = {key: [] for key in (*FORMAT, *(CATEGORIES if tickets.categories else ()), *BESIDE)}
@@ -148,8 +184,9 @@ def _rows(search: Search, chosen: Chosen) -> Rows:
         ends = [
             np.concatenate(sides)[order] for sides in zip(*((each.first, each.second) for each in written), strict=True)
         ]
-        for side, tickets_at in zip("12", ends, strict=True):
-            rows[f"texts{side}"] += [texts[end] for end in tickets_at]
+        for side, texts_at in zip("12", ends, strict=True):
+            tickets_at = labels.texts.ticket(texts_at)
+            rows[f"texts{side}"] += [texts[end] for end in texts_at]
             if tickets.categories:
                 rows[f"categories{side}"] += [names[tickets.category[end]] for end in tickets_at]
             rows[f"numbers{side}"] += [tickets.numbers[end] for end in tickets_at]
@@ -157,7 +194,7 @@ def _rows(search: Search, chosen: Chosen) -> Rows:
         rows["phase_indicators"] += [phase] * len(order)
         origins = written[0].origin + written[1].origin
         rows["origins"] += [origins[place] for place in order]
-        for name, cosines in search.measures.of_pairs(*ends).items():
+        for name, cosines in labels.measures.of_pairs(*ends).items():
             rows.setdefault(COSINES[name], []).extend(round(float(cosine), 4) for cosine in cosines)
     return rows
 

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from trainer.data.readers import add_reading_options, reading_from
 from trainer.data.ticket_table import Columns
 from trainer.data.tickets import OPTIONAL_REASONS, Filter
 from trainer.errors import InputError
-from trainer.mining.settings import BANDS, LABELS, PHASES, SIMILARITIES, Settings, parse_augment, parse_phases
+from trainer.mining.settings import BANDS, LABELS, PHASES, SIMILARITIES, SOURCES, Settings, parse_augment, parse_phases
 from trainer.system.arguments import Parser, parse_names
 from trainer.text.cleaning import LANGUAGES
 
-DESCRIPTION = """Make labelled pairs in three phases, easy to hard, out of raw tickets. A positive is a pair of tickets
-as similar as its phase's band says, inside a group that no negative touches and that stands in one of train, dev and
-test; known duplicates come first. Similarities are guesses: read some pairs before training on them."""
+DESCRIPTION = """Make labelled pairs in three phases, easy to hard, out of raw tickets. Labels come from what the tickets
+say of themselves, the most trusted first: known duplicates, resolutions, a title and its body, work notes. Where they
+say nothing, or if asked for, similarity guesses: a positive is then a pair of tickets as similar as its phase's band
+says. Train, dev and test share no ticket, duplicate or template. Read some pairs before training on them."""
 EPILOG = """A band is LOW:HIGH:CATEGORY: cosines from LOW to below HIGH, of two tickets of the same, other or any
 category (with a LOW below zero, after an equals sign: --easy-negatives=-1:0.15:other). A band with too few pairs is
 reported with numbers and never filled from another; exit 2 only where a phase would be empty, or with --strict."""
+SOUGHT = {"duplicates": ("duplicate_of",), "resolution": ("resolution",), "notes": ("notes",)}
+"""Source -> the fields of Columns that are found by their usual names where it is wanted."""
 DEFAULTS = {field.name: field.default for kind in (Columns, Filter, Settings) for field in fields(kind)}
 T = TypeVar("T")
+
+
+class TicketColumns(Columns):
+    """Columns as the options of `trainer build-pairs` name them."""
+
+    options: ClassVar[Mapping[str, str]] = Columns.options | {"part": "--leave-out-rows"}
 
 
 def _adder(group: argparse._ActionsContainer) -> Callable[..., None]:
@@ -57,9 +66,25 @@ def build_pairs_parser() -> argparse.ArgumentParser:
     add("--text-columns", text, field="texts", type=parse_names, metavar="NAME,...")
     text = "who or what it belongs to (default: assignment_group, or another usual name)"
     add("--category-column", text, field="category", metavar="NAME")
-    add("--duplicate-column", "the number of the ticket that this one duplicates", field="duplicate_of", metavar="NAME")
+    text = "the number of the ticket that this one duplicates (default: duplicate_of, parent_incident, problem_id and "
+    text += "other usual names, all of them)"
+    add("--duplicate-column", text, field="duplicate_of", metavar="NAME")
     text = "a name that tickets about one problem share; tickets of two names are never a positive"
     add("--cluster-column", text, field="cluster", metavar="NAME")
+    add(
+        "--resolution-column",
+        "how it was resolved (default: close_notes, or another usual name)",
+        field="resolution",
+        metavar="NAME",
+    )
+    add(
+        "--notes-column",
+        "what was noted meanwhile (default: work_notes, or other usual names)",
+        field="notes",
+        metavar="NAME",
+    )
+    text = "when it was opened: tickets of a category and a day are soon about one incident (default: opened_at, or "
+    add("--date-column", text + "another usual name)", field="date", metavar="NAME")
     add_reading_options(parser.add_argument_group("what files do not tell by themselves"), columns=False)
     add = _adder(parser.add_argument_group("which tickets"))
     add("--min-words", "drop tickets with fewer words", metavar="N")
@@ -67,6 +92,11 @@ def build_pairs_parser() -> argparse.ArgumentParser:
     text = "drop tickets in others, by a guess from frequent words"
     add("--languages", text, type=_languages, metavar="en,de,...")
     add("--per-template", "tickets kept of one template, such as an alert", metavar="N")
+    text = "pairs whose texts must not appear, such as those a model is to be judged by: tickets with one of them, and "
+    text += "known duplicates of such, are left out"
+    add("--leave-out", text, type=parse_names, metavar="FILE,...")
+    text = "leave out the tickets with this value in this column"
+    add("--leave-out-rows", text, metavar="COLUMN=VALUE")
     add("--keep", "do not drop for this reason", action="append", default=[], choices=OPTIONAL_REASONS)
     _add_mining_options(_adder(parser.add_argument_group("which pairs")))
     _add_output_options(_adder(parser.add_argument_group("what is written")))
@@ -74,13 +104,19 @@ def build_pairs_parser() -> argparse.ArgumentParser:
 
 
 def _add_mining_options(add: Callable[..., None]) -> None:
+    text = f"what labels come from: some of {', '.join(SOURCES)} (default: what the tickets offer; similarity only "
+    text += "where that is nothing)"
+    add("--sources", text, type=_sources, default=(), metavar="NAME,...")
     text = "train pairs a phase, half of them positive; 0 leaves it out"
     add("--sizes", text, default="5000,5000,5000", metavar="N,N,N")
     text = "what a band's cosines are; both: the lower one must make a positive, the higher one a negative"
     add("--similarity", text, choices=SIMILARITIES)
     text = "encoder; besides its similarity it picks the last phase's negatives, the ones it takes for positives"
     add("--model", text, metavar="DIR|NAME")
-    text = f"such a negative scores at most (1 - margin) x its anchor's positive (default: {Settings.margin:g})"
+    text = (
+        "a negative that is chosen for being hard (of what tickets say, or by an encoder) scores at most (1 - margin) "
+    )
+    text += f"x its anchor's positive (default: {Settings.margin:g})"
     add("--margin", text, type=float, default=None)
     for place, phase in enumerate(PHASES):
         bands = zip(LABELS, BANDS["tfidf"][place], BANDS["encoder"][place], strict=True)
@@ -121,14 +157,18 @@ def settings_from(options: argparse.Namespace) -> Settings:
         return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})  # type: ignore[arg-type]
 
     for name, needed, there in (
-        ("margin", "an encoder: name one with --model", options.model),
+        ("margin", "an encoder (--model) or other --sources", options.model or options.sources != ("similarity",)),
         ("translate_language", "--translators THERE BACK: add them", options.translators),
     ):
         if name in given and not there:
             raise InputError(f"--{name.replace('_', '-')} {given[name]} needs {needed}")
     bands = [(getattr(options, f"{phase}_positives"), getattr(options, f"{phase}_negatives")) for phase in PHASES]
+    sought = {
+        field: "" for source in SOUGHT if not options.sources or source in options.sources for field in SOUGHT[source]
+    }
+    given = {"date": ""} | sought | given
     given |= {
-        "columns": of_fields(Columns),
+        "columns": of_fields(TicketColumns),
         "reading": reading_from(options),
         "quality": of_fields(Filter),
         "phases": parse_phases(options.sizes, bands, options.similarity),
@@ -137,6 +177,14 @@ def settings_from(options: argparse.Namespace) -> Settings:
     settings = of_fields(Settings)
     settings.check()
     return settings
+
+
+def _sources(text: str) -> tuple[str, ...]:
+    """Sources in the order of trust. Raises InputError for one that there is not."""
+    names = parse_names(text)
+    if unknown := [name for name in names if name not in SOURCES]:
+        raise InputError(f"--sources {unknown[0]}: name some of {', '.join(SOURCES)}")
+    return tuple(source for source in SOURCES if source in names)
 
 
 def _languages(text: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix, issparse
 from trainer.system.console import progress
 from trainer.text.tfidf import FloatArray, IntArray, cosines_with, pair_cosines
 
+Matrix = csr_matrix | FloatArray
 DENSE_ROWS = 512
 SPARSE_ROWS = 256  # rows of a block; its product with all others is what a thread holds
 THREADS = 2
@@ -58,6 +59,10 @@ class Similarity:
     def by(self, kind: str) -> Similarity:
         """That of one of them, or of "both"."""
         return Similarity({name: matrix for name, matrix in self.matrices.items() if kind in (name, "both")})
+
+    def head(self, count: int) -> Similarity:
+        """That of the first texts alone."""
+        return Similarity({name: matrix[:count] for name, matrix in self.matrices.items()})
 
     def of_pairs(self, first: IntArray, second: IntArray) -> dict[str, FloatArray]:
         """[P] cosines of pairs, by what measured them."""

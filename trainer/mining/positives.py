@@ -2,7 +2,7 @@
 
 Legend: N tickets, P pairs.
 
-Positives are guesses (but for known duplicates), and guesses chain: A like B, B like C, C unlike A. So positives are
+Positives by similarity are guesses, and guesses chain: A like B, B like C, C unlike A. So positives are
 only taken inside groups of a bounded size, formed from the most similar pair down. A group is never divided between
 train, dev and test, and no negative is taken inside one: no chain of positives contradicts a negative or leaves a part.
 """
@@ -11,27 +11,26 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 
-from trainer.data.origins import KNOWN
 from trainer.data.tickets import Tickets
 from trainer.mining.neighbours import Candidates, IntArray, Similarity
 from trainer.mining.settings import BoolArray, Settings
 
+ALIKE = 0.5  # cosine of whole tickets from which on two may be about one problem
 PER_TICKET = 32  # candidates a band keeps of a ticket's pairs with later ones
 PER_PAIR = 40  # candidates a band keeps for each pair asked for
-KNOWN_NEIGHBOURS = 6  # each ticket of a large duplicates' cluster is paired with so many others of it
 LARGEST_SHARE = 0.25  # of a held-out part's tickets: a larger group would make the part about one problem
+NO_COPIES = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """P labelled pairs of tickets of one phase and label."""
+    """P labelled pairs of texts (`sources.Texts`) of one phase and label; a whole ticket has the ticket's number."""
 
     first: IntArray
     second: IntArray
@@ -45,6 +44,12 @@ class Pairs:
         """The pairs of rows."""
         first, second = np.array(rows, dtype=np.int64).reshape(-1, 2).T
         return cls(first, second, origin)
+
+    @classmethod
+    def join(cls, parts: Sequence[Pairs]) -> Pairs:
+        """Those of all parts."""
+        first, second = (np.concatenate([getattr(part, end) for part in parts]) for end in ("first", "second"))
+        return cls(first, second, [origin for part in parts for origin in part.origin])
 
     def head(self, count: int) -> Pairs:
         """The first `count` of them."""
@@ -62,7 +67,6 @@ class Mined:
     candidates: dict[int, Candidates]
     """Phase number -> pairs in its band, a random share of them where there are very many."""
     in_band: dict[int, int]  # phase number -> pairs in its band, at most PER_TICKET of a ticket with later ones
-    duplicates: Candidates  # known duplicates
     group: IntArray  # [N] group of each ticket
     part: IntArray  # [N] index into PARTS
 
@@ -73,23 +77,35 @@ def compare_categories(tickets: Tickets, first: IntArray, second: IntArray) -> t
     return one == two, (one >= 0) & (two >= 0)
 
 
-def mine_positives(tickets: Tickets, similarity: Similarity, settings: Settings) -> Mined:
-    """Find the pairs of every positive band, group the tickets, and give each group to a part."""
-    phases, seed = settings.phases, settings.seed
+def mine_positives(
+    tickets: Tickets,
+    similarity: Similarity,
+    settings: Settings,
+    by_bands: bool = True,
+    copies: tuple[IntArray, IntArray] = NO_COPIES,
+) -> Mined:
+    """Find the pairs of every positive band, group the tickets, and give each group to a part.
+
+    Args:
+        by_bands: whether bands are asked for; else only what is as alike as ALIKE counts, for groups.
+        copies: tickets, and of each a number that it shares with those which have a text of it.
+    """
+    phases, seed = settings.phases if by_bands else (), settings.seed
     random = np.random.default_rng(seed)
 
     def choose(pairs: Candidates) -> Candidates:
         may = tickets.template[pairs.first] != tickets.template[pairs.second]
-        may &= tickets.duplicate[pairs.first] != tickets.duplicate[pairs.second]  # these are taken in any case
+        may &= tickets.duplicate[pairs.first] != tickets.duplicate[pairs.second]  # a source of their own
         may &= ~(tickets.named[pairs.first] & tickets.named[pairs.second])  # two problems, as a person says
         pairs = pairs.take(may)
         relation = compare_categories(tickets, pairs.first, pairs.second)
         order = _shuffled(pairs, seed)
         inside = [phase.positives.holds(pairs.cosine, *relation)[order] for phase in phases]
+        inside = inside or [np.ones(len(order), dtype=np.bool_)]
         chosen = [order[_top(pairs.first[order], wanted)] for wanted in inside]
         return pairs.take(np.unique(np.concatenate(chosen)))
 
-    pairs = similarity.pairs(min(phase.positives.low for phase in phases), choose)
+    pairs = similarity.pairs(min((phase.positives.low for phase in phases), default=ALIKE), choose)
     relation = compare_categories(tickets, pairs.first, pairs.second)
     candidates, counts = {}, {}
     for phase in phases:
@@ -97,10 +113,9 @@ def mine_positives(tickets: Tickets, similarity: Similarity, settings: Settings)
         counts[phase.number] = len(inside)
         most = min(len(inside), PER_PAIR * phase.size)
         candidates[phase.number] = pairs.take(np.sort(random.permutation(inside)[:most]))
-    first, second = _known_pairs(tickets.duplicate, random)
-    duplicates = Candidates(first, second, similarity.alike(first, second))
-    group = _groups(tickets, candidates.values(), settings.largest_group)
-    return Mined(candidates, counts, duplicates, group, _parts(tickets, group, settings.shares[1:], seed))
+    near = candidates.values() if by_bands else [pairs]
+    group = _groups(tickets, near, settings.largest_group, copies)
+    return Mined(candidates, counts, group, _parts(tickets, group, settings.shares[1:], seed))
 
 
 def _shuffled(pairs: Candidates, seed: int) -> IntArray:
@@ -119,26 +134,16 @@ def _top(rows: IntArray, wanted: BoolArray) -> IntArray:
     return places[rank < PER_TICKET]
 
 
-def _known_pairs(duplicate: IntArray, random: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """Pairs in clusters: all of a small one; in a large one each ticket with the next few around a random circle."""
-    order = np.argsort(duplicate, kind="stable")
-    bounds = np.flatnonzero(np.diff(duplicate[order], prepend=-1, append=-1))
-    edges: set[tuple[int, int]] = set()
-    for start, stop in pairwise(bounds.tolist()):
-        circle = random.permutation(order[start:stop]).tolist() if stop - start > 1 else []
-        for step in range(1, min(len(circle), KNOWN_NEIGHBOURS + 1)):
-            around = zip(circle, circle[step:] + circle[:step], strict=True)
-            edges |= {(min(pair), max(pair)) for pair in around}
-    pairs = np.array(sorted(edges), dtype=np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
-
-
-def _groups(tickets: Tickets, candidates: Iterable[Candidates], largest: int) -> IntArray:
-    """[N] groups: duplicates and templates whole, then joined along candidates up to a size, the most similar first."""
+def _groups(
+    tickets: Tickets, candidates: Iterable[Candidates], largest: int, copies: tuple[IntArray, IntArray]
+) -> IntArray:
+    """[N] groups: duplicates, templates and copies whole, then joined along candidates up to a size, the most similar
+    first."""
+    everyone = np.arange(len(tickets))
     groups = DisjointSet(range(len(tickets)))
-    for labels in (tickets.duplicate, tickets.template):
+    for members, labels in ((everyone, tickets.duplicate), (everyone, tickets.template), copies):
         first_of: dict[int, int] = {}
-        for ticket, label in enumerate(labels.tolist()):
+        for ticket, label in zip(members.tolist(), labels.tolist(), strict=True):
             groups.merge(first_of.setdefault(label, ticket), ticket)
     pairs = Candidates.join(candidates)
     order = np.argsort(-pairs.cosine, kind="stable")
@@ -178,32 +183,28 @@ def usable(candidates: Candidates, mined: Mined, part: int) -> Candidates:
     )
 
 
-def take_positives(mined: Mined, settings: Settings, part: int) -> dict[int, Pairs]:
-    """The positives of a part by phase: known duplicates first, no pair twice, no ticket above `most_uses` a phase.
-
-    A known duplicate goes where its similarity belongs, and below all bands it is the hardest of positives.
-    """
+def take_positives(
+    mined: Mined, settings: Settings, part: int, wanted: Mapping[int, int] | None = None
+) -> dict[int, Pairs]:
+    """The positives of bands in a part by phase, as many as are wanted of it, no pair twice, no ticket above
+    `most_uses` a phase."""
     phases = settings.phases
+    wanted = wanted or {phase.number: settings.wanted(phase, part) for phase in phases}
     random = np.random.default_rng((settings.seed, part))
-    known = usable(mined.duplicates, mined, part)
-    easiest = max(phases, key=lambda phase: phase.positives.low)
-    home = np.where(known.cosine >= easiest.positives.low, easiest.number, phases[-1].number)
     guesses = {phase.number: usable(mined.candidates[phase.number], mined, part) for phase in phases}
     taken: set[tuple[int, int]] = set()
     result: dict[int, Pairs] = {}
     # Where bands overlap, the phase with the fewest candidates chooses first.
-    for phase in sorted(phases, key=lambda phase: len(guesses[phase.number]) / max(1, settings.wanted(phase, part))):
+    for phase in sorted(phases, key=lambda phase: len(guesses[phase.number]) / max(1, wanted[phase.number])):
         uses: Counter[int] = Counter()
         rows: list[tuple[int, int]] = []
-        origins: list[str] = []
-        for source, origin in ((known.take(home == phase.number), KNOWN), (guesses[phase.number], settings.similarity)):
-            for place in random.permutation(len(source)).tolist():
-                pair = int(source.first[place]), int(source.second[place])
-                free = pair not in taken and max(uses[end] for end in pair) < settings.most_uses
-                if free and len(rows) < settings.wanted(phase, part):
-                    taken.add(pair)
-                    uses.update(pair)
-                    rows.append(pair if random.random() < 0.5 else pair[::-1])
-                    origins.append(origin)
-        result[phase.number] = Pairs.of(rows, origins)
+        source = guesses[phase.number]
+        for place in random.permutation(len(source)).tolist():
+            pair = int(source.first[place]), int(source.second[place])
+            free = pair not in taken and max(uses[end] for end in pair) < settings.most_uses
+            if free and len(rows) < wanted[phase.number]:
+                taken.add(pair)
+                uses.update(pair)
+                rows.append(pair if random.random() < 0.5 else pair[::-1])
+        result[phase.number] = Pairs.of(rows, [settings.similarity] * len(rows))
     return result

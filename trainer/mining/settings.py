@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.origins import ALTERED
+from trainer.data.origins import ALTERED, SAID
 from trainer.data.readers import Reading
 from trainer.data.ticket_table import Columns
 from trainer.data.tickets import Filter
@@ -20,6 +20,9 @@ PARTS = ("train", "dev", "test")
 CATEGORY_RULES = ("same", "other", "any")
 PHASES = ("easy", "medium", "hard")
 LABELS = ("positives", "negatives")
+SOURCES = (*SAID, "similarity")
+"""What labels come from, the most trusted first."""
+SOURCE_COLUMNS = {"duplicates": ("duplicate_of", "cluster"), "resolution": ("resolution",), "notes": ("notes",)}
 SIMILARITIES = ("tfidf", "encoder", "both")
 BoolArray = NDArray[np.bool_]
 
@@ -76,9 +79,10 @@ class Settings:
     reading: Reading
     quality: Filter
     phases: tuple[Phase, ...]
+    sources: tuple[str, ...] = ()  # of SOURCES; empty: what the tickets offer, similarity where that is nothing
     similarity: str = "tfidf"
     model: str | None = None
-    margin: float = 0.05
+    margin: float = 0.3
     dev_share: float = 0.08
     test_share: float = 0.08
     largest_group: int = 300
@@ -89,6 +93,10 @@ class Settings:
     raw_texts: bool = False
     strict: bool = False
     seed: int = 0
+
+    def wants(self, source: str) -> bool:
+        """Whether labels may come from a source where the tickets offer it."""
+        return not self.sources or source in self.sources
 
     @property
     def shares(self) -> tuple[float, float, float]:
@@ -109,6 +117,11 @@ class Settings:
 
     def check(self) -> None:
         """Raises InputError for settings that contradict each other or make no sense."""
+        for source, fields in SOURCE_COLUMNS.items():
+            named = next((field for field in fields if getattr(self.columns, field)), None)
+            if named and not self.wants(source):
+                option = self.columns.options[named]
+                raise InputError(f"{option} {getattr(self.columns, named)} is not read without --sources ...,{source}")
         if self.similarity != "tfidf" and not self.model:
             raise InputError(f"--similarity {self.similarity} needs an encoder: name one with --model")
         if not (0 <= self.dev_share < 1 and 0 <= self.test_share < 1 and self.dev_share + self.test_share < 0.9):

@@ -14,9 +14,11 @@ from trainer.data.origins import KNOWN
 from trainer.data.raw_table import brief
 from trainer.data.tickets import REASONS, Tickets
 from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category
+from trainer.mining.labelled import Labels
 from trainer.mining.negatives import Search
 from trainer.mining.positives import Pairs, compare_categories, usable
 from trainer.mining.settings import LABELS
+from trainer.mining.sources import Texts
 from trainer.system.console import console
 from trainer.text.masking import mask_text
 from trainer.text.tfidf import FloatArray
@@ -103,34 +105,35 @@ def written_of(chosen: tuple[Pairs, Pairs]) -> list[Pairs]:
     return [pairs.head(min(map(len, chosen))) for pairs in chosen]
 
 
-def part_figures(search: Search, chosen: Chosen, part: int) -> dict[str, dict[str, Any]]:
-    """Figures of a part by phase name."""
-    settings, mined, result = search.settings, search.mined, {}
+def part_figures(labels: Labels, search: Search | None, chosen: Chosen, part: int) -> dict[str, dict[str, Any]]:
+    """Figures of a part by phase name; `search`: where bands were asked for."""
+    settings, mined, result = labels.settings, labels.mined, {}
     for phase in settings.phases:
         both = chosen[phase.number]
         kept = written_of(both)
-        cosines = [search.measures.of_pairs(pairs.first, pairs.second) for pairs in kept]
+        cosines = [labels.measures.of_pairs(pairs.first, pairs.second) for pairs in kept]
         figures: dict[str, Any] = {
             "wanted_of_each": settings.wanted(phase, part),
             "written_of_each": len(kept[0]),
-            "candidates": mined.in_band[phase.number],
-            "candidates_in_groups": len(usable(mined.candidates[phase.number], mined, part)),
+            "candidates": mined.in_band[phase.number] if search else 0,
+            "candidates_in_groups": len(usable(mined.candidates[phase.number], mined, part)) if search else 0,
             "mean_cosines": {
                 name: [float(one[name].mean()) for one in cosines] for name in (cosines[0] if len(kept[0]) else ())
             },
         }
-        bands = [str(phase.positives), str(phase.negatives)]
-        if search.by_model(phase):
+        bands = [str(phase.positives), str(phase.negatives)] if search else ["", ""]
+        if search and search.by_model(phase):
             bands[1] = f"model, to {1 - settings.margin:g} x positive:{phase.negatives.category}"
         for label, band, pairs, values, found in zip(LABELS, bands, kept, cosines, both, strict=True):
-            figures[label] = {"band": band, "found": len(found), **_described(search.tickets, pairs, values)}
+            figures[label] = {"band": band, "found": len(found), **_described(labels.texts, pairs, values)}
         result[phase.name] = figures
     return result
 
 
-def _described(tickets: Tickets, pairs: Pairs, cosines: dict[str, FloatArray]) -> dict[str, Any]:
-    same, known = compare_categories(tickets, pairs.first, pairs.second)
-    uses = Counter([*pairs.first.tolist(), *pairs.second.tolist()])
+def _described(texts: Texts, pairs: Pairs, cosines: dict[str, FloatArray]) -> dict[str, Any]:
+    tickets, ends = texts.tickets, (texts.ticket(pairs.first), texts.ticket(pairs.second))
+    same, known = compare_categories(tickets, *ends)
+    uses = Counter(np.concatenate(ends).tolist())
     return {
         "origins": dict(Counter(pairs.origin)),
         "same_category": float((same & known).mean()) if len(pairs) and tickets.categories else None,
@@ -138,8 +141,8 @@ def _described(tickets: Tickets, pairs: Pairs, cosines: dict[str, FloatArray]) -
         "most_used_ticket": max(uses.values(), default=0),
         "achieved": {name: _spread(values) for name, values in cosines.items()} if len(pairs) else {},
         "examples": [
-            [mask_text(tickets.texts[end])[:EXAMPLE_LENGTH] for end in ends]
-            for ends in zip(pairs.first[:EXAMPLES], pairs.second[:EXAMPLES], strict=True)
+            [mask_text(texts.clean[end])[:EXAMPLE_LENGTH] for end in pair]
+            for pair in zip(pairs.first[:EXAMPLES], pairs.second[:EXAMPLES], strict=True)
         ],
     }
 
@@ -150,19 +153,19 @@ def _spread(values: FloatArray) -> dict[str, float]:
     return {name: round(value, 4) for name, value in zip(names, quantiles, strict=True)}
 
 
-def shortcuts(search: Search, chosen: Chosen) -> dict[str, float]:
+def shortcuts(labels: Labels, chosen: Chosen) -> dict[str, float]:
     """ROC-AUC on all phases together of "same category" (where there are any), of a small difference in length, and of
     the cosines."""
     written = [pairs for both in chosen.values() for pairs in written_of(both)]
-    labels = np.concatenate([np.full(len(pairs), place % 2 == 0) for place, pairs in enumerate(written)])
+    truth = np.concatenate([np.full(len(pairs), place % 2 == 0) for place, pairs in enumerate(written)])
     first, second = (np.concatenate([getattr(pairs, end) for pairs in written]) for end in ("first", "second"))
-    tickets = search.tickets
-    lengths, category = np.array([len(text) for text in tickets.texts]), tickets.category
+    tickets, ends = labels.texts.tickets, (labels.texts.ticket(first), labels.texts.ticket(second))
+    lengths, category = np.array([len(text) for text in labels.texts.clean]), tickets.category
     scores: dict[str, Any] = {"length": length_similarity(lengths[first], lengths[second])}
     if tickets.categories:
-        scores = {"same_category": same_category(category[first], category[second], -1)} | scores
-    scores |= search.measures.of_pairs(first, second)
-    return {name: round(roc_auc(score, labels), 4) for name, score in scores.items()}
+        scores = {"same_category": same_category(category[ends[0]], category[ends[1]], -1)} | scores
+    scores |= labels.measures.of_pairs(first, second)
+    return {name: round(roc_auc(score, truth), 4) for name, score in scores.items()}
 
 
 def print_report(report: Report) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import csr_matrix, issparse, vstack
 
 from trainer.errors import InputError
 from trainer.system.console import tracked
@@ -19,8 +19,9 @@ IntArray = NDArray[np.int64]
 MIN_TEXTS = 3  # a word of fewer texts is a name or a slip, and would only make its texts less alike
 
 
-def tfidf_matrix(texts: Sequence[str]) -> csr_matrix:
-    """TF-IDF [N, V] of the words of texts but stop words, 1 + log tf, rows of length 1.
+def tfidf_matrix(texts: Sequence[str], others: Sequence[str] = ()) -> csr_matrix:
+    """TF-IDF [N, V] of the words of texts but stop words, 1 + log tf, rows of length 1; below them the rows of others,
+    weighed by the same counts.
 
     Raises InputError: scikit-learn is not installed, or no word stands in two texts.
     """
@@ -35,9 +36,10 @@ def tfidf_matrix(texts: Sequence[str]) -> csr_matrix:
         token_pattern=WORD_PATTERN, stop_words=sorted(STOP_WORDS), sublinear_tf=True, min_df=least, dtype=np.float32
     )
     try:
-        return csr_matrix(vectorizer.fit_transform(tracked(texts, "Weighing words")))
+        matrix = csr_matrix(vectorizer.fit_transform(tracked(texts, "Weighing words")))
     except ValueError as error:  # scikit-learn's word for an empty vocabulary
         raise InputError(f"the tickets share no words ({error}): check --text-columns") from error
+    return csr_matrix(vstack([matrix, vectorizer.transform(others)])) if others else matrix
 
 
 def pair_cosines(matrix: csr_matrix | FloatArray, first: IntArray, second: IntArray) -> FloatArray:

@@ -1,0 +1,170 @@
+"""Pairs from what tickets say of themselves: positives of each source, a negative for each, and phases by difficulty.
+
+A negative is another ticket's text of the same kind, of the same category where there is one that may be taken: the
+hardest, by an encoder or by TF-IDF, of those that score at most (1 - margin) x the anchor's own positive (TopK-PercPos
+of NV-Retriever, Moreira et al. 2024, arXiv:2407.15831). It is never of a ticket that may be about the same problem.
+
+Legend: P positives, R anchors of a block, O texts that may be negatives.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.origins import KNOWN
+from trainer.mining.neighbours import IntArray, Matrix, Similarity
+from trainer.mining.positives import Mined, Pairs, compare_categories
+from trainer.mining.settings import BoolArray, Settings
+from trainer.mining.sources import Source, Texts
+from trainer.system.console import progress
+from trainer.text.tfidf import FloatArray, cosines_with, pair_cosines
+
+BLOCK = 256  # anchors compared with all that may be negatives at a time
+OPTIONS = 64  # negatives weighed for an anchor
+NEGATIVE_USES = 3  # of one text: else the model learns which texts are negatives
+NO_PLACES = np.empty(0, dtype=np.int64)
+CATEGORY_FIRST = 4.0  # above all scores
+# Cosines below which two tickets may be called different problems: by TF-IDF, by an encoder (all-MiniLM-L6-v2), and by
+# TF-IDF where both have known duplicates, none of them shared. All are halved within a storm.
+DIFFERENT, DIFFERENT_TO_ENCODER, DIFFERENT_IF_LINKED = 0.2, 0.5, 0.5
+STORM = 24 * 3600.0  # seconds within which tickets of a category are soon about one incident
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What the pairs of sources are drawn from and judged by."""
+
+    texts: Texts
+    sources: Sequence[Source]
+    measures: Similarity
+    """TF-IDF, and an encoder where there is one, which then says how hard a pair is."""
+    mined: Mined
+    forms: IntArray
+    """Number of each text's canonical form."""
+    settings: Settings
+
+    @property
+    def scores(self) -> Matrix:
+        """What says how hard a pair is."""
+        return self.measures.matrices.get("encoder", self.measures.matrices["tfidf"])
+
+    @cached_property
+    def languages(self) -> NDArray[np.str_]:
+        """[N] of the tickets."""
+        return np.array(self.texts.tickets.languages)
+
+    @cached_property
+    def linked(self) -> BoolArray:
+        """[N] whether a ticket has known duplicates."""
+        duplicate = self.texts.tickets.duplicate
+        return np.asarray(np.bincount(duplicate)[duplicate] > 1)
+
+    def may_differ(self, first: IntArray, second: IntArray) -> BoolArray:
+        """[P] whether the tickets of pairs of texts may be called different problems."""
+        tickets = self.texts.tickets
+        one, two = self.texts.ticket(first), self.texts.ticket(second)
+        languages = self.languages[one], self.languages[two]
+        may = (languages[0] == languages[1]) | (languages[0] == "") | (languages[1] == "")
+        may &= self.mined.group[one] != self.mined.group[two]
+        ceiling = np.where(self.linked[one] & self.linked[two], DIFFERENT_IF_LINKED, DIFFERENT)
+        storm = np.ones_like(ceiling)
+        if tickets.dates is not None:
+            near = np.abs(tickets.dates[one] - tickets.dates[two]) <= STORM
+            storm[near & (tickets.category[one] == tickets.category[two])] = 0.5
+        for name, matrix in self.measures.matrices.items():
+            highest = (ceiling if name == "tfidf" else DIFFERENT_TO_ENCODER) * storm
+            may[may] &= pair_cosines(matrix, one[may], two[may]) < highest[may]
+            if name == "tfidf":  # also what stands on the first side of either, as two titles
+                may[may] &= pair_cosines(matrix, first[may], (first - one + two)[may]) < highest[may]
+        return may
+
+
+def take_labelled(labels: Labels, part: int) -> dict[int, tuple[Pairs, Pairs]]:
+    """Positives of all sources in a part and their negatives, by phase: as many as are asked for, the most trusted
+    sources first. The k-th negative is that of the k-th positive's first text."""
+    settings = labels.settings
+    random = np.random.default_rng((settings.seed, part, 2))
+    wanted = sum(settings.wanted(phase, part) for phase in settings.phases)
+    uses: Counter[int] = Counter()
+    parts: list[tuple[IntArray, IntArray, IntArray, list[str]]] = []
+    for source in labels.sources:
+        chosen = _positives(labels, source, part, wanted - sum(len(each[0]) for each in parts), uses, random)
+        first, second = source.first[chosen], source.second[chosen]
+        other = _negatives(labels, source, first, second, part, random)
+        found = other >= 0
+        parts.append((first[found], second[found], other[found], [source.name] * int(found.sum())))
+    first, second, other = (np.concatenate([each[at] for each in parts] or [NO_PLACES]) for at in range(3))
+    origins = [origin for each in parts for origin in each[3]]
+    margin = pair_cosines(labels.scores, first, second) - pair_cosines(labels.scores, first, other)
+    order = np.argsort(-margin, kind="stable")  # the easiest first
+    sizes = np.array([settings.wanted(phase, part) for phase in settings.phases])
+    ends = np.round(np.cumsum(sizes) / max(1, sizes.sum()) * len(order)).astype(np.int64)
+    result = {}
+    for phase, places in zip(settings.phases, np.split(order, ends[:-1]), strict=True):
+        of_phase = [origins[place] for place in places]
+        known = [KNOWN if origin == "duplicates" else origin for origin in of_phase]
+        positives = Pairs(first[places], second[places], known)
+        result[phase.number] = positives, Pairs(first[places], other[places], of_phase)
+    return result
+
+
+def _positives(
+    labels: Labels, source: Source, part: int, wanted: int, uses: Counter[int], random: np.random.Generator
+) -> IntArray:
+    """[P] places of the pairs of a source to take in a part, no pair of texts twice, no text more than `most_uses`."""
+    inside = np.flatnonzero(labels.mined.part[labels.texts.ticket(source.first)] == part)
+    chosen: list[int] = []
+    seen: set[tuple[int, int]] = set()
+    for place in random.permutation(inside).tolist():
+        if len(chosen) >= wanted:
+            break
+        pair = int(labels.forms[source.first[place]]), int(labels.forms[source.second[place]])
+        if pair in seen or pair[0] == pair[1] or max(uses[form] for form in pair) >= labels.settings.most_uses:
+            continue
+        seen.add(pair)
+        uses.update(pair)
+        chosen.append(place)
+    return np.array(chosen, dtype=np.int64)
+
+
+def _negatives(
+    labels: Labels, source: Source, first: IntArray, second: IntArray, part: int, random: np.random.Generator
+) -> IntArray:
+    """[P] the text that is the negative of each first text, -1 where none may be."""
+    pool = source.pool
+    pool = random.permutation(pool[labels.mined.part[labels.texts.ticket(pool)] == part])  # ties are broken by it
+    ceiling = (1 - labels.settings.margin) * pair_cosines(labels.scores, first, second)
+    found = np.full(len(first), -1, dtype=np.int64)
+    uses: Counter[int] = Counter()
+    with progress(f"Negatives, {source.name}", len(first)) as advance:
+        for start in range(0, len(first), BLOCK):
+            anchors = first[start : start + BLOCK]
+            options = _hardest(labels, anchors, ceiling[start : start + BLOCK], pool)
+            may = labels.may_differ(np.repeat(anchors, options.shape[1]), options.ravel()).reshape(options.shape)
+            may &= options >= 0
+            for row, (texts, allowed) in enumerate(zip(options, may, strict=True), start=start):
+                fits = (text for text in texts[allowed].tolist() if uses[int(labels.forms[text])] < NEGATIVE_USES)
+                found[row] = next(fits, -1)
+                uses[int(labels.forms[found[row]])] += found[row] >= 0
+            advance(len(anchors))
+    return found
+
+
+def _hardest(labels: Labels, anchors: IntArray, ceiling: FloatArray, pool: IntArray) -> IntArray:
+    """[R, OPTIONS or fewer] texts of the pool for each anchor: of its category first, then those that score highest
+    within the ceiling; -1 where there are no more."""
+    scores = cosines_with(labels.scores, anchors, pool)
+    same, known = compare_categories(
+        labels.texts.tickets, labels.texts.ticket(anchors)[:, None], labels.texts.ticket(pool)
+    )
+    keys = np.where(scores <= ceiling[:, None], scores + CATEGORY_FIRST * (same & known), -np.inf)
+    count = min(OPTIONS, len(pool))
+    best = np.argpartition(-keys, count - 1, axis=1)[:, :count]
+    best = np.take_along_axis(best, np.argsort(-np.take_along_axis(keys, best, 1), axis=1, kind="stable"), 1)
+    return np.where(np.isfinite(np.take_along_axis(keys, best, 1)), pool[best], -1)
