@@ -23,6 +23,7 @@ from trainer.mining.positives import Pairs, mine_positives, take_positives
 from trainer.mining.settings import BANDS, PARTS, SOURCE_COLUMNS, Settings
 from trainer.mining.sources import Source, read_sources, text_forms
 from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts, written_of
+from trainer.mining.time_split import require_dates
 from trainer.system.console import console
 from trainer.system.files import new_folder, write_file
 from trainer.text.canonical import canonical_form
@@ -48,6 +49,8 @@ def build_pairs(settings: Settings) -> Report:
         raise StorageError(f"{settings.output}: exists already and is not overwritten; name another or remove it")
     translators = [load_translator(name) for name in settings.translators]  # a wrong name should fail at once
     tickets = load_tickets(settings.tickets, settings.columns, settings.quality, settings.reading)
+    if settings.split_by == "time":
+        require_dates(tickets)
     wanted = settings.sources or SAID
     texts, sources = read_sources(tickets, wanted, settings.quality, settings.seed)
     by_bands = "similarity" in wanted or not sources

@@ -12,7 +12,17 @@ from trainer.data.readers import add_reading_options, reading_from
 from trainer.data.ticket_table import Columns
 from trainer.data.tickets import OPTIONAL_REASONS, Filter
 from trainer.errors import InputError
-from trainer.mining.settings import BANDS, LABELS, PHASES, SIMILARITIES, SOURCES, Settings, parse_augment, parse_phases
+from trainer.mining.settings import (
+    BANDS,
+    LABELS,
+    PHASES,
+    SIMILARITIES,
+    SOURCES,
+    SPLITS,
+    Settings,
+    parse_augment,
+    parse_phases,
+)
 from trainer.system.arguments import Parser, parse_names
 from trainer.text.cleaning import LANGUAGES
 
@@ -126,6 +136,8 @@ def _add_mining_options(add: Callable[..., None]) -> None:
     for part in ("dev", "test"):
         text = f"of the tickets, and of the pairs asked for, for {part}"
         add(f"--{part}-share", text, metavar="SHARE")
+    text = "groups: similar tickets stand in one part; time: train before, then dev, then test, so that the judgement "
+    add("--split-by", text + "is of tickets that came later (see --date-column)", choices=SPLITS)
     add("--max-group", "largest group of similar tickets", field="largest_group", metavar="N")
     add("--max-uses", "pairs of a phase and label that one ticket may be in", field="most_uses", metavar="N")
     add("--seed", "of every random choice", metavar="N")
