@@ -165,6 +165,9 @@ def test_a_text_cannot_command_the_terminal_and_is_masked(tmp_path: Path, say, c
     assert "[red]name[/red]" in shown and "<email>" in shown and "betty" not in shown
     assert "[8,000 more characters]" in shown
     assert read_pairs(tmp_path / "labels.json").texts[0] == HOSTILE  # what is trained on is the text itself
+    edit_json(tmp_path / "labels.json", votes=[{"anna": 1, "\x1b[2Jben": 0}])  # names of people are of a file too
+    assert say("", *order(path, tmp_path / "labels.json")) == 0
+    assert "\\x1b[2Jben and anna agree on 0 of 1 pairs" in (said := capfd.readouterr().err) and "\x1b" not in said
     assert readable("one\ntwo\tthree") == "one\ntwo\\tthree"
 
 

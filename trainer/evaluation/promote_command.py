@@ -19,10 +19,8 @@ def promote_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="trainer promote", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     parser.add_argument("candidate", metavar="CANDIDATE", help="folder or name of the new model")
     parser.add_argument("--over", required=True, metavar="DEPLOYED", help="the model that it would replace")
-    text = (
-        "held-out pairs; with --duplicate-column or --cluster-column tickets, of which those search that have a known "
-    )
-    text += "duplicate"
+    text = "held-out pairs; with --duplicate-column or --cluster-column tickets, of which those with a known duplicate "
+    text += "search"
     parser.add_argument("--test", required=True, metavar="FILE", help=text)
     text = "tickets to search among beside the pairs' own texts: the verdict is then that of the search"
     parser.add_argument("--corpus", metavar="FILE", help=text)

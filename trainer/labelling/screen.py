@@ -32,7 +32,12 @@ def readable(text: str) -> str:
     """A text as it may be shown: masked, cut, and every sign that could command a terminal written out."""
     masked = mask_text(text[:MASKED])
     cut = f"\n[{len(text) - SHOWN:,} more characters]" if len(text) > SHOWN else ""
-    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in masked[:SHOWN]) + cut
+    return _plain(masked[:SHOWN]) + cut
+
+
+def _plain(text: str) -> str:
+    """A text with every sign but line feeds that is not printable written out."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,8 @@ class Screen:
             termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
     def say(self, line: str) -> None:
-        """Show a line."""
-        self.console.print(line, markup=False)
+        """Show a line, whatever names a file or a person has put into it."""
+        self.console.print(_plain(line), markup=False)
 
     def show(self, pair: Pair, heading: str) -> None:
         """Show a pair: side by side where there is room, else one below the other."""

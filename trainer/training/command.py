@@ -16,9 +16,9 @@ def train_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="trainer",
         description="Fine-tune a text-embedding encoder on labelled pairs, at every Matryoshka size.",
-        epilog="Other commands, each with --help: trainer build-pairs, trainer lint, trainer evaluate, trainer report, "
-        "trainer settings (every SECTION.KEY). Without --config, and with neither model.name nor "
-        "data.train set, a small example is trained in under a minute.",
+        epilog="Other commands, each with --help: trainer build-pairs, trainer label, trainer lint, trainer evaluate, "
+        "trainer promote, trainer report, trainer settings (every SECTION.KEY). Without --config, and with neither "
+        "model.name nor data.train set, a small example is trained in under a minute.",
         allow_abbrev=False,
     )
     parser.add_argument(
