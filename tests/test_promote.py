@@ -35,7 +35,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Path:
     rng = random.Random(0)
     vocabulary = ["printer", "paper", "vpn", "mail", "screen", "floor", "hour", "update", "jammed", "bounces", "black"]
     problems = [rng.sample(vocabulary, 5) for _ in range(60)]
-    told = [[" ".join(rng.sample(words, 4)) + f" {i}" for _ in (0, 1)] for i, words in enumerate(problems)]
+    # Of different lengths, which are all that the poor model sees: without any its Spearman would be undefined.
+    told = [[" ".join(words), " ".join(rng.sample(words, rng.choice((2, 3, 4))))] for words in problems]
     pairs = [(*two, 1) for two in told] + [(told[i][0], told[(i + 7) % 60][1], 0) for i in range(60)]
     columns = dict(zip(("texts1", "texts2", "labels"), map(list, zip(*pairs, strict=True)), strict=True))
     (folder / "test.json").write_text(json.dumps(columns))

@@ -40,6 +40,12 @@ def _plain(text: str) -> str:
     return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
 
 
+def _forget_typed(keyboard: int) -> None:
+    import termios
+
+    termios.tcflush(keyboard, termios.TCIFLUSH)
+
+
 @dataclass(frozen=True)
 class Screen:
     """Where pairs are shown and answers come from."""
@@ -88,6 +94,8 @@ class Screen:
     def ask(self, question: str = QUESTION, keys: Collection[str] = tuple(KEYS)) -> str:
         """One of some keys; at the end of the input QUIT. What was typed before the question is no answer to it."""
         while True:
+            if self.keyboard is not None:
+                _forget_typed(self.keyboard)
             self.console.print(question, end="", markup=False)
             key = self._line() if self.keyboard is None else self._key(self.keyboard)
             self.say(KEYS[key] if key in keys else "")
@@ -100,9 +108,6 @@ class Screen:
         return QUIT if not line else next((key for key, name in KEYS.items() if word in (key, name)), "")
 
     def _key(self, keyboard: int) -> str:
-        import termios
-
-        termios.tcflush(keyboard, termios.TCIFLUSH)
         pressed = os.read(keyboard, 64)
         if pressed in (b"", END):
             return QUIT
