@@ -17,8 +17,9 @@ from trainer.data.tickets import Filter, Tickets
 from trainer.mining import positives as mining
 from trainer.mining.negatives import Search, take_negatives
 from trainer.mining.neighbours import Similarity
-from trainer.mining.positives import Mined, Pairs, _known_pairs, mine_positives, take_positives, usable
+from trainer.mining.positives import Mined, Pairs, mine_positives, take_positives, usable
 from trainer.mining.settings import PARTS, Band, Phase, Settings
+from trainer.mining.sources import known_pairs
 from trainer.text.tfidf import tfidf_matrix
 
 PHASES = (
@@ -191,7 +192,7 @@ def test_everything_repeats_with_its_seed_and_changes_with_another() -> None:
     assert rows(1) == rows(1) != rows(2)
 
 
-def test_known_duplicates_outrank_similarity() -> None:
+def test_known_duplicates_are_no_guesses_and_never_negatives() -> None:
     tickets = make_tickets(0)
     whole, later = all_cosines(tickets), np.triu(np.ones((len(tickets), len(tickets)), dtype=bool), 1)
     alike = np.argwhere(later & (whole > 0.6))[:20]
@@ -203,21 +204,19 @@ def test_known_duplicates_outrank_similarity() -> None:
     named[alike.ravel()] = True  # two names: a person says that they are two problems
     tickets = replace(tickets, duplicate=duplicate, named=named)
     mined = mine(tickets)
-    positives, negatives, origins = [], [], []
+    positives, negatives = [], []
     for part in range(3):
         for one, two in select(tickets, mined, part).values():
             positives += one.sorted()
             negatives += two.sorted()
-            origins += one.origin
-    assert {tuple(sorted(pair)) for pair in unlike.tolist()} <= set(positives)
-    assert origins.count("known") >= len(unlike) == 20
     assert not {tuple(sorted(pair)) for pair in alike.tolist()} & set(positives)
-    assert all(duplicate[i] != duplicate[j] for i, j in negatives)
+    assert all(duplicate[i] != duplicate[j] for i, j in positives + negatives)
+    assert all(len(set(mined.part[duplicate == cluster])) == 1 for cluster in set(duplicate[unlike[:, 0]].tolist()))
 
 
 def test_large_clusters_are_paired_in_part_and_small_ones_whole() -> None:
     duplicate = np.array([0] * 3 + [1] * 100 + [2] + [3] * 2)
-    first, second = _known_pairs(duplicate, np.random.default_rng(0))
+    first, second = known_pairs(duplicate, np.random.default_rng(0))
     of = duplicate[first]
     assert (of == duplicate[second]).all() and (first < second).all()
     assert [(of == cluster).sum() for cluster in range(4)] == [3, 600, 0, 1]

@@ -5,6 +5,7 @@ readers.read_table -> RawTable (raw_table) a file by what it is: json_files, del
 dataset_folders.shards_of                  the files of a Hugging Face dataset, of `save_to_disk` or as on the hub
 text_files.read_bytes, decode              gzip, and text in UTF-8, UTF-16 or cp1252
 field_names.PairFinder                     which columns hold which field, by their usual names or a person's
+ticket_names.py                            what exports call the columns of tickets
 ticket_table.Columns, read_ticket_table    the same for tickets; read_linked_tickets: with the links between them
 pair_cells.py                              a cell of pairs, checked
 sources.join, by_source                    several files as one table, and apart again

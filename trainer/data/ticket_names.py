@@ -1,7 +1,8 @@
 """What exports call the columns of tickets: ServiceNow, Jira, Zendesk, GitHub, Bugzilla and others, in the languages
 that they write headers in (English, German, French, Spanish, Portuguese, Italian).
 
-Names are compared by their letters and digits alone, in any case (`field_names.name_key`): "Short description" is shortdescription.
+Names are compared by their letters and digits alone, in any case (`field_names.name_key`): "Short description" is
+shortdescription.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +122,7 @@ def read_ticket_table(path: str | Path, columns: Columns, reading: Reading | Non
     columns go by these names."""
     columns.check()
     raw = read_table(path, columns, reading)
-    named: dict[str, str | None] = {field: None for field in SOUGHT if not getattr(columns, field)}
+    named: dict[str, Any] = {field: None for field in SOUGHT if not getattr(columns, field)}
     named |= {field: name for field, name in raw.names.items() if not field.startswith("text")}
     cells = {raw.names[field]: column for field, column in raw.columns.items()}
     return replace(raw, columns=cells, names={name: name for name in cells}), replace(

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.origins import ALTERED, BY_MODEL, BY_WORDS, KNOWN, ORIGINS
+from trainer.data.origins import ALTERED, BY_MODEL, BY_WORDS, KNOWN, ORIGINS, SAID
 from trainer.data.pairs import PairTable
 from trainer.lint.findings import ALL, Finding, masks_of_phases
 from trainer.lint.limits import EXPECTED, SHORTCUTS, TFIDF
@@ -39,11 +39,13 @@ def _reason(finding: Finding, table: PairTable, words: Scores | None) -> str:
             return f"nothing to mend: TF-IDF chose these labels (origins), so it knows them; {JUDGE}"
     if finding.name in ("negatives above positives", "labels at chance"):
         rows = masks_of_phases(table)[finding.values["phase"]]
-        known, hard = _from(origins, (KNOWN,)), _from(origins, (BY_MODEL,))
+        known, hard, said = _from(origins, (KNOWN,)), _from(origins, (BY_MODEL,)), _from(origins, SAID)
         if finding.values["by"] == TFIDF and known[rows & table.label].mean() >= MOST:
             return "nothing to mend: most positives are known duplicates (origins), however few words they share"
         if finding.values["by"] != TFIDF and hard[rows & ~table.label].mean() >= MOST:
             return "nothing to mend: an encoder chose these negatives (origins) because it takes them for positives"
+        if said[rows & ~table.label].mean() >= MOST:
+            return "nothing to mend: phases of pairs that tickets label themselves (origins) end with the hardest"
     if built.all() and finding.name == "templated duplicates":
         return "nothing to mend: tickets of a template are kept up to build-pairs --per-template; lower that for fewer"
     if built.all() and finding.name == "one text in many pairs":

@@ -2,6 +2,8 @@
 
 build_pairs.build_pairs(Settings) -> Report    all of `trainer build-pairs`, from tickets to files of pairs
 settings.Settings, parse_phases                what decides the outcome; bands of similarity by phase
+sources.read_sources                           pairs of what tickets say of themselves, and their texts
+labelled.take_labelled                         a hard negative for each of these pairs, phases by difficulty
 positives.mine_positives, take_positives       candidates, groups that no negative touches, parts, positives
 time_split.parts_by_time                       parts by time instead: train before, dev and test after
 negatives.take_negatives                       negatives near enough to teach something

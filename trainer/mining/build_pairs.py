@@ -21,7 +21,7 @@ from trainer.mining.negatives import Search, take_negatives
 from trainer.mining.neighbours import Similarity
 from trainer.mining.positives import Pairs, mine_positives, take_positives
 from trainer.mining.settings import BANDS, PARTS, SOURCE_COLUMNS, Settings
-from trainer.mining.sources import Source, read_sources, text_forms
+from trainer.mining.sources import Source, Texts, read_sources, text_forms
 from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts, written_of
 from trainer.mining.time_split import require_dates
 from trainer.system.console import console
@@ -51,27 +51,14 @@ def build_pairs(settings: Settings) -> Report:
     tickets = load_tickets(settings.tickets, settings.columns, settings.quality, settings.reading)
     if settings.split_by == "time":
         require_dates(tickets)
-    wanted = settings.sources or SAID
-    texts, sources = read_sources(tickets, wanted, settings.quality, settings.seed)
-    by_bands = "similarity" in wanted or not sources
-    left_out = ""
-    if by_bands:
-        _check_tickets(tickets, settings)
-        settings, left_out = _fit_categories(tickets, settings)
-    _check_sources(tickets, settings, sources)
+    texts, sources = read_sources(tickets, settings.sources or SAID, settings.quality, settings.seed)
+    by_bands = settings.guess or not sources
+    _check_tickets(tickets, settings, sources, by_bands)
+    settings, left_out = _fit_categories(tickets, settings) if by_bands else (settings, "")
     console.print(f"{len(tickets)} of {tickets.facts['read']} tickets kept", markup=False)
-    encoder = {"encoder": _embed(settings.model, texts.clean)} if settings.model else {}
-    by_words = sources or settings.similarity != "encoder"
-    tfidf = {"tfidf": tfidf_matrix(tickets.texts, texts.clean[len(tickets) :])} if by_words else {}
-    measures = Similarity(tfidf | encoder)
-    forms = text_forms(texts)
-    used = np.concatenate([side for source in sources for side in (source.first, source.second)] or [forms[:0]])
-    copies = texts.ticket(used), forms[used]
-    whole = measures.head(len(tickets)).by(settings.similarity)
-    mined = mine_positives(tickets, whole, settings, by_bands, copies)
-    labels = Labels(texts, sources, measures, mined, forms, settings)
-    search = Search(tickets, measures, mined, settings) if by_bands else None
-    report = Report(settings.figures(), tickets, left_out)
+    labels, search = _compare(texts, sources, by_bands, settings)
+    offered = {source.name: len(source) for source in sources}
+    report = Report(settings.figures(), tickets, by_bands, offered, left_out)
     files: dict[str, Rows] = {}
     for number, part in enumerate(PARTS):
         if settings.shares[number]:
@@ -79,7 +66,8 @@ def build_pairs(settings: Settings) -> Report:
             report.parts[part] = part_figures(labels, search, chosen, number)
             if part == "train":
                 _check_train(report, settings)
-                report.shortcuts = shortcuts(labels, chosen)
+                report.shortcuts_by_source = shortcuts(labels, chosen)
+                report.shortcuts = report.shortcuts_by_source.pop("")
             files[part] = _rows(labels, chosen)
     if settings.augment:
         known = set(map(canonical_form, texts.raw if settings.raw_texts else texts.clean))
@@ -89,21 +77,27 @@ def build_pairs(settings: Settings) -> Report:
     return report
 
 
-def _check_sources(tickets: Tickets, settings: Settings, sources: Sequence[Source]) -> None:
-    """Raises InputError for a source that a person asked for and the tickets do not offer."""
-    offered = {source.name for source in sources} | {"similarity"}
-    if missing := [name for name in settings.sources if name not in offered]:
-        columns = tickets.facts["columns"]
-        fields = SOURCE_COLUMNS.get(missing[0], ("texts",))
-        there = [name for field in fields for name in np.atleast_1d(columns[field] or []).tolist()]
-        what = f"column {' + '.join(there)} gives no such pairs" if there else "no such column is there"
-        fix = " or ".join(settings.columns.options[field] for field in fields)
-        raise InputError(f"{tickets.source}: --sources {missing[0]}: {what}: name another with {fix}, or leave it out")
+def _compare(
+    texts: Texts, sources: Sequence[Source], by_bands: bool, settings: Settings
+) -> tuple[Labels, Search | None]:
+    """Measure all texts, and deal the tickets to groups and parts: what pairs of sources, and of bands where these are
+    asked for, are drawn from."""
+    tickets, size = texts.tickets, len(texts.tickets)
+    encoder = {"encoder": _embed(settings.model, texts.clean)} if settings.model else {}
+    by_words = bool(sources) or settings.similarity != "encoder"
+    tfidf = {"tfidf": tfidf_matrix(tickets.texts, texts.clean[size:])} if by_words else {}
+    measures, forms = Similarity(tfidf | encoder), text_forms(texts)
+    used = np.concatenate([side for source in sources for side in (source.first, source.pool)] or [forms[:0]])
+    whole = measures.head(size).by(settings.similarity)
+    mined = mine_positives(tickets, whole, settings, by_bands, (texts.ticket(used), forms[used]))
+    labels = Labels(texts, sources, measures, mined, forms, settings)
+    return labels, Search(tickets, measures, mined, settings) if by_bands else None
 
 
-def _check_tickets(tickets: Tickets, settings: Settings) -> None:
+def _check_tickets(tickets: Tickets, settings: Settings, sources: Sequence[Source], by_bands: bool) -> None:
+    """Raises InputError for too few tickets, and for a source that a person asked for and the tickets do not offer."""
     read, largest = tickets.facts["read"], max(phase.size for phase in settings.phases)
-    if read < largest:
+    if by_bands and read < largest:
         raise InputError(
             f"{tickets.source}: {read} tickets for a phase of {largest} pairs: lower --sizes to {read - read % 2} or "
             "less, or give more tickets"
@@ -111,6 +105,13 @@ def _check_tickets(tickets: Tickets, settings: Settings) -> None:
     if len(tickets) < 2:
         reasons = ", ".join(f"{count} {reason}" for reason, count in tickets.facts["dropped"].items())
         raise InputError(f"{tickets.source}: {len(tickets)} of {read} tickets are usable ({reasons}): give more")
+    offered = {source.name for source in sources} | {"similarity"}
+    if missing := next((name for name in settings.sources if name not in offered), ""):
+        columns, fields = tickets.facts["columns"], SOURCE_COLUMNS.get(missing, ("texts",))
+        named = [name for field in fields for name in np.atleast_1d(columns[field] or []).tolist()]
+        what = f"{' + '.join(named)} gives no such pairs" if named else "has no column of a usual name"
+        fix = " or ".join(settings.columns.options[field] for field in fields)
+        raise InputError(f"{tickets.source}: --sources {missing}: {what}: name one with {fix}, or leave it out")
 
 
 def _fit_categories(tickets: Tickets, settings: Settings) -> tuple[Settings, str]:
@@ -169,8 +170,8 @@ def _select(labels: Labels, search: Search | None, part: int) -> Chosen:
     for phase in settings.phases:
         own = positives[phase.number]
         negatives = take_negatives(search, phase, own, part, taken)
-        guesses = written_of((own, negatives))
-        chosen[phase.number] = tuple(map(Pairs.join, zip(chosen[phase.number], guesses)))
+        guesses, said = written_of((own, negatives)), chosen[phase.number]
+        chosen[phase.number] = Pairs.join([said[0], guesses[0]]), Pairs.join([said[1], guesses[1]])
     return chosen
 
 

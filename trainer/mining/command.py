@@ -17,6 +17,7 @@ from trainer.mining.settings import (
     LABELS,
     PHASES,
     SIMILARITIES,
+    SOURCE_COLUMNS,
     SOURCES,
     SPLITS,
     Settings,
@@ -26,15 +27,13 @@ from trainer.mining.settings import (
 from trainer.system.arguments import Parser, parse_names
 from trainer.text.cleaning import LANGUAGES
 
-DESCRIPTION = """Make labelled pairs in three phases, easy to hard, out of raw tickets. Labels come from what the tickets
+DESCRIPTION = """Make labelled pairs in three phases, easy to hard, out of raw tickets. Labels come from what tickets
 say of themselves, the most trusted first: known duplicates, resolutions, a title and its body, work notes. Where they
 say nothing, or if asked for, similarity guesses: a positive is then a pair of tickets as similar as its phase's band
 says. Train, dev and test share no ticket, duplicate or template. Read some pairs before training on them."""
 EPILOG = """A band is LOW:HIGH:CATEGORY: cosines from LOW to below HIGH, of two tickets of the same, other or any
 category (with a LOW below zero, after an equals sign: --easy-negatives=-1:0.15:other). A band with too few pairs is
 reported with numbers and never filled from another; exit 2 only where a phase would be empty, or with --strict."""
-SOUGHT = {"duplicates": ("duplicate_of",), "resolution": ("resolution",), "notes": ("notes",)}
-"""Source -> the fields of Columns that are found by their usual names where it is wanted."""
 DEFAULTS = {field.name: field.default for kind in (Columns, Filter, Settings) for field in fields(kind)}
 T = TypeVar("T")
 
@@ -42,7 +41,7 @@ T = TypeVar("T")
 class TicketColumns(Columns):
     """Columns as the options of `trainer build-pairs` name them."""
 
-    options: ClassVar[Mapping[str, str]] = Columns.options | {"part": "--leave-out-rows"}
+    options: ClassVar[Mapping[str, str]] = {**Columns.options, "part": "--leave-out-rows"}
 
 
 def _adder(group: argparse._ActionsContainer) -> Callable[..., None]:
@@ -115,7 +114,7 @@ def build_pairs_parser() -> argparse.ArgumentParser:
 
 def _add_mining_options(add: Callable[..., None]) -> None:
     text = f"what labels come from: some of {', '.join(SOURCES)} (default: what the tickets offer; similarity only "
-    text += "where that is nothing)"
+    text += "where that is nothing, or where a band is given)"
     add("--sources", text, type=_sources, default=(), metavar="NAME,...")
     text = "train pairs a phase, half of them positive; 0 leaves it out"
     add("--sizes", text, default="5000,5000,5000", metavar="N,N,N")
@@ -175,15 +174,17 @@ def settings_from(options: argparse.Namespace) -> Settings:
         if name in given and not there:
             raise InputError(f"--{name.replace('_', '-')} {given[name]} needs {needed}")
     bands = [(getattr(options, f"{phase}_positives"), getattr(options, f"{phase}_negatives")) for phase in PHASES]
-    sought = {
-        field: "" for source in SOUGHT if not options.sources or source in options.sources for field in SOUGHT[source]
-    }
+    if options.sources and "similarity" not in options.sources and any(map(any, bands)):
+        raise InputError("bands say what similarity makes pairs of: leave them out, or add similarity to --sources")
+    wanted = options.sources or SOURCES
+    sought = {field: "" for source in wanted for field in SOURCE_COLUMNS.get(source, ())}
     given = {"date": ""} | sought | given
     given |= {
         "columns": of_fields(TicketColumns),
         "reading": reading_from(options),
         "quality": of_fields(Filter),
         "phases": parse_phases(options.sizes, bands, options.similarity),
+        "guess": "similarity" in options.sources or any(map(any, bands)),
         "raw_texts": options.written_texts == "raw",
     }
     settings = of_fields(Settings)

@@ -1,6 +1,6 @@
 """Pairs from what tickets say of themselves: positives of each source, a negative for each, and phases by difficulty.
 
-A negative is another ticket's text of the same kind, of the same category where there is one that may be taken: the
+A negative is another ticket's text of the same kind, if there is one of the category that the positive is of: the
 hardest, by an encoder or by TF-IDF, of those that score at most (1 - margin) x the anchor's own positive (TopK-PercPos
 of NV-Retriever, Moreira et al. 2024, arXiv:2407.15831). It is never of a ticket that may be about the same problem.
 
@@ -28,7 +28,7 @@ from trainer.text.tfidf import FloatArray, cosines_with, pair_cosines
 BLOCK = 256  # anchors compared with all that may be negatives at a time
 OPTIONS = 64  # negatives weighed for an anchor
 NEGATIVE_USES = 3  # of one text: else the model learns which texts are negatives
-NO_PLACES = np.empty(0, dtype=np.int64)
+NO_PAIRS = Pairs.of([], [])
 CATEGORY_FIRST = 4.0  # above all scores
 # Cosines below which two tickets may be called different problems: by TF-IDF, by an encoder (all-MiniLM-L6-v2), and by
 # TF-IDF where both have known duplicates, none of them shared. All are halved within a storm.
@@ -51,8 +51,8 @@ class Labels:
 
     @property
     def scores(self) -> Matrix:
-        """What says how hard a pair is."""
-        return self.measures.matrices.get("encoder", self.measures.matrices["tfidf"])
+        """What says how hard a pair is: the encoder where there is one."""
+        return self.measures.matrices["encoder" if "encoder" in self.measures.matrices else "tfidf"]
 
     @cached_property
     def languages(self) -> NDArray[np.str_]:
@@ -87,31 +87,37 @@ class Labels:
 
 def take_labelled(labels: Labels, part: int) -> dict[int, tuple[Pairs, Pairs]]:
     """Positives of all sources in a part and their negatives, by phase: as many as are asked for, the most trusted
-    sources first. The k-th negative is that of the k-th positive's first text."""
+    sources first. The k-th negative is that of the k-th positive's first text.
+
+    Phases go by how clearly a positive scores above its negative: the clearest are the easiest.
+    """
     settings = labels.settings
     random = np.random.default_rng((settings.seed, part, 2))
-    wanted = sum(settings.wanted(phase, part) for phase in settings.phases)
-    uses: Counter[int] = Counter()
-    parts: list[tuple[IntArray, IntArray, IntArray, list[str]]] = []
-    for source in labels.sources:
-        chosen = _positives(labels, source, part, wanted - sum(len(each[0]) for each in parts), uses, random)
-        first, second = source.first[chosen], source.second[chosen]
-        other = _negatives(labels, source, first, second, part, random)
-        found = other >= 0
-        parts.append((first[found], second[found], other[found], [source.name] * int(found.sum())))
-    first, second, other = (np.concatenate([each[at] for each in parts] or [NO_PLACES]) for at in range(3))
-    origins = [origin for each in parts for origin in each[3]]
-    margin = pair_cosines(labels.scores, first, second) - pair_cosines(labels.scores, first, other)
-    order = np.argsort(-margin, kind="stable")  # the easiest first
     sizes = np.array([settings.wanted(phase, part) for phase in settings.phases])
-    ends = np.round(np.cumsum(sizes) / max(1, sizes.sum()) * len(order)).astype(np.int64)
-    result = {}
-    for phase, places in zip(settings.phases, np.split(order, ends[:-1]), strict=True):
-        of_phase = [origins[place] for place in places]
-        known = [KNOWN if origin == "duplicates" else origin for origin in of_phase]
-        positives = Pairs(first[places], second[places], known)
-        result[phase.number] = positives, Pairs(first[places], other[places], of_phase)
-    return result
+    uses: Counter[int] = Counter()
+    pairs: list[tuple[Pairs, Pairs]] = [(NO_PAIRS, NO_PAIRS)]
+    for source in labels.sources:
+        left = int(sizes.sum()) - sum(len(positives) for positives, _ in pairs)
+        pairs.append(_take(labels, source, part, left, uses, random))
+    positives, negatives = (Pairs.join([both[side] for both in pairs]) for side in (0, 1))
+    scores = [pair_cosines(labels.scores, each.first, each.second) for each in (positives, negatives)]
+    order = np.argsort(scores[1] - scores[0], kind="stable")
+    ends = np.round(np.cumsum(sizes) / max(1, sizes.sum()) * len(order)).astype(np.int64)[:-1]
+    places_by_phase = zip(settings.phases, np.split(order, ends), strict=True)
+    return {phase.number: (positives.take(places), negatives.take(places)) for phase, places in places_by_phase}
+
+
+def _take(
+    labels: Labels, source: Source, part: int, wanted: int, uses: Counter[int], random: np.random.Generator
+) -> tuple[Pairs, Pairs]:
+    """Up to so many positives of a source in a part for which there are negatives, and these."""
+    chosen = _positives(labels, source, part, wanted, uses, random)
+    first, second = source.first[chosen], source.second[chosen]
+    other = _negatives(labels, source, first, second, part, random)
+    found = other >= 0
+    origins = [source.name] * int(found.sum())
+    known = [KNOWN] * len(origins) if source.name == "duplicates" else origins
+    return Pairs(first[found], second[found], known), Pairs(first[found], other[found], origins)
 
 
 def _positives(
@@ -143,28 +149,37 @@ def _negatives(
     ceiling = (1 - labels.settings.margin) * pair_cosines(labels.scores, first, second)
     found = np.full(len(first), -1, dtype=np.int64)
     uses: Counter[int] = Counter()
+    taken: set[tuple[int, int]] = set()
     with progress(f"Negatives, {source.name}", len(first)) as advance:
         for start in range(0, len(first), BLOCK):
             anchors = first[start : start + BLOCK]
-            options = _hardest(labels, anchors, ceiling[start : start + BLOCK], pool)
+            options = _hardest(labels, anchors, second[start : start + BLOCK], ceiling[start : start + BLOCK], pool)
             may = labels.may_differ(np.repeat(anchors, options.shape[1]), options.ravel()).reshape(options.shape)
             may &= options >= 0
             for row, (texts, allowed) in enumerate(zip(options, may, strict=True), start=start):
-                fits = (text for text in texts[allowed].tolist() if uses[int(labels.forms[text])] < NEGATIVE_USES)
-                found[row] = next(fits, -1)
-                uses[int(labels.forms[found[row]])] += found[row] >= 0
+                form = int(labels.forms[first[row]])
+                for text in texts[allowed].tolist():
+                    other = int(labels.forms[text])
+                    pair = min(form, other), max(form, other)
+                    if pair not in taken and uses[other] < NEGATIVE_USES:
+                        taken.add(pair)
+                        uses[other] += 1
+                        found[row] = text
+                        break
             advance(len(anchors))
     return found
 
 
-def _hardest(labels: Labels, anchors: IntArray, ceiling: FloatArray, pool: IntArray) -> IntArray:
-    """[R, OPTIONS or fewer] texts of the pool for each anchor: of its category first, then those that score highest
-    within the ceiling; -1 where there are no more."""
+def _hardest(labels: Labels, anchors: IntArray, positives: IntArray, ceiling: FloatArray, pool: IntArray) -> IntArray:
+    """[R, OPTIONS or fewer] texts of the pool for each anchor: first those of its category, or not of it where its
+    positive is not either, so that categories do not tell; then those that score highest within the ceiling; -1 where
+    there are no more."""
+    texts, tickets = labels.texts, labels.texts.tickets
     scores = cosines_with(labels.scores, anchors, pool)
-    same, known = compare_categories(
-        labels.texts.tickets, labels.texts.ticket(anchors)[:, None], labels.texts.ticket(pool)
-    )
-    keys = np.where(scores <= ceiling[:, None], scores + CATEGORY_FIRST * (same & known), -np.inf)
+    own, _ = compare_categories(tickets, texts.ticket(anchors), texts.ticket(positives))
+    same, known = compare_categories(tickets, texts.ticket(anchors)[:, None], texts.ticket(pool))
+    preferred = known & (same == own[:, None])
+    keys = np.where(scores <= ceiling[:, None], scores + CATEGORY_FIRST * preferred, -np.inf)
     count = min(OPTIONS, len(pool))
     best = np.argpartition(-keys, count - 1, axis=1)[:, :count]
     best = np.take_along_axis(best, np.argsort(-np.take_along_axis(keys, best, 1), axis=1, kind="stable"), 1)

@@ -52,6 +52,10 @@ class Pairs:
         first, second = (np.concatenate([getattr(part, end) for part in parts]) for end in ("first", "second"))
         return cls(first, second, [origin for part in parts for origin in part.origin])
 
+    def take(self, places: IntArray) -> Pairs:
+        """Those at some places."""
+        return Pairs(self.first[places], self.second[places], [self.origin[place] for place in places])
+
     def head(self, count: int) -> Pairs:
         """The first `count` of them."""
         return Pairs(self.first[:count], self.second[:count], self.origin[:count])

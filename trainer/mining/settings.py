@@ -81,6 +81,7 @@ class Settings:
     quality: Filter
     phases: tuple[Phase, ...]
     sources: tuple[str, ...] = ()  # of SOURCES; empty: what the tickets offer, similarity where that is nothing
+    guess: bool = False  # also by similarity, where the sources offer something
     similarity: str = "tfidf"
     model: str | None = None
     margin: float = 0.3

@@ -125,7 +125,7 @@ def _says_enough(texts: Sequence[str], least: int) -> BoolArray:
 
 
 def _rare(texts: Sequence[str], most: int) -> BoolArray:
-    """Mask of the texts that at most `most` tickets share but for ids and numbers: "resolved by phone" tells nothing."""
+    """Mask of the texts that at most `most` tickets share, but for ids: "resolved by phone" tells nothing."""
     forms = [id_free(text) for text in texts]
     counts = Counter(forms)
     return np.array([counts[form] <= most for form in forms], dtype=np.bool_)

@@ -36,16 +36,30 @@ class Report:
 
     settings: dict[str, Any]
     tickets: Tickets
+    by_bands: bool = True
+    """Whether similarity is a source."""
+    sources: dict[str, int] = field(default_factory=dict)
+    """Source of labels -> pairs that it offers."""
     left_out: str = ""
     """What the settings ask for that these tickets have no data for, and was left out."""
     parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # part -> phase name -> figures
     shortcuts: dict[str, float] = field(default_factory=dict)  # ROC-AUC on the train pairs of what needs no model
+    shortcuts_by_source: dict[str, dict[str, float]] = field(default_factory=dict)  # the same of the rows of one origin
     augmented: dict[str, dict[str, int]] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)  # part -> rows written
 
     def shortages(self, part: str) -> list[str]:
-        """A line for each phase of a part that has fewer pairs than were asked for."""
+        """A line for each phase of a part that has fewer pairs than its bands were asked for; where none was, a line
+        for the part."""
         lines = []
+        if not self.by_bands:
+            written, wanted = (
+                sum(figures[f"{name}_of_each"] for figures in self.parts[part].values())
+                for name in ("written", "wanted")
+            )
+            return [f"{part}: {written} positives and negatives of {wanted} each: the sources offer no more"] * (
+                written < wanted
+            )
         for name, figures in self.parts[part].items():
             wanted, written = figures["wanted_of_each"], figures["written_of_each"]
             if written < wanted:
@@ -78,11 +92,11 @@ class Report:
             lines.append(
                 f"{unknown} of {facts['links']} links name tickets that are not in the file (such as {example})"
             )
-        if not facts["known_duplicates"]:
+        if self.by_bands and not self.sources:
             links = f" (rows with a link: {facts['linked']}; they tie no two tickets kept)" if facts["linked"] else ""
             lines.append(
-                f"no known duplicates{links}: every label is a guess by similarity; judge models on pairs people "
-                "labelled"
+                f"no known duplicates{links}, no body below a title, no resolution or note: every label is a guess by "
+                "similarity; judge models on pairs people labelled"
             )
         return lines
 
@@ -93,9 +107,11 @@ class Report:
             "settings": self.settings,
             "tickets": {"source": self.tickets.source, **self.tickets.facts},
             "files": self.files,
+            "sources": self.sources,
             "parts": self.parts,
             "augmented": self.augmented,
             "shortcuts": self.shortcuts,
+            "shortcuts_by_source": self.shortcuts_by_source,
             "warnings": self.warnings(),
         }
 
@@ -153,19 +169,27 @@ def _spread(values: FloatArray) -> dict[str, float]:
     return {name: round(value, 4) for name, value in zip(names, quantiles, strict=True)}
 
 
-def shortcuts(labels: Labels, chosen: Chosen) -> dict[str, float]:
+def shortcuts(labels: Labels, chosen: Chosen) -> dict[str, dict[str, float]]:
     """ROC-AUC on all phases together of "same category" (where there are any), of a small difference in length, and of
-    the cosines."""
+    the cosines: of all rows (""), and of those of each source."""
     written = [pairs for both in chosen.values() for pairs in written_of(both)]
     truth = np.concatenate([np.full(len(pairs), place % 2 == 0) for place, pairs in enumerate(written)])
-    first, second = (np.concatenate([getattr(pairs, end) for pairs in written]) for end in ("first", "second"))
-    tickets, ends = labels.texts.tickets, (labels.texts.ticket(first), labels.texts.ticket(second))
-    lengths, category = np.array([len(text) for text in labels.texts.clean]), tickets.category
-    scores: dict[str, Any] = {"length": length_similarity(lengths[first], lengths[second])}
-    if tickets.categories:
-        scores = {"same_category": same_category(category[ends[0]], category[ends[1]], -1)} | scores
-    scores |= labels.measures.of_pairs(first, second)
-    return {name: round(roc_auc(score, truth), 4) for name, score in scores.items()}
+    pairs = Pairs.join(written)
+    origins = np.array(["duplicates" if origin == KNOWN else origin for origin in pairs.origin])
+    lengths, category = np.array([len(text) for text in labels.texts.clean]), labels.texts.tickets.category
+    scores: dict[str, Any] = {"length": length_similarity(lengths[pairs.first], lengths[pairs.second])}
+    if labels.texts.tickets.categories:
+        one, two = (category[labels.texts.ticket(side)] for side in (pairs.first, pairs.second))
+        scores = {"same_category": same_category(one, two, -1)} | scores
+    scores |= labels.measures.of_pairs(pairs.first, pairs.second)
+    rows = {"": np.ones(len(pairs), dtype=np.bool_)} | {
+        source.name: origins == source.name for source in labels.sources
+    }
+    return {
+        name: {by: round(roc_auc(score[mask], truth[mask]), 4) for by, score in scores.items()}
+        for name, mask in rows.items()
+        if mask.any()
+    }
 
 
 def print_report(report: Report) -> None:
@@ -181,15 +205,17 @@ def print_report(report: Report) -> None:
         console.print(_part_table(part, phases))
     for kind, counts in report.augmented.items():
         console.print(f"Augmented by {kind}: {counts['written']} rows of {counts['asked']} tried")
-    values = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in report.shortcuts.items())
-    console.print(f"ROC-AUC on train without a model: {values}", markup=False)
+    for name, shortcuts in {"train": report.shortcuts, **report.shortcuts_by_source}.items():
+        values = ", ".join(f"{by.replace('_', ' ')} {value:.3f}" for by, value in shortcuts.items())
+        console.print(f"ROC-AUC on {name} without a model: {values}", markup=False)
     for line in report.warnings():
         console.print(f"Note: {line}", markup=False)
 
 
 def _part_table(part: str, phases: dict[str, dict[str, Any]]) -> Table:
     table = Table(title=part, title_justify="left")
-    for name in ("phase", "pairs", "band", "written", "wanted", "same category", "origin", "achieved 5 / 50 / 95 %"):
+    bands = ["band"] if any(figures[label]["band"] for figures in phases.values() for label in LABELS) else []
+    for name in ("phase", "pairs", *bands, "written", "wanted", "same category", "origin", "achieved 5 / 50 / 95 %"):
         table.add_column(name, justify="left" if name in ("phase", "pairs", "origin") else "right")
     for name, figures in phases.items():
         for label in LABELS:
@@ -201,5 +227,5 @@ def _part_table(part: str, phases: dict[str, dict[str, Any]]) -> Table:
             )
             origins = ", ".join(f"{origin} {count}" for origin, count in of_label["origins"].items())
             counts = (f"{figures['written_of_each']:,}", f"{figures['wanted_of_each']:,}")
-            table.add_row(name, label, of_label["band"], *counts, same, origins, achieved)
+            table.add_row(name, label, *[of_label[band] for band in bands], *counts, same, origins, achieved)
     return table
