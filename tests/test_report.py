@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import shutil
+import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,10 +18,12 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from oracles import edit_json
 from sklearn.metrics import roc_curve
 
 from trainer.config import Config, DataConfig
 from trainer.data.incidents import generate_pairs
+from trainer.data.pairs import read_pairs
 from trainer.errors import InputError
 from trainer.evaluation.judge import Question, judge
 from trainer.evaluation.metric_choice import SEARCH_METRICS
@@ -182,6 +186,25 @@ def test_the_page_begins_with_the_runs_own_sentences(run: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_pairs_most_wrong_can_be_labelled(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the report's order, as they stand in the file; not where the file has changed since."""
+    output = tmp_path / "labels.json"
+    command = ["label", "--pairs", str(run), "--choose", "wrong", "--output", str(output), "--labeller", "anna"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"n\n" * 20)))
+    assert cli(command) == 0, capfd.readouterr().err
+    worst = json.loads((run / "scores.json").read_text())["worst"]
+    table = read_pairs(tomllib.loads((run / "config.toml").read_text())["data"]["test"])
+    labelled = read_pairs(output)
+    for place, pair in enumerate(worst):
+        for ends, of_file in ((labelled.text1, table.text1), (labelled.text2, table.text2)):
+            assert labelled.texts[ends[place]] == table.texts[of_file[pair["row"] - 1]]
+    assert json.loads(output.read_text())["labels_before"] == [pair["label"] for pair in worst] and len(worst) == 20
+    edit_json(run / "metrics.json", test=read_run(run).metrics["test"] | {"data_fingerprint": "0"})
+    assert cli(command) == InputError.exit_code and "is not what the run was judged on" in capfd.readouterr().err
+
+
 @pytest.mark.usefixtures("blank_pictures")
 def test_the_search_of_a_corpus_is_shown_for_every_system(
     run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

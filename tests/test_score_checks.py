@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import ks_2samp, norm
 from sklearn.metrics import roc_auc_score
 
-from trainer.data.pairs import pairs_from_columns
+from trainer.data.pairs import pairs_from_columns, read_pairs
+from trainer.lint.doubtful import write_doubtful
 from trainer.lint.findings import parts_of
 from trainer.lint.limits import SERIOUS, TFIDF, WARNING
 from trainer.lint.score_checks import (
@@ -20,6 +23,7 @@ from trainer.lint.score_checks import (
     shortcuts,
     suspect_labels,
 )
+from trainer.main import cli
 
 
 def make(gaps: tuple[float, ...], rows: int = 800, seed: int = 0, source: str = "pairs.json"):
@@ -153,6 +157,24 @@ def test_flipped_labels_are_seen_at_the_ends(seed):
     rows = np.array(finding.rows) - 1
     assert (flipped.table.label[rows] != part.table.label[rows]).all()
     assert [finding.severity for finding in suspect_labels(flipped, TFIDF, scores)] == [WARNING]
+
+
+def test_doubtful_pairs_are_written_for_people_and_nothing_where_none_is(tmp_path, capfd):
+    parts = [make((5.0,), rows=400, seed=seed, source=f"{seed}.json") for seed in (0, 1)]
+    tables, scores = [flip(part, 0.05).table for part, _ in parts], [of_part for _, of_part in parts]
+    write_doubtful(tmp_path / "doubtful.json", tables, scores)
+    doubted = json.loads((tmp_path / "doubtful.json").read_text())
+    turned = [table.label != part.table.label for table, (part, _) in zip(tables, parts, strict=True)]
+    for source, row, label in zip(doubted["files"], doubted["rows"], doubted["labels"], strict=True):
+        number = int(source[0])
+        assert turned[number][row - 1] and tables[number].label[row - 1] == label
+    assert len(doubted["rows"]) > 0.7 * sum(map(np.sum, turned))
+    assert read_pairs(tmp_path / "doubtful.json").texts[0] == f"left {doubted['rows'][0] - 1}"
+    assert "--choose order --output labels.json" in capfd.readouterr().err
+    write_doubtful(tmp_path / "none.json", [part.table for part, _ in parts], scores)
+    assert "No label is doubted" in capfd.readouterr().err and not (tmp_path / "none.json").exists()
+    assert cli(["lint", "--pairs", "p.json", "--doubtful", "d.json"]) == 2  # by words nothing is doubted
+    assert "name an untouched encoder with --model" in capfd.readouterr().err
 
 
 @pytest.mark.slow

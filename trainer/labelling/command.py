@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from trainer.data.readers import add_reading_options, reading_from
 from trainer.errors import InputError, Stopped
 from trainer.system.arguments import Parser, parse_names
+from trainer.system.run_files import CONFIG
 
 if TYPE_CHECKING:
     from trainer.labelling.answers import Answers, Pair
@@ -135,7 +136,7 @@ def _pool(options: argparse.Namespace) -> Pool:
         columns = Columns(options.number_column, parse_names(options.text_columns), category=options.category_column)
         reading = reading_from(options)
         return pool_of_tickets(options.tickets, columns, reading, options.model, options.threshold, options.seed)
-    if Path(options.pairs, "config.toml").is_file():
+    if Path(options.pairs, CONFIG).is_file():
         if options.model or options.threshold is not None:
             raise InputError(f"--pairs {options.pairs}: is a run, which has both: leave out --model and --threshold")
         return pool_of_run(Path(options.pairs))

@@ -64,7 +64,7 @@ def render_run(run: Record) -> str:
             f"All figures on {_all_judged(run)}: before → after, 95 % of the difference", _all_table(judged), notes
         ),
         Section(diagnostic, notes=[silent]) if silent else Section(diagnostic, _diagnostic_table(judged)),
-        Section(f"The {shown} at the largest dim, masked (no guarantee)", _worst_table(worst)),
+        Section(f"The {shown} at the largest dim, masked (no guarantee)", _worst_table(worst), [_asked(run.folder)]),
         _lint_section(run.lint),
         Section("Data and environment", _environment_table(run)),
     ]
@@ -184,6 +184,10 @@ def _diagnostic_table(judged: Mapping[str, Any]) -> Table:
         rows.append([dim, entry["status"], f"{entry['positives']} / {entry['negatives']}", *values])
     headings = ["dims", "status", "positives / negatives", "ROC-AUC before", "F1 before", "ROC-AUC after", "F1 after"]
     return Table(headings, rows, numbers=(0, 2, 3, 4, 5, 6))
+
+
+def _asked(folder: Path) -> str:
+    return f"To have people label them: trainer label --pairs {folder} --choose wrong --output labels.json"
 
 
 def _worst_table(worst: Sequence[Mapping[str, Any]]) -> Table:
