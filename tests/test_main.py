@@ -66,7 +66,9 @@ def test_out_of_memory_says_what_that_command_can_do(command, monkeypatch, capfd
     monkeypatch.setitem(COMMANDS, command, (parser, exhausted))
     needed = {
         "evaluate": ["--model=x", "--pairs=y"],
+        "promote": ["x", "--over=y", "--test=z"],
         "lint": ["--pairs=y"],
+        "label": ["--output=x"],
         "build-pairs": ["--tickets=x", "--output=y"],
         "report": ["x"],
         "index": ["--model=x", "--tickets=y", "--output=z"],

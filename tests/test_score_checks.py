@@ -168,7 +168,7 @@ def test_doubtful_pairs_are_written_for_people_and_nothing_where_none_is(tmp_pat
     for source, row, label in zip(doubted["files"], doubted["rows"], doubted["labels"], strict=True):
         number = int(source[0])
         assert turned[number][row - 1] and tables[number].label[row - 1] == label
-    assert len(doubted["rows"]) > 0.7 * sum(map(np.sum, turned))
+    assert len(doubted["rows"]) > 0.3 * sum(map(np.sum, turned))  # two fifths of the rows are at the ends
     assert read_pairs(tmp_path / "doubtful.json").texts[0] == f"left {doubted['rows'][0] - 1}"
     assert "--choose order --output labels.json" in capfd.readouterr().err
     write_doubtful(tmp_path / "none.json", [part.table for part, _ in parts], scores)
