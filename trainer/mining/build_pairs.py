@@ -23,6 +23,7 @@ from trainer.mining.positives import Pairs, mine_positives, take_positives
 from trainer.mining.settings import BANDS, PARTS, SOURCE_COLUMNS, Settings
 from trainer.mining.sources import Source, Texts, read_sources, text_forms
 from trainer.mining.summary import Chosen, Report, part_figures, print_report, shortcuts, written_of
+from trainer.mining.time_split import require_dates
 from trainer.system.console import console
 from trainer.system.files import new_folder, write_file
 from trainer.text.canonical import canonical_form
@@ -48,6 +49,8 @@ def build_pairs(settings: Settings) -> Report:
         raise StorageError(f"{settings.output}: exists already and is not overwritten; name another or remove it")
     translators = [load_translator(name) for name in settings.translators]  # a wrong name should fail at once
     tickets = load_tickets(settings.tickets, settings.columns, settings.quality, settings.reading)
+    if settings.split_by == "time":
+        require_dates(tickets)
     texts, sources = read_sources(tickets, settings.sources or SAID, settings.quality, settings.seed)
     by_bands = settings.guess or not sources
     _check_tickets(tickets, settings, sources, by_bands)

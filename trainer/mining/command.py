@@ -19,6 +19,7 @@ from trainer.mining.settings import (
     SIMILARITIES,
     SOURCE_COLUMNS,
     SOURCES,
+    SPLITS,
     Settings,
     parse_augment,
     parse_phases,
@@ -134,6 +135,8 @@ def _add_mining_options(add: Callable[..., None]) -> None:
     for part in ("dev", "test"):
         text = f"of the tickets, and of the pairs asked for, for {part}"
         add(f"--{part}-share", text, metavar="SHARE")
+    text = "groups: similar tickets stand in one part; time: train before, then dev, then test, so that the judgement "
+    add("--split-by", text + "is of tickets that came later (see --date-column)", choices=SPLITS)
     add("--max-group", "largest group of similar tickets", field="largest_group", metavar="N")
     add("--max-uses", "pairs of a phase and label that one ticket may be in", field="most_uses", metavar="N")
     add("--seed", "of every random choice", metavar="N")

@@ -124,7 +124,8 @@ def _positives(
     labels: Labels, source: Source, part: int, wanted: int, uses: Counter[int], random: np.random.Generator
 ) -> IntArray:
     """[P] places of the pairs of a source to take in a part, no pair of texts twice, no text more than `most_uses`."""
-    inside = np.flatnonzero(labels.mined.part[labels.texts.ticket(source.first)] == part)
+    of_text = labels.mined.part[labels.texts.ticket(np.stack([source.first, source.second]))]
+    inside = np.flatnonzero((of_text == part).all(axis=0))
     chosen: list[int] = []
     seen: set[tuple[int, int]] = set()
     for place in random.permutation(inside).tolist():

@@ -20,6 +20,7 @@ from scipy.cluster.hierarchy import DisjointSet
 from trainer.data.tickets import Tickets
 from trainer.mining.neighbours import Candidates, IntArray, Similarity
 from trainer.mining.settings import BoolArray, Settings
+from trainer.mining.time_split import parts_by_time
 
 ALIKE = 0.5  # cosine of whole tickets from which on two may be about one problem
 PER_TICKET = 32  # candidates a band keeps of a ticket's pairs with later ones
@@ -119,7 +120,10 @@ def mine_positives(
         candidates[phase.number] = pairs.take(np.sort(random.permutation(inside)[:most]))
     near = candidates.values() if by_bands else [pairs]
     group = _groups(tickets, near, settings.largest_group, copies)
-    return Mined(candidates, counts, group, _parts(tickets, group, settings.shares[1:], seed))
+    held_out = settings.shares[1:]
+    by_time = settings.split_by == "time"
+    part = parts_by_time(tickets, held_out, copies) if by_time else _parts(tickets, group, held_out, seed)
+    return Mined(candidates, counts, group, part)
 
 
 def _shuffled(pairs: Candidates, seed: int) -> IntArray:
@@ -181,10 +185,10 @@ def _parts(tickets: Tickets, group: IntArray, shares: Sequence[float], seed: int
 
 
 def usable(candidates: Candidates, mined: Mined, part: int) -> Candidates:
-    """The candidates inside a group of a part."""
-    return candidates.take(
-        (mined.group[candidates.first] == mined.group[candidates.second]) & (mined.part[candidates.first] == part)
-    )
+    """The candidates inside a group and a part, which by time are not the same."""
+    inside = mined.group[candidates.first] == mined.group[candidates.second]
+    inside &= (mined.part[candidates.first] == part) & (mined.part[candidates.second] == part)
+    return candidates.take(inside)
 
 
 def take_positives(

@@ -23,6 +23,7 @@ LABELS = ("positives", "negatives")
 SOURCES = (*SAID, "similarity")
 """What labels come from, the most trusted first."""
 SOURCE_COLUMNS = {"duplicates": ("duplicate_of", "cluster"), "resolution": ("resolution",), "notes": ("notes",)}
+SPLITS = ("groups", "time")
 SIMILARITIES = ("tfidf", "encoder", "both")
 BoolArray = NDArray[np.bool_]
 
@@ -86,6 +87,7 @@ class Settings:
     margin: float = 0.3
     dev_share: float = 0.08
     test_share: float = 0.08
+    split_by: str = "groups"  # of SPLITS
     largest_group: int = 300
     most_uses: int = 25
     augment: tuple[tuple[str, float], ...] = ()  # kind, share of the train pairs

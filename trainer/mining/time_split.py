@@ -1,0 +1,57 @@
+"""Parts by time: train before, dev after it, test last; so that a judgement is of tickets that came after training.
+
+Legend: N tickets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.tickets import Tickets
+from trainer.errors import InputError
+from trainer.mining.neighbours import IntArray
+from trainer.mining.settings import PARTS
+from trainer.system.console import console
+
+NOWHERE = -1  # the part of a ticket that is in none
+
+
+def require_dates(tickets: Tickets) -> NDArray[np.float64]:
+    """[N] when tickets were opened. Raises InputError where the file does not say it, or says one moment for all."""
+    dates, option = tickets.dates, "--split-by time"
+    if dates is None:
+        raise InputError(f"{tickets.source}: {option} needs when tickets were opened: name it with --date-column")
+    if dates.min() == dates.max():
+        raise InputError(f"{tickets.source}: {option}: all tickets are of one moment: name another --date-column")
+    return dates
+
+
+def parts_by_time(tickets: Tickets, shares: Sequence[float], copies: tuple[IntArray, IntArray]) -> IntArray:
+    """[N] the part of each ticket, and says where time is cut.
+
+    A problem that comes back is in both parts, as it will be next week, but no text is: a ticket that has a text of an
+    earlier part's ticket is in none.
+
+    Args:
+        shares: of the tickets in dev and test.
+        copies: tickets, and of each a number that it shares with those which have a text of it.
+
+    Raises InputError as `require_dates` does.
+    """
+    dates = require_dates(tickets)
+    in_time, ends = np.append(np.sort(dates), np.inf), np.round(np.cumsum([1 - sum(shares), shares[0]]) * len(dates))
+    cuts = in_time[ends.astype(np.int64)]
+    part = np.searchsorted(cuts, dates, side="right")
+    members, labels = copies
+    if len(members):
+        earliest = np.full(labels.max() + 1, len(PARTS))
+        np.minimum.at(earliest, labels, part[members])
+        part[members[earliest[labels] < part[members]]] = NOWHERE
+    said = [f"{name} {(part == number).sum()} tickets" for number, name in enumerate(PARTS)]
+    days = [str(np.datetime64(int(cut), "s")).replace("T", " ") for cut in cuts if np.isfinite(cut)]
+    left = f"; {(part == NOWHERE).sum()} that repeat an earlier text in none" if (part == NOWHERE).any() else ""
+    console.print(f"Split by time at {' and '.join(dict.fromkeys(days))}: {', '.join(said)}{left}", markup=False)
+    return part.astype(np.int64)
