@@ -660,7 +660,7 @@ def test_what_was_just_written_is_not_read_again(tmp_path, monkeypatch):
 
 def test_the_seal_of_a_log_is_that_of_its_file(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 4}\n{"step": 5}\n{"st')
-    with logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True), 5, False) as log:
+    with logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True, trackers=[]), 5) as log:
         for step in (4, 5, 6):
             data = (tmp_path / "log.jsonl").read_bytes()
             assert log.seal() == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -187,7 +187,8 @@ def _diagnostic_table(judged: Mapping[str, Any]) -> Table:
 
 
 def _asked(folder: Path) -> str:
-    return f"To have people label them: trainer label --pairs {folder} --choose wrong --output labels.json"
+    command = f"trainer label --pairs {folder.name} --choose wrong --output labels.json"
+    return f"To have people label them, from the folder above the run's: {command}"
 
 
 def _worst_table(worst: Sequence[Mapping[str, Any]]) -> Table:
