@@ -740,7 +740,7 @@ def test_any_bytes_as_manifest_are_damage(tmp_path, data):
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_bytes_in_a_log_are_cut_to_the_lines_before_the_step(tmp_path, lines):
     (tmp_path / "log.jsonl").write_bytes(b"\n".join(lines))
-    with logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True), 5, False):
+    with logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True, trackers=[]), 5):
         pass
     for line in (tmp_path / "log.jsonl").read_text().splitlines():
         assert json.loads(line)["step"] < 5

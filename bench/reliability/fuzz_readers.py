@@ -167,8 +167,8 @@ def run_readers(root: Path) -> dict[str, Reader]:
         found[f"model {file}"] = in_place(model / file, lambda: load_encoder(str(model)))
 
     def resume_log() -> None:
-        accelerator: Any = SimpleNamespace(is_main_process=True)
-        with open_log(run, accelerator, 5, False):
+        accelerator: Any = SimpleNamespace(is_main_process=True, trackers=[])
+        with open_log(run, accelerator, 5):
             lines = (run / "log.jsonl").read_text().splitlines()
         assert all(json.loads(line)["step"] < 5 for line in lines), "a line of a later step was kept"
 
