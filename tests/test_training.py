@@ -26,6 +26,7 @@ from trainer.config import (
     Config,
     CurriculumConfig,
     DataConfig,
+    EvalConfig,
     LoraConfig,
     LossConfig,
     ModelConfig,
@@ -830,6 +831,10 @@ def test_a_large_forgetting_set_is_sampled_by_the_seed(tiny_model, monkeypatch, 
     rows = [sample(seed, 10).table.row.tolist() for seed in (0, 0, 1)]
     assert len(rows[0]) == 10 and rows[0] == rows[1] != rows[2]
     assert "on 10 random pairs of the 30 of sts.csv" in capfd.readouterr().err
+    monkeypatch.setattr(strength, "LIMITING_ROWS", 20)  # more, where they decide
+    limited = Config(data=DataConfig(forgetting="sts.csv"), eval=EvalConfig(forgetting_limit=0.1))
+    run = SimpleNamespace(general=general, config=limited, encoder=encoder)
+    assert len(strength.forgetting_sample(run).table) == 20
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from trainer import __version__
-from trainer.data.origins import KNOWN
+from trainer.data.origins import KNOWN, SAID
 from trainer.data.raw_table import brief
 from trainer.data.tickets import REASONS, Tickets
 from trainer.evaluation.pair_metrics import length_similarity, roc_auc, same_category
@@ -80,8 +80,12 @@ class Report:
             for name, figures in phases.items():
                 for measure, (above, below) in figures["mean_cosines"].items():
                     if below >= above:
-                        known = figures["positives"]["origins"].get(KNOWN, 0) >= 0.5 * figures["written_of_each"]
-                        why = "most of these positives are known duplicates" if known else "labels and bands disagree"
+                        origins, half = figures["positives"]["origins"], 0.5 * figures["written_of_each"]
+                        why = "labels and bands disagree"
+                        if origins.get(KNOWN, 0) >= half:
+                            why = "most of these positives are known duplicates"
+                        elif sum(origins.get(origin, 0) for origin in (KNOWN, *SAID)) >= half:
+                            why = "most of these labels are what tickets say, whatever their words"
                         lines.append(
                             f"{part}, {name}: negatives score as high as positives by {measure} (mean {below:.3f} over "
                             f"{above:.3f}): {why}"

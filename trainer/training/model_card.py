@@ -77,6 +77,7 @@ def usage(model: Path, dim: int | str, sided: bool) -> str:
 
 
 def fitted_in_words(record: dict[str, Any]) -> str:
+    """The thresholds that dev was fitted with, at every dim, without a full stop."""
     kept = record["thresholds"]["model"]
     values = ", ".join(f"{value:.4f} at {dim} dims" for dim, value in kept["values"].items())
     share = percent(kept["positive_share"])

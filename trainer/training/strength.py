@@ -41,8 +41,8 @@ FULL = 1.0
 COARSE = 5  # tenths between the strengths that are measured first
 FINER = (2, 1)  # tenths from the best so far to the ones measured then
 FINE_POINTS = 6  # that are measured after the coarse ones, at most where there is one peak
-FORGETTING_ROWS = 1000  # of a larger forgetting set so many are taken where a limit goes by them
-SHOWN_ROWS = 250  # and so many where they are only shown: they are embedded at each strength
+LIMITING_ROWS = 1000  # of a larger forgetting set so many are taken where a limit goes by them
+FORGETTING_ROWS = 250  # and so many where they are only shown: they are embedded at each strength
 
 Point = dict[str, Any]
 """One strength of the curve: "alpha", dim -> "metric" on what the run is judged on, and dim -> Spearman on the
@@ -147,7 +147,7 @@ def choose_strength(run: Run, start: Mapping[str, Tensor], trained: Mapping[str,
 
 def forgetting_sample(run: Run) -> PairSet | None:
     """The forgetting set, or seeded random pairs of a larger one; says so. None where there is none."""
-    most = FORGETTING_ROWS if run.config.eval.forgetting_limit else min(SHOWN_ROWS, FORGETTING_ROWS)
+    most = LIMITING_ROWS if run.config.eval.forgetting_limit else FORGETTING_ROWS
     if run.general is None or len(run.general.table) <= most:
         return run.general
     table = run.general.table
