@@ -26,6 +26,7 @@ from trainer.system.files import MANIFEST, find_damage, json_ready
 
 TOKENS_AT_ONCE = 2_048  # that a graph takes; what lies between its layers then stays in a cache
 TOKENIZER = "tokenizer.json"
+OF_SPEC = ("pooling", "normalize", "max_length", "default_prompt", "query_prompt", "document_prompt")  # kept alike
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,12 @@ class ServingFacts:
     @classmethod
     def of(cls, spec: EncoderSpec, **others: Any) -> ServingFacts:
         """The facts of a graph that pools, prompts and cuts texts as a model's spec says."""
-        names = ("pooling", "normalize", "max_length", "default_prompt", "query_prompt", "document_prompt")
-        return cls(**{name: getattr(spec, name) for name in names}, prompts=dict(spec.prompts), **others)
+        return cls(**{name: getattr(spec, name) for name in OF_SPEC}, prompts=dict(spec.prompts), **others)
 
     def spec(self, name: str, root: Path) -> EncoderSpec:
         """How embeddings are made by this graph in the folder `root`, which is called `name`."""
-        names = ("pooling", "normalize", "max_length", "default_prompt", "query_prompt", "document_prompt")
         prompts = tuple(self.prompts.items())
-        return EncoderSpec(name, root, prompts=prompts, **{name: getattr(self, name) for name in names})
+        return EncoderSpec(name, root, prompts=prompts, **{field: getattr(self, field) for field in OF_SPEC})
 
     def to_json(self) -> str:
         """What `read_facts` reads back."""
