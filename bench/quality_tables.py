@@ -9,6 +9,7 @@ from typing import Any
 from bench.markdown import change, table
 
 PAIR_METRICS = {"spearman": "Spearman", "roc_auc": "ROC-AUC"}
+STS = "sts_spearman"
 
 
 def real_run(record: dict[str, Any]) -> list[str]:
@@ -123,39 +124,48 @@ def peers(record: dict[str, Any]) -> list[str]:
     return table(headings, rows, record, said)
 
 
+BUGS = {"roc_auc": "ROC-AUC", "spearman": "Spearman", "success@10": "success@10", "map@100": "MAP@100"}
+KINDS = {"untouched": "nothing", "links": "links", "titles": "titles and bodies", "both": "both"}
+DIFFERENCES = {"untouched": "untouched", "bm25+untouched": "BM25 and untouched", "links": "links"}
+
+
 def bugs(record: dict[str, Any]) -> list[str]:
-    """Pairs and search of duplicate reports, a row a system and dim."""
-    settings, facts, seeds = record["settings"], record["facts"], record["seeds"]
-    names = ("roc_auc", "spearman", "success@5", "success@10", "map@100")
-    titles = {
-        "bm25": "BM25",
-        "baseline": "untouched",
-        "model": "trained",
-        "model less baseline": "trained less untouched",
-    }
-    titles |= {"bm25+baseline": "BM25 and untouched", "bm25+model": "BM25 and trained"}
-    rows = []
-    for system, title in titles.items():
-        by_dim = record["metrics"][system]
-        dims = sorted(by_dim, key=int, reverse=True)
-        for dim in dims[:1] if system == "bm25" else dims:
-            ends = record["intervals"][system][dim]
-            cells = [
-                _with_interval(by_dim[dim][name], ends[name], system == "model less baseline") if name in ends else ""
-                for name in names
-            ]
-            rows.append([title, "" if system == "bm25" else dim, *cells])
-    largest = max(record["metrics"]["model"], key=int)
-    spread = ", ".join(
-        f"{name} {' / '.join(f'{of_seed[largest][name]:.3f}' for of_seed in seeds.values())}" for name in names
-    )
+    """Pairs and search of duplicate reports, a row a kind of training and dim."""
+    kinds, facts, settings = record["kinds"], record["facts"], record["settings"]
+    dims = list(kinds["untouched"]["figures"])
+    rows: list[list[object]] = []
+    for kind, of_kind in kinds.items():
+        for dim in dims:
+            at, ends = of_kind["figures"][dim], of_kind.get("gains", {}).get("untouched", {}).get(dim)
+            cells = [f"{at[name]:.3f}" if ends is None else _with_interval(at[name], ends[name]) for name in BUGS]
+            general = f"{at[STS]:.4f}" if STS in at else ""
+            rows.append([KINDS[kind], dim, *cells, f"{at['bm25+success@10']:.3f}", general])
+    spreads = [
+        f"{KINDS[kind]} " + " / ".join(f"{of_seed[dims[0]]['roc_auc']:.4f}" for of_seed in of_kind["seeds"].values())
+        for kind, of_kind in kinds.items()
+        if "seeds" in of_kind
+    ]
     said = (
-        f"{settings['model']}, {settings['max_length']} tokens a text; {facts['pairs']} dev pairs; "
-        f"{facts['queries']} queries of {facts['clusters']} clusters among {facts['texts']:,} reports; trained: mean "
-        f"over the seeds {', '.join(seeds)}, which are at {largest} dims {spread}; {settings['resamples']:,} resamples"
+        f"{settings['model']}, {settings['max_length']} tokens a text; {facts['pairs']} dev pairs, "
+        f"{facts['queries']} queries of {facts['clusters']} clusters among {facts['texts']:,} reports; in brackets the "
+        f"95 % interval of the gain, paired, {settings['resamples']:,} resamples; means over seeds "
+        f"{', '.join(map(str, settings['seeds']))}, of which the ROC-AUC at {dims[0]} dims is: {'; '.join(spreads)}; "
+        f"BM25 alone has a success@10 of {record['bm25']['success@10']:.3f}"
     )
-    headings = ["judged", "dims", "pairs: ROC-AUC", "pairs: Spearman", "success@5", "success@10", "MAP@100"]
+    headings = ["trained on", "dims", *BUGS.values(), "success@10 with BM25", "STS-b Spearman"]
     return table(headings, rows, record, said)
+
+
+def bugs_gains(record: dict[str, Any]) -> list[str]:
+    """What each kind of training gains over others in `bugs`: 95 % intervals, a row a comparison and dim."""
+    rows = [
+        [f"{KINDS[kind]} less {DIFFERENCES[other]}", dim, *(_ends(ends[name]) if name in ends else "" for name in BUGS)]
+        for kind, of_kind in record["kinds"].items()
+        for other, by_dim in of_kind.get("gains", {}).items()
+        if other != "untouched"
+        for dim, ends in by_dim.items()
+    ]
+    return table(["gain of", "dims", *BUGS.values()], rows, record, "95 % intervals, paired, of means over the seeds")
 
 
 def index_types(record: dict[str, Any]) -> list[str]:
@@ -172,9 +182,12 @@ def index_types(record: dict[str, Any]) -> list[str]:
     return table(["dims", "type", "bytes a ticket", "success@10", "recall@10"], rows, record, said, left=0)
 
 
-def _with_interval(value: float, ends: list[float], signed: bool) -> str:
-    sign = "+" if signed else ""
-    return f"{value:{sign}.3f} ({ends[0]:{sign}.3f}, {ends[1]:{sign}.3f})"
+def _with_interval(value: float, ends: list[float]) -> str:
+    return f"{value:.3f} {_ends(ends)}"
+
+
+def _ends(ends: list[float]) -> str:
+    return f"({ends[0]:+.3f}, {ends[1]:+.3f})"
 
 
 def screen(record: dict[str, Any]) -> list[str]:

@@ -42,6 +42,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "searching": (("search",), speed.searching),
     "serving": (("serving",), speed.serving),
     "bugs": (("bugs",), quality.bugs),
+    "bugs gains": (("bugs",), quality.bugs_gains),
     "index types": (("index_types",), quality.index_types),
     "index": (("index",), speed.index),
     "screen": (("screen",), quality.screen),

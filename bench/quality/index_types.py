@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.quality.search import corpus_of_reports
+from bench.quality.bug_reports import corpus_of_reports
 from bench.records import finish, make_parser, settings_of
 from trainer.evaluation.search_set import SearchSet
 from trainer.evaluation.type_comparison import compare_types, print_types
