@@ -43,6 +43,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "serving": (("serving",), speed.serving),
     "bugs": (("bugs",), quality.bugs),
     "bugs gains": (("bugs",), quality.bugs_gains),
+    "raw incidents": (("raw_incidents",), quality.reference_model),
     "index types": (("index_types",), quality.index_types),
     "index": (("index",), speed.index),
     "screen": (("screen",), quality.screen),
