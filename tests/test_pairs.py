@@ -131,10 +131,10 @@ def columns_of_pairs(draw: st.DrawFn) -> dict[str, list[Any]]:
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_all_formats_hold_the_same_table(tmp_path: Path, columns: dict[str, list[Any]], bom: bool) -> None:
     expected = pairs_from_columns(columns, "generated")
-    assert [expected.texts[i] for i in expected.text1] == columns["texts1"]
-    assert [expected.texts[i] for i in expected.text2] == columns["texts2"]
-    assert expected.score.tolist() == [float(label) for label in columns["labels"]]
-    assert expected.phase.tolist() == columns.get("phase_indicators", [1] * len(expected))
+    told = expected.columns()
+    assert (told["texts1"], told["texts2"]) == (columns["texts1"], columns["texts2"])
+    assert told["labels"] == expected.score.tolist() == [float(label) for label in columns["labels"]]
+    assert told["phase_indicators"] == expected.phase.tolist() == columns.get("phase_indicators", [1] * len(expected))
     assert expected.categories1 == columns.get("categories1")
     for suffix in ALL_SUFFIXES:
         path = write(tmp_path, suffix, columns, bom=bom)
