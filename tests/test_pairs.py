@@ -224,6 +224,10 @@ def test_a_scale_or_threshold_without_sense_names_its_key(scale: float, threshol
 def test_positives_are_required_and_negatives_are_not() -> None:
     with pytest.raises(InputError, match=r"^here.csv: label: all 3 rows are negative: add positive pairs"):
         require_positives(pairs_from_columns(GOOD | {"labels": [0] * 3}, "here.csv"))
+    with pytest.raises(
+        InputError, match=r"are negative, the highest at 20% of data\.label_scale: .* or data\.label_scale$"
+    ):
+        require_positives(pairs_from_columns(GOOD | {"labels": [1, 0, 1]}, "here.csv", label_scale=5))
     copies = {"texts1": ["vpn down", "a"], "texts2": ["VPN  down", "b"], "labels": [1, 0]}
     with pytest.raises(InputError, match=r"^here.csv: every positive pair is a text and its own copy: add pairs"):
         require_positives(pairs_from_columns(copies, "here.csv"))
