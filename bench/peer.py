@@ -81,10 +81,11 @@ def columns_for(kind: str, table: PairTable) -> dict[str, dict[str, list[Any]]]:
 
     A positive takes a labelled negative of its anchor along while there are any left, and else goes without.
     """
-    texts, first, second = table.texts, table.text1, table.text2
     if kind in LABELLED:
         labels = table.score.tolist() if kind == "cosent" else table.label.astype(int).tolist()
-        return {"all": {"text1": [texts[i] for i in first], "text2": [texts[i] for i in second], "label": labels}}
+        columns = table.columns()
+        return {"all": {"text1": columns["texts1"], "text2": columns["texts2"], "label": labels}}
+    texts, first, second = table.texts, table.text1, table.text2
     negatives: dict[int, list[int]] = {}
     for row in (~table.label).nonzero()[0]:
         negatives.setdefault(int(first[row]), []).append(int(second[row]))

@@ -18,6 +18,7 @@ import pytest
 from bench import report
 from bench.markdown import source
 from bench.quality import screen
+from bench.quality.false_negatives import in_batches
 from bench.quality.judging import HeldOut, compare, judge_model
 from bench.quality_tables import screen as screen_table
 from bench.records import finish
@@ -116,6 +117,15 @@ def test_the_gain_is_paired_and_of_means_over_seeds() -> None:
         assert 0 < low < gain < high
     alone = [compare(before[s : s + 1], before, table, (64, 16))["before"]["64"]["roc_auc"] for s in range(3)]
     assert same["before"]["64"]["roc_auc"] == pytest.approx(np.mean(alone))
+
+
+@pytest.mark.parametrize("meet", [True, False])
+def test_the_rows_of_a_link_always_meet_or_never(meet: bool) -> None:
+    links = [((f"title {row}", "body", 1), (f"other title {row}", "body", 1)) for row in range(24)]
+    batches = in_batches(links, 8, meet)
+    assert [len(batch) for batch in batches] == [8] * 6
+    assert all(((first in batch) == (second in batch)) == meet for batch in batches for first, second in links
+               if first in batch or second in batch)  # fmt: skip
 
 
 def test_a_table_without_its_records_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

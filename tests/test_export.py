@@ -467,10 +467,14 @@ def test_an_adapter_settles_what_is_not_set_and_refuses_what_is_set_otherwise(
 ) -> None:
     adapter, _ = adapter_run
     encoder = load_encoder(str(adapter))
-    assert settled_by_adapter(LoraConfig(dropout=0.2), encoder) == LoraConfig(rank=4, dropout=0.2)
-    merged_first = LoraConfig(rank=8, start="merge")
+    assert settled_by_adapter(LoraConfig(dropout=0.2), encoder) == LoraConfig(
+        rank=4, alpha=32, targets=("attention",), dropout=0.2
+    )
+    merged_first = LoraConfig(rank=8, alpha=4, targets=("ffn",), start="merge")
     assert settled_by_adapter(merged_first, encoder) == merged_first
-    for key, value, has in (("rank", 8, "4"), ("targets", ("ffn",), r'\["attention"\]'), ("dora", True, "false")):
+    # 16 is what is usual, and yet not what was left open.
+    attention = ("targets", ("ffn",), r'\["attention"\]')
+    for key, value, has in (("rank", 16, "4"), ("alpha", 16, "32"), attention, ("dora", True, "false")):
         shown = rf"lora.{key} = .*: the adapter of model.name = {adapter} has {has}; leave it out, or set lora.start"
         with pytest.raises(InputError, match=shown):
             settled_by_adapter(LoraConfig(**{key: value}), encoder)

@@ -320,6 +320,16 @@ def test_negatives_alone_are_serious_and_positives_alone_a_note():
     assert [note.partition(";")[0] for note in halves.notes] == ["x: positives alone", told]
 
 
+def test_many_negatives_of_each_anchor_are_no_imbalance():
+    """Of n-tuples; the control: of the same texts with anchors that have no positive they are."""
+    negatives = [(f"anchor {row}", f"negative {row} {number}", 0) for row in range(9) for number in range(19)]
+    positives = [(f"anchor {row}", f"positive {row}", 1) for row in range(9)]
+    for rows in (positives + negatives, [(f"other {a}", b, 1) for a, b, _ in positives] + negatives):
+        texts1, texts2, labels = map(list, zip(*rows, strict=True))
+        report = lint_tables([pairs_from_columns({"texts1": texts1, "texts2": texts2, "labels": labels}, "x")])
+        assert (("x", "label balance") in names(report)) == (rows[0][0] != "anchor 0")
+
+
 def test_a_single_row_is_no_crash():
     for label in (0, 1):
         report = lint_tables([pairs_from_columns({"texts1": ["vpn is"], "texts2": ["down"], "labels": [label]}, "x")])

@@ -131,10 +131,10 @@ def columns_of_pairs(draw: st.DrawFn) -> dict[str, list[Any]]:
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_all_formats_hold_the_same_table(tmp_path: Path, columns: dict[str, list[Any]], bom: bool) -> None:
     expected = pairs_from_columns(columns, "generated")
-    assert [expected.texts[i] for i in expected.text1] == columns["texts1"]
-    assert [expected.texts[i] for i in expected.text2] == columns["texts2"]
-    assert expected.score.tolist() == [float(label) for label in columns["labels"]]
-    assert expected.phase.tolist() == columns.get("phase_indicators", [1] * len(expected))
+    told = expected.columns()
+    assert (told["texts1"], told["texts2"]) == (columns["texts1"], columns["texts2"])
+    assert told["labels"] == expected.score.tolist() == [float(label) for label in columns["labels"]]
+    assert told["phase_indicators"] == expected.phase.tolist() == columns.get("phase_indicators", [1] * len(expected))
     assert expected.categories1 == columns.get("categories1")
     for suffix in ALL_SUFFIXES:
         path = write(tmp_path, suffix, columns, bom=bom)
@@ -224,6 +224,10 @@ def test_a_scale_or_threshold_without_sense_names_its_key(scale: float, threshol
 def test_positives_are_required_and_negatives_are_not() -> None:
     with pytest.raises(InputError, match=r"^here.csv: label: all 3 rows are negative: add positive pairs"):
         require_positives(pairs_from_columns(GOOD | {"labels": [0] * 3}, "here.csv"))
+    with pytest.raises(
+        InputError, match=r"are negative, the highest at 20% of data\.label_scale: .* or data\.label_scale$"
+    ):
+        require_positives(pairs_from_columns(GOOD | {"labels": [1, 0, 1]}, "here.csv", label_scale=5))
     copies = {"texts1": ["vpn down", "a"], "texts2": ["VPN  down", "b"], "labels": [1, 0]}
     with pytest.raises(InputError, match=r"^here.csv: every positive pair is a text and its own copy: add pairs"):
         require_positives(pairs_from_columns(copies, "here.csv"))
@@ -665,7 +669,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "white space": ("a.jsonl", "\n \n", ["is empty"]),
     "header alone": ("a.csv", HEAD, ["no rows"]),
     "columns without rows": ("a.json", '{"texts1":[],"texts2":[],"labels":[]}', ["no rows"]),
-    "unknown format": ("a.parquet", "x", ["'.parquet'", ".jsonl"]),
+    "unknown format": ("a.xls", "x", ["'.xls'", ".jsonl"]),
     "no suffix": ("pairs", "x", ["unknown format", ".json"]),
     "gz alone": ("pairs.gz", gzip.compress(b"x"), ["unknown format"]),
     "bad JSON": ("a.json", '{"texts1": ["a"],\n "texts2": [}', ["line 2, column 13", "mend"]),
@@ -719,7 +723,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "old Excel": ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", ["old Excel", ".xlsx"]),
     "zip": ("a.xlsx", b"PK\x03\x04" + bytes(30), ["zip archive", "unpack"]),
     "no workbook": ("a.xlsx", b"PK\x03\x04 xl/workbook.xml", ["cannot be read as XLSX"]),
-    "text for a workbook": ("a.xlsx", HEAD, ["unknown format '.xlsx'"]),
+    "text for a workbook": ("a.xlsx", HEAD, ["is named .xlsx and holds something else"]),
     "Parquet of nothing": ("a.parquet", b"PAR1", ["cannot be read as Parquet"]),
     "deep nesting": ("a.json", "[" * 10**6, ["nested too deeply"]),
     "deep nesting in a line": ("a.jsonl", ROW + '{"a":' * 10**6, ["nested too deeply", "line 2"]),

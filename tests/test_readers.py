@@ -174,7 +174,33 @@ def test_positives_and_negatives_are_rows_of_their_own_and_keep_their_number(tmp
     assert table.phase.tolist() == [1, 1, 1, 2, 2]
     rows[1]["pos"] = ["", None]
     assert refusal(write(tmp_path, "b.jsonl", rows)).startswith("row 2, pos: is blank")
+    rows[0]["neg"] = ["d", 5]
+    assert refusal(write(tmp_path, "b.jsonl", rows)).startswith("row 1, neg: 5 is not a text")
     assert "no positives" in refusal(write(tmp_path, "c.jsonl", [{"query": "a", "pos": [], "neg": []}]))
+
+
+def test_n_tuples_may_have_several_positives(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    head = "anchor,positive_1,positive_2,negative_1,negative_2,negative_3\n"
+    path = write(tmp_path, "a.csv", head + "a,b,c,d,,e\nf,g,,h,i,j\n")
+    assert rows_of(read_pairs(path)) == [
+        ("a", "b", True), ("a", "c", True), ("a", "d", False), ("a", "e", False),
+        ("f", "g", True), ("f", "h", False), ("f", "i", False), ("f", "j", False),
+    ]  # fmt: skip
+    assert "positive=positive_1 ... positive_2" in capfd.readouterr().err
+    labelled = write(tmp_path, "b.csv", "text1,text2,label,positive_1\na,b,0,c\n")  # ours win
+    assert rows_of(read_pairs(labelled)) == [("a", "b", False)]
+
+
+def test_lists_in_a_table_of_texts_are_json(tmp_path: Path) -> None:
+    head, row = "query,pos,neg,neg_scores\n", '"[""b"", ""c, \u00fc""]"," [""d""]\n",[0.5]\n'
+    table = read_pairs(write(tmp_path, "a.csv", head + "a," + row))
+    assert rows_of(table) == [("a", "b", True), ("a", "c, \u00fc", True), ("a", "d", False)]
+    assert table.teacher[-1] == 0.5
+    for cell in ("['b', 'c']", "['b' 'c']", "[ 'b'\n]"):
+        told = refusal(write(tmp_path, "b.csv", f'{head}a,x,,\na,"{cell}",,\n'))
+        assert told.startswith("row 2 (line 3), pos: is a list, but not as JSON writes one")
+    for cell in ("[2019]", "[urgent] printer [floor 2]", "[" * 10**5, "it's ['x']"):  # texts
+        assert rows_of(read_pairs(write(tmp_path, "c.csv", f"anchor,positive\na,{cell}\n"))) == [("a", cell, True)]
 
 
 def test_positives_alone_are_positive(tmp_path: Path) -> None:

@@ -47,12 +47,7 @@ def flip(part, share: float, seed: int = 0):
     for rows in (np.flatnonzero(labels), np.flatnonzero(~labels)):
         chosen = np.random.default_rng(seed).permutation(rows)[: round(share * len(rows))]
         labels = np.where(np.isin(np.arange(len(labels)), chosen), ~labels, labels)
-    columns = {
-        "texts1": [part.table.texts[text] for text in part.table.text1],
-        "texts2": [part.table.texts[text] for text in part.table.text2],
-        "labels": labels.astype(int).tolist(),
-        "phase_indicators": part.table.phase.tolist(),
-    }
+    columns = part.table.columns() | {"labels": labels.astype(int).tolist()}
     return parts_of([pairs_from_columns(columns, part.table.source)])[0]
 
 

@@ -46,14 +46,17 @@ class LoraConfig(Section, name="lora"):
     start: str = "continue"
     """Where model.name holds an adapter: "continue" trains that one on, of its rank and targets; "merge" folds it into
     its base and trains a new one. Without lora.enabled it is merged in any case."""
-    rank: int = 16
-    """Width of the low-rank update; the adapters' parameters grow with it."""
-    alpha: float = 32.0
-    """The update is scaled by alpha / rank (by alpha / sqrt(rank) with rslora)."""
+    rank: int = 0
+    """Width of the low-rank update; the adapters' parameters grow with it. 0 takes that of an adapter that is
+    continued, else 16."""
+    alpha: float = 0.0
+    """The update is scaled by alpha / rank (by alpha / sqrt(rank) with rslora); 0 takes a continued adapter's, else
+    32."""
     dropout: float = 0.05
     """Probability that an input of an adapter is zeroed in training."""
-    targets: tuple[str, ...] = ("attention",)
-    """"attention" and "ffn" name the projections of the model's family; anything else is a module name's ending."""
+    targets: tuple[str, ...] = ()
+    """"attention" and "ffn" name the projections of the model's family; anything else is a module name's ending. Empty
+    takes a continued adapter's, else ["attention"]."""
     rslora: bool = False
     """Scale the update by alpha / sqrt(rank), which suits high ranks (Kalajdzievski 2023, arXiv:2312.03732)."""
     dora: bool = False

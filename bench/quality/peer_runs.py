@@ -55,13 +55,15 @@ def train_theirs(kind: str, options: argparse.Namespace, rate: float, seed: int,
     table, choosing = train_part(options)
     model = load_peer(options.model, options.max_length, options.packed)
     guide = load_peer(options.model, options.max_length, options.packed) if "gist" in kind else None
-    sides = ([choosing.texts[text] for text in side] for side in (choosing.text1, choosing.text2))
+    held_out = choosing.columns()
     train_peer(
         model,
         columns_for(kind, table),
         loss_of(kind, model, guide, options.dims),
         folder / "out",
-        evaluator=EmbeddingSimilarityEvaluator(*sides, choosing.score.tolist(), name="held_out"),
+        evaluator=EmbeddingSimilarityEvaluator(
+            held_out["texts1"], held_out["texts2"], held_out["labels"], name="held_out"
+        ),
         num_train_epochs=options.epochs,
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -81,9 +83,7 @@ def train_ours(options: argparse.Namespace, rate: float, seed: int, folder: Path
     files = {}
     for name, table in zip(("train", "dev"), train_part(options), strict=True):
         files[name] = folder / f"{name}.json"
-        columns = {"texts1": [table.texts[i] for i in table.text1], "texts2": [table.texts[i] for i in table.text2]}
-        columns |= {"labels": table.score.tolist(), "phase_indicators": table.phase.tolist()}
-        files[name].write_text(json.dumps(columns), encoding="utf-8")
+        files[name].write_text(json.dumps(table.columns()), encoding="utf-8")
     settings: dict[str, Any] = {
         "model.name": options.model,
         "model.max_length": options.max_length,

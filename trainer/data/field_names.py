@@ -43,8 +43,8 @@ USUAL_PAIR_NAMES = {
 }  # fmt: skip
 REQUIRED = ("text1", "text2", "label")
 SHOWN = 4  # of several candidates
-# A text under such a name is alike by its name, or unlike; "negative_3" too.
-POSITIVE = re.compile(r"pos(itives?)?")
+# A text under such a name is alike by its name, or unlike; "positive_2" and "negative_3" too.
+POSITIVE = re.compile(r"pos(itives?)?\d*")
 NEGATIVE = re.compile(r"(hard)?neg(atives?)?\d*")
 MAPPED_TO = {"anchor": "text1", "query": "text1", "positive": "positive", "negative": "negative"}
 MAPPED_TO |= {name: name for name in PAIR_NAMES if name != "origin"}
@@ -94,15 +94,19 @@ class PairFinder:
         """Field -> positions of its columns. Raises InputError: one is missing, or could be one of several."""
         mapped = self._mapped(names, source)
         found, by_key = dict(mapped), free_columns(names, mapped)
+        positives, negatives = (
+            {key: at for key, at in by_key.items() if pattern.fullmatch(key)} for pattern in (POSITIVE, NEGATIVE)
+        )
+        if any(key[-1].isdigit() for key in positives) and not by_key.keys() & {*PAIR_NAMES["text2"]} | mapped.keys():
+            found["positive"] = tuple(chain.from_iterable(positives.values()))
         for name, own in PAIR_NAMES.items():
             if name not in found and not (name == "text2" and "positive" in found):
                 usual = list(USUAL_PAIR_NAMES.get(name, ()))
-                usual += filter(POSITIVE.fullmatch, by_key) if name == "text2" else ()
+                usual += positives if name == "text2" else ()
                 if positions := _only(name, own, by_key, names, source) or _only(name, usual, by_key, names, source):
                     found[name] = positions
-        negatives = [position for key, at in by_key.items() if NEGATIVE.fullmatch(key) for position in at]
         if negatives and "negative" not in found:
-            found["negative"] = tuple(negatives)
+            found["negative"] = tuple(chain.from_iterable(negatives.values()))
         return self._settle(found, mapped, names, source)
 
     def _settle(

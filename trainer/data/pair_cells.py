@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from trainer.data.raw_table import LABEL_WORDS, BadCell, RawTable, brief, fix_of_object, parse_number
+from trainer.data.raw_table import LABEL_WORDS, BadCell, Faults, RawTable, brief, fix_of_object, parse_number
 from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 
@@ -21,16 +23,20 @@ UNUSABLE = re.compile("[\0\ud800-\udfff]")
 def one_row_a_pair(raw: RawTable) -> RawTable:
     """A table with text1, text2 and label of one of positives and negatives: each of them is a row.
 
-    `rows` keeps their numbers in the file. Raises InputError where there is none.
+    `rows` keeps their numbers in the file. Raises InputError where there is none, or for what is no text.
     """
     if "label" in raw.columns:
         return raw
-    sides = [
-        (raw.columns[name], label) for name, label in (("positive", True), ("negative", False)) if name in raw.columns
-    ]
+    faults = Faults(raw)  # here, where each side still has its name
+    sides = {
+        name == "positive": faults.read(name, partial(_read_texts, name=raw.names[name], keep_blank=name == "positive"))
+        for name in ("positive", "negative")
+        if name in raw.columns
+    }
+    faults.check()
     chosen = []
     for row in range(len(raw)):
-        texts = [(text, label) for column, label in sides for text in _texts_in(column[row], keep_blank=label)]
+        texts = [(text, label) for label, column in sides.items() for text in column[row]]
         scores = _scores_in(raw, row, [label for _, label in texts])
         chosen += [(row, text, label, score) for (text, label), score in zip(texts, scores, strict=True)]
     if not chosen:
@@ -71,14 +77,38 @@ def _scores_in(raw: RawTable, row: int, labels: list[bool]) -> list[Any]:
 
 def _numbers_in(cell: Any) -> list[Any]:
     """The cells of a list, or the one that is not blank."""
+    cell = _list_of_text(cell, int | float | None)
     return cell if isinstance(cell, list) else [] if cell in ("", None) else [cell]
 
 
-def _texts_in(cell: Any, keep_blank: bool) -> list[Any]:
-    """The texts of a cell that holds one, or a list; blank ones (of triplets without a negative) only to be refused."""
-    if isinstance(cell, list):
-        return [text for inner in cell for text in (inner if isinstance(inner, list) else [inner])]
-    return [cell] if keep_blank or cell not in ("", None) else []
+def _read_texts(cell: Any, name: str, keep_blank: bool) -> list[str]:
+    """The texts of a cell that holds one, or a list; of triplets one that is blank is none, where it is not kept to be
+    refused. Raises BadCell."""
+    if isinstance(cell := _list_of_text(cell, str), list):
+        cells = [text for inner in cell for text in (inner if isinstance(inner, list) else [inner])]
+    else:
+        cells = [cell] if keep_blank or cell not in ("", None) else []
+    return [read_text(text, name) for text in cells]
+
+
+def _list_of_text(cell: Any, kind: Any) -> Any:
+    """The list that a table of texts spells as JSON, where all in it is of a kind; any other cell as it is.
+
+    Raises BadCell for a list of texts as Python prints it, which would be taken for one text.
+    """
+    text = cell.strip() if isinstance(cell, str) else ""
+    if not (text.startswith("[") and text.endswith("]")):
+        return cell
+    try:
+        cells = json.loads(text)
+        if all(isinstance(each, kind) for each in cells):
+            return cells
+    except (ValueError, RecursionError):  # no JSON
+        pass
+    inner = text[1:-1].strip()
+    if inner[:1] in ("'", '"') and inner[-1:] in ("'", '"'):
+        raise BadCell("is a list, but not as JSON writes one", 'write ["...", "..."], or save the file as JSON Lines')
+    return cell
 
 
 def read_text(cell: Any, name: str) -> str:

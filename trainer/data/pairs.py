@@ -94,6 +94,17 @@ class PairTable:
             **columns,
         )
 
+    def columns(self) -> dict[str, list[Any]]:
+        """The pairs as a file of ours has them: labels 0 to 1, categories "" where unknown, no teacher's scores."""
+        return {
+            "texts1": [self.texts[text] for text in self.text1],
+            "texts2": [self.texts[text] for text in self.text2],
+            "labels": self.score.tolist(),
+            "phase_indicators": self.phase.tolist(),
+            "categories1": self.categories1 or [""] * len(self),
+            "categories2": self.categories2 or [""] * len(self),
+        }
+
     def with_sides(self) -> PairTable:
         """The table where every text stands twice, as a first one and, T further on, as a second one of a pair.
 

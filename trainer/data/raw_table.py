@@ -128,7 +128,9 @@ def table_of_cells(
         ]
         for field, positions in found.items()
     }
-    return RawTable(source, columns, {field: names[at[0]] for field, at in found.items()}, lines, notes=notes)
+    # Several go by the first and the last of them: "negative_1 ... negative_4".
+    ends = {field: dict.fromkeys([names[at[0]], names[at[-1]]]) for field, at in found.items()}
+    return RawTable(source, columns, {field: " ... ".join(of) for field, of in ends.items()}, lines, notes=notes)
 
 
 def place_of(numbers: Sequence[int], line: int | None = None) -> str:

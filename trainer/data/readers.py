@@ -24,6 +24,7 @@ from trainer.system.console import console
 
 LINES = (".jsonl", ".ndjson")
 JSON = (".json", *LINES)
+BINARY = (".xlsx", ".parquet")  # which are told by their bytes
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": ","}  # that go without saying
 SAID_CHARACTERS = 400  # of how a file was read; names of columns may be of any length
 # How files begin that are not what their name says, and what to do about them.
@@ -96,8 +97,10 @@ def _read_text(data: bytes, source: str, ending: str, finder: Finder, reading: R
         table = read_json(text, source, finder, by_lines=ending in LINES)
     elif ending in SEPARATORS:
         table = read_delimited(text, source, finder, reading.separator, SEPARATORS[ending])
+    elif ending in BINARY:
+        raise InputError(f"{source}: is named {ending} and holds something else: save it anew, or rename it")
     else:
-        known = ", ".join((*JSON, *SEPARATORS, ".xlsx", ".parquet"))
+        known = ", ".join((*JSON, *SEPARATORS, *BINARY))
         raise InputError(f"{source}: unknown format {brief(ending)}: use {known}, or one of these with .gz")
     return replace(table, notes=(encoding, *table.notes)) if encoding != "utf-8" or table.notes else table
 

@@ -40,8 +40,10 @@ def has_both_labels(table: PairTable) -> bool:
 def require_positives(table: PairTable) -> None:
     """Raise InputError unless some row is a positive pair of two texts that are not copies of each other."""
     if not table.label.any():
-        fix = "add positive pairs, or correct data.positive_threshold"
-        raise InputError(f"{table.source}: label: all {len(table)} rows are negative: {fix}")
+        highest = table.score.max()
+        told = f", the highest at {highest:.0%} of data.label_scale" if highest else ""
+        fix = f"add positive pairs, or correct data.positive_threshold{' or data.label_scale' if told else ''}"
+        raise InputError(f"{table.source}: label: all {len(table)} rows are negative{told}: {fix}")
     copies = table.canonical[table.text1] == table.canonical[table.text2]
     if copies[table.label].all():
         fix = "add pairs of two different texts"

@@ -22,68 +22,42 @@ def evaluate_parser() -> argparse.ArgumentParser:
     """Options of `trainer evaluate`."""
     parser = Parser(prog="trainer evaluate", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--model", required=True, metavar="DIR|NAME")
-    parser.add_argument(
-        "--pairs",
-        metavar="FILE",
-        help="held-out pairs to report on; positives alone are judged by search among their texts",
-    )
-    parser.add_argument(
-        "--dev",
-        metavar="FILE",
-        help="pairs to fit thresholds on, which are then kept in the model's folder (default: those kept there, else "
-        "fitted on the judged pairs and labelled in-sample)",
-    )
-    parser.add_argument(
-        "--baseline", metavar="NAME", help="model to compare with (default, of an exported graph: its own)"
-    )
-    parser.add_argument(
-        "--dims",
-        metavar="N,N,...",
-        help="Matryoshka dims (default: the models' width, or what their folders cut to; of a graph, its own)",
-    )
+    text = "held-out pairs to report on; positives alone are judged by search among their texts"
+    parser.add_argument("--pairs", metavar="FILE", help=text)
+    text = "model to compare with (default, of an exported graph: its own)"
+    parser.add_argument("--baseline", metavar="NAME", help=text)
+    text = "Matryoshka dims (default: the models' width, or what their folders cut to; of a graph, its own)"
+    parser.add_argument("--dims", metavar="N,N,...", help=text)
     parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
     parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
-    parser.add_argument(
-        "--threshold",
-        dest="rule",
-        default="",
-        metavar="RULE",
-        help="f1 (default, where none are kept), or the lowest that keeps precision=P or false_positive_rate=R",
+    text = (
+        "what the verdict goes by: a metric of pairs or of search (default: spearman; mrr@10 for positives alone and "
     )
-    parser.add_argument(
-        "--metric",
-        default="auto",
-        help="what the verdict goes by: a metric of pairs or of search (default: spearman; mrr@10 for positives alone "
-        "and for a corpus)",
-    )
-    parser.add_argument(
-        "--forgetting",
-        metavar="FILE",
-        help="STS set (sentence, sentence, score 0-5; no header) to judge before (baseline) and after",
-    )
-    parser.add_argument(
-        "--prevalence",
-        type=float,
-        metavar="P",
-        help="share of positives among the pairs that the model will meet, as in 0.01: precision, F1 and the threshold "
-        "there (with --dev, the threshold that is kept)",
-    )
-    parser.add_argument(
-        "--alerts-per-ticket",
-        type=float,
-        metavar="A",
-        help="find the threshold at which a ticket of --tickets raises so many alerts on average (with --dev and no "
-        "--threshold, the one that is kept)",
-    )
+    parser.add_argument("--metric", default="auto", help=text + "for a corpus)")
+    text = "STS set (sentence, sentence, score 0-5; no header) to judge before (baseline) and after"
+    parser.add_argument("--forgetting", metavar="FILE", help=text)
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
-    parser.add_argument(
-        "--fewest", type=int, default=20, help="pairs of either kind that the diagnostic needs (default 20)"
-    )
+    text = "pairs of either kind that the diagnostic needs (default 20)"
+    parser.add_argument("--fewest", type=int, default=20, help=text)
+    _add_threshold_options(parser.add_argument_group("thresholds"))
     _add_search_options(parser.add_argument_group("search among a corpus"))
     add_reading_options(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
     return parser
+
+
+def _add_threshold_options(group: argparse._ArgumentGroup) -> None:
+    text = "pairs to fit thresholds on, which are then kept in the model's folder (default: those kept there, else "
+    group.add_argument("--dev", metavar="FILE", help=text + "fitted on the judged pairs and labelled in-sample)")
+    text = "f1 (default, where none are kept), or the lowest that keeps precision=P or false_positive_rate=R"
+    group.add_argument("--threshold", dest="rule", default="", metavar="RULE", help=text)
+    text = "share of positives among the pairs that the model will meet, as in 0.01: precision, F1 and the threshold "
+    text += "there (with --dev, the threshold that is kept)"
+    group.add_argument("--prevalence", type=float, metavar="P", help=text)
+    text = "find the threshold at which a ticket of --tickets raises so many alerts on average (with --dev and no "
+    text += "--threshold, the one that is kept)"
+    group.add_argument("--alerts-per-ticket", type=float, metavar="A", help=text)
 
 
 def _add_search_options(group: argparse._ArgumentGroup) -> None:

@@ -25,16 +25,8 @@ def write_doubtful(path: Path, tables: Sequence[PairTable], cosines: Sequence[Sc
     columns: dict[str, list[Any]] = {}
     for table, of_table in zip(tables, cosines, strict=True):
         doubted = table.take(suspect_rows(table, of_table)[0])
-        cells: dict[str, list[Any]] = {
-            "texts1": [doubted.texts[text] for text in doubted.text1],
-            "texts2": [doubted.texts[text] for text in doubted.text2],
-            "labels": doubted.label.astype(int).tolist(),
-            "phase_indicators": doubted.phase.tolist(),
-            "categories1": doubted.categories1 or [""] * len(doubted),
-            "categories2": doubted.categories2 or [""] * len(doubted),
-            "files": [table.source] * len(doubted),
-            "rows": doubted.row.tolist(),
-        }
+        cells = doubted.columns() | {"labels": doubted.label.astype(int).tolist()}
+        cells |= {"files": [table.source] * len(doubted), "rows": doubted.row.tolist()}
         for name, values in cells.items():
             columns.setdefault(name, []).extend(values)
     count = len(columns["labels"])

@@ -185,12 +185,19 @@ def truncation(part: Part, tokens: NDArray[np.int64], longest: int, estimated: b
 
 
 def balance(part: Part) -> list[Finding]:
-    """Labels, in all and by phase; phases of very different size. Positives alone are no fault: see `lint_tables`."""
+    """Labels, in all and by phase; phases of very different size.
+
+    No fault are positives alone (see `lint_tables`), nor that negatives are many where each is of an anchor with a
+    positive, as in n-tuples.
+    """
     table, findings = part.table, []
+    anchors = table.canonical[table.text1]
+    have_positive = bool(np.isin(anchors[~table.label], anchors[table.label]).all())
     for phase, rows in masks_of_phases(table).items():
         name, share = "the file" if phase == ALL else f"phase {phase}", float(table.label[rows].mean())
+        no_fault = table.label.all() or (have_positive and share < 0.5)
         findings += part.finding(
-            None if table.label.all() else limits.BALANCE.severity(max(share, 1 - share)),
+            None if no_fault else limits.BALANCE.severity(max(share, 1 - share)),
             "label balance",
             f"{percent(share)} of the {int(rows.sum())} rows of {name} are positive",
             {"group": name, "positives": share},

@@ -24,6 +24,8 @@ from trainer.model.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of_adapte
 from trainer.model.loading import load_with_adapter
 from trainer.system.values import toml_value
 
+RANK, ALPHA, TARGETS = 16, 32.0, ("attention",)  # of a new adapter, where lora.* leaves them open
+
 
 def add_lora(encoder: Encoder, config: LoraConfig) -> None:
     """Wrap the encoder's backbone with LoRA adapters (Hu et al. 2021, arXiv:2106.09685) and freeze the rest.
@@ -31,6 +33,7 @@ def add_lora(encoder: Encoder, config: LoraConfig) -> None:
     Raises:
         InputError: a target matches no linear layer, or something else than adapters would train.
     """
+    config = _settled(config)
     targets = resolve_targets(encoder.model, config.targets)
     adapters = peft.LoraConfig(
         r=config.rank,
@@ -73,16 +76,22 @@ def start_adapters(encoder: Encoder, config: LoraConfig) -> None:
     encoder.spec = replace(spec, base=str(spec.folder.resolve()) if Path(base).is_dir() else base)
 
 
-def settled_by_adapter(asked: LoraConfig, encoder: Encoder) -> LoraConfig:
-    """What lora.* comes to where an adapter is continued: the adapter's; of another encoder it is as asked.
+def _settled(config: LoraConfig) -> LoraConfig:
+    """The settings of a new adapter, with what is left open settled."""
+    return replace(config, rank=config.rank or RANK, alpha=config.alpha or ALPHA, targets=config.targets or TARGETS)
 
-    What differs from its default counts as asked for. Only dropout, which is no part of the model, may be another.
+
+def settled_by_adapter(asked: LoraConfig, encoder: Encoder) -> LoraConfig:
+    """What lora.* comes to: where an adapter is continued the adapter's, else what is usual where it is left open.
+
+    Of rslora and dora, what differs from the default counts as asked for. Only dropout, which is no part of the model,
+    may be another than the adapter's.
 
     Raises:
         InputError: an adapter of another kind than was asked for, or than `add_lora` makes.
     """
     if not continues_adapter(asked, spec := encoder.spec):
-        return asked
+        return _settled(asked) if asked.enabled else asked
     assert spec.adapter is not None
     stored, name = optional_json(spec.adapter / ADAPTER_CONFIG), f"the adapter of model.name = {spec.name}"
     with safe_open(spec.adapter / ADAPTER_WEIGHTS, framework="pt") as tensors:
@@ -92,7 +101,7 @@ def settled_by_adapter(asked: LoraConfig, encoder: Encoder) -> LoraConfig:
         raise InputError(f'{name} has more than factors of one rank ({others[0]}); set lora.start = "merge"')
     factors = [weight.removeprefix("base_model.model.") for weight in weights if ".lora_A." in weight]
     layers = {factor.split(".lora_A.")[0] for factor in factors}
-    usual = (asked.targets, LoraConfig().targets, ("attention", "ffn"), ("ffn",))
+    usual = (asked.targets, TARGETS, ("attention", "ffn"), ("ffn",))
     targets = next((names for names in usual if _adapts(encoder, names, layers)), tuple(sorted(layers)))
     has: dict[str, Any] = {"rank": stored.get("r"), "alpha": stored.get("lora_alpha"), "targets": targets}
     has |= {"rslora": bool(stored.get("use_rslora")), "dora": bool(stored.get("use_dora"))}

@@ -157,6 +157,18 @@ def print_plan(run: Run) -> None:
     kinds = Counter((re.sub(r"\.\d+\.", ".*.", name), tuple(p.shape)) for name, p in run.parameters.items())
     for (name, shape), count in kinds.items():
         console.print(f"  {count:3} x {name} {list(shape)}", markup=False)
+    print_phases(run)
+    if run.steps < len(run.sampler):
+        console.print(
+            f"Cut short: the first {run.steps} of these {len(run.sampler)} steps are made, at the rates of the whole "
+            "plan; then the run ends as usual"
+        )
+    if warning := little_movement(run.config, run.rates[: run.steps]):
+        console.print(warning, markup=False)
+
+
+def print_phases(run: Run) -> None:
+    """Show the plan as a table, a row a phase, and what else there is to say of each."""
     table = Table(title="Plan", title_justify="left")
     for heading in ("phase", "rows +/-", "epochs", "steps", "neg/anchor", "riding/extra", "left over", "LR first-last"):
         table.add_column(heading, justify="left" if heading == "phase" else "right")
@@ -173,19 +185,13 @@ def print_plan(run: Run) -> None:
             f"{run.rates[phase.first_step]:.2e}-{run.rates[last]:.2e}",
         )
     console.print(table)
-    if run.steps < len(run.sampler):
-        console.print(
-            f"Cut short: the first {run.steps} of these {len(run.sampler)} steps are made, at the rates of the whole "
-            "plan; then the run ends as usual"
-        )
-    if warning := little_movement(run.config, run.rates[: run.steps]):
-        console.print(warning, markup=False)
     for phase in run.sampler.phases:
         if len(phase.rows_by_source) > 1:
             shown = ", ".join(f"{rows} rows of {source}" for source, rows in phase.rows_by_source.items())
             console.print(f"Phase {phase.name} shows {shown}", markup=False)
         if phase.repeats:
-            console.print(f"Phase {phase.name}: {phase.repeats} batches could not avoid showing a text twice")
+            batches = f"{phase.repeats} batch{'es' * (phase.repeats > 1)}"
+            console.print(f"Phase {phase.name}: {batches} could not avoid showing a text twice")
         if phase.replayed:
             console.print(f"Phase {phase.name}: {phase.replayed} rows of earlier phases are shown again")
 
