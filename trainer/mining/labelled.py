@@ -25,7 +25,7 @@ from trainer.mining.sources import Source, Texts
 from trainer.system.console import progress
 from trainer.text.tfidf import FloatArray, cosines_with, pair_cosines
 
-BLOCK = 256  # anchors compared with all that may be negatives at a time
+BLOCK = 128  # anchors compared with all that may be negatives at a time
 OPTIONS = 64  # negatives weighed for an anchor
 NEGATIVE_USES = 3  # of one text: else the model learns which texts are negatives
 NO_PAIRS = Pairs.of([], [])
