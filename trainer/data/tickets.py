@@ -134,6 +134,7 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
     kept = sorted(set(range(len(raw))) - {drop.row - 1 for drop in dropped})
     names = sorted({categories[row] for row in kept} - {""})
     index = dict(zip(["", *names], range(-1, len(names)), strict=True))
+    templates = {template: number for number, template in enumerate(dict.fromkeys(prints[row] for row in kept))}
     duplicate, sizes = np.unique(links.clusters[kept], return_inverse=True, return_counts=True)[1:]
     return Tickets(
         source=raw.source,
@@ -145,7 +146,7 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
         languages=["" if languages[row] == MIXED else languages[row] for row in kept],
         duplicate=duplicate.astype(np.int64),
         named=links.named[kept],
-        template=np.unique([prints[row] for row in kept], return_inverse=True)[1].astype(np.int64),
+        template=np.array([templates[prints[row]] for row in kept], dtype=np.int64),
         dropped=dropped,
         facts={
             "read": len(raw),

@@ -13,7 +13,6 @@ from random import Random
 from typing import Any
 
 from trainer.errors import InputError, first_line
-from trainer.model.folder import download_model
 from trainer.system.console import progress
 from trainer.text.canonical import canonical_form
 
@@ -93,6 +92,7 @@ def load_translator(name: str) -> Translator:
     from safetensors import SafetensorError
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+    from trainer.model.folder import download_model
     from trainer.model.loading import hush_transformers
     from trainer.system.gpu import default_device
 

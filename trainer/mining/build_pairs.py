@@ -51,7 +51,7 @@ def build_pairs(settings: Settings) -> Report:
     tickets = load_tickets(settings.tickets, settings.columns, settings.quality, settings.reading)
     if settings.split_by == "time":
         require_dates(tickets)
-    texts, sources = read_sources(tickets, settings.sources or SAID, settings.quality, settings.seed)
+    texts, sources = read_sources(tickets, settings.sources or SAID, settings.quality, settings.seed, settings.raw_texts)
     by_bands = settings.guess or not sources
     _check_tickets(tickets, settings, sources, by_bands)
     settings, left_out = _fit_categories(tickets, settings) if by_bands else (settings, "")
@@ -70,7 +70,7 @@ def build_pairs(settings: Settings) -> Report:
                 report.shortcuts = report.shortcuts_by_source.pop("")
             files[part] = _rows(labels, chosen)
     if settings.augment:
-        known = set(map(canonical_form, texts.raw if settings.raw_texts else texts.clean))
+        known = set(map(canonical_form, texts.written))
         report.augmented = _augment(files["train"], settings, known, translators)
     _write(settings.output, {name: rows for name, rows in files.items() if rows["labels"]}, report)
     print_report(report)
@@ -178,7 +178,6 @@ def _select(labels: Labels, search: Search | None, part: int) -> Chosen:
 def _rows(labels: Labels, chosen: Chosen) -> Rows:
     """The pairs of a part in the pair format, half of each phase positive, with ticket numbers, origins and cosines."""
     tickets, settings = labels.texts.tickets, labels.settings
-    texts = labels.texts.raw if settings.raw_texts else labels.texts.clean
     names = [*tickets.categories, ""]  # -1, no category, is the last
     random = np.random.default_rng(settings.seed)
     rows: Rows = {key: [] for key in (*FORMAT, *(CATEGORIES if tickets.categories else ()), *BESIDE)}
@@ -190,7 +189,7 @@ def _rows(labels: Labels, chosen: Chosen) -> Rows:
         ]
         for side, texts_at in zip("12", ends, strict=True):
             tickets_at = labels.texts.ticket(texts_at)
-            rows[f"texts{side}"] += [texts[end] for end in texts_at]
+            rows[f"texts{side}"] += [labels.texts.written[end] for end in texts_at]
             if tickets.categories:
                 rows[f"categories{side}"] += [names[tickets.category[end]] for end in tickets_at]
             rows[f"numbers{side}"] += [tickets.numbers[end] for end in tickets_at]

@@ -25,7 +25,7 @@ from trainer.mining.sources import Source, Texts
 from trainer.system.console import progress
 from trainer.text.tfidf import FloatArray, cosines_with, pair_cosines
 
-BLOCK = 256  # anchors compared with all that may be negatives at a time
+BLOCK = 128  # anchors compared with all that may be negatives at a time
 OPTIONS = 64  # negatives weighed for an anchor
 NEGATIVE_USES = 3  # of one text: else the model learns which texts are negatives
 NO_PAIRS = Pairs.of([], [])
@@ -80,8 +80,9 @@ class Labels:
         for name, matrix in self.measures.matrices.items():
             highest = (ceiling if name == "tfidf" else DIFFERENT_TO_ENCODER) * storm
             may[may] &= pair_cosines(matrix, one[may], two[may]) < highest[may]
-            if name == "tfidf":  # also what stands on the first side of either, as two titles
-                may[may] &= pair_cosines(matrix, first[may], (first - one + two)[may]) < highest[may]
+            if name == "tfidf":  # also the two texts, and what stands on the first side of either, as two titles
+                for other in (second, first - one + two):
+                    may[may] &= pair_cosines(matrix, first[may], other[may]) < highest[may]
         return may
 
 

@@ -30,7 +30,8 @@ class Texts:
 
     tickets: Tickets
     clean: list[str]
-    raw: list[str]
+    written: list[str]
+    """As the files of pairs have them: `clean` itself, or as they are in the export."""
 
     def ticket(self, texts: IntArray) -> IntArray:
         """The tickets that texts are of."""
@@ -40,7 +41,8 @@ class Texts:
         """Append a kind; returns the number of its first text."""
         start = len(self.clean)
         self.clean.extend(clean)
-        self.raw.extend(raw)
+        if self.written is not self.clean:
+            self.written.extend(raw)
         return start
 
 
@@ -58,9 +60,13 @@ class Source:
         return len(self.first)
 
 
-def read_sources(tickets: Tickets, wanted: Sequence[str], quality: Filter, seed: int) -> tuple[Texts, list[Source]]:
-    """The texts of tickets, and the wanted sources that they offer something for, the most trusted first."""
-    texts, sources = Texts(tickets, [*tickets.texts], [*tickets.raw]), []
+def read_sources(
+    tickets: Tickets, wanted: Sequence[str], quality: Filter, seed: int, raw: bool = False
+) -> tuple[Texts, list[Source]]:
+    """The texts of tickets, and the wanted sources that they offer something for, the most trusted first; the texts are
+    written clean, or raw."""
+    clean: list[str] = [*tickets.texts]
+    texts, sources = Texts(tickets, clean, [*tickets.raw] if raw else clean), []
     everyone = np.arange(len(tickets))
     if "duplicates" in wanted:
         first, second = known_pairs(tickets.duplicate, np.random.default_rng(seed))
@@ -75,8 +81,8 @@ def read_sources(tickets: Tickets, wanted: Sequence[str], quality: Filter, seed:
             fits &= _rare(texts.clean[start:], quality.per_template)
             sources.append(Source(name, everyone[fits], start + everyone[fits], start + everyone[fits]))
         elif name in wanted and name == "title-body":
-            title = texts.add(*([title for title, _ in each] for each in parts))
-            body = texts.add(*([without_title(body, title) for title, body in each] for each in parts))
+            title = texts.add(*((title for title, _ in each) for each in parts))
+            body = texts.add(*((without_title(body, title) for title, body in each) for each in parts))
             fits = _says_enough(texts.clean[title:body], TITLE_WORDS)
             fits &= _says_enough(texts.clean[body:], quality.min_words)
             sources.append(Source(name, title + everyone[fits], body + everyone[fits], body + everyone[fits]))

@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence, Set
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from trainer.text.markup import strip_markup
 
 # One character of a script that does not part words counts as a word, elsewhere two or more letters and digits do.
 UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
-WORD_PATTERN = rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w){{2,}}"
+WORD_PATTERN = rf"[{UNSPACED}]|[^\W{UNSPACED}]{{2,}}"
 WORD = re.compile(WORD_PATTERN)
 _TOKEN = re.compile(r"<\w+>|\w+")
 _VOLATILE = re.compile(r"\d|_|^<")  # in a token: a number, an id or a mask
@@ -108,11 +107,13 @@ MIXED = "mixed"
 
 def count_words(text: str) -> int:
     """Words of two characters or more; in scripts without spaces, characters."""
-    return sum(1 for _ in WORD.finditer(text))
+    return len(WORD.findall(text))
 
 
 def first_words(text: str, count: int) -> str:
     """The text up to the end of its `count`-th word."""
+    if len(text) < count:
+        return text
     for number, match in enumerate(WORD.finditer(text), start=1):
         if number == count:
             return text[: match.end()]
@@ -121,7 +122,8 @@ def first_words(text: str, count: int) -> str:
 
 def strip_mail(text: str) -> str:
     """A text without markup, mail headers, greeting and signature; white space within lines is one space."""
-    text = _HEADERS.sub("\n", strip_markup(text))
+    text = strip_markup(text)
+    text = _HEADERS.sub("\n", text) if ":" in text or "---" in text else text
     text = "\n".join(filter(None, (" ".join(line.split()) for line in text.splitlines())))
     text = _GREETING.sub("", _REPLY.sub("", text))
     for closing in _CLOSING.finditer(text, max(0, len(text) - SIGNATURE)):
@@ -166,53 +168,63 @@ def strip_repeated(texts: Sequence[str], templates: Sequence[str], protected: Se
         templates: fingerprint of each text; copies of a template count once, so what only they share is kept.
         protected: characters at the start of each text (its title) that are neither counted nor cut.
     """
-    vocabulary: dict[str, int] = {}
-    spans: list[NDArray[np.int32]] = []  # of each text, [words, 2] start and end
-    numbers: list[NDArray[np.int64]] = []  # of each text, [words]
-    for text, start in zip(tracked(texts, "Finding repeated passages"), protected, strict=True):
-        tokens = list(_TOKEN.finditer(text, start))
-        spans.append(np.array([match.span() for match in tokens], dtype=np.int32).reshape(-1, 2))
-        words = (_word_or_mark(match.group().lower()) for match in tokens)
-        numbers.append(np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words], dtype=np.int64))
+    vocabulary = _Vocabulary()
+    numbers = [  # of the words of each text
+        np.array([vocabulary[word] for word in _TOKEN.findall(text, start)], dtype=np.int64)
+        for text, start in zip(tracked(texts, "Finding repeated passages"), protected, strict=True)
+    ]
+    hashes, row_of = _shingle_hashes(numbers)
     first = {template: row for row, template in reversed(list(enumerate(templates)))}
-    hashes = [_shingle_hashes(row) for row in tracked(numbers, "Comparing passages")]
-    values, counts = _in_rows([hashes[row] for row in first.values()])
-    repeated = values[counts >= max(SHINGLE_TICKETS, SHINGLE_SHARE * len(first))]
-    starts = np.isin(np.concatenate([*hashes, np.empty(0, np.uint64)]), repeated)  # of all at once: few calls
-    bounds = pairwise(np.cumsum([0, *map(len, hashes)]).tolist())
-    rows = zip(tracked(texts, "Cutting repeated passages"), spans, bounds, strict=True)
-    return [_cut(text, span, starts[begin:end]) for text, span, (begin, end) in rows]
+    counted = np.isin(row_of, list(first.values()))
+    repeated = _in_rows(hashes[counted], row_of[counted], max(SHINGLE_TICKETS, SHINGLE_SHARE * len(first)))
+    starts = np.isin(hashes, repeated)
+    bounds = np.searchsorted(row_of, np.arange(len(texts) + 1))
+    result = list(texts)
+    for row in np.unique(row_of[starts]).tolist():
+        result[row] = _cut(texts[row], protected[row], starts[bounds[row] : bounds[row + 1]])
+    return result
 
 
-def _in_rows(rows: Sequence[NDArray[np.uint64]]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The different values of rows, and in how many rows each is."""
-    values = np.concatenate([*rows, np.empty(0, np.uint64)])
-    row_of = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+class _Vocabulary(dict[str, int]):
+    """Numbers of words as texts spell them; those that differ in case, and all ids, share one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: dict[str, int] = {}
+
+    def __missing__(self, word: str) -> int:
+        number = self[word] = self.numbers.setdefault(_word_or_mark(word.lower()), len(self.numbers))
+        return number
+
+
+def _in_rows(values: NDArray[np.uint64], row_of: NDArray[np.int64], least: float) -> NDArray[np.uint64]:
+    """The values that stand in so many rows."""
     order = np.lexsort((row_of, values))
     again = (np.diff(values[order]) == 0) & (np.diff(row_of[order]) == 0)
     distinct, counts = np.unique(np.delete(values[order], 1 + np.flatnonzero(again)), return_counts=True)
-    return distinct, counts
+    return distinct[counts >= least]
 
 
-def _shingle_hashes(words: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """[max(0, words - SHINGLE + 1)] a hash of each run of SHINGLE word numbers."""
-    count = len(words) - SHINGLE + 1
-    if count <= 0:
-        return np.empty(0, np.uint64)
+def _shingle_hashes(rows: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """A hash of each run of SHINGLE word numbers in the rows, one row after the other, and the row of each."""
+    sizes = np.array([len(row) for row in rows], dtype=np.int64)
+    words = np.concatenate([*rows, np.empty(0, np.int64)])
+    count = max(0, len(words) - SHINGLE + 1)
     mixed = (words.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     total = np.zeros(count, np.uint64)
     for offset in range(SHINGLE):
         total = (total ^ (total >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + mixed[offset : offset + count]
-    return total
+    row_of = np.repeat(np.arange(len(rows)), sizes)
+    whole = row_of[:count] == row_of[len(words) - count :]  # the last word of the run is of the same row
+    return total[whole], row_of[:count][whole]
 
 
-def _cut(text: str, spans: NDArray[np.int32], starts: NDArray[np.bool_]) -> str:
+def _cut(text: str, protected: int, starts: NDArray[np.bool_]) -> str:
     """The text without the words of the runs that start where `starts` says, and without what stands between them."""
-    if not starts.any():
-        return text
+    spans = [match.span() for match in _TOKEN.finditer(text, protected)]
     covered = np.convolve(starts, np.ones(SHINGLE, dtype=np.int64)) > 0
     parts, end, was_gone = [], 0, False
-    for (begin, stop), gone in zip(spans.tolist(), covered.tolist(), strict=True):
+    for (begin, stop), gone in zip(spans, covered.tolist(), strict=True):
         if gone:
             if not was_gone:
                 parts.append(text[end:begin])

@@ -19,6 +19,9 @@ def without_title(body: str, title: str) -> str:
     >>> without_title("Outlook: no new mail in outlook", "outlook")
     'no new mail in outlook'
     """
+    folded = body.casefold()
+    if not all(match.group().casefold() in folded for match in WORDS.finditer(title)):  # mostly, and seen at once
+        return body
     title_words = [word.casefold() for word in WORDS.findall(title)]
     spans = [match.span() for match in WORDS.finditer(body)]
     said = "".join(" " + body[begin:end].casefold() for begin, end in spans) + " "
