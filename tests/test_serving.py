@@ -342,8 +342,8 @@ def test_an_export_is_judged_in_the_corpus_of_its_run(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
 def test_openvino_gives_the_same_and_reports_nothing(tmp_path: Path) -> None:
-    pytest.importorskip("openvino", reason="OpenVINO is not installed")
     source, pairs = source_of("bert", tmp_path / "bert"), write_words(tmp_path / "pairs.json")
     folder = export(ExportRequest(str(source), "openvino", pairs=str(pairs)))
     encoder = load_encoder(str(source))
