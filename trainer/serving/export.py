@@ -64,8 +64,8 @@ class ExportRequest:
     @property
     def packages(self) -> tuple[str, ...]:
         """What it takes beside the trainer's own dependencies."""
-        tool = ("nncf",) if self.int8 and self.runtime == OPENVINO else ()
-        return "onnx", "onnxscript", "onnxruntime", *tool, *((OPENVINO,) if self.runtime == OPENVINO else ())
+        of_openvino = (OPENVINO, "nncf") if self.int8 else (OPENVINO,)
+        return "onnx", "onnxscript", "onnxruntime", *(of_openvino if self.runtime == OPENVINO else ())
 
     def folder(self, cut: str) -> Path:
         """Where the export goes; `cut` is what its name says of the dim."""
