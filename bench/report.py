@@ -41,6 +41,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "judging": (("intervals",), speed.judging),
     "searching": (("search",), speed.searching),
     "serving": (("serving",), speed.serving),
+    "serving, mpnet": (("serving_mpnet",), speed.serving),
     "bugs": (("bugs",), quality.bugs),
     "bugs gains": (("bugs",), quality.bugs_gains),
     "raw incidents": (("raw_incidents",), quality.reference_model),

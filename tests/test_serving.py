@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -35,7 +36,7 @@ from trainer.serving import graph as graphs
 from trainer.serving import judging
 from trainer.serving.export import ExportRequest, export
 from trainer.serving.graph import require_family
-from trainer.serving.judging import PairsToJudge, judge_export
+from trainer.serving.judging import PairsToJudge, judge_export, pairs_to_judge
 from trainer.serving.proof import differences, probe_texts, require_equal
 from trainer.system.files import write_manifest
 
@@ -186,7 +187,7 @@ def test_weights_in_int8_are_close_and_judged(
     assert json.loads((tmp_path / "int8" / SERVING).read_bytes())["int8"]
     assert (tmp_path / "int8" / GRAPHS[ONNX]).stat().st_size < 0.6 * (folder / GRAPHS[ONNX]).stat().st_size
 
-    def spoil(to: Path) -> None:
+    def spoil(to: Path, _: str) -> None:
         """Zeros in place of the token embeddings, as if all of them were rounded away."""
         import onnx
 
@@ -275,7 +276,6 @@ def test_what_cannot_be_is_said_before_any_work(tiny_model: Build, tmp_path: Pat
     kind, spec = SimpleNamespace(model_type="t5"), SimpleNamespace(name="t5")
     stranger: Any = SimpleNamespace(model=SimpleNamespace(config=kind), spec=spec)
     for change, message in (
-        ({"int8": True, "runtime": "openvino"}, "--int8: only with --to onnx"),
         ({"allow_loss": float("nan")}, "--allow-loss nan"),
         ({"dim": 65}, "--dims 65: embeddings of .* have 64"),
         ({"pairs": str(tmp_path / "none.json")}, "none.json"),
@@ -306,3 +306,57 @@ def test_more_loss_than_is_allowed_is_an_error(
     judge_export(encoder, tmp_path, pairs, allowed=lost[worst] + 1e-6)
     with pytest.raises(LostTooMuch, match=f"at {worst} dims"):
         judge_export(encoder, tmp_path, pairs, allowed=lost[worst] - 1e-6)
+
+
+def test_an_export_is_judged_in_the_corpus_of_its_run(
+    tiny_model: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Path(shutil.copytree(tiny_model("mpnet"), tmp_path / "model"))
+    table, other = generate_pairs(30, 0, "dev"), generate_pairs(40, 0, "test")["texts1"]
+    (tmp_path / "dev.json").write_text(json.dumps(table))
+    (tmp_path / "tickets.csv").write_text("description\n" + "\n".join(json.dumps(text) for text in other))
+    data = f'[data]\ntrain = "incidents"\ndev = "{tmp_path}/dev.json"\ncorpus = "{tmp_path}/tickets.csv"\n'
+    asked = ExportRequest(str(model), output=tmp_path / "new")
+    (tmp_path / "config.toml").write_text(f'{data}[eval]\nmetric = "spearman"\n[loss]\ndims = [64, 32]\n')
+    by_labels = pairs_to_judge(asked, 64)
+    assert by_labels and by_labels.metric == "spearman" and by_labels.corpus is None
+    (tmp_path / "config.toml").write_text(f"{data}[loss]\ndims = [64, 32]\n")
+    pairs = pairs_to_judge(asked, 64)
+    assert pairs and pairs.metric == "mrr@10" and pairs.dims == (64, 32)
+    corpus = pairs.corpus
+    assert corpus and set(other) <= set(corpus.texts)
+    encoder, spoiled = load_encoder(str(model)), load_encoder(str(model))
+    with torch.no_grad():
+        spoiled.model.embeddings.word_embeddings.weight[::2] = 0
+    monkeypatch.setattr(judging, "load_encoder", lambda name: spoiled)
+    figures = judge_export(encoder, tmp_path, pairs, allowed=1.0)["dims"]
+    for system, each in (("model", encoder), ("exported", spoiled)):
+        rows = each.encode(corpus.texts, dims=32, normalize=True)
+        scores = np.where(corpus.excluded.toarray(), -np.inf, rows[corpus.queries] @ rows.T)
+        right = np.where(corpus.relevant.toarray(), scores, -np.inf).max(axis=1, keepdims=True)
+        rank = 1 + (scores > right + 1e-6).sum(axis=1)
+        assert figures["32"][system] == pytest.approx(np.where(rank <= 10, 1 / rank, 0).mean(), abs=0.02)
+    assert figures["32"]["model"] > figures["32"]["exported"] + 0.02
+    with pytest.raises(LostTooMuch, match=r"of mrr@10, more than --allow-loss 0\.01"):
+        judge_export(encoder, tmp_path, pairs, allowed=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_openvino_gives_the_same_and_reports_nothing(tmp_path: Path) -> None:
+    source, pairs = source_of("bert", tmp_path / "bert"), write_words(tmp_path / "pairs.json")
+    folder = export(ExportRequest(str(source), "openvino", pairs=str(pairs)))
+    encoder = load_encoder(str(source))
+    wanted = encoder.encode(TEXTS, normalize=True)
+    np.testing.assert_allclose(load_encoder(str(folder)).encode(TEXTS, normalize=True), wanted, atol=TOLERANCE)
+    assert json.loads((folder / SERVING).read_bytes())["versions"]["openvino"]
+    assert sys.modules["openvino_telemetry"] is None  # by which OpenVINO and NNCF would report to their maker
+    if importlib.util.find_spec("nncf") is None:
+        with pytest.raises(InputError, match="nncf is not installed; pip install nncf"):
+            export(ExportRequest(str(source), "openvino", int8=True))
+        return
+    smaller = export(ExportRequest(str(source), "openvino", int8=True, pairs=str(pairs), allow_loss=0.1))
+    cosines = (load_encoder(str(smaller)).encode(TEXTS, normalize=True) * wanted).sum(1)
+    assert smaller.name == "bert-openvino-int8" and 0.95 < cosines.min() < 1 - 1e-7
+    weights = [(place / "openvino_model.bin").stat().st_size for place in (folder, smaller)]
+    assert weights[1] < 0.5 * weights[0] and not (smaller / "int8").exists()

@@ -7,8 +7,10 @@ Shapes: B sequences, L tokens in the longest, E hidden width, D dims of an embed
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,15 @@ def open_graph(folder: Path, runtime: str, threads: int = 0) -> Graph:
         raise NoRuntime(f"{PACKAGES[runtime]} cannot open {GRAPHS[runtime]}: {reason}; install a newer one") from error
 
 
+def import_openvino() -> ModuleType:
+    """OpenVINO, which by itself reports to its maker that it was imported. Raises ImportError."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # then it has a stub for it
+    import openvino
+
+    module: ModuleType = openvino
+    return module
+
+
 def _open_onnx(path: str, threads: int) -> Graph:
     import onnxruntime
 
@@ -67,8 +78,7 @@ def _open_onnx(path: str, threads: int) -> Graph:
 
 
 def _open_openvino(path: str, threads: int) -> Graph:
-    import openvino
-
+    openvino = import_openvino()
     # In fp32 as it was proven: by itself it takes bf16 where the processor has that.
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
     settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}

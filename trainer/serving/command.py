@@ -18,7 +18,7 @@ def export_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="trainer export", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--model", required=True, metavar="DIR|NAME", help="a model or an adapter")
     parser.add_argument("--to", choices=("onnx", "openvino"), default="onnx", help="(default onnx)")
-    parser.add_argument("--int8", action="store_true", help="weights in 8 bits; with onnx")
+    parser.add_argument("--int8", action="store_true", help="weights in 8 bits; for OpenVINO by NNCF")
     text = "cut embeddings to so many (default: what the model's folder says, else its width)"
     parser.add_argument("--dims", type=int, metavar="N", help=text)
     text = "a new folder (default: beside the model, as in model-onnx-int8)"

@@ -16,7 +16,7 @@ from trainer.errors import InputError, StorageError
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.export import save_tokenizer
 from trainer.model.loading import load_encoder
-from trainer.model.runtime import ONNX, OPENVINO, PACKAGES, SERVING
+from trainer.model.runtime import ONNX, OPENVINO, SERVING
 from trainer.model.served import TOKENIZER, ServingFacts
 from trainer.serving.graph import quantize, require_family, to_openvino, write_onnx
 from trainer.serving.judging import PairsToJudge, judge_export, pairs_to_judge
@@ -24,7 +24,7 @@ from trainer.serving.proof import differences, probe_texts, require_equal
 from trainer.system.console import console
 from trainer.system.files import new_folder, write_manifest
 
-MADE_BY = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime", "openvino")
+LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,22 @@ class ExportRequest:
 
     def check(self) -> None:
         """Raise InputError for what cannot be, StorageError for a folder that exists."""
-        if self.int8 and self.runtime == OPENVINO:
-            raise InputError("--int8: only with --to onnx; OpenVINO's own tool for it is no part of OpenVINO")
         if not (math.isfinite(self.allow_loss) and self.allow_loss >= 0):
             raise InputError(f"--allow-loss {self.allow_loss:g}: write how much of the metric may be lost, as in 0.005")
-        for package in ("onnx", "onnxscript", "onnxruntime", PACKAGES[self.runtime]):
+        for package in self.packages:
             try:
                 version(package)
             except PackageNotFoundError:
-                extra = "openvino" if package == "openvino" else "'matryoshka-trainer[serve]'"
+                extra = package if package in ("openvino", "nncf") else "'matryoshka-trainer[serve]'"
                 raise InputError(f"trainer export: {package} is not installed; pip install {extra}") from None
         if (folder := self.folder("")).exists():
             raise StorageError(f"{folder}: exists already and is not overwritten; name another --output or remove it")
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What it takes beside the trainer's own dependencies."""
+        of_openvino = (OPENVINO, "nncf") if self.int8 else (OPENVINO,)
+        return "onnx", "onnxscript", "onnxruntime", *(of_openvino if self.runtime == OPENVINO else ())
 
     def folder(self, cut: str) -> Path:
         """Where the export goes; `cut` is what its name says of the dim."""
@@ -110,7 +114,7 @@ def _write(
     if request.runtime == OPENVINO:
         to_openvino(folder)
     _write_tokenizer(encoder, folder)
-    is_folder = Path(request.model).is_dir()
+    is_folder, packages = Path(request.model).is_dir(), (*LIBRARIES, *request.packages)
     facts = ServingFacts.of(
         encoder.spec,
         runtime=request.runtime,
@@ -123,7 +127,7 @@ def _write(
             "weights_fingerprint": weights_fingerprint(encoder),
         },
         opset=opset,
-        versions=_versions(request.runtime),
+        versions={"matryoshka-trainer": __version__} | {name: version(name) for name in packages},
         differences={},
     )
     _save(facts, folder)
@@ -152,7 +156,7 @@ def _prove(encoder: Encoder, facts: ServingFacts, dim: int, folder: Path, texts:
 
 def _quantize(encoder: Encoder, facts: ServingFacts, dim: int, folder: Path, texts: list[str]) -> ServingFacts:
     """Turn what was proven into int8; how far that is from the model is noted, and for the judgement to weigh."""
-    quantize(folder)
+    quantize(folder, facts.runtime)
     facts = replace(facts, int8=True)
     _save(facts, folder)
     gaps = differences(encoder, dim, folder, probe_texts(encoder, texts))
@@ -165,8 +169,3 @@ def _quantize(encoder: Encoder, facts: ServingFacts, dim: int, folder: Path, tex
 def _save(facts: ServingFacts, folder: Path) -> None:
     (folder / SERVING).write_text(facts.to_json(), encoding="utf-8")
     write_manifest(folder)
-
-
-def _versions(runtime: str) -> dict[str, str]:
-    names = [name for name in MADE_BY if name != "openvino" or runtime == OPENVINO]
-    return {"matryoshka-trainer": __version__} | {name: version(name) for name in names}

@@ -1,6 +1,6 @@
 """A model of one of the FAMILIES as one graph: from token ids through pooling, cut and length to the embedding.
 
-The graph is made of torch's own exporter, in fp32; OpenVINO's is read from ONNX, and so is int8.
+The graph is made by torch's own exporter, in fp32; OpenVINO's is read from ONNX. Each has a tool of its own for int8.
 
 Shapes: B sequences, L tokens in the longest, H heads, E hidden width, D dims of an embedding.
 """
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from trainer.errors import InputError
 from trainer.model.encoder import Encoder
 from trainer.model.families import FAMILIES
 from trainer.model.fast_layers import make_plain
-from trainer.model.runtime import EMBEDDING, GRAPHS, HIDDEN, INPUTS, ONNX, OPENVINO
+from trainer.model.runtime import EMBEDDING, GRAPHS, HIDDEN, INPUTS, ONNX, OPENVINO, import_openvino
 
 
 class EmbeddingGraph(nn.Module):
@@ -131,8 +133,13 @@ def write_onnx(encoder: Encoder, dim: int, folder: Path) -> int:
     return int(program.model.opset_imports[""])
 
 
-def quantize(folder: Path) -> None:
-    """Turn the weights of a folder's ONNX graph into int8; what they are multiplied with becomes int8 as it runs."""
+def quantize(folder: Path, runtime: str) -> None:
+    """Turn the weights of a folder's graph into int8, by the tool of its runtime."""
+    {ONNX: quantize_onnx, OPENVINO: quantize_openvino}[runtime](folder)
+
+
+def quantize_onnx(folder: Path) -> None:
+    """Weights in int8, with a scale a column; what they are multiplied with becomes int8 as it runs."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     path = folder / GRAPHS[ONNX]
@@ -149,9 +156,24 @@ def quantize(folder: Path) -> None:
 
 def to_openvino(folder: Path) -> None:
     """Replace a folder's ONNX graph by OpenVINO's form of it, in fp32."""
-    import openvino
-
+    openvino = import_openvino()
     model = openvino.Core().read_model(folder / GRAPHS[ONNX])
     openvino.save_model(model, folder / GRAPHS[OPENVINO], compress_to_fp16=False)
     for file in folder.glob(f"{GRAPHS[ONNX]}*"):
         file.unlink()
+
+
+def quantize_openvino(folder: Path) -> None:
+    """Weights in int8, with a scale a row; without VNNI OpenVINO turns them back into fp32 as it runs."""
+    os.environ.setdefault("NNCF_CI", "1")  # else it reports its use to its maker
+    openvino = import_openvino()
+    import nncf
+
+    path, smaller = folder / GRAPHS[OPENVINO], folder / "int8" / GRAPHS[OPENVINO]
+    with quiet(), redirect_stdout(StringIO()):
+        model = nncf.compress_weights(openvino.Core().read_model(path), mode=nncf.CompressWeightsMode.INT8_SYM)
+        openvino.save_model(model, smaller, compress_to_fp16=False)
+    del model  # it reads the files that are replaced
+    for file in smaller.parent.iterdir():
+        file.replace(folder / file.name)
+    smaller.parent.rmdir()

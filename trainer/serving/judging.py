@@ -1,4 +1,4 @@
-"""What an exported form of a model lost, on held-out pairs, by the code of `trainer evaluate`."""
+"""What an exported form of a model lost, on held-out pairs or in a corpus, by the code of `trainer evaluate`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from trainer.config_file import load_config
 from trainer.data.pairs import PairTable, read_pairs
 from trainer.data.readers import Reading
 from trainer.data.run_data import load_data
+from trainer.data.search_corpus import SearchCorpus
 from trainer.data.split import has_both_labels, require_positives
 from trainer.errors import InputError, LostTooMuch
-from trainer.evaluation.assessment import CHANGE
-from trainer.evaluation.judge import conclude
-from trainer.evaluation.metric_choice import AUTO, TITLES, choose_metric
-from trainer.evaluation.question import Question, embed_systems
+from trainer.evaluation.assessment import CHANGE, Assessment, assess, assess_corpus
+from trainer.evaluation.metric_choice import AUTO, TITLES, choose_metric, corpus_in_words, judged_on
+from trainer.evaluation.question import embed_systems
 from trainer.evaluation.scoring import pair_cosines
+from trainer.evaluation.search_set import SearchSet
 from trainer.evaluation.thresholds import RULE, fit_thresholds
+from trainer.model.embedding import embed_cached
 from trainer.model.encoder import Encoder, embedding_conditions
 from trainer.model.loading import load_encoder
 from trainer.system.console import console
@@ -35,6 +37,8 @@ class PairsToJudge:
     table: PairTable
     metric: str
     dims: tuple[int, ...]
+    corpus: SearchCorpus | None = None
+    """What is searched instead, where the metric is of search and the run had a corpus."""
 
 
 class Asked(Protocol):
@@ -53,7 +57,7 @@ class Asked(Protocol):
 
 
 def pairs_to_judge(asked: Asked, dim: int) -> PairsToJudge | None:
-    """The pairs that were named, else the dev set of the model's run; None, which is said, where there are none.
+    """The pairs that were named, else the dev set or the corpus of the model's run; None, which is said, without a run.
 
     Args:
         dim: of the export; it and the smaller ones that the run was trained for are judged.
@@ -66,20 +70,24 @@ def pairs_to_judge(asked: Asked, dim: int) -> PairsToJudge | None:
     config = load_config(config_file) if of_run else None
     metric, trained = (config.eval.metric, config.loss.dims) if config else (AUTO, ())
     dims = tuple(sorted({dim, *(each for each in trained if each < dim)}, reverse=True))
+    corpus = None
     if asked.pairs:
         options: dict[str, Any] = {"label_scale": asked.label_scale, "positive_threshold": asked.positive_threshold}
         table = read_pairs(asked.pairs, reading=asked.reading, **options)
         require_positives(table)
     elif config:
         try:
-            table = load_data(config.data, config.train.seed).dev
+            data = load_data(config.data, config.train.seed)
         except InputError as error:
-            console.print(f"Not judged: the dev set of the run cannot be read ({error}); name --pairs", markup=False)
+            console.print(f"Not judged: the data of the run cannot be read ({error}); name --pairs", markup=False)
             return None
+        table, corpus = data.dev, data.corpus
     else:
         console.print("Not judged: the model is in no folder of a run; name held-out pairs as --pairs", markup=False)
         return None
-    return PairsToJudge(table, choose_metric(metric, [table], f"eval.metric = {metric}"), dims)
+    metric = choose_metric(metric, [table], f"eval.metric = {metric}", corpus is not None)
+    searched = judged_on(metric, "pairs", corpus is not None) == "corpus"
+    return PairsToJudge(table, metric, dims, corpus if searched else None)
 
 
 def judge_export(encoder: Encoder, folder: Path, pairs: PairsToJudge, allowed: float) -> dict[str, Any]:
@@ -89,18 +97,8 @@ def judge_export(encoder: Encoder, folder: Path, pairs: PairsToJudge, allowed: f
         LostTooMuch: more than `allowed` of the metric is lost at one of the dims.
         NumericError: an embedding is NaN or Inf.
     """
-    table, dims = pairs.table, pairs.dims
-    encoders = {"model": load_encoder(str(folder)), "baseline": encoder}
-    rows = embed_systems(encoders, table.texts)
-    thresholds = {}
-    if has_both_labels(table):
-        for system, each in encoders.items():
-            cosines = pair_cosines(rows[system], table, dims)
-            thresholds[system] = fit_thresholds(cosines, table, dims, RULE, embedding_conditions(each))
-    question = Question(
-        model=str(folder), pairs=table.source, baseline=encoder.spec.name, dims=dims, metric=pairs.metric
-    )
-    assessment = conclude(question, table, rows, thresholds).assessment
+    dims, encoders = pairs.dims, {"model": load_encoder(str(folder)), "baseline": encoder}
+    assessment = _search_corpus(encoders, pairs.corpus, dims) if pairs.corpus else _judge_pairs(encoders, pairs)
     by_dim = {
         str(dim): {
             "model": assessment.metrics["baseline"][str(dim)][pairs.metric],
@@ -109,9 +107,29 @@ def judge_export(encoder: Encoder, folder: Path, pairs: PairsToJudge, allowed: f
         }
         for dim in dims
     }
-    _print(by_dim, pairs)
+    judged = f"{len(pairs.table)} pairs of {pairs.table.source}"
+    if pairs.corpus:
+        judged = corpus_in_words(vars(assessment))
+    _print(by_dim, pairs.metric, judged)
     _require_kept(encoder.spec.name, by_dim, pairs.metric, allowed)
-    return {"pairs": table.source, "count": len(table), "metric": pairs.metric, "allowed": allowed, "dims": by_dim}
+    return {"judged": judged, "metric": pairs.metric, "allowed": allowed, "dims": by_dim}
+
+
+def _judge_pairs(encoders: Mapping[str, Encoder], pairs: PairsToJudge) -> Assessment:
+    rows, thresholds = embed_systems(encoders, pairs.table.texts), {}
+    if has_both_labels(pairs.table):
+        for system, each in encoders.items():
+            cosines = pair_cosines(rows[system], pairs.table, pairs.dims)
+            fitted = fit_thresholds(cosines, pairs.table, pairs.dims, RULE, embedding_conditions(each))
+            thresholds[system] = fitted.values
+    return assess(pairs.table, rows, pairs.dims, thresholds)
+
+
+def _search_corpus(encoders: Mapping[str, Encoder], corpus: SearchCorpus, dims: tuple[int, ...]) -> Assessment:
+    # `differences` has found that both have the same tokens.
+    searched = SearchSet.build(corpus, encoders["model"])
+    rows = {system: embed_cached(each, searched.tokens, f"Embedding ({system})") for system, each in encoders.items()}
+    return assess_corpus(searched, rows, dims)
 
 
 def _require_kept(name: str, by_dim: Mapping[str, Mapping[str, Any]], metric: str, allowed: float) -> None:
@@ -123,10 +141,9 @@ def _require_kept(name: str, by_dim: Mapping[str, Mapping[str, Any]], metric: st
         )
 
 
-def _print(by_dim: Mapping[str, Mapping[str, Any]], pairs: PairsToJudge) -> None:
-    title = TITLES.get(pairs.metric, pairs.metric)
-    table = Table(title=escape(f"{len(pairs.table)} pairs of {pairs.table.source}"), title_justify="left")
-    for heading in ("dim", f"{title}: model -> exported (difference)", "95 % of the difference"):
+def _print(by_dim: Mapping[str, Mapping[str, Any]], metric: str, judged: str) -> None:
+    table = Table(title=escape(judged), title_justify="left")
+    for heading in ("dim", f"{TITLES.get(metric, metric)}: model -> exported (difference)", "95 % of the difference"):
         table.add_column(heading, justify="right")
     for dim, figures in by_dim.items():
         before, after, (low, high) = figures["model"], figures["exported"], figures["interval"]
