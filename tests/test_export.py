@@ -474,7 +474,7 @@ def test_an_adapter_settles_what_is_not_set_and_refuses_what_is_set_otherwise(
     assert settled_by_adapter(merged_first, encoder) == merged_first
     # 16 is what is usual, and yet not what was left open.
     attention = ("targets", ("ffn",), r'\["attention"\]')
-    for key, value, has in (("rank", 16, "4"), ("alpha", 16, "32"), attention, ("dora", True, "false")):
+    for key, value, has in (("rank", 16, "4"), ("alpha", 16, "32.0"), attention, ("dora", True, "false")):
         shown = rf"lora.{key} = .*: the adapter of model.name = {adapter} has {has}; leave it out, or set lora.start"
         with pytest.raises(InputError, match=shown):
             settled_by_adapter(LoraConfig(**{key: value}), encoder)
