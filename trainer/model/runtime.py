@@ -55,7 +55,8 @@ def open_graph(folder: Path, runtime: str, threads: int = 0) -> Graph:
 
 def import_openvino() -> ModuleType:
     """OpenVINO, which by itself reports to its maker that it was imported. Raises ImportError."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # then it has a stub for it
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("openvino_telemetry", None)  # it cannot be imported, and OpenVINO has a stub for that
     import openvino
 
     module: ModuleType = openvino

@@ -70,7 +70,7 @@ def pairs_to_judge(asked: Asked, dim: int) -> PairsToJudge | None:
     config = load_config(config_file) if of_run else None
     metric, trained = (config.eval.metric, config.loss.dims) if config else (AUTO, ())
     dims = tuple(sorted({dim, *(each for each in trained if each < dim)}, reverse=True))
-    corpus = None
+    corpus: SearchCorpus | None = None
     if asked.pairs:
         options: dict[str, Any] = {"label_scale": asked.label_scale, "positive_threshold": asked.positive_threshold}
         table = read_pairs(asked.pairs, reading=asked.reading, **options)
