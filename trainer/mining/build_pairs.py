@@ -51,7 +51,9 @@ def build_pairs(settings: Settings) -> Report:
     tickets = load_tickets(settings.tickets, settings.columns, settings.quality, settings.reading)
     if settings.split_by == "time":
         require_dates(tickets)
-    texts, sources = read_sources(tickets, settings.sources or SAID, settings.quality, settings.seed, settings.raw_texts)
+    texts, sources = read_sources(
+        tickets, settings.sources or SAID, settings.quality, settings.seed, settings.raw_texts
+    )
     by_bands = settings.guess or not sources
     _check_tickets(tickets, settings, sources, by_bands)
     settings, left_out = _fit_categories(tickets, settings) if by_bands else (settings, "")
