@@ -204,13 +204,22 @@ def test_from_raw_tickets_to_a_verdict_of_people(tmp_path: Path, tiny_model) -> 
 
     settings = {"model.name": tiny_model("mpnet"), "data.train": tmp_path / "out" / "train.json"}
     settings |= {"data.dev": tmp_path / "out" / "dev.json", "curriculum.mode": "mixed", "loss.dims": [64, 32]}
-    settings |= {"lora.enabled": "false", "optim.lr": 1e-3, "train.batch_size": 32, "output.dir": run, "eval.every": 0}
+    settings |= {
+        "lora.enabled": "false",
+        "optim.lr": 1e-3,
+        "train.batch_size": 32,
+        "curriculum.epochs": 1,
+        "output.dir": run,
+        "eval.every": 0,
+    }
     said = [f"--set={key}={value}" for key, value in settings.items()]
-    assert cli(["train", *said, "--full-strength", "--max-steps", "12"]) == 0
+    assert cli(["train", *said, "--full-strength"]) == 0
     judged = ["--model", str(run / "model"), "--baseline", str(tiny_model("mpnet")), "--pairs", str(people)]
     assert cli(["evaluate", *judged, "--dims", "64,32", "--resamples", "200", "--json", str(tmp_path / "j.json")]) == 0
     judgement = json.loads((tmp_path / "j.json").read_text())
-    print(json.dumps(judgement)[:3000])
+    by_dim = {name: [judgement[name][dim]["spearman"] for dim in ("64", "32")] for name in ("baseline", "model")}
+    assert min(by_dim["baseline"]) > 0.3 and by_dim["model"] != by_dim["baseline"]  # labels that texts bear out
+    assert judgement["verdict"] in judgement["verdicts"].values() and judgement["verdicts"].keys() == {"64", "32"}
 
 
 @pytest.mark.slow

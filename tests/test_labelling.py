@@ -284,6 +284,7 @@ def test_a_model_chooses_pairs_and_its_kept_threshold_counts(
     [
         ((), "name what to label"),
         (("--pairs", "{pairs}", "--choose", "agreement"), "leave out the rest"),
+        (("--choose", "agreement"), "is not there"),
         (("--pairs", "{pairs}", "--count", "-1"), "--count -1"),
         (("--pairs", "{pairs}", "--threshold", "3"), "--threshold 3: write a cosine"),
         (("--pairs", "missing.json"), "missing.json: file not found"),

@@ -98,6 +98,10 @@ def _questions(options: argparse.Namespace, answers: Answers, labeller: str) -> 
             raise InputError(
                 f"--choose {options.choose}: agreement asks about pairs of --output alone: leave out the rest"
             )
+        if not options.output.exists():
+            raise InputError(
+                f"--output {options.output}: is not there: agreement asks about pairs that others labelled in it"
+            )
         pairs = answers.by_others(labeller)[: options.count]
         return pairs, [_opening(pairs, labeller, "which others have labelled")]
     if not (options.pairs or options.tickets):
