@@ -80,9 +80,8 @@ class Labels:
         for name, matrix in self.measures.matrices.items():
             highest = (ceiling if name == "tfidf" else DIFFERENT_TO_ENCODER) * storm
             may[may] &= pair_cosines(matrix, one[may], two[may]) < highest[may]
-            if name == "tfidf":  # also the two texts, and what stands on the first side of either, as two titles
-                for other in (second, first - one + two):
-                    may[may] &= pair_cosines(matrix, first[may], other[may]) < highest[may]
+            if name == "tfidf":  # also what stands on the first side of either, as two titles
+                may[may] &= pair_cosines(matrix, first[may], (first - one + two)[may]) < highest[may]
         return may
 
 
