@@ -140,17 +140,18 @@ def bugs(record: dict[str, Any]) -> list[str]:
             cells = [f"{at[name]:.3f}" if ends is None else _with_interval(at[name], ends[name]) for name in BUGS]
             general = f"{at[STS]:.4f}" if STS in at else ""
             rows.append([KINDS[kind], dim, *cells, f"{at['bm25+success@10']:.3f}", general])
+    seeds = {KINDS[kind]: of_kind["seeds"] for kind, of_kind in kinds.items() if "seeds" in of_kind}
     spreads = [
-        f"{KINDS[kind]} " + " / ".join(f"{of_seed[dims[0]]['roc_auc']:.4f}" for of_seed in of_kind["seeds"].values())
-        for kind, of_kind in kinds.items()
-        if "seeds" in of_kind
+        f"{kind}, seeds {', '.join(of_seeds)}: "
+        + " / ".join(f"{at[dims[0]]['roc_auc']:.4f}" for at in of_seeds.values())
+        for kind, of_seeds in seeds.items()
     ]
     said = (
         f"{settings['model']}, {settings['max_length']} tokens a text; {facts['pairs']} dev pairs, "
         f"{facts['queries']} queries of {facts['clusters']} clusters among {facts['texts']:,} reports; in brackets the "
-        f"95 % interval of the gain, paired, {settings['resamples']:,} resamples; means over seeds "
-        f"{', '.join(map(str, settings['seeds']))}, of which the ROC-AUC at {dims[0]} dims is: {'; '.join(spreads)}; "
-        f"BM25 alone has a success@10 of {record['bm25']['success@10']:.3f}"
+        f"95 % interval of the gain, paired, {settings['resamples']:,} resamples; means over seeds, whose ROC-AUC "
+        f"at {dims[0]} dims is {'; '.join(spreads)}; BM25 alone has a success@10 of "
+        f"{record['bm25']['success@10']:.3f}"
     )
     headings = ["trained on", "dims", *BUGS.values(), "success@10 with BM25", "STS-b Spearman"]
     return table(headings, rows, record, said)

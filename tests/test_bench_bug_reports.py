@@ -51,7 +51,7 @@ def test_gains_are_paired_means_over_the_seeds(reports: Reports) -> None:
     rng = np.random.default_rng()
     weak, other, strong = ([judged(reports, rng, noise) for _ in range(2)] for noise in (0.4, 0.4, 0.02))
     models = {"untouched": weak[:1], "links": weak, "titles": other, "both": strong}
-    record = measure(models, reports, [3, 4])
+    record = measure(models, reports, dict.fromkeys(models, (3, 4)))
     for dim in map(str, DIMS):
         for other_kind, gains in record["kinds"]["both"]["gains"].items():
             low, high = gains[dim]["map@100"]
@@ -60,7 +60,7 @@ def test_gains_are_paired_means_over_the_seeds(reports: Reports) -> None:
         of_seeds = record["kinds"]["titles"]["seeds"]
         for name, value in record["kinds"]["titles"]["figures"][dim].items():
             assert value == pytest.approx((of_seeds["3"][dim][name] + of_seeds["4"][dim][name]) / 2)
-    same = measure({"untouched": weak[:1], "links": weak, "both": weak}, reports, [3, 4])
+    same = measure({"untouched": weak[:1], "links": weak, "both": weak}, reports, {"links": [3, 4], "both": [3, 4]})
     for ends in same["kinds"]["both"]["gains"]["links"].values():
         assert all(value == pytest.approx([0, 0], abs=1e-12) for value in ends.values())
 
@@ -71,8 +71,8 @@ def test_the_tables_have_a_row_a_kind_and_a_comparison(reports: Reports) -> None
     models = {kind: [judged(reports, rng, 0.2)] for kind in ("untouched", *KINDS)}
     environment: dict[str, Any] = {"threads": 1, "gpu": None, "processor": "P", "cores": 1, "date": "2026-01-01"}
     environment["packages"] = {"torch": "2", "transformers": "5"}
-    record = measure(models, reports, [0]) | {"environment": environment}
-    record["settings"] = {"model": "M", "max_length": 128, "resamples": 1000, "seeds": [0]}
+    record = measure(models, reports, dict.fromkeys(KINDS, (0,))) | {"environment": environment}
+    record["settings"] = {"model": "M", "max_length": 128, "resamples": 1000}
     figures, gains = "\n".join(bugs(record)), "\n".join(bugs_gains(record))
     assert figures.count("\n| titles and bodies | ") == len(DIMS) and figures.count("\n| nothing | ") == len(DIMS)
     assert gains.count("| both less links | ") == len(DIMS) and "| links less links" not in gains

@@ -3,7 +3,7 @@
 Each of KINDS trains MODEL once a seed in one pass, by SETTINGS, and is judged beside what it began as: on the pairs of
 DATA/pairs_dev.json, which people linked, by search among all reports of DATA/tickets.csv, and where --sts names a file
 on general similarity. Dev picks nothing: nothing is evaluated before the end, and all of the update is taken. The
-reports that search are of groups that no training pair is from. A figure of a kind is its mean over the seeds, and an
+reports that search are of groups that no training pair is from. A figure of a kind is its mean over its seeds, and an
 interval that of this mean: searches are averaged query by query, and pairs resample by resample.
 
     python -m bench.quality.bug_reports --model DIR --data DIR
@@ -160,7 +160,9 @@ def mean_found(models: Sequence[Judged], system: str) -> dict[str, np.ndarray]:
     return {name: np.mean([each[name] for each in values], axis=0) for name in values[0]}
 
 
-def measure(models: Mapping[str, Sequence[Judged]], reports: Reports, seeds: Sequence[int]) -> dict[str, Any]:
+def measure(
+    models: Mapping[str, Sequence[Judged]], reports: Reports, seeds: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
     """The record of "untouched" and the trained kinds: figures, gains over others, and figures of each seed."""
     table, corpus = reports.pairs, reports.corpus
     words = search(reports.words, task_of(corpus), "Search by BM25")
@@ -172,7 +174,7 @@ def measure(models: Mapping[str, Sequence[Judged]], reports: Reports, seeds: Seq
             over["bm25+untouched"] = gains(of_kind, models["untouched"], table, corpus.clusters, WORDS)
             if kind == "both" and "links" in models:
                 over["links"] = gains(of_kind, models["links"], table, corpus.clusters)
-            of_seeds = {str(seed): figures([model], table) for seed, model in zip(seeds, of_kind, strict=True)}
+            of_seeds = {str(seed): figures([model], table) for seed, model in zip(seeds[kind], of_kind, strict=True)}
             kinds[kind] |= {"gains": over, "seeds": of_seeds}
     facts = {"pairs": len(table), **corpus.facts, "clusters": len(np.unique(corpus.clusters))}
     return {"bm25": {name: float(values.mean()) for name, values in words.items()}, "kinds": kinds, "facts": facts}
@@ -199,9 +201,13 @@ def main() -> None:
     parser.add_argument("--sts", metavar="FILE", help="general similarity, judged as well")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    text = "other seeds for a kind"
+    parser.add_argument("--seeds-of", nargs="+", action="append", default=[], metavar=("KIND", "SEED"), help=text)
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a text, in training and judging")
     parser.add_argument("--keep", type=Path, help="folder for the runs; those there are not made again")
     options = parser.parse_args()
+    seeds = dict.fromkeys(options.kinds, options.seeds)
+    seeds |= {kind: list(map(int, others)) for kind, *others in options.seeds_of}
     corpus = corpus_of_reports(options.data)
     general = HeldOut(options.sts, scale=STS_SCALE).read_pairs() if options.sts else None
     reports = Reports(read_pairs(options.data / "pairs_dev.json"), corpus, words_of(corpus), general)
@@ -210,13 +216,13 @@ def main() -> None:
         options.titles = build_titles(options, runs / "titles")
         models = {"untouched": [judge(options.model, options.max_length, reports, "untouched")]}
         for kind in options.kinds:
-            folders = {seed: train_once(options, kind, seed, runs / f"{kind}-{seed}") for seed in options.seeds}
+            folders = {seed: train_once(options, kind, seed, runs / f"{kind}-{seed}") for seed in seeds[kind]}
             models[kind] = [
                 judge(folder, options.max_length, reports, f"{kind}, seed {seed}") for seed, folder in folders.items()
             ]
     settings = {"model": Path(options.model).name, "max_length": options.max_length, "resamples": RESAMPLES}
-    settings |= {"training": SETTINGS, "kinds": KINDS, "titles": TITLES, "config": CONFIG.name, "seeds": options.seeds}
-    record = {"settings": settings, **measure(models, reports, options.seeds)}
+    settings |= {"training": SETTINGS, "kinds": KINDS, "titles": TITLES, "config": CONFIG.name}
+    record = {"settings": settings, **measure(models, reports, seeds)}
     for kind, of_kind in record["kinds"].items():
         at = of_kind["figures"][str(DIMS[0])]
         console.print(f"{kind}: ROC-AUC {at['roc_auc']:.4f}, success@10 {at['success@10']:.4f}", markup=False)
