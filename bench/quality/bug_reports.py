@@ -104,8 +104,9 @@ def train_once(options: argparse.Namespace, kind: str, seed: int, folder: Path) 
 
 
 def settings_in(config: Config) -> dict[str, Any]:
-    """All settings but the run's folder, which may have been moved."""
-    return {name: section for name, section in to_tree(config).items() if name != "output"}
+    """All settings but the run's folder, which may have been moved, and those of LoRA where none is trained."""
+    unread = ("output",) if config.lora.enabled else ("output", "lora")
+    return {name: section for name, section in to_tree(config).items() if name not in unread}
 
 
 def judge(folder: str, max_length: int, reports: Reports, name: str) -> Judged:
