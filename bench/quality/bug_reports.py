@@ -22,7 +22,6 @@ import numpy as np
 
 from bench.quality.judging import PAIR_METRICS, STS, STS_SCALE, HeldOut, compare, pair_figures
 from bench.records import ROOT, finish, make_parser
-from trainer.config import Config
 from trainer.config_file import load_config, to_tree
 from trainer.data.pairs import PairTable, read_pairs
 from trainer.data.search_corpus import SearchCorpus
@@ -55,7 +54,7 @@ TITLES = ("--sources", "title-body", "--leave-out-rows", QUERIES)
 KINDS: dict[str, tuple[str, ...]] = {
     "links": ("data.train={links}",),
     "titles": ("data.train={titles}", "data.limit=4096"),
-    "both": ("data.sources=[{{path={links}}},{{path={titles},weight=0.4}}]",),
+    "both": ("data.sources=[{{path={links}}},{{path={titles},weight=0.25}}]",),
 }
 WORDS = "bm25+model"
 """System of the search by BM25 and an encoder together."""
@@ -83,30 +82,29 @@ class Judged(NamedTuple):
     """Spearman of general similarity by dim; empty without pairs of it."""
 
 
-def config_of(options: argparse.Namespace, kind: str, seed: int, folder: Path) -> Config:
-    """The checked config of a run. Raises InputError."""
+def settings_of_run(options: argparse.Namespace, kind: str, seed: int, folder: Path) -> list[str]:
+    """What a run has on top of CONFIG, as --set takes it; its folder last."""
     files = {"links": options.data / "pairs_train.json", "titles": options.titles}
     paths = {name: json.dumps(str(path)) for name, path in files.items()}
-    fixed = {"model.name": options.model, "data.dev": options.data / "pairs_dev.json", "output.dir": folder}
+    fixed = {"model.name": options.model, "data.dev": options.data / "pairs_dev.json"}
     settings = [f"{key}={json.dumps(str(path))}" for key, path in fixed.items()]
     settings += [f"train.seed={seed}", f"model.max_length={options.max_length}", *SETTINGS]
-    return load_config(CONFIG, [*settings, *(setting.format(**paths) for setting in KINDS[kind])])
+    return [*settings, *(setting.format(**paths) for setting in KINDS[kind]), f"output.dir={json.dumps(str(folder))}"]
 
 
 def train_once(options: argparse.Namespace, kind: str, seed: int, folder: Path) -> str:
     """Train a kind with a seed, unless the folder holds that very run. Returns the model's folder."""
-    config = config_of(options, kind, seed, folder)
+    settings = settings_of_run(options, kind, seed, folder)
+    config = load_config(CONFIG, settings)
     if not (folder / "metrics.json").exists():
         train(config, CONFIG.stem)
-    elif settings_in(load_config(folder / "config.toml")) != settings_in(config):
-        raise SystemExit(f"{folder}: a run with other settings: choose another --keep, or remove it")
+        return str(folder / "model")
+    kept, wanted = to_tree(load_config(folder / "config.toml")), to_tree(config)
+    for setting in settings[:-1]:  # the folder may have been moved
+        section, key = setting.partition("=")[0].split(".")
+        if kept[section][key] != wanted[section][key]:
+            raise SystemExit(f"{folder}: a run with another {section}.{key}: choose another --keep, or remove it")
     return str(folder / "model")
-
-
-def settings_in(config: Config) -> dict[str, Any]:
-    """All settings but the run's folder, which may have been moved, and those of LoRA where none is trained."""
-    unread = ("output",) if config.lora.enabled else ("output", "lora")
-    return {name: section for name, section in to_tree(config).items() if name not in unread}
 
 
 def judge(folder: str, max_length: int, reports: Reports, name: str) -> Judged:
