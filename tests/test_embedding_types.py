@@ -83,7 +83,9 @@ def test_the_table_says_what_brute_force_finds(sided: bool, capsys: pytest.Captu
         ten = best(asking[:, : row["dims"]], kept.decode(kept.encode(unit_prefixes(rows, row["dims"]))))
         recall = np.mean([np.isin(one, other).mean() for one, other in zip(ten, exact, strict=True)])
         hits = np.mean([corpus.relevant[place, each].sum() > 0 for place, each in enumerate(ten)])
-        assert (row["recall@10"], row["success@10"]) == (pytest.approx(recall), pytest.approx(hits))
+        # Two that all but tie may change places between float32 and float64: one of the ten of two queries.
+        assert row["recall@10"] == pytest.approx(recall, abs=2 / (10 * len(ten)) + 1e-9)
+        assert row["success@10"] == pytest.approx(hits, abs=2 / len(ten) + 1e-9)
     assert found[0]["recall@10"] == 1 > found[3]["recall@10"]
     print_types(found)
     assert "binary" in capsys.readouterr().err and len(types_in_markdown(found)) == 2 + 8 + 2

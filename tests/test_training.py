@@ -787,7 +787,8 @@ def test_without_a_config_a_model_and_pairs_take_the_built_in_settings(
     config = load_config(tmp_path / "runs" / "train" / "config.toml")
     assert config.optim.lr == 1e-3 and config.loss.dims == (64,) and config.lora.enabled
     said = capfd.readouterr().err
-    assert "Ignored: curriculum.phases (" in said and "Settled by the model and the pairs: optim.lr = 0.001" in said
+    assert "Ignored: curriculum.phases (" in said
+    assert "Settled by the model and the pairs: lora.rank = 16, " in said and ", optim.lr = 0.001, " in said
     assert "Settings that differ from the defaults: model.name = " in said
 
 
