@@ -207,6 +207,8 @@ def main() -> None:
     options = parser.parse_args()
     seeds = dict.fromkeys(options.kinds, options.seeds)
     seeds |= {kind: list(map(int, others)) for kind, *others in options.seeds_of}
+    if unknown := seeds.keys() - set(options.kinds):
+        parser.error(f"--seeds-of {min(unknown)}: is none of --kinds {' '.join(options.kinds)}")
     corpus = corpus_of_reports(options.data)
     general = HeldOut(options.sts, scale=STS_SCALE).read_pairs() if options.sts else None
     reports = Reports(read_pairs(options.data / "pairs_dev.json"), corpus, words_of(corpus), general)
