@@ -32,7 +32,8 @@ def as_set(found: Candidates) -> set[tuple[int, int]]:
 @pytest.mark.parametrize("floor", [0.2, 0.5, 0.9])
 @pytest.mark.parametrize("dense", [False, True])
 def test_all_pairs_from_the_floor_up_are_found(seed: int, floor: float, dense: bool, monkeypatch) -> None:
-    monkeypatch.setattr(similarity, "SPARSE_ROWS", 64)  # many blocks
+    monkeypatch.setattr(similarity, "SPARSE_ROWS", 64)  # many blocks, and edges of others within them
+    monkeypatch.setattr(similarity, "SPARSE_OTHERS", 100)
     monkeypatch.setattr(similarity, "DENSE_ROWS", 64)
     matrix = random_rows(seed)
     whole = (matrix @ matrix.T).toarray()
@@ -43,7 +44,7 @@ def test_all_pairs_from_the_floor_up_are_found(seed: int, floor: float, dense: b
     expected = set(zip(first.tolist(), second.tolist(), strict=True))
     assert as_set(found) - edge == expected - edge and len(expected) > 20
     np.testing.assert_allclose(found.cosine, whole[found.first, found.second], atol=1e-6)
-    assert len(as_set(found)) == len(found)
+    assert len(as_set(found)) == len(found) and sorted(as_set(found)) == list(zip(found.first, found.second, strict=True))
 
 
 def test_the_index_leaves_out_the_commonest_terms_and_as_much_as_it_may() -> None:

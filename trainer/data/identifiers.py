@@ -124,6 +124,8 @@ class _Numbers:
     def targets(self, cell: str) -> list[str]:
         """Keys of all tickets that a cell names, in the file or not. Several are told apart by commas, semicolons, bars
         or lines, or by spaces between ids with letters; 35,040 is two only where both are tickets."""
+        if not cell.strip():
+            return []  # most are: seen at once
         if (whole := self.find(cell)) is not None:
             return [whole]
         text = clean_id(cell.strip().strip("[]{}()")) if cell.strip()[:1] in "[{(" else cell

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.origins import KNOWN
-from trainer.mining.neighbours import IntArray, Matrix, Similarity
+from trainer.mining.neighbours import THREADS, IntArray, Matrix, Similarity
 from trainer.mining.positives import Mined, Pairs, compare_categories
 from trainer.mining.settings import BoolArray, Settings
 from trainer.mining.sources import Source, Texts
@@ -29,7 +30,7 @@ BLOCK = 128  # anchors compared with all that may be negatives at a time
 OPTIONS = 64  # negatives weighed for an anchor
 NEGATIVE_USES = 3  # of one text: else the model learns which texts are negatives
 NO_PAIRS = Pairs.of([], [])
-CATEGORY_FIRST = 4.0  # above all scores
+CATEGORY_FIRST = np.float32(4)  # above all scores
 # Cosines below which two tickets may be called different problems: by TF-IDF, by an encoder (all-MiniLM-L6-v2), and by
 # TF-IDF where both have known duplicates, none of them shared. All are halved within a storm.
 DIFFERENT, DIFFERENT_TO_ENCODER, DIFFERENT_IF_LINKED = 0.2, 0.5, 0.5
@@ -150,12 +151,16 @@ def _negatives(
     found = np.full(len(first), -1, dtype=np.int64)
     uses: Counter[int] = Counter()
     taken: set[tuple[int, int]] = set()
-    with progress(f"Negatives, {source.name}", len(first)) as advance:
-        for start in range(0, len(first), BLOCK):
-            anchors = first[start : start + BLOCK]
-            options = _hardest(labels, anchors, second[start : start + BLOCK], ceiling[start : start + BLOCK], pool)
-            may = labels.may_differ(np.repeat(anchors, options.shape[1]), options.ravel()).reshape(options.shape)
-            may &= options >= 0
+
+    def weigh(start: int) -> tuple[IntArray, BoolArray]:
+        anchors, stop = first[start : start + BLOCK], start + BLOCK
+        options = _hardest(labels, anchors, second[start:stop], ceiling[start:stop], pool)
+        may = labels.may_differ(np.repeat(anchors, options.shape[1]), options.ravel()).reshape(options.shape)
+        return options, may & (options >= 0)
+
+    starts = range(0, len(first), BLOCK)
+    with progress(f"Negatives, {source.name}", len(first)) as advance, ThreadPoolExecutor(THREADS) as threads:
+        for start, (options, may) in zip(starts, threads.map(weigh, starts), strict=True):
             for row, (texts, allowed) in enumerate(zip(options, may, strict=True), start=start):
                 form = int(labels.forms[first[row]])
                 for text in texts[allowed].tolist():
@@ -166,7 +171,7 @@ def _negatives(
                         uses[other] += 1
                         found[row] = text
                         break
-            advance(len(anchors))
+            advance(len(options))
     return found
 
 
@@ -179,10 +184,11 @@ def _hardest(labels: Labels, anchors: IntArray, positives: IntArray, ceiling: Fl
     own, _ = compare_categories(tickets, texts.ticket(anchors), texts.ticket(positives))
     same, known = compare_categories(tickets, texts.ticket(anchors)[:, None], texts.ticket(pool))
     preferred = known & (same == own[:, None])
-    keys = np.where(scores <= ceiling[:, None], scores + CATEGORY_FIRST * preferred, -np.inf)
-    none = np.isinf(keys).all(axis=1)  # of a positive as unlike as any two: the least alike
-    keys[none] = CATEGORY_FIRST * preferred[none] - scores[none]
+    keys = -CATEGORY_FIRST * preferred  # the lowest first
+    none = scores.min(axis=1) > ceiling  # of a positive as unlike as any two: the least alike
+    keys += np.where(none[:, None], scores, -scores)
+    keys[(scores > ceiling[:, None]) & ~none[:, None]] = np.inf
     count = min(OPTIONS, len(pool))
-    best = np.argpartition(-keys, count - 1, axis=1)[:, :count]
-    best = np.take_along_axis(best, np.argsort(-np.take_along_axis(keys, best, 1), axis=1, kind="stable"), 1)
+    best = np.argpartition(keys, count - 1, axis=1)[:, :count]
+    best = np.take_along_axis(best, np.argsort(np.take_along_axis(keys, best, 1), axis=1, kind="stable"), 1)
     return np.where(np.isfinite(np.take_along_axis(keys, best, 1)), pool[best], -1)

@@ -18,9 +18,10 @@ from trainer.text.tfidf import FloatArray, IntArray, cosines_with, pair_cosines
 
 Matrix = csr_matrix | FloatArray
 DENSE_ROWS = 512
-SPARSE_ROWS = 256  # rows of a block; its product with all others is what a thread holds
+SPARSE_ROWS = 256  # rows of a block that a thread compares with others,
+SPARSE_OTHERS = 8192  # so many of these at a time: what a product adds up stays in a processor's cache
 THREADS = 2
-DROPPED_SHARE = 0.6  # of the floor: how much of a row the index may leave out
+DROPPED_SHARE = 0.7  # of the floor: how much of a row the index may leave out
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,14 +130,22 @@ def _sparse_finder(matrix: csr_matrix, floor: float) -> Callable[[int, int], Can
     hold and TF-IDF weighs little, are nearly all of the work.
     """
     allowed = DROPPED_SHARE * floor
-    index = without_common_terms(matrix, allowed).T.tocsr()
+    kept = without_common_terms(matrix, allowed)
+    indexes = {begin: kept[begin : begin + SPARSE_OTHERS].T.tocsr() for begin in range(0, kept.shape[0], SPARSE_OTHERS)}
 
     def find(start: int, stop: int) -> Candidates:
-        part = (matrix[start:stop] @ index).tocoo()
-        near = (part.data >= floor - allowed - 1e-6) & (part.col > part.row + start)
-        first, second = part.row[near].astype(np.int64) + start, part.col[near].astype(np.int64)
-        cosines = pair_cosines(matrix, first, second)
-        return Candidates(first, second, cosines).take(cosines >= floor)
+        rows = matrix[start:stop]
+        blocks = []
+        for begin, index in indexes.items():
+            if begin + SPARSE_OTHERS > start + 1:  # it holds later rows
+                part = (rows @ index).tocoo()
+                first, second = part.row.astype(np.int64) + start, part.col.astype(np.int64) + begin
+                near = (part.data >= floor - allowed - 1e-6) & (second > first)
+                first, second = first[near], second[near]
+                cosines = pair_cosines(matrix, first, second)
+                blocks.append(Candidates(first, second, cosines).take(cosines >= floor))
+        found = Candidates.join(blocks)
+        return found.take(np.lexsort((found.second, found.first)))
 
     return find
 
