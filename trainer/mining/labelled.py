@@ -31,8 +31,8 @@ OPTIONS = 64  # negatives weighed for an anchor
 NEGATIVE_USES = 3  # of one text: else the model learns which texts are negatives
 NO_PAIRS = Pairs.of([], [])
 CATEGORY_FIRST = np.float32(4)  # above all scores
-# Cosines below which two tickets may be called different problems: by TF-IDF, by an encoder (all-MiniLM-L6-v2), and by
-# TF-IDF where both have known duplicates, none of them shared. All are halved within a storm.
+# Cosines below which two tickets may be called different problems: by TF-IDF, by an encoder, and by TF-IDF where both
+# have known duplicates, none of them shared. All are halved within a storm. For the encoder's, see bench/LOG.md.
 DIFFERENT, DIFFERENT_TO_ENCODER, DIFFERENT_IF_LINKED = 0.2, 0.5, 0.5
 STORM = 24 * 3600.0  # seconds within which tickets of a category are soon about one incident
 
