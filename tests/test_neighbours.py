@@ -44,7 +44,9 @@ def test_all_pairs_from_the_floor_up_are_found(seed: int, floor: float, dense: b
     expected = set(zip(first.tolist(), second.tolist(), strict=True))
     assert as_set(found) - edge == expected - edge and len(expected) > 20
     np.testing.assert_allclose(found.cosine, whole[found.first, found.second], atol=1e-6)
-    assert len(as_set(found)) == len(found) and sorted(as_set(found)) == list(zip(found.first, found.second, strict=True))
+    assert len(as_set(found)) == len(found) and sorted(as_set(found)) == list(
+        zip(found.first, found.second, strict=True)
+    )
 
 
 def test_the_index_leaves_out_the_commonest_terms_and_as_much_as_it_may() -> None:

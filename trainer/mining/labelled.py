@@ -184,10 +184,13 @@ def _hardest(labels: Labels, anchors: IntArray, positives: IntArray, ceiling: Fl
     own, _ = compare_categories(tickets, texts.ticket(anchors), texts.ticket(positives))
     same, known = compare_categories(tickets, texts.ticket(anchors)[:, None], texts.ticket(pool))
     preferred = known & (same == own[:, None])
-    keys = -CATEGORY_FIRST * preferred  # the lowest first
-    none = scores.min(axis=1) > ceiling  # of a positive as unlike as any two: the least alike
-    keys += np.where(none[:, None], scores, -scores)
-    keys[(scores > ceiling[:, None]) & ~none[:, None]] = np.inf
+    over = scores > ceiling[:, None]
+    none = over.all(axis=1)  # of a positive as unlike as any two: the least alike
+    over[none] = False
+    keys = -scores  # the lowest first
+    keys[none] *= -1
+    np.subtract(keys, CATEGORY_FIRST, out=keys, where=preferred)
+    keys[over] = np.inf
     count = min(OPTIONS, len(pool))
     best = np.argpartition(keys, count - 1, axis=1)[:, :count]
     best = np.take_along_axis(best, np.argsort(np.take_along_axis(keys, best, 1), axis=1, kind="stable"), 1)

@@ -58,14 +58,13 @@ _GREETING = re.compile(
     rf"(?:(?![^,.!:\n]{{0,25}}\b(?:{_SENTENCE})\b)[^,.!:\n]{{0,25}}[,!:\n])?[\s,.!:]*)+",
     re.IGNORECASE | re.MULTILINE,
 )
-_CLOSING = re.compile(
+_CLOSING = re.compile(  # of lower case: twice as fast as one that ignores it
     r"\b(?:(?:best|kind|warm|with (?:best|kind|friendly))[ -]+(?:regards|greetings|wishes)|sincerely|"
     r"yours (?:sincerely|faithfully|truly)|thanks (?:and|&) (?:best )?regards|"
     r"mit freundlichen gr(?:ü|ue)(?:ß|ss)en|(?:viele|freundliche|beste|liebe) gr(?:ü|ue)(?:ß|ss)e|mfg|"
     r"cordialement|bien à vous|saludos(?: cordiales)?|un saludo|atenciosamente|cordiali saluti|distinti saluti|"
     r"(?P<thanks>regards|(?:many )?thanks|thank you|thx|gru(?:ß|ss)|merci|gracias|obrigad[oa]|grazie))\b|"
-    r"\bbest[\s,.]*\Z",
-    re.IGNORECASE,
+    r"\bbest[\s,.]*\Z"
 )
 SIGNATURE = 260  # characters at the end of a text in which a closing phrase begins a signature
 THANKS_AFTER = 0.4  # of the text; before that, thanks may begin the message
@@ -126,7 +125,8 @@ def strip_mail(text: str) -> str:
     text = _HEADERS.sub("\n", text) if ":" in text or "---" in text else text
     text = "\n".join(filter(None, (" ".join(line.split()) for line in text.splitlines())))
     text = _GREETING.sub("", _REPLY.sub("", text))
-    for closing in _CLOSING.finditer(text, max(0, len(text) - SIGNATURE)):
+    lower = text.replace("İ", "i").lower()  # as long as the text: of all letters that one alone becomes two
+    for closing in _CLOSING.finditer(lower, max(0, len(text) - SIGNATURE)):
         if not closing["thanks"] or closing.start() >= THANKS_AFTER * len(text):
             text = text[: closing.start()]
             break
