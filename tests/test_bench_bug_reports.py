@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,11 @@ from bench.quality.bug_reports import (
 )
 from bench.quality_tables import bugs, bugs_gains
 from trainer.config_file import dump_config, load_config
+from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import pairs_from_columns
+from trainer.data.run_data import load_data
 from trainer.evaluation.search_set import SearchedTexts, words_of
+from trainer.system.run_files import METADATA
 
 REPORTS = 60
 
@@ -87,19 +92,27 @@ def test_the_tables_have_a_row_a_kind_and_a_comparison(reports: Reports) -> None
     assert gains.count("| both less links | ") == len(DIMS) and "| links less links" not in gains
 
 
-def test_a_run_with_other_settings_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_other_settings_or_data_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bug_reports, "train", lambda *_: pytest.fail("trained again"))
-    titles = tmp_path / "titles.json"
-    options = Namespace(model="M", data=tmp_path, titles=titles, max_length=128)
-    kept, moved = tmp_path / "links-0", tmp_path / "elsewhere"
-    config = load_config(CONFIG, settings_of_run(options, "links", 0, kept))
-    assert config.optim.lr == 5e-5 and config.data.train == str(tmp_path / "pairs_train.json")
-    both = load_config(CONFIG, settings_of_run(options, "both", 0, kept))
-    assert [source.path for source in both.data.sources] == [str(tmp_path / "pairs_train.json"), str(titles)]
+    options = Namespace(model="M", data=tmp_path, titles=tmp_path / "titles.json", max_length=128)
+    for name in ("pairs_train", "pairs_dev", "titles"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(generate_pairs(20, 0, "dev" if "dev" in name else "train")))
+    kept, moved = tmp_path / "both-0", tmp_path / "elsewhere" / "both-0"
+    config = load_config(CONFIG, settings_of_run(options, "both", 0, kept))
+    assert [source.path for source in config.data.sources] == [f"{tmp_path}/pairs_train.json", str(options.titles)]
+    assert config.optim.lr == 5e-5 and config.data.dev == f"{tmp_path}/pairs_dev.json"
+    data = load_data(config.data, 0)
+    fingerprints = {"train_data": data.train.fingerprint(), "dev_data": data.dev.fingerprint()}
+    kept.mkdir()
+    (kept / "metrics.json").write_text("{}")
+    (kept / METADATA).write_text(json.dumps({"fingerprints": fingerprints}))
+    (kept / "config.toml").write_text(dump_config(config))
+    shutil.copytree(kept, moved)
+    options.titles = Path(shutil.copy(options.titles, moved.parent))  # they move with the runs
     for folder in (kept, moved):
-        folder.mkdir()
-        (folder / "metrics.json").write_text("{}")
-        (folder / "config.toml").write_text(dump_config(config))
-        assert train_once(options, "links", 0, folder) == str(folder / "model")
-    with pytest.raises(SystemExit, match=r"links-0: a run with another train\.seed: choose another --keep"):
-        train_once(options, "links", 1, kept)
+        assert train_once(options, "both", 0, folder) == str(folder / "model")
+    with pytest.raises(SystemExit, match=r"both-0: a run with another train\.seed: choose another --keep"):
+        train_once(options, "both", 1, kept)
+    options.titles.write_text(json.dumps(generate_pairs(21, 0, "train")))
+    with pytest.raises(SystemExit, match="both-0: a run on other data: choose another --keep"):
+        train_once(options, "both", 0, moved)

@@ -24,6 +24,7 @@ from bench.quality.judging import PAIR_METRICS, STS, STS_SCALE, HeldOut, compare
 from bench.records import ROOT, finish, make_parser
 from trainer.config_file import load_config, to_tree
 from trainer.data.pairs import PairTable, read_pairs
+from trainer.data.run_data import load_data
 from trainer.data.search_corpus import SearchCorpus
 from trainer.data.ticket_corpus import corpus_of_tickets
 from trainer.data.ticket_table import Columns
@@ -37,6 +38,7 @@ from trainer.main import cli
 from trainer.model.embedding import embed_cached, tokenize_sides
 from trainer.model.loading import load_encoder
 from trainer.system.console import console
+from trainer.system.run_files import METADATA
 from trainer.training.loop import train
 
 DIMS = (384, 256, 128, 64)
@@ -100,11 +102,24 @@ def train_once(options: argparse.Namespace, kind: str, seed: int, folder: Path) 
         train(config, CONFIG.stem)
         return str(folder / "model")
     kept, wanted = to_tree(load_config(folder / "config.toml")), to_tree(config)
-    for setting in settings[:-1]:  # the folder may have been moved
+    for setting in settings[:-1]:
         section, key = setting.partition("=")[0].split(".")
-        if kept[section][key] != wanted[section][key]:
+        if by_name(kept[section][key]) != by_name(wanted[section][key]):
             raise SystemExit(f"{folder}: a run with another {section}.{key}: choose another --keep, or remove it")
+    data = load_data(config.data, seed)
+    fingerprints = json.loads((folder / METADATA).read_text(encoding="utf-8"))["fingerprints"]
+    if (data.train.fingerprint(), data.dev.fingerprint()) != (fingerprints["train_data"], fingerprints["dev_data"]):
+        raise SystemExit(f"{folder}: a run on other data: choose another --keep, or remove it")
     return str(folder / "model")
+
+
+def by_name(value: Any) -> Any:
+    """A setting with files by their names alone: folders may have been moved."""
+    if isinstance(value, dict):
+        return {key: by_name(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [by_name(each) for each in value]
+    return Path(value).name if isinstance(value, str) else value
 
 
 def judge(folder: str, max_length: int, reports: Reports, name: str) -> Judged:
