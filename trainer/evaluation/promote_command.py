@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.data.readers import add_reading_options, reading_from
+from trainer.data.readers import add_label_options, add_reading_options, reading_from
 from trainer.errors import InputError, NotPromoted
 from trainer.system.arguments import Parser, parse_dims, parse_names
 
@@ -30,8 +30,7 @@ def promote_parser() -> argparse.ArgumentParser:
     parser.add_argument("--record", type=Path, default=Path("promotions.jsonl"), metavar="FILE", help=text)
     parser.add_argument("--dims", metavar="N,N,...", help="as for trainer evaluate, like the options that follow")
     parser.add_argument("--metric", default="auto", metavar="NAME")
-    parser.add_argument("--label-scale", type=float, default=1.0, metavar="S")
-    parser.add_argument("--positive-threshold", type=float, metavar="T")
+    add_label_options(parser)
     parser.add_argument("--resamples", type=int, default=1000, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     for option, metavar in (("number", "NAME"), ("text", "NAME,..."), ("duplicate", "NAME"), ("cluster", "NAME")):

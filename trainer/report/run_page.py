@@ -11,7 +11,14 @@ from typing import Any
 
 from trainer.evaluation.alerts import alerts_in_words
 from trainer.evaluation.diagnostic import insufficient
-from trainer.evaluation.metric_choice import NO_NEGATIVES, TITLES, corpus_in_words, headline, on_in_words, picked_in_words
+from trainer.evaluation.metric_choice import (
+    NO_NEGATIVES,
+    TITLES,
+    corpus_in_words,
+    headline,
+    on_in_words,
+    picked_in_words,
+)
 from trainer.evaluation.prevalence import percent
 from trainer.evaluation.verdict import Verdict, no_intervals
 from trainer.report import plots
