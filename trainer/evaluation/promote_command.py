@@ -26,6 +26,8 @@ def promote_parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", metavar="FILE", help=text)
     text = "promote also what is surely not worse by more than M, by the metric, success@10 and MAP@100, at every dim"
     parser.add_argument("--margin", type=float, metavar="M", help=text)
+    text = "share of the pairs that may hold a text that one of the two was trained on (default 0)"
+    parser.add_argument("--allow-overlap", type=float, default=0.0, metavar="SHARE", help=text)
     text = "file that gets a line of JSON for each decision (default: %(default)s)"
     parser.add_argument("--record", type=Path, default=Path("promotions.jsonl"), metavar="FILE", help=text)
     parser.add_argument("--dims", metavar="N,N,...", help="as for trainer evaluate, like the options that follow")
@@ -68,9 +70,8 @@ def run_promote(options: argparse.Namespace) -> None:
         date=options.date_column,
     )
     by_search = linked or options.corpus
-    promotion = promote(
-        SearchQuestion(**shared, corpus=options.corpus) if by_search else Question(**shared), options.margin
-    )
+    question = SearchQuestion(**shared, corpus=options.corpus) if by_search else Question(**shared)
+    promotion = promote(question, options.margin, options.allow_overlap)
     judgement = promotion.judgement
     if isinstance(judgement, SearchJudgement):
         print_search(judgement)

@@ -21,7 +21,7 @@ from trainer.errors import InputError, NumericError
 from trainer.evaluation.pair_metrics import best_f1
 from trainer.labelling.answers import Pair
 from trainer.labelling.choice import Float, Scores
-from trainer.system.run_files import CONFIG, METRICS, SCORES
+from trainer.system.run_files import METRICS, SCORES
 from trainer.text.tfidf import FloatArray, pair_cosines, tfidf_matrix
 
 if TYPE_CHECKING:
@@ -86,14 +86,11 @@ def pool_of_run(folder: Path, needs: Collection[str]) -> Pool:
 
     Raises InputError where they have changed, or it is no finished run.
     """
-    from trainer.config_file import load_config
-    from trainer.data.run_data import load_data
+    from trainer.data.run_data import pairs_of_run
 
     if not (folder / METRICS).is_file():
         raise InputError(f"{folder}: no finished run there; name a file of pairs, or the folder of a finished run")
-    config = load_config(folder / CONFIG)
-    alone = {"corpus": "", "duplicates": "", "corpus_columns": (), "forgetting": "", "allow_overlap": 1.0}
-    held_out = load_data(replace(config.data, **alone), config.train.seed).held_out  # type: ignore[arg-type]
+    held_out = pairs_of_run(folder).held_out
     try:
         record, metrics = (json.loads((folder / name).read_bytes()) for name in (SCORES, METRICS))
         table = held_out[record["set"]]
