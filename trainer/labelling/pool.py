@@ -114,8 +114,8 @@ def _pairs_of(table: PairTable) -> list[Pair]:
     columns = table.columns() | {"labels": table.label.astype(int).tolist()}
     names = ("texts1", "texts2", "categories1", "categories2", "phase_indicators", "labels")
     return [
-        Pair(*cells, phase=max(phase, 1), label_before=label)
-        for *cells, phase, label in zip(*(columns[name] for name in names), strict=True)
+        Pair(text1, text2, category1, category2, max(phase, 1), label_before=label)
+        for text1, text2, category1, category2, phase, label in zip(*(columns[name] for name in names), strict=True)
     ]
 
 
