@@ -40,7 +40,7 @@ def parts_by_time(tickets: Tickets, shares: Sequence[float], copies: tuple[IntAr
         shares: of the tickets in dev and test.
         copies: tickets, and of each a number that it shares with those which have a text of it.
 
-    Raises InputError as `require_dates` does.
+    Raises InputError as `require_dates` does, and where dev or test is wanted and gets no ticket.
     """
     dates = require_dates(tickets)
     dated = np.isfinite(dates)
@@ -55,6 +55,12 @@ def parts_by_time(tickets: Tickets, shares: Sequence[float], copies: tuple[IntAr
         np.minimum.at(earliest, labels, part[members])
         repeats = np.unique(members[earliest[labels] < part[members]])
     part[repeats] = part[~dated] = NOWHERE
+    wanted = ((name, number) for number, name in enumerate(PARTS) if number and shares[number - 1])
+    if empty := [name for name, number in wanted if not (part == number).any()]:
+        raise InputError(
+            f"{tickets.source}: --split-by time leaves {' and '.join(empty)} without a ticket, as too many are of one "
+            "moment or there are too few: change --dev-share or --test-share, or name a finer --date-column"
+        )
     said = [f"{name} {(part == number).sum()} tickets" for number, name in enumerate(PARTS)]
     days = [str(np.datetime64(int(cut), "s")).replace("T", " ") for cut in cuts if np.isfinite(cut)]
     absent = ((len(repeats), "that repeat an earlier text"), ((~dated).sum(), "without a date"))
