@@ -106,7 +106,10 @@ def test_a_session_in_lines_leaves_pairs_that_are_read_as_they_are(pairs: Path, 
 
 def test_the_same_command_goes_on_where_it_was(pairs: Path, tmp_path: Path, say, capfd) -> None:
     output = tmp_path / "labels.json"
-    for lines, done in (("y\nq\n", 1), ("n\n", 2), ("s\ny\n", 4), ("", 4)):
+    assert say("y\n", *order(pairs, output), "--count", 1) == 0
+    said = capfd.readouterr().err
+    assert "1 pair for anna" in said and "1 labelled pair, 1 of them" in said
+    for lines, done in (("q\n", 1), ("n\n", 2), ("s\ny\n", 4), ("", 4)):
         assert say(lines, *order(pairs, output)) == 0
         assert len(Answers.open(output).rows) == done
     assert [row.pair.text1 for row in Answers.open(output).rows.values()] != []
