@@ -21,7 +21,7 @@ DATE_FORMATS = tuple(
     )
     for time in ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 )
-ZONE = re.compile(r" ?(?:(?P<utc>UTC|GMT|Z)|(?P<offset>[+-]\d\d:?\d\d))$")
+ZONE = re.compile(r" ?(?:UTC|GMT|Z|(?P<offset>[+-]\d\d:?\d\d))$")
 """A time zone behind a moment, also as "2024-12-31 13:45:00 UTC" and "2024-12-31 13:45:00 +0100" have it."""
 
 

@@ -126,11 +126,8 @@ def _questions(options: argparse.Namespace, answers: Answers, labeller: str) -> 
 
 
 def _opening(pairs: Sequence[Pair], labeller: str, which: str) -> str:
-    return (
-        f"{len(pairs)} pair{'s' * (len(pairs) > 1)} for {labeller}, {which}"
-        if pairs
-        else f"Nothing left to ask {labeller}, {which}"
-    )
+    asked = f"{len(pairs)} pair{'s' * (len(pairs) > 1)} for" if pairs else "Nothing left to ask"
+    return f"{asked} {labeller}, {which}"
 
 
 def _pool(options: argparse.Namespace, needs: Collection[str], is_run: bool) -> Pool:

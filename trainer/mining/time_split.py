@@ -25,7 +25,7 @@ def require_dates(tickets: Tickets) -> NDArray[np.float64]:
     dates, option = tickets.dates, "--split-by time"
     if dates is None:
         raise InputError(f"{tickets.source}: {option} needs when tickets were opened: name it with --date-column")
-    if not np.nanmin(dates) < np.nanmax(dates):
+    if len(np.unique(dates[np.isfinite(dates)])) < 2:
         raise InputError(f"{tickets.source}: {option}: all tickets are of one moment: name another --date-column")
     return dates
 
