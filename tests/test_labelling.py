@@ -19,6 +19,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from trainer.data.pairs import read_pairs
 from trainer.errors import InputError
+from trainer.labelling import pool
 from trainer.labelling.agreement import compare
 from trainer.labelling.answers import Answers, Pair
 from trainer.labelling.choice import Scores, choose, settle_rules
@@ -105,7 +106,10 @@ def test_a_session_in_lines_leaves_pairs_that_are_read_as_they_are(pairs: Path, 
 
 def test_the_same_command_goes_on_where_it_was(pairs: Path, tmp_path: Path, say, capfd) -> None:
     output = tmp_path / "labels.json"
-    for lines, done in (("y\nq\n", 1), ("n\n", 2), ("s\ny\n", 4), ("", 4)):
+    assert say("y\n", *order(pairs, output), "--count", 1) == 0
+    said = capfd.readouterr().err
+    assert "1 pair for anna" in said and "1 labelled pair, 1 of them" in said
+    for lines, done in (("q\n", 1), ("n\n", 2), ("s\ny\n", 4), ("", 4)):
         assert say(lines, *order(pairs, output)) == 0
         assert len(Answers.open(output).rows) == done
     assert [row.pair.text1 for row in Answers.open(output).rows.values()] != []
@@ -138,7 +142,7 @@ def test_no_answer_is_lost_when_the_session_is_stopped(pairs: Path, tmp_path: Pa
     output = tmp_path / "labels.json"
     shown, ended = on_terminal(order(pairs, output), [b"y", b"n"], end=number)
     assert ended == code and json.loads(output.read_text())["labels"] == [1, 0]
-    assert code < 0 or "all answers are saved" in shown
+    assert code < 0 or "\nerror: stopped by a signal; all answers are saved" in shown  # on a line of its own
     assert on_terminal([*order(pairs, output), "--count", 1], [b"y", b"q"])[1] == 0  # and nobody holds the file
     assert json.loads(output.read_text())["labels"] == [1, 0, 1]
 
@@ -165,7 +169,9 @@ def test_a_text_cannot_command_the_terminal_and_is_masked(tmp_path: Path, say, c
     assert "[red]name[/red]" in shown and "<email>" in shown and "betty" not in shown
     assert "[8,000 more characters]" in shown
     assert read_pairs(tmp_path / "labels.json").texts[0] == HOSTILE  # what is trained on is the text itself
-    edit_json(tmp_path / "labels.json", votes=[{"anna": 1, "\x1b[2Jben": 0}])  # names of people are of a file too
+    edit_json(
+        tmp_path / "labels.json", votes=[{"anna": 1, "\x1b[2Jben": 0, "carl": 1}]
+    )  # names of people are of a file too
     assert say("", *order(path, tmp_path / "labels.json")) == 0
     assert "\\x1b[2Jben and anna agree on 0 of 1 pairs" in (said := capfd.readouterr().err) and "\x1b" not in said
     assert readable("one\ntwo\tthree") == "one\ntwo\\tthree"
@@ -233,6 +239,38 @@ def test_pairs_without_a_model_go_by_tfidf(pairs: Path, tmp_path: Path, say, cap
     assert "2 random, 2 threshold, 2 wrong" in said
 
 
+@pytest.mark.parametrize(
+    ("more", "weighed"),
+    [
+        (("--choose", "random"), False),
+        (("--choose", "random", "--model", "nowhere"), False),
+        (("--choose", "threshold"), True),  # negative control
+    ],
+)
+def test_nothing_is_worked_out_that_no_rule_goes_by(
+    more: tuple[str, ...], weighed: bool, pairs: Path, tmp_path: Path, say, capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words are not weighed, and a model is not even looked for."""
+    calls = []
+    whole = pool.tfidf_matrix
+    monkeypatch.setattr(pool, "tfidf_matrix", lambda texts: calls.append(len(texts)) or whole(texts))
+    assert say("y\n", "--pairs", pairs, "--output", tmp_path / "l.json", "--labeller", "anna", *more) == 0
+    said = capfd.readouterr().err
+    assert bool(calls) is weighed is ("TF-IDF" in said)
+    assert ("--model nowhere is not looked at" in said) is ("nowhere" in more)
+    assert len(read_pairs(tmp_path / "l.json")) == 1
+
+
+@pytest.mark.parametrize(("rule", "lacks"), [("wrong", "pairs that have labels"), ("disagree", "a model and TF-IDF")])
+def test_a_rule_that_cannot_be_followed_is_said_before_any_work(
+    rule: str, lacks: str, tmp_path: Path, say, capfd
+) -> None:
+    more = ["--model", "nowhere"] if rule == "wrong" else []
+    arguments = ["--tickets", tmp_path / "unread.csv", "--output", tmp_path / "l.json", "--choose", rule, *more]
+    assert say("", *arguments, "--labeller", "anna") == 2
+    assert f"--choose {rule} needs {lacks}" in capfd.readouterr().err
+
+
 PROBLEMS = [
     ("printer jam", "paper stuck inside printer", "jam of paper again"),
     ("vpn drop", "vpn tunnel drop at home", "home tunnel lost again"),
@@ -297,7 +335,10 @@ def test_a_wrong_command_is_one_line(arguments, message: str, pairs: Path, tmp_p
     assert error.startswith("error: ") and message in error and not (tmp_path / "l.json").exists()
 
 
-@pytest.mark.parametrize("change", [{"votes": [{}]}, {"texts1": None}, {"votes": [{"a": 2}]}, {"unsettled": None}])
+@pytest.mark.parametrize(
+    "change",
+    [{"votes": [{}]}, {"texts1": None}, {"votes": [{"a": 2}]}, {"unsettled": None}, {"labels": [0]}, {"labels": []}],
+)
 def test_a_file_of_another_kind_is_not_overwritten(change: dict[str, Any], pairs: Path, tmp_path: Path, say) -> None:
     answers = Answers(tmp_path / "l.json")
     answers.vote(Pair("a b", "b c"), "anna", 1)
@@ -306,3 +347,21 @@ def test_a_file_of_another_kind_is_not_overwritten(change: dict[str, Any], pairs
     edit_json(answers.path, **change)
     before = answers.path.read_bytes()
     assert say("y\n", *order(pairs, answers.path)) == 2 and answers.path.read_bytes() == before
+    assert not (tmp_path / ".l.json.lock").exists()
+
+
+def test_a_label_that_a_hand_has_changed_is_not_put_back_unseen(pairs: Path, tmp_path: Path, say, capfd) -> None:
+    output = tmp_path / "l.json"
+    assert say("y\nn\nq\n", *order(pairs, output)) == 0
+    edit_json(output, labels=[1, 1])
+    assert say("y\n", *order(pairs, output)) == 2
+    assert "l.json: row 2 is labelled 1 with the votes {'anna': 0}: correct the votes" in capfd.readouterr().err
+    edit_json(output, votes=[{"anna": 1}, {"anna": 1}])
+    assert say("y\nq\n", *order(pairs, output)) == 0 and json.loads(output.read_text())["labels"] == [1, 1, 1]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_any_question(pairs: Path, tmp_path: Path, say, capfd) -> None:
+    (tmp_path / "file").touch()
+    assert say("y\n", *order(pairs, tmp_path / "file" / "l.json")) == 5
+    error = f"error: {tmp_path}/file/l.json: cannot write there: {tmp_path}/file is no folder"
+    assert capfd.readouterr().err.splitlines() == [error]

@@ -69,6 +69,7 @@ def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:
         max_length=96,
         licence=licence_in(base),
         forgetting={"64": {"spearman": {"before": 0.8, "after": 0.7, "difference": [-0.2, -0.05]}}},
+        picked="The corpus has also picked the model",
         index_types=[row],
     )
     card = model_card(config, judged, "dev", 0.7, SOURCES, has_thresholds=False, sided=False, facts=facts)
@@ -89,7 +90,7 @@ def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:
         "| 64 | binary | 8 | 0.5000 | 0.2500 |",
         "Texts are cut at 96 tokens.",
         "less than 16 dims",
-        "Dev has also picked the model",
+        "- The corpus has also picked the model.",
         "At 64 dims, the smallest at which it surely lost nothing",
     ):
         assert said in card, said
@@ -97,7 +98,7 @@ def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:
     hub = Config(model=ModelConfig(name="team/encoder"))
     card = model_card(hub, judged, "test", 0.7, SOURCES, has_thresholds=False, sided=False)
     assert "base_model: team/encoder" in card and "that of encoder, which is not stated" in card
-    assert "Dev has also" not in card and "General similarity" not in card and "bytes a ticket" not in card
+    assert "has also" not in card and "General similarity" not in card and "bytes a ticket" not in card
 
 
 @pytest.mark.parametrize("text", [None, "", "# no head\nlicense: mit", "---\ntags: [x]\n---\nlicense: mit"])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from trainer.errors import InputError
 from trainer.evaluation.assessment import assess_search
 from trainer.evaluation.search_metrics import NAMES
+from trainer.evaluation.trained_pairs import trained_pairs
 from trainer.evaluation.verdict import worse_by
 from trainer.main import cli
 from trainer.system.files import append_line
@@ -113,6 +114,7 @@ def assess(values):
         (["--corpus", "c.csv", "--duplicate-column", "d"], "--corpus goes with pairs"),
         (["--date-column", "d"], "--date-column means something only beside"),
         (["--metric", "rouge"], "rouge"),
+        (["--allow-overlap", "2"], "--allow-overlap 2: write a share"),
     ],
 )
 def test_a_wrong_command_decides_nothing(place: Path, more: list[str], message: str, capfd) -> None:
@@ -122,6 +124,8 @@ def test_a_wrong_command_decides_nothing(place: Path, more: list[str], message: 
     (place / "folder").mkdir(exist_ok=True)
     arguments = ["promote", "nowhere", "--over", "nowhere", "--test", "t.json", "--record", str(place / "folder")]
     assert cli(arguments) == 5 and "is no file" in capfd.readouterr().err
+    arguments[-1] = str(place / "test.json" / "decisions.jsonl")
+    assert cli(arguments) == 5 and f"{arguments[-1]}: cannot be written" in capfd.readouterr().err
 
 
 def test_a_line_is_added_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +144,49 @@ def test_a_line_is_added_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(Exception, match="No space left"):
         append_line(path, "four")
     assert path.read_text() == "cut\nthree\n"
+
+
+# ---- what one of the two was trained on
+
+
+@pytest.fixture
+def run(blank_report: None, place: Path, tmp_path: Path) -> Path:
+    """A run of one step over two thirds of the pairs, whose file is its own."""
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    shutil.copy(place / "test.json", folder / "pairs.json")
+    settings = [f"model.name={place / 'poor'}", f"data.train={folder / 'pairs.json'}", "data.dev_fraction=0.3"]
+    settings += ["loss.dims=[64]", "curriculum.epochs=1", "eval.choose_strength=false"]
+    arguments = [part for each in settings for part in ("--set", each)]
+    assert cli([*arguments, "--output-dir", str(folder / "run"), "--max-steps", "1"]) == 0
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_no_model_is_judged_by_what_it_was_trained_on(place: Path, run: Path, tmp_path: Path, capfd) -> None:
+    for pair in ((run / "model", place / "poor"), (place / "good", run / "model")):  # the deployed one's too
+        assert cli(["promote", str(pair[0]), "--over", str(pair[1]), "--test", str(place / "test.json")]) == 2
+        error = capfd.readouterr().err.splitlines()[-1]
+        assert "texts that are also in" in error and "--allow-overlap = " in error and "data." not in error
+    known = trained_pairs(str(run / "model"))
+    assert known is not None and 0 < len(known) < 120
+    columns = json.loads((place / "test.json").read_text())
+    unseen = [i for i in range(120) if not {columns["texts1"][i], columns["texts2"][i]} & set(known.texts)]
+    columns = {name: [cells[i] for i in unseen] for name, cells in columns.items()}
+    (tmp_path / "unseen.json").write_text(json.dumps(columns))
+    record = ["--record", str(tmp_path / "record.jsonl"), *COMMON]
+    models = [str(place / "good"), "--over", str(run / "model")]
+    assert cli(["promote", *models, "--test", str(tmp_path / "unseen.json"), *record]) in (0, 1)
+    said = capfd.readouterr().err
+    unknown = f"{place / 'good'}: whether it was trained on what it is judged by cannot be told"
+    assert f"{unknown}: it lies in no folder of a run" in said
+    # Among tickets: those that one of the two knows do not search.
+    tickets = ["--test", str(place / "tickets.csv"), "--duplicate-column", "duplicate_of"]
+    assert cli(["promote", *models, *tickets, *record]) in (0, 1)
+    assert "are in the training pairs" in capfd.readouterr().err
+    assert json.loads((tmp_path / "record.jsonl").read_text().splitlines()[1])["queries"] < 120
+    shutil.copy(tmp_path / "unseen.json", run.parent / "pairs.json")
+    assert trained_pairs(str(run / "model")) is None and "pairs.json has changed since" in capfd.readouterr().err
 
 
 # ---- train --from

@@ -187,6 +187,23 @@ def test_the_page_begins_with_the_runs_own_sentences(run: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
+def test_what_picked_the_model_is_said_only_where_something_did(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["test"]
+
+    def is_said() -> bool:
+        return "Dev has also picked the model" in Page(write_report(run, metrics).read_text()).text["p"][1]
+
+    assert is_said() and (run / "strength.json").exists()  # by strength
+    (run / "strength.json").unlink()
+    metrics["evaluations"] = metrics["evaluations"][-1:]
+    assert not is_said()
+    metrics["evaluations"] *= 2  # by step
+    assert is_said()
+
+
+@pytest.mark.slow
 def test_the_pairs_most_wrong_can_be_labelled(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -167,7 +167,11 @@ def test_doubtful_pairs_are_written_for_people_and_nothing_where_none_is(tmp_pat
     assert read_pairs(tmp_path / "doubtful.json").texts[0] == f"left {doubted['rows'][0] - 1}"
     assert "--choose order --output labels.json" in capfd.readouterr().err
     write_doubtful(tmp_path / "none.json", [part.table for part, _ in parts], scores)
-    assert "No label is doubted" in capfd.readouterr().err and not (tmp_path / "none.json").exists()
+    said = capfd.readouterr().err
+    assert "No label is doubted" in said and "apart too little" not in said and not (tmp_path / "none.json").exists()
+    hard, of_hard = make((0.5,), rows=400, source="hard.json")
+    write_doubtful(tmp_path / "none.json", [hard.table], [of_hard])
+    assert "hard.json: the model tells its labels apart too little to doubt any" in capfd.readouterr().err
     assert cli(["lint", "--pairs", "p.json", "--doubtful", "d.json"]) == 2  # by words nothing is doubted
     assert "name an untouched encoder with --model" in capfd.readouterr().err
 

@@ -102,6 +102,8 @@ def test_only_earlier_tickets_are_found_where_there_is_a_date(tmp_path: Path) ->
         ["01/25/2024", "01/03/2024", "02/06/2024"],
         ["1704448800", "1704276000", "1704499200.0"],
         ["5 Jan 2024", "3 Jan 2024", "6 Jan 2024"],
+        ["05/Jan/24 10:00 AM", "03/Jan/24 1:15 PM", "06/Jan/24 12:00 AM"],  # Jira
+        ["2024-01-05 10:00:00 UTC", "2024-01-05 10:00:00 +0200", "2024-01-05 10:00:00 -01:00"],
     ],
 )
 def test_dates_are_read_as_they_are_written(tmp_path: Path, dates: list[str]) -> None:

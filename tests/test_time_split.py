@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,23 @@ def test_train_is_before_dev_and_dev_before_test(tmp_path: Path) -> None:
 def test_one_moment_is_not_divided_and_a_text_stands_in_one_part(tmp_path: Path) -> None:
     tickets = tickets_on([1, 2, 3, 3, 3, 4], tmp_path)
     assert parts_by_time(tickets, (0.5, 0.0), NO_COPIES).tolist() == [0, 0, 1, 1, 1, 1]  # the third day is the cut
+    with pytest.raises(InputError, match="leaves dev without a ticket, as too many are of one moment"):
+        parts_by_time(tickets, (0.3, 0.3), NO_COPIES)
     copies = np.array([0, 4, 2, 3]), np.array([7, 7, 5, 5])  # the fifth has a text of the first
     assert parts_by_time(tickets, (0.5, 0.0), copies).tolist() == [0, 0, 1, 1, -1, 1]
+
+
+def test_a_ticket_without_a_date_is_in_no_part_and_shadows_no_copy(tmp_path: Path, capfd) -> None:
+    tickets = replace(tickets_on([1, 2, 3, 4, 5, 6, 7], tmp_path), dates=np.array([np.nan, 2, 3, 4, 5, np.nan, 7]))
+    copies = np.array([0, 6, 1, 3]), np.array([7, 7, 5, 5])  # the last has a text of the first, whose date is unknown
+    assert parts_by_time(tickets, (0.4, 0.2), copies).tolist() == [-1, 0, 0, -1, 1, -1, 2]
+    assert "1 that repeat an earlier text in none; 2 without a date in none" in capfd.readouterr().err
+    rows = [(f"T{i}", f"word {chr(97 + i)}qx broke", "", "" if i == 1 else f"2024-03-0{i + 1}") for i in range(3)]
+    dates = load_tickets(write_tickets(tmp_path / "t.csv", rows, HEADER), Columns(date="opened_at"), Filter()).dates
+    assert dates is not None and np.isnan(dates).tolist() == [False, True, False]
+    rows = [(*row[:3], "") for row in rows]
+    with pytest.raises(InputError, match=r"row 1 .*opened_at: has no date: fill it in, or leave the row out"):
+        load_tickets(write_tickets(tmp_path / "t.csv", rows, HEADER), Columns(date="opened_at"), Filter())
 
 
 def test_without_dates_or_with_one_for_all_there_is_no_split(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ SMALL = {
     "eval.choose_strength": "false",
 }
 CHOOSING = {"eval.choose_strength": "true"}
+PICKED = "Dev has also picked the model, so expect a little less on other pairs"
 
 
 @pytest.fixture(scope="module")
@@ -337,10 +338,14 @@ def test_harmful_training_cannot_lose_to_the_start(start, pair_files, tmp_path, 
         assert values[1.0] < values[0.0]  # the trained weights are worse
     said = capfd.readouterr().err
     assert f"Chosen: {strength['chosen']:.1f}" in said and metrics["strength"] == strength["chosen"]
+    assert PICKED in said and PICKED in (tmp_path / "chosen" / "model" / "README.md").read_text()
     # Negative control: with the switch off the loss is exported.
     metrics = finished(trained, tmp_path / "full", choose_strength=False)
     for dim, before in metrics["baseline"].items():
         assert metrics["final"][dim]["spearman"] < before["spearman"]
+    # Judged once, at the end: dev had nothing to choose from.
+    assert len(metrics["evaluations"]) == 1 and PICKED not in capfd.readouterr().err
+    assert PICKED not in (tmp_path / "full" / "model" / "README.md").read_text()
 
 
 @pytest.mark.slow

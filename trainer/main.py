@@ -143,7 +143,7 @@ JUDGED = READ | {
 # Of a command, by the setting of training that they stand for.
 OPTIONS = {
     "evaluate": JUDGED,
-    "promote": JUDGED,
+    "promote": JUDGED | {"data.allow_overlap": "--allow-overlap"},
     "lint": JUDGED,
     "label": JUDGED,
     "export": JUDGED,

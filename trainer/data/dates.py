@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -14,36 +15,58 @@ from trainer.data.ticket_table import text_of_cell
 # Day first and month first can be told apart only where one of them does not fit some row.
 DATE_FORMATS = tuple(
     day + time
-    for day in ("%d.%m.%Y", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d %b %Y", "%b %d, %Y")
+    for day in (
+        *("%d.%m.%Y", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d %b %Y", "%b %d, %Y"),
+        *("%d/%b/%y", "%d/%b/%Y", "%d-%b-%y", "%d-%b-%Y"),  # Jira; Oracle
+    )
     for time in ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 )
+ZONE = re.compile(r" ?(?:UTC|GMT|Z|(?P<offset>[+-]\d\d:?\d\d))$")
+"""A time zone behind a moment, also as "2024-12-31 13:45:00 UTC" and "2024-12-31 13:45:00 +0100" have it."""
 
 
-def parse_dates(raw: RawTable, column: str) -> NDArray[np.float64]:
+def parse_dates(raw: RawTable, column: str, may_lack: bool = False) -> NDArray[np.float64]:
     """[R] seconds of a column of dates: ISO 8601, seconds since 1970, or the one usual way of writing that fits all.
+
+    Args:
+        may_lack: whether some cells may be empty, which gives NaN.
 
     Raises InputError for a cell that is no date, and where a date could be day first or month first.
     """
     cells = [text_of_cell(raw, column, row) for row in range(len(raw))]
+    rows = np.flatnonzero([bool(cell.strip()) for cell in cells])
+    if len(rows) < len(cells) and not (may_lack and len(rows)):
+        row = next(row for row, cell in enumerate(cells) if not cell.strip())
+        raise raw.error(row, column, "has no date: fill it in, or leave the row out")
+    seconds = np.full(len(cells), np.nan)
+    seconds[rows] = _parse([cells[row] for row in rows], raw, column, rows)
+    return seconds
+
+
+def _parse(cells: Sequence[str], raw: RawTable, column: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[C] seconds of cells, none of them empty, of these rows [C]."""
     if None not in (numbers := [parse_number(cell) for cell in cells]) and np.isfinite(np.array(numbers, float)).all():
         return np.array(numbers, dtype=np.float64)
     if None not in (seconds := [_iso_seconds(cell) for cell in cells]):
         return np.array(seconds, dtype=np.float64)
     fitting = {form: parsed for form in DATE_FORMATS if (parsed := _parse_all(cells, form)) is not None}
     if len({tuple(parsed) for parsed in fitting.values()}) > 1:
-        raise raw.error(0, column, f"{brief(cells[0])} may be day first or month first: write 2024-12-31")
+        raise raw.error(int(rows[0]), column, f"{brief(cells[0])} may be day first or month first: write 2024-12-31")
     if not fitting:
         known = [
             _iso_seconds(cell) is not None or any(_parse_all([cell], form) for form in DATE_FORMATS) for cell in cells
         ]
-        row = known.index(False) if False in known else 0
-        raise raw.error(row, column, f"{brief(cells[row])} is no date like those of other rows: write 2024-12-31 13:45")
+        bad = known.index(False) if False in known else 0
+        wrong = f"{brief(cells[bad])} is no date like those of other rows: write 2024-12-31 13:45"
+        raise raw.error(int(rows[bad]), column, wrong)
     return np.array(next(iter(fitting.values())), dtype=np.float64)
 
 
 def _iso_seconds(cell: str) -> float | None:
+    zone = ZONE.search(cell)
+    moment = cell if zone is None else cell[: zone.start()] + (zone["offset"] or "Z")
     try:
-        return _seconds(datetime.fromisoformat(cell))
+        return _seconds(datetime.fromisoformat(moment))
     except ValueError:
         return None
 

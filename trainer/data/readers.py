@@ -61,6 +61,14 @@ def add_reading_options(parser: argparse._ActionsContainer, columns: bool = True
         parser.add_argument("--columns", nargs="+", action="extend", default=[], metavar="FIELD=COLUMN", help=text)
 
 
+def add_label_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that say what the labels of pair files mean: --label-scale and --positive-threshold."""
+    text = "labels of pairs run from 0 to this (default 1)"
+    parser.add_argument("--label-scale", type=float, default=1.0, metavar="S", help=text)
+    text = "labels of pairs from here on are positive (default: half of the scale)"
+    parser.add_argument("--positive-threshold", type=float, metavar="T", help=text)
+
+
 def reading_from(options: argparse.Namespace) -> Reading:
     """The `Reading` of parsed options."""
     return Reading(options.encoding, options.separator, tuple(getattr(options, "columns", ())))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from trainer.config_data import DataConfig, SourceConfig
+from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
 from trainer.data.raw_table import brief
@@ -23,6 +24,7 @@ from trainer.errors import InputError, StorageError
 from trainer.model.tiny import build_tiny_mpnet
 from trainer.system.console import console
 from trainer.system.files import cache_dir
+from trainer.system.run_files import CONFIG
 from trainer.text.canonical import canonical_form
 
 INCIDENTS = "incidents"  # data.train: generated pairs
@@ -85,6 +87,16 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     if beyond_limit := len(train) - len(sample):
         console.print(f"{train.source}: trains on {len(sample)} of {len(train)} rows (data.limit)", markup=False)
     return RunData(sample, dev, test, general, corpus, overlap, left_out, beyond_limit)
+
+
+def pairs_of_run(folder: Path) -> RunData:
+    """The pairs of a run, read again from where it read them, without its corpus and forgetting set.
+
+    Raises InputError: its config or one of the files is bad, or gone.
+    """
+    config = load_config(folder / CONFIG)
+    alone = {"corpus": "", "duplicates": "", "corpus_columns": (), "forgetting": "", "allow_overlap": 1.0}
+    return load_data(replace(config.data, **alone), config.train.seed)  # type: ignore[arg-type]
 
 
 def require_other_pairs(key: str, held_out: PairTable, other_key: str, other: PairTable) -> None:

@@ -109,7 +109,7 @@ class Tickets:
     raw_titles: list[int] = field(default_factory=list)  # the same of `raw`
     records: dict[str, tuple[list[str], list[str]]] = field(default_factory=dict)
     """Of "resolution" and "notes", where the file has them: [N] cleaned, and [N] as in the file."""
-    dates: NDArray[np.float64] | None = None  # [N] seconds since 1970
+    dates: NDArray[np.float64] | None = None  # [N] seconds since 1970; NaN of one without a date
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -185,7 +185,7 @@ def _dates(raw: RawTable, column: str | None, named_by_person: bool) -> NDArray[
     if not column:
         return None
     try:
-        return parse_dates(raw, column)
+        return parse_dates(raw, column, may_lack=True)
     except InputError as error:
         if named_by_person:
             raise

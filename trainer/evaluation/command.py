@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.data.readers import add_reading_options, reading_from
+from trainer.data.readers import add_label_options, add_reading_options, reading_from
 from trainer.errors import InputError
 from trainer.system.arguments import Parser, parse_dims, parse_names
 
@@ -28,8 +28,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument("--baseline", metavar="NAME", help=text)
     text = "Matryoshka dims (default: the models' width, or what their folders cut to; of a graph, its own)"
     parser.add_argument("--dims", metavar="N,N,...", help=text)
-    parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
-    parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
+    add_label_options(parser)
     text = (
         "what the verdict goes by: a metric of pairs or of search (default: spearman; mrr@10 for positives alone and "
     )

@@ -79,6 +79,24 @@ def judged_on(metric: str, pairs: str, has_corpus: bool) -> str:
     return "corpus" if has_corpus and metric in SEARCH_METRICS else pairs
 
 
+def picked_in_words(on: str, has_chosen: bool) -> str:
+    """What to expect of other data where a model was picked by what it is judged on, as a sentence without a full stop;
+    "" where it was not.
+
+    Args:
+        on: as `judged_on` says it.
+        has_chosen: whether there was more than one model to pick: evaluations before the end, or strengths.
+
+    >>> picked_in_words("corpus", True), picked_in_words("dev", False), picked_in_words("test", True)
+    ('The corpus has also picked the model, so expect a little less on other tickets', '', '')
+    """
+    others = {"corpus": "tickets", "dev": "pairs"}.get(on)
+    if others is None or not has_chosen:
+        return ""
+    picker = on_in_words(on)
+    return f"{picker[0].upper()}{picker[1:]} has also picked the model, so expect a little less on other {others}"
+
+
 def on_in_words(on: str) -> str:
     """What `judged_on` says, as it stands in a sentence."""
     return "the corpus" if on == "corpus" else on

@@ -7,17 +7,20 @@ else by pairs.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from trainer import __version__
+from trainer.data.split import check_overlap
 from trainer.errors import InputError, StorageError
 from trainer.evaluation.assessment import CHANGE, GUARDED
 from trainer.evaluation.judge import Judgement, judge
 from trainer.evaluation.question import Question, SearchQuestion
 from trainer.evaluation.search_judge import SearchJudgement, judge_search
+from trainer.evaluation.trained_pairs import trained_pairs
 from trainer.evaluation.verdict import Verdict, worse_by
 from trainer.model.encoder import embedding_conditions
 from trainer.system.files import append_line, json_ready, seal
@@ -33,19 +36,22 @@ class Promotion:
     judgement: Judgement | SearchJudgement
 
 
-def promote(question: Question | SearchQuestion, margin: float | None = None) -> Promotion:
+def promote(question: Question | SearchQuestion, margin: float | None = None, allow_overlap: float = 0.0) -> Promotion:
     """Judge a candidate (the question's model) beside the deployed model (its baseline).
 
     Args:
         margin: how much worse the candidate may be, by the metric and by what must not get worse; None: it has to be
             BETTER.
+        allow_overlap: the share of the judged pairs that may hold a text that one of the two was trained on.
 
     Raises:
-        InputError, NumericError: as the judgement does.
+        InputError, NumericError: as the judgement does, or more pairs than that hold such a text.
     """
     if margin is not None and not 0 <= margin < 1:
         raise InputError(f"--margin {margin:g}: write how much worse it may be, from 0 to below 1, as in 0.01")
-    judgement = judge(question) if isinstance(question, Question) else judge_search(question)
+    if not 0 <= allow_overlap <= 1:
+        raise InputError(f"--allow-overlap {allow_overlap:g}: write a share of the judged pairs, from 0 to 1")
+    judgement = _judge_unseen(question, allow_overlap)
     assert judgement.verdict is not None  # there is a baseline
     if judgement.verdict == Verdict.BETTER or margin is None:
         return Promotion(judgement.verdict == Verdict.BETTER, judgement.sentences[0], judgement)
@@ -56,10 +62,26 @@ def promote(question: Question | SearchQuestion, margin: float | None = None) ->
     return Promotion(True, f"{names} are surely not worse by more than {margin:g} at {dims} dims", judgement)
 
 
+def _judge_unseen(question: Question | SearchQuestion, allow_overlap: float) -> Judgement | SearchJudgement:
+    """Judge by what neither model was trained on, as far as their runs tell. In a search, texts that one was trained on
+    are found and do not ask."""
+    question.check()
+    trained = [table for name in (question.model, question.baseline) if (table := trained_pairs(str(name))) is not None]
+    if isinstance(question, SearchQuestion):
+        return judge_search(question, {text for table in trained for text in table.texts})
+    test = question.read(question.pairs)
+    for table in trained:
+        check_overlap(table, test, allow_overlap)
+    return judge(replace(question, pairs=test))
+
+
 def check_record(path: Path) -> None:
     """Raise StorageError before any work where a decision could not be written down there."""
     if path.exists() and not path.is_file():
         raise StorageError(f"{path}: is no file: name one for the record with --record")
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise StorageError(f"{path}: cannot be written in {folder}: name another file for the record with --record")
 
 
 def record_of(promotion: Promotion, margin: float | None) -> dict[str, Any]:

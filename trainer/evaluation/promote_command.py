@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.data.readers import add_reading_options, reading_from
+from trainer.data.readers import add_label_options, add_reading_options, reading_from
 from trainer.errors import InputError, NotPromoted
 from trainer.system.arguments import Parser, parse_dims, parse_names
 
@@ -26,12 +26,13 @@ def promote_parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", metavar="FILE", help=text)
     text = "promote also what is surely not worse by more than M, by the metric, success@10 and MAP@100, at every dim"
     parser.add_argument("--margin", type=float, metavar="M", help=text)
+    text = "share of the pairs that may hold a text that one of the two was trained on (default 0)"
+    parser.add_argument("--allow-overlap", type=float, default=0.0, metavar="SHARE", help=text)
     text = "file that gets a line of JSON for each decision (default: %(default)s)"
     parser.add_argument("--record", type=Path, default=Path("promotions.jsonl"), metavar="FILE", help=text)
     parser.add_argument("--dims", metavar="N,N,...", help="as for trainer evaluate, like the options that follow")
     parser.add_argument("--metric", default="auto", metavar="NAME")
-    parser.add_argument("--label-scale", type=float, default=1.0, metavar="S")
-    parser.add_argument("--positive-threshold", type=float, metavar="T")
+    add_label_options(parser)
     parser.add_argument("--resamples", type=int, default=1000, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     for option, metavar in (("number", "NAME"), ("text", "NAME,..."), ("duplicate", "NAME"), ("cluster", "NAME")):
@@ -69,9 +70,8 @@ def run_promote(options: argparse.Namespace) -> None:
         date=options.date_column,
     )
     by_search = linked or options.corpus
-    promotion = promote(
-        SearchQuestion(**shared, corpus=options.corpus) if by_search else Question(**shared), options.margin
-    )
+    question = SearchQuestion(**shared, corpus=options.corpus) if by_search else Question(**shared)
+    promotion = promote(question, options.margin, options.allow_overlap)
     judgement = promotion.judgement
     if isinstance(judgement, SearchJudgement):
         print_search(judgement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -30,8 +31,11 @@ class SearchJudgement(Decision):
     """What the model's embeddings are worth in fewer bytes (`compare_types`), where that was asked for."""
 
 
-def judge_search(question: SearchQuestion) -> SearchJudgement:
+def judge_search(question: SearchQuestion, trained: Collection[str] = ()) -> SearchJudgement:
     """Let every text with a known other of its kind search for these among all texts, by every system.
+
+    Args:
+        trained: texts that a system was trained on; what is one of them, or a duplicate of one, does not search.
 
     Example::
 
@@ -44,7 +48,7 @@ def judge_search(question: SearchQuestion) -> SearchJudgement:
         NumericError: an embedding is NaN or Inf.
     """
     metric = _metric(question)
-    corpus = _read(question)
+    corpus = _read(question, trained)
     words = words_of(corpus)
     encoders = question.load_encoders()
     dims = tuple(sorted(common_dims(question.dims, encoders.values())))
@@ -70,11 +74,11 @@ def _metric(question: SearchQuestion) -> str:
     return metric
 
 
-def _read(question: SearchQuestion) -> SearchCorpus:
+def _read(question: SearchQuestion, trained: Collection[str]) -> SearchCorpus:
     if question.tickets:
-        return corpus_of_tickets(question.tickets, question.columns, question.queries, question.reading)
+        return corpus_of_tickets(question.tickets, question.columns, question.queries, question.reading, trained)
     others = read_texts(question.corpus, question.columns, question.reading) if question.corpus else []
-    return corpus_of_pairs(question.read(question.pairs), others, question.corpus or "")
+    return corpus_of_pairs(question.read(question.pairs), others, question.corpus or "", trained)
 
 
 def search_record(judgement: SearchJudgement) -> dict[str, Any]:

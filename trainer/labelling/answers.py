@@ -27,9 +27,9 @@ class Pair:
 
     text1: str
     text2: str
-    phase: int = 1
     category1: str = ""
     category2: str = ""
+    phase: int = 1
     number1: str = ""
     number2: str = ""
     label_before: int | None = None
@@ -63,9 +63,9 @@ class Row:
 COLUMNS = {
     "text1": "texts1",
     "text2": "texts2",
-    "phase": "phase_indicators",
     "category1": "categories1",
     "category2": "categories2",
+    "phase": "phase_indicators",
     "number1": "numbers1",
     "number2": "numbers2",
     "label_before": "labels_before",
@@ -84,16 +84,23 @@ class Answers:
 
     @classmethod
     def open(cls, path: Path) -> Answers:
-        """Read a file; there may be none yet. Raises InputError for one that `save` did not write."""
+        """Read a file; there may be none yet. Raises InputError for one that is not as `save` writes it."""
         if not path.exists():
             return cls(path)
         try:
             record = json.loads(path.read_bytes())
-            return cls(path, [*_rows_of(record), *_rows_of(record[UNSETTLED])])
+            rows, unsettled = _rows_of(record), _rows_of(record[UNSETTLED])
+            wrong = [number for number, row in enumerate(rows) if record["labels"][number] != row.label]
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
-                f"{path}: exists and is not what trainer label writes; name another file as --output"
+                f"{path}: exists and is not what trainer label writes, or damaged; name another file as --output"
             ) from error
+        if wrong:  # by a hand: the next answer would put back what the votes say
+            label, votes = record["labels"][wrong[0]], rows[wrong[0]].votes
+            raise InputError(
+                f"{path}: row {wrong[0] + 1} is labelled {label} with the votes {votes}: correct the votes"
+            )
+        return cls(path, [*rows, *unsettled])
 
     def vote(self, pair: Pair, labeller: str, label: int | None) -> None:
         """Note what somebody says of a pair; None leaves it open."""

@@ -82,25 +82,33 @@ NEEDS = {
 }
 
 
-def lacking(rule: str, scores: Scores) -> list[str]:
-    """What a rule needs and is not there, in words."""
-    return [NEEDS[name] for name in RULES[rule][1] if getattr(scores, name) is None]
+def needs_of(asked: Sequence[str]) -> set[str]:
+    """The fields of `Scores` that some rules, or without any the mix, go by."""
+    return {name for rule in asked or MIX for name in RULES[rule][1]}
 
 
-def settle_rules(asked: Sequence[str], scores: Scores) -> tuple[tuple[str, ...], list[str]]:
-    """The rules to go by, and what is left out of the mix, in words.
+def lacking(rule: str, missing: Collection[str]) -> list[str]:
+    """What a rule needs of the missing fields of `Scores`, in words."""
+    return [NEEDS[name] for name in RULES[rule][1] if name in missing]
 
-    Raises InputError for a rule that is none, or that was asked for and lacks something.
-    """
+
+def check_rules(asked: Sequence[str], missing: Collection[str]) -> None:
+    """Raise InputError for a rule that is none, or that needs a missing field of `Scores`."""
     if unknown := [rule for rule in asked if rule not in RULES]:
         raise InputError(f"--choose {unknown[0]}: use some of {', '.join(RULES)}, agreement")
     for rule in asked:
-        if missing := lacking(rule, scores):
-            raise InputError(f"--choose {rule} needs {' and '.join(missing)}: give that, or choose otherwise")
+        if needed := lacking(rule, missing):
+            raise InputError(f"--choose {rule} needs {' and '.join(needed)}: give that, or choose otherwise")
+
+
+def settle_rules(asked: Sequence[str], scores: Scores) -> tuple[tuple[str, ...], list[str]]:
+    """The rules to go by, and what is left out of the mix, in words. Raises InputError as `check_rules` does."""
+    missing = [name for name in NEEDS if getattr(scores, name) is None]
+    check_rules(asked, missing)
     if asked:
         return tuple(dict.fromkeys(asked)), []
-    left_out = [f"{rule} needs {' and '.join(missing)}" for rule in MIX if (missing := lacking(rule, scores))]
-    return tuple(rule for rule in MIX if not lacking(rule, scores)), left_out
+    left_out = [f"{rule} needs {' and '.join(needed)}" for rule in MIX if (needed := lacking(rule, missing))]
+    return tuple(rule for rule in MIX if not lacking(rule, missing)), left_out
 
 
 def choose(

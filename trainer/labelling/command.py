@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import getpass
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.data.readers import add_reading_options, reading_from
+from trainer.data.readers import add_label_options, add_reading_options, reading_from
 from trainer.errors import InputError, Stopped
 from trainer.system.arguments import Parser, parse_names
 from trainer.system.run_files import CONFIG
@@ -49,8 +49,7 @@ def label_parser() -> argparse.ArgumentParser:
     parser.add_argument("--number-column", default="", metavar="NAME", help="of tickets, as for trainer build-pairs")
     parser.add_argument("--text-columns", default="", metavar="NAME,...", help="of tickets, title first")
     parser.add_argument("--category-column", default="", metavar="NAME", help="of tickets")
-    parser.add_argument("--label-scale", type=float, default=1.0, help="labels of pairs run from 0 to this (default 1)")
-    parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
+    add_label_options(parser)
     add_reading_options(parser)
     return parser
 
@@ -66,6 +65,7 @@ def run_label(options: argparse.Namespace) -> None:
     if options.count < 0:
         raise InputError(f"--count {options.count}: write how many pairs to ask about")
     labeller = options.labeller.strip() or _login()
+    Answers.open(options.output)  # a file of another kind gets no lock beside it
     with Signals(), only_writer_of(options.output):
         try:
             answers = Answers.open(options.output)
@@ -90,7 +90,7 @@ def _login() -> str:
 
 def _questions(options: argparse.Namespace, answers: Answers, labeller: str) -> tuple[list[Pair], list[str]]:
     """The pairs of this session, and what to say before it."""
-    from trainer.labelling.choice import choose, settle_rules
+    from trainer.labelling.choice import check_rules, choose, needs_of, settle_rules
 
     asked = parse_names(options.choose)
     if AGREEMENT in asked:
@@ -106,7 +106,9 @@ def _questions(options: argparse.Namespace, answers: Answers, labeller: str) -> 
         return pairs, [_opening(pairs, labeller, "which others have labelled")]
     if not (options.pairs or options.tickets):
         raise InputError("name what to label: --pairs FILE, --pairs RUN or --tickets FILE")
-    pool = _pool(options)
+    is_run = bool(options.pairs) and Path(options.pairs, CONFIG).is_file()
+    check_rules(asked, [*(["label"] if options.tickets else []), *([] if options.model or is_run else ["words"])])
+    pool = _pool(options, needs_of(asked), is_run)
     rules, left_out = settle_rules(asked, pool.scores)
     seen = answers.seen()
     taken = set()
@@ -124,11 +126,12 @@ def _questions(options: argparse.Namespace, answers: Answers, labeller: str) -> 
 
 
 def _opening(pairs: Sequence[Pair], labeller: str, which: str) -> str:
-    return f"{len(pairs)} pairs for {labeller}, {which}" if pairs else f"Nothing left to ask {labeller}, {which}"
+    asked = f"{len(pairs)} pair{'s' * (len(pairs) > 1)} for" if pairs else "Nothing left to ask"
+    return f"{asked} {labeller}, {which}"
 
 
-def _pool(options: argparse.Namespace) -> Pool:
-    """The pairs that may be asked about. Raises InputError."""
+def _pool(options: argparse.Namespace, needs: Collection[str], is_run: bool) -> Pool:
+    """The pairs that may be asked about, with the scores that are needed. Raises InputError."""
     from trainer.labelling.pool import pool_of_pairs, pool_of_run
 
     if options.threshold is not None and not -1 <= options.threshold <= 1:
@@ -140,14 +143,15 @@ def _pool(options: argparse.Namespace) -> Pool:
         columns = Columns(options.number_column, parse_names(options.text_columns), category=options.category_column)
         reading = reading_from(options)
         return pool_of_tickets(options.tickets, columns, reading, options.model, options.threshold, options.seed)
-    if Path(options.pairs, CONFIG).is_file():
+    if is_run:
         if options.model or options.threshold is not None:
             raise InputError(f"--pairs {options.pairs}: is a run, which has both: leave out --model and --threshold")
-        return pool_of_run(Path(options.pairs))
+        return pool_of_run(Path(options.pairs), needs)
     return pool_of_pairs(
         options.pairs,
         options.model,
         options.threshold,
+        needs,
         label_scale=options.label_scale,
         positive_threshold=options.positive_threshold,
         reading=reading_from(options),

@@ -6,10 +6,10 @@ Legend: P pairs, T texts.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from trainer.errors import InputError, NumericError
 from trainer.evaluation.pair_metrics import best_f1
 from trainer.labelling.answers import Pair
 from trainer.labelling.choice import Float, Scores
-from trainer.system.run_files import CONFIG, METRICS, SCORES
+from trainer.system.run_files import METRICS, SCORES
 from trainer.text.tfidf import FloatArray, pair_cosines, tfidf_matrix
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def pool_of_pairs(
     path: str,
     model: str,
     threshold: float | None,
+    needs: Collection[str],
     *,
     label_scale: float = 1.0,
     positive_threshold: float | None = None,
@@ -53,13 +54,17 @@ def pool_of_pairs(
     Args:
         model: that scores them; "": TF-IDF does.
         threshold: of its cosines; None: what is kept beside the model, else the best F1 on these pairs.
+        needs: the fields of their scores that somebody goes by; nothing is worked out for others.
 
     Raises InputError: the file or the model is bad.
     """
     table = read_pairs(path, label_scale=label_scale, positive_threshold=positive_threshold, reading=reading)
     notes: list[str] = []
-    words = _words_of(table, notes)
-    if not model:
+    words = _words_of(table, notes) if "words" in needs or ("cosine" in needs and not model) else None
+    if "cosine" not in needs:
+        scores = Scores(len(table), table.label, words=words)
+        notes += [f"--model {model} is not looked at: these rules need no scores"] if model else []
+    elif not model:
         scores = by_words(len(table), table.label, words, threshold, notes)
     else:
         encoder, first, second = embedded(model, table.texts)
@@ -71,20 +76,21 @@ def pool_of_pairs(
     return Pool(table.source, _pairs_of(table), scores, notes)
 
 
-def pool_of_run(folder: Path) -> Pool:
+def pool_of_run(folder: Path, needs: Collection[str]) -> Pool:
     """The pairs that a finished run was judged on, as its report shows the most wrong of them, by its final model.
 
-    The files of the run are read again, from where training read them. Raises InputError where they have changed, or it
-    is no finished run.
+    The files of the run are read again, from where training read them.
+
+    Args:
+        needs: as for `pool_of_pairs`.
+
+    Raises InputError where they have changed, or it is no finished run.
     """
-    from trainer.config_file import load_config
-    from trainer.data.run_data import load_data
+    from trainer.data.run_data import pairs_of_run
 
     if not (folder / METRICS).is_file():
         raise InputError(f"{folder}: no finished run there; name a file of pairs, or the folder of a finished run")
-    config = load_config(folder / CONFIG)
-    alone = {"corpus": "", "duplicates": "", "corpus_columns": (), "forgetting": "", "allow_overlap": 1.0}
-    held_out = load_data(replace(config.data, **alone), config.train.seed).held_out  # type: ignore[arg-type]
+    held_out = pairs_of_run(folder).held_out
     try:
         record, metrics = (json.loads((folder / name).read_bytes()) for name in (SCORES, METRICS))
         table = held_out[record["set"]]
@@ -99,23 +105,18 @@ def pool_of_run(folder: Path) -> Pool:
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{folder}: a file of the run is damaged or of another version: {error}") from error
     notes: list[str] = []
-    return Pool(table.source, _pairs_of(table), replace(scores, words=_words_of(table, notes)), notes)
+    words = _words_of(table, notes) if "words" in needs else None
+    return Pool(table.source, _pairs_of(table), replace(scores, words=words), notes)
 
 
 def _pairs_of(table: PairTable) -> list[Pair]:
     """The rows of a table to be labelled."""
-    blank = [""] * len(table)
-    columns: list[Sequence[Any]] = [
-        [table.texts[text] for text in table.text1],
-        [table.texts[text] for text in table.text2],
-        [max(phase, 1) for phase in table.phase.tolist()],
-        table.categories1 or blank,
-        table.categories2 or blank,
-        blank,
-        blank,
-        table.label.astype(int).tolist(),
+    columns = table.columns() | {"labels": table.label.astype(int).tolist()}
+    names = ("texts1", "texts2", "categories1", "categories2", "phase_indicators", "labels")
+    return [
+        Pair(text1, text2, category1, category2, max(phase, 1), label_before=label)
+        for text1, text2, category1, category2, phase, label in zip(*(columns[name] for name in names), strict=True)
     ]
-    return [Pair(*cells) for cells in zip(*columns, strict=True)]
 
 
 def by_words(

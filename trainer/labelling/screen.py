@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trainer.errors import Stopped
 from trainer.labelling.answers import Pair
 from trainer.system.console import stderr_console
 from trainer.text.masking import mask_text
@@ -97,7 +98,11 @@ class Screen:
             if self.keyboard is not None:
                 _forget_typed(self.keyboard)
             self.console.print(question, end="", markup=False)
-            key = self._line() if self.keyboard is None else self._key(self.keyboard)
+            try:
+                key = self._line() if self.keyboard is None else self._key(self.keyboard)
+            except Stopped:
+                self.say("")  # what is said next has a line of its own
+                raise
             self.say(KEYS[key] if key in keys else "")
             if key in keys:
                 return key

@@ -40,10 +40,11 @@ def summary(answers: Answers) -> list[str]:
     """What the file holds, and how far people agree, in sentences."""
     rows = list(answers.rows.values())
     positive, left_open = sum(row.label == 1 for row in rows), sum(not _given(row.votes) for row in rows)
-    divided = len(rows) - answers.labelled() - left_open
+    labelled = answers.labelled()
+    divided = len(rows) - labelled - left_open
     said = [
-        f"{answers.path}: {answers.labelled()} labelled pairs, {positive} of them positive; left open {left_open}, "
-        f"divided on {divided}"
+        f"{answers.path}: {labelled} labelled pair{'s' * (labelled != 1)}, {positive} of them positive; "
+        f"left open {left_open}, divided on {divided}"
     ]
     return said + [f"{agreement}." for agreement in compare([row.votes for row in rows])]
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from trainer.data.readers import add_reading_options, reading_from
+from trainer.data.readers import add_label_options, add_reading_options, reading_from
 from trainer.errors import InputError, LintError
 from trainer.system.arguments import Parser
 
@@ -28,8 +28,7 @@ def lint_parser() -> argparse.ArgumentParser:
         metavar="DIR|NAME",
         help="untouched encoder to measure difficulty and lengths by (default: TF-IDF, and an estimate)",
     )
-    parser.add_argument("--label-scale", type=float, default=1.0, help="labels run from 0 to this (default 1)")
-    parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
+    add_label_options(parser)
     add_reading_options(parser)
     text = "with --model: write the pairs whose labels it doubts there, the most doubtful first, for trainer label"
     parser.add_argument("--doubtful", type=Path, metavar="OUT", help=text)

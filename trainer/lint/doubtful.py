@@ -15,7 +15,8 @@ from trainer.system.files import write_file
 
 def write_doubtful(path: Path, tables: Sequence[PairTable], cosines: Sequence[Scores]) -> None:
     """Write the suspect pairs of some tables in one file, those of a table the most suspect first, with the file and
-    row of each; and say what to do with it. Where there are none nothing is written.
+    row of each; and say what to do with it. Where there are none nothing is written, and it is said of which tables the
+    model can doubt none.
 
     Args:
         cosines: [N] of each table's pairs by the model.
@@ -24,7 +25,14 @@ def write_doubtful(path: Path, tables: Sequence[PairTable], cosines: Sequence[Sc
     """
     columns: dict[str, list[Any]] = {}
     for table, of_table in zip(tables, cosines, strict=True):
-        doubted = table.take(suspect_rows(table, of_table)[0])
+        suspects, looked = suspect_rows(table, of_table)
+        if not looked:
+            console.print(
+                f"{table.source}: the model tells its labels apart too little to doubt any; trainer label --choose "
+                "wrong with the same --pairs and --model asks about the pairs that it gets most wrong",
+                markup=False,
+            )
+        doubted = table.take(suspects)
         cells = doubted.columns() | {"labels": doubted.label.astype(int).tolist()}
         cells |= {"files": [table.source] * len(doubted), "rows": doubted.row.tolist()}
         for name, values in cells.items():

@@ -11,7 +11,14 @@ from typing import Any
 
 from trainer.evaluation.alerts import alerts_in_words
 from trainer.evaluation.diagnostic import insufficient
-from trainer.evaluation.metric_choice import NO_NEGATIVES, TITLES, corpus_in_words, headline, on_in_words
+from trainer.evaluation.metric_choice import (
+    NO_NEGATIVES,
+    TITLES,
+    corpus_in_words,
+    headline,
+    on_in_words,
+    picked_in_words,
+)
 from trainer.evaluation.prevalence import percent
 from trainer.evaluation.verdict import Verdict, no_intervals
 from trainer.report import plots
@@ -81,10 +88,8 @@ def _lead(run: Record) -> Lead:
         on = corpus_in_words(run.search)
     how = [f"Judged beside the model that training began with, by {metric} on {on}."]
     how += [f"Strength of the update {metrics['strength']:.1f}, best after step {metrics['best_step'] - 1}."]
-    if run.judged_on == "corpus":
-        how.append("The corpus has also picked the model: expect a little less on other tickets.")
-    elif run.judged_on != "test":
-        how.append("These pairs have also picked the model: expect a little less on others.")
+    if picked := picked_in_words(run.judged_on, run.has_chosen):
+        how.append(f"{picked}.")
     if run.strength and run.strength.get("why"):
         how.append(run.strength["why"])
     return Lead(STYLES.get(metrics["verdict"], ""), strong, " ".join(others), [" ".join(how)])

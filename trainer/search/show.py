@@ -21,7 +21,6 @@ from trainer.search.storage import Contents
 from trainer.search.update import Update
 from trainer.system.console import console
 
-FORMATS = ("table", "jsonl")
 NOTABLE = 0.001  # of the coordinates: as many lie beyond the ranges of a thousand tickets among ever so many others
 SHOWN_TICKETS = 10  # of a group in a table
 

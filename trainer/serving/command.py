@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.data.readers import add_reading_options, reading_from
+from trainer.data.readers import add_label_options, add_reading_options, reading_from
 from trainer.system.arguments import Parser
 
 DESCRIPTION = """Write a model as one graph, from token ids to the embedding, with all that a service needs to run it.
@@ -27,10 +27,7 @@ def export_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", default="", metavar="FILE", help=text)
     text = "how much of the run's eval.metric may be lost at any kept dim (default 0.005)"
     parser.add_argument("--allow-loss", type=float, default=0.005, metavar="L", help=text)
-    parser.add_argument(
-        "--label-scale", type=float, default=1.0, help="labels of --pairs run from 0 to this (default 1)"
-    )
-    parser.add_argument("--positive-threshold", type=float, help="labels from here on are positive (default: half)")
+    add_label_options(parser)
     add_reading_options(parser)
     return parser
 

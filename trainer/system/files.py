@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -65,6 +66,8 @@ def write_cached(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def make_folder(path: Path) -> None:
     """Make a folder where it is missing, and those above it, so that each one's name is on disk. Raises OSError."""
     if not path.is_dir():
+        if path.exists():
+            raise NotADirectoryError(errno.ENOTDIR, f"{path} is no folder", str(path))
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
         sync(path.parent)
@@ -178,7 +181,7 @@ def only_writer_of(path: Path, wait_s: float = 0.0) -> Iterator[None]:
     except Timeout:
         raise StorageError(f"{path}: another process writes it; wait for its end, or name another file") from None
     except OSError as error:
-        raise StorageError(f"{lock}: cannot lock: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot write there: {error.strerror or error}") from error
     with held:
         yield
 

@@ -16,7 +16,7 @@ import torch
 from trainer import __version__
 from trainer.checkpoint.content import RunState
 from trainer.evaluation.assessment import Assessment
-from trainer.evaluation.metric_choice import judged_on
+from trainer.evaluation.metric_choice import judged_on, picked_in_words
 from trainer.evaluation.pair_metrics import most_wrong
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import Thresholds, thresholds_text
@@ -76,7 +76,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     search = search_corpus(run, embeddings)
     judgements = judge_run(run, systems, embeddings, search)
     records = {name: record_of(judgement) for name, judgement in judgements.items()}
-    pairs = list(records)[-1]  # test, where there is one: dev has picked the model
+    pairs = list(records)[-1]  # test, where there is one: dev may have picked the model
     if original is not None:
         add_original(records[pairs], record_beside_original(run, systems, original, embeddings, of_original))
     metrics = metrics_record(run, state, alpha, records, search)
@@ -91,7 +91,9 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     sided = bool(spec.query_prompt or spec.document_prompt)
     types = types_of_corpus(run, embeddings)
     metrics |= {"index_types": types} if types else {}
-    facts = card_facts(run, alerts, records["dev"]["forgetting"], types)
+    has_chosen = len(state.evaluations) > 1 or run.config.eval.choose_strength
+    picked = picked_in_words(metrics["verdict_on"], has_chosen)
+    facts = card_facts(run, alerts, records["dev"]["forgetting"], types, picked)
     sources, has_thresholds = source_record(run), fitted is not None
     card = model_card(run.config, records[pairs], pairs, alpha, sources, has_thresholds, sided, facts)
     kept_beside = {THRESHOLDS: thresholds_text(fitted)} if fitted is not None else {}
@@ -107,7 +109,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     signals.ignore()
     write_json(run.folder / METRICS, metrics)
     print_corpus(run, search)
-    print_summary(records, metrics["best_step"], alpha, run.folder / MODEL, sided, alerts, run.judged_on)
+    print_summary(records, metrics["best_step"], alpha, run.folder / MODEL, sided, alerts, run.judged_on, picked)
     console.print(f"Report: {run.folder / REPORT}" if drawn else INSTALL, markup=False)
     return metrics
 
@@ -145,7 +147,11 @@ def types_of_corpus(run: Run, embeddings: dict[str, dict[str, np.ndarray]]) -> l
 
 
 def card_facts(
-    run: Run, alerts: dict[str, Any] | None, forgetting: dict[str, Any] | None, types: list[dict[str, Any]]
+    run: Run,
+    alerts: dict[str, Any] | None,
+    forgetting: dict[str, Any] | None,
+    types: list[dict[str, Any]],
+    picked: str,
 ) -> CardFacts:
     """What the card says beside the judgement."""
     return CardFacts(
@@ -154,6 +160,7 @@ def card_facts(
         licence=licence_in(Path(run.config.model.name)),
         alerts=alerts,
         forgetting=forgetting,
+        picked=picked,
         index_types=types,
     )
 

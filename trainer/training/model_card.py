@@ -137,6 +137,8 @@ class CardFacts:
     """What `alerts_on_training` counted."""
     forgetting: Mapping[str, Any] | None = None
     """As a record of "dev" has it."""
+    picked: str = ""
+    """What `picked_in_words` says."""
     index_types: Sequence[Mapping[str, Any]] = ()
     """Rows of `compare_types`, of the run's corpus."""
 
@@ -181,7 +183,7 @@ def model_card(
         _forgetting(facts.forgetting),
         ["## Fewer dims, fewer bytes", "", *types_in_markdown(facts.index_types)] if facts.index_types else [],
         _use(record, sided),
-        _limits(config, on, facts),
+        _limits(config, facts),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
@@ -279,14 +281,14 @@ def _use(record: dict[str, Any], sided: bool) -> list[str]:
     ]
 
 
-def _limits(config: Config, on: str, facts: CardFacts) -> list[str]:
+def _limits(config: Config, facts: CardFacts) -> list[str]:
     """What a reader must not take the figures for."""
     lines = ["## Limits", ""]
     if facts.max_length:
         lines.append(f"- Texts are cut at {facts.max_length} tokens.")
     lines.append(f"- Cut to less than {min(config.loss.dims, default=0)} dims it was neither trained nor judged.")
-    if on == "dev":
-        lines.append("- Dev has also picked the model, so expect a little less on other pairs.")
+    if facts.picked:
+        lines.append(f"- {facts.picked}.")
     lines.append("- Of other languages, teams or kinds of text than the pairs above these figures say nothing.")
     lines.append("- A cosine is no probability. A threshold is for its dim, and for a like share of positives.")
     return lines

@@ -32,12 +32,14 @@ def print_summary(
     sided: bool,
     alerts: dict[str, Any] | None = None,
     picked_on: str = "dev",
+    picked: str = "",
 ) -> None:
     """The end of a run: before, after and verdict at every dim of each held-out set, and how to use the model.
 
     Args:
         records: what was found on "dev" and, where there is one, "test"; the last one's verdict counts.
-        picked_on: what has picked the model, "dev" or "corpus", where a search metric then is of the corpus throughout.
+        picked_on: what picks the model, "dev" or "corpus", where a search metric then is of the corpus throughout.
+        picked: what `picked_in_words` says.
         alerts: what `alerts_on_training` counted.
     """
     # Sets of positives alone are all judged by the same search of the corpus: one table, with one title.
@@ -62,10 +64,8 @@ def print_summary(
         console.print(f"No {THRESHOLDS}: dev holds positives alone; trainer evaluate --dev fits and keeps them")
     if "model" in records["dev"]["thresholds"]:
         console.print(f"{fitted_in_words(records['dev'])}. {alerts_in_words(alerts)}", markup=False)
-    if picked_on == "corpus":
-        console.print("The corpus has also picked the model, so expect a little less on other tickets.")
-    elif name == "dev":
-        console.print("Dev has also picked the model, so expect a little less on other pairs; data.test would tell.")
+    if picked:
+        console.print(f"{picked}{'' if picked_on == 'corpus' else '; data.test would tell'}.")
     console.print(f"Model: {model}\n", markup=False)
     console.print(usage(model, smallest_fit_dim(record), sided), markup=False)
 
