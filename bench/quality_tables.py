@@ -64,28 +64,6 @@ def reference_model(*records: dict[str, Any], metrics: Mapping[str, str] = PAIR_
     )
 
 
-def side_by_side(record: dict[str, Any]) -> list[str]:
-    """Dev Spearman of each way of training, a row a way."""
-    names = {
-        "untouched": "untouched model",
-        "notebook": "sentence-transformers, labels ignored (the notebook)",
-        "documented": "sentence-transformers, positives with hard negatives (its documentation)",
-        "ours": "this trainer",
-    }
-    by_way, settings = record["dev"], record["settings"]
-    dims = list(by_way["untouched"])
-    headings = ["trained by", *(f"{dim} dims" for dim in dims), f"ROC-AUC at {dims[0]}"]
-    rows = []
-    for metrics, name in ((by_way[kind], name) for kind, name in names.items() if kind in by_way):
-        cells = [f"{metrics[dim]['spearman']:.4f}" for dim in dims]
-        rows.append([name, *cells, f"{metrics[dims[0]]['roc_auc']:.4f}"])
-    said = (
-        f"{settings['epochs']} epochs, batch {settings['batch_size']}, peak LR {settings['lr']:.0e}, max length "
-        f"{settings['max_length']}, {settings['precision']}"
-    )
-    return table(headings, rows, record, said)
-
-
 def peers(record: dict[str, Any]) -> list[str]:
     """Dev figures of each kind of training at its best rate, a row a kind, of a `side_by_side.py` record."""
     names = {
@@ -111,10 +89,12 @@ def peers(record: dict[str, Any]) -> list[str]:
         last = of_kind["dev"][dims[0]]["roc_auc"][0], of_kind["search"][dims[0]]["mrr@10"][0]
         rows.append([name, rate, *cells, *(f"{value:.4f}" for value in last)])
     seeds = max(len(of_kind["seeds"]) for of_kind in by_kind.values())
+    epochs = f"{settings['epochs']} epoch{'s' if settings['epochs'] > 1 else ''}"
+    limit = f"{settings['limit']:,} training pairs, " if settings["limit"] else ""
     said = (
         f"held-out Spearman, mean ± standard deviation over {seeds} seeds, in brackets the 95 % "
         f"interval of ours less it; best of {len(settings['rates'])} rates, "
-        f"{settings['epochs']} epochs, batch {settings['batch_size']}, max length {settings['max_length']}, "
+        f"{limit}{epochs}, batch {settings['batch_size']}, max length {settings['max_length']}, "
         f"{settings['precision']}; {settings['model']}; MarginMSE is left out: it {record['left_out']['margin_mse']}"
     )
     if record["equality"]:

@@ -49,7 +49,6 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "index": (("index",), speed.index),
     "screen": (("screen",), quality.screen),
     "peers": (("peers",), quality.peers),
-    "side by side": (("side_by_side",), quality.side_by_side),
 }
 
 
