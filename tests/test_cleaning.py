@@ -21,6 +21,13 @@ from trainer.text.cleaning import (
 )
 
 
+def test_a_closing_is_cut_where_it_stands_whatever_its_case_and_letters_that_grow_in_lower_case() -> None:
+    for closing in ("Best Regards", "MIT FREUNDLICHEN GRÜSSEN", "Saludos"):
+        assert strip_mail(f"The printer in İİİSTANBUL is out of paper again, {closing} Ann") == (
+            "The printer in İİİSTANBUL is out of paper again"
+        )
+
+
 @pytest.mark.parametrize(
     ("raw", "clean"),
     [
