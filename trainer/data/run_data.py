@@ -95,8 +95,8 @@ def pairs_of_run(folder: Path) -> RunData:
     Raises InputError: its config or one of the files is bad, or gone.
     """
     config = load_config(folder / CONFIG)
-    alone = {"corpus": "", "duplicates": "", "corpus_columns": (), "forgetting": "", "allow_overlap": 1.0}
-    return load_data(replace(config.data, **alone), config.train.seed)  # type: ignore[arg-type]
+    alone = replace(config.data, corpus="", duplicates="", corpus_columns=(), forgetting="", allow_overlap=1.0)
+    return load_data(alone, config.train.seed)
 
 
 def require_other_pairs(key: str, held_out: PairTable, other_key: str, other: PairTable) -> None:

@@ -55,11 +55,6 @@ class Record:
         return judged_on(self.judged["question"]["metric"], self.pairs, self.search is not None)
 
     @property
-    def has_chosen(self) -> bool:
-        """Whether there was more than one model to pick, by evaluations before the end or by strength."""
-        return len(self.metrics["evaluations"]) > 1 or self.strength is not None
-
-    @property
     def in_sample(self) -> bool:
         """Whether thresholds were fitted on the judged pairs."""
         fitted = self.judged["thresholds"].get("model")

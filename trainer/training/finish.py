@@ -91,8 +91,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     sided = bool(spec.query_prompt or spec.document_prompt)
     types = types_of_corpus(run, embeddings)
     metrics |= {"index_types": types} if types else {}
-    has_chosen = len(state.evaluations) > 1 or run.config.eval.choose_strength
-    picked = picked_in_words(metrics["verdict_on"], has_chosen)
+    picked = picked_in_words(metrics["verdict_on"], len(state.evaluations), run.config.eval.choose_strength)
     facts = card_facts(run, alerts, records["dev"]["forgetting"], types, picked)
     sources, has_thresholds = source_record(run), fitted is not None
     card = model_card(run.config, records[pairs], pairs, alpha, sources, has_thresholds, sided, facts)
