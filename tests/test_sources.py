@@ -248,15 +248,26 @@ def test_overlap_with_dev_names_the_file_that_holds_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_lint_looks_at_each_file_and_at_what_they_say_of_the_same_texts() -> None:
-    one = table("a", 30)
+    twice = {
+        f"text{side}": [*(f"a {word} {i}" for i in range(30)), f"A {word}  0"]
+        for side, word in ((1, "one"), (2, "two"))
+    }
+    one = table("a", 31, **twice)
     other = table("b", 30, text1=["a one 0", *(f"c {i}" for i in range(29))], text2=["a two 0"] + ["d"] * 29)
     contrary = pairs_from_columns(
-        {"text1": ["a two 0", "x"], "text2": ["a one 0", "y"], "label": [0, 1]}, "contrary.json"
+        {"text1": ["x", "a two 0", "z"], "text2": ["y", "a one 0", "w"], "label": [1, 0, 1]}, "contrary.json"
     )
     report = lint_tables([one, other, contrary], training=3)
-    assert report.sources == {"a.json": 30, "b.json": 30, "contrary.json": 2}
-    found = [(each.source, each.values["with"], each.rows) for each in report.findings if "with" in each.values]
-    assert found == [("contrary.json", "a.json", [1]), ("contrary.json", "b.json", [1])]
+    assert report.sources == {"a.json": 31, "b.json": 30, "contrary.json": 3}
+    found = [each for each in report.findings if "with" in each.values]
+    assert [(each.source, each.values["with"], each.rows) for each in found] == [
+        ("contrary.json", "a.json", [2]),
+        ("contrary.json", "b.json", [2]),
+    ]
+    # Whoever corrected labels takes the old rows out, so these are named too.
+    assert "1 of 3 (33.3 %) rows have the other label in a.json: there rows 1, 31" in found[0].message
+    assert found[0].values["rows_there"] == [1, 31] and "in a.json" in found[0].fix
+    assert "in b.json: there row 1" in found[1].message
     # Negative control: held out, the same texts are an overlap.
     assert "text overlap" in [each.name for each in lint_tables([one, other]).findings]
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.pairs import PairTable
+from trainer.lint.limits import Limit
 from trainer.text.canonical import canonical_form
 from trainer.text.cleaning import fingerprints
 
@@ -65,6 +66,22 @@ class Part:
             return []
         examples = self.table.row[rows][:EXAMPLES].tolist()
         return [Finding(severity, name, self.table.source, message, dict(values), examples, fix)]
+
+    def share_finding(
+        self,
+        limit: Limit,
+        name: str,
+        what: str,
+        rows: NDArray[np.bool_],
+        fix: str,
+        values: Mapping[str, Any] | None = None,
+    ) -> list[Finding]:
+        """As `finding`, of a share of the rows, a mask [N]: "12 of 3838 (0.3 %) rows" and `what` they are or hold.
+
+        The share decides the severity, and stands among the values.
+        """
+        numbers = counted(rows) | dict(values or {})
+        return self.finding(limit.severity(rows.mean()), name, f"{share_of(rows)} rows {what}", numbers, rows, fix)
 
 
 def parts_of(tables: Sequence[PairTable]) -> list[Part]:

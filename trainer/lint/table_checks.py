@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from trainer.data.raw_table import brief
+from trainer.data.raw_table import brief, place_of
 from trainer.data.split import connect
 from trainer.evaluation.prevalence import percent
 from trainer.lint import limits
@@ -65,15 +65,16 @@ def contradictions(part: Part) -> list[Finding]:
 
 def contradictions_between(part: Part, other: Part) -> list[Finding]:
     """The same two texts with one label in a training file and the other label in another."""
-    keys, other_keys, label = part.keys(part.form), other.keys(other.form), part.table.label
-    rows = np.where(other.table.label, np.isin(other_keys, keys[~label]), np.isin(other_keys, keys[label]))
-    return other.finding(
-        limits.CONTRADICTED.severity(rows.mean()),
+    labelled, other_labelled = (each.keys(each.form) * 2 + each.table.label for each in (part, other))
+    rows, rows_there = np.isin(other_labelled, labelled ^ 1), part.table.row[np.isin(labelled, other_labelled ^ 1)]
+    source = name_of(part.table.source)
+    return other.share_finding(
+        limits.CONTRADICTED,
         "contradictory labels",
-        f"{share_of(rows)} rows have the other label in {name_of(part.table.source)}",
-        counted(rows) | {"with": part.table.source},
+        f"have the other label in {source}: there {place_of(rows_there.tolist())}",
         rows,
-        "decide which label is right, remove the other row",
+        f"decide which labels are right; remove the other rows, here or in {source} (rows_there in lint.json)",
+        {"with": part.table.source, "rows_there": rows_there.tolist()},
     )
 
 
@@ -90,11 +91,10 @@ def broken_chains(part: Part) -> list[Finding]:
     first, second = part.form[table.text1], part.form[table.text2]
     direct = np.isin(keys, keys[table.label])
     rows = ~table.label & (of_text[first] == of_text[second]) & (first != second) & ~direct
-    return part.finding(
-        limits.BROKEN_CHAINS.severity(rows.mean()),
+    return part.share_finding(
+        limits.BROKEN_CHAINS,
         "contradiction through a chain",
-        f"{share_of(rows)} rows are negative though positives (A like B, B like C, ...) connect their texts",
-        counted(rows),
+        "are negative though positives (A like B, B like C, ...) connect their texts",
         rows,
         "one link of each chain is wrong: correct it, or remove the negative",
     )
@@ -107,19 +107,13 @@ def repeats(part: Part) -> list[Finding]:
         _seen_before(part.keys(numbers) * 2 + table.label) for numbers in (part.form, part.template)
     )
     template_again &= ~again
-    findings = part.finding(
-        limits.DUPLICATES.severity(again.mean()),
-        "duplicates",
-        f"{share_of(again)} rows repeat an earlier one, texts and label",
-        counted(again),
-        again,
-        "keep one of each",
+    findings = part.share_finding(
+        limits.DUPLICATES, "duplicates", "repeat an earlier one, texts and label", again, "keep one of each"
     )
-    return findings + part.finding(
-        limits.TEMPLATES.severity(template_again.mean()),
+    return findings + part.share_finding(
+        limits.TEMPLATES,
         "templated duplicates",
-        f"{share_of(template_again)} rows repeat an earlier one but for ids, names and numbers",
-        counted(template_again),
+        "repeat an earlier one but for ids, names and numbers",
         template_again,
         "keep one or a few of each template (trainer build-pairs does)",
     )
@@ -154,14 +148,13 @@ def near_empty(part: Part) -> list[Finding]:
     texts = part.table.texts
     empty = [len(text) <= NEAR_EMPTY_LENGTH and count_words(strip_mail(text)) < limits.FEWEST_WORDS for text in texts]
     rows = part.touched(np.array(empty))
-    return part.finding(
-        limits.NEAR_EMPTY.severity(rows.mean()),
+    return part.share_finding(
+        limits.NEAR_EMPTY,
         "near-empty texts",
-        f"{share_of(rows)} rows hold a text of fewer than {limits.FEWEST_WORDS} words beside headers, greeting and "
-        "signature",
-        counted(rows) | {"texts": sum(empty)},
+        f"hold a text of fewer than {limits.FEWEST_WORDS} words beside headers, greeting and signature",
         rows,
         "remove these rows",
+        {"texts": sum(empty)},
     )
 
 
@@ -202,7 +195,7 @@ def balance(part: Part) -> list[Finding]:
             f"{percent(share)} of the {int(rows.sum())} rows of {name} are positive",
             {"group": name, "positives": share},
             rows & (table.label == (share < 0.5)),
-            f"add {'negatives' if share > 0.5 else 'positives'}, or check data.positive_threshold",
+            f"add {'negatives' if share > 0.5 else 'positives'}, or check the positive threshold",
         )
     phases, sizes = np.unique(table.phase, return_counts=True)
     small = sizes < limits.SMALL_PHASE * sizes.max()
@@ -239,13 +232,13 @@ def telling_categories(part: Part) -> list[Finding]:
             for i in np.flatnonzero(telling)
         ]
     largest = "; ".join(text for _, text in sorted(examples, reverse=True)[:2])
-    return part.finding(
-        limits.CATEGORY.severity(rows.mean()),
+    return part.share_finding(
+        limits.CATEGORY,
         "category predicts the label",
-        f"{share_of(rows)} rows are in {len(examples)} categories that are nearly all of one label ({largest})",
-        counted(rows) | {"categories": len(examples)},
+        f"are in {len(examples)} categories that are nearly all of one label ({largest})",
         rows,
         "add pairs of the other label in these categories",
+        {"categories": len(examples)},
     )
 
 
@@ -266,14 +259,8 @@ def overlap(seen: Part, held: Part) -> list[Finding]:
         (by_text, "text overlap", f"hold one of {len(np.unique(held.form[text]))} texts"),
         (by_ticket, "ticket overlap", "hold a text that positives connect with one"),
     ):
-        findings += held.finding(
-            limits.SEEN.severity(rows.mean()),
-            name,
-            f"{share_of(rows)} rows {what} that {other} also holds",
-            counted(rows) | {"with": other},
-            rows,
-            "remove these rows from one of the files; split by ticket, not by pair",
-        )
+        fix = "remove these rows from one of the files; split by ticket, not by pair"
+        findings += held.share_finding(limits.SEEN, name, f"{what} that {other} also holds", rows, fix, {"with": other})
     return findings + held.finding(
         worst(limits.SEEN_TEMPLATE_PAIRS.severity(pairs.mean()), limits.SEEN_TEMPLATES.severity(by_template.mean())),
         "template overlap",
