@@ -241,10 +241,20 @@ def test_formats_hold_the_same(tmp_path: Path) -> None:
 def test_json_numbers_and_nulls_are_read_and_control_characters_do_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     rows = [(17, "mail is\0 gone \ud800 now", None, "a", None, None), (18, "no sound at all", None, "b", 17, None)]
+    missing = float("nan")  # as pandas has it
+    rows.append((19, missing, "it is jammed", missing, missing, missing))
     tickets = load_tickets(write(path, rows), COLUMNS, Filter())
-    assert tickets.numbers == ["17", "18"] and tickets.duplicate[0] == tickets.duplicate[1]
+    assert tickets.numbers == ["17", "18", "19"] and tickets.duplicate[0] == tickets.duplicate[1]
+    assert tickets.texts[2] == "it is jammed" and tickets.category[2] == -1 and tickets.categories == ["a", "b"]
     tickets.texts[0].encode()
     assert "\0" not in tickets.texts[0]
+
+
+def test_tickets_of_a_pair_file_are_left_out_whatever_unit_its_labels_have(tmp_path: Path) -> None:
+    (tmp_path / "held.csv").write_text("text1,text2,label\nno sound at all,other,4.5\nother,one more,0\n")
+    rows = [("1", "mail is gone", "", "a", "", ""), ("2", "no sound at all", "", "b", "", "")]
+    tickets = load(tmp_path, rows, Filter(leave_out=(str(tmp_path / "held.csv"),)))
+    assert reasons(tickets) == {"2": ("left-out", "")} and tickets.numbers == ["1"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.raw_table import RawTable, brief, parse_number
-from trainer.data.ticket_table import text_of_cell
+from trainer.data.ticket_table import texts_of_column
 
 # Day first and month first can be told apart only where one of them does not fit some row.
 DATE_FORMATS = tuple(
@@ -33,11 +33,10 @@ def parse_dates(raw: RawTable, column: str, may_lack: bool = False) -> NDArray[n
 
     Raises InputError for a cell that is no date, and where a date could be day first or month first.
     """
-    cells = [text_of_cell(raw, column, row) for row in range(len(raw))]
-    rows = np.flatnonzero([bool(cell.strip()) for cell in cells])
+    cells = texts_of_column(raw, column)
+    rows = np.flatnonzero([bool(cell) for cell in cells])
     if len(rows) < len(cells) and not (may_lack and len(rows)):
-        row = next(row for row, cell in enumerate(cells) if not cell.strip())
-        raise raw.error(row, column, "has no date: fill it in, or leave the row out")
+        raise raw.error(cells.index(""), column, "has no date: fill it in, or leave the row out")
     seconds = np.full(len(cells), np.nan)
     seconds[rows] = _parse([cells[row] for row in rows], raw, column, rows)
     return seconds

@@ -16,6 +16,7 @@ from trainer.data.search_corpus import SearchCorpus, build_corpus, met_in_traini
 from trainer.data.ticket_table import (
     Columns,
     LinkedTickets,
+    column_and_value,
     join_cells,
     read_linked_tickets,
     read_ticket_table,
@@ -45,16 +46,14 @@ def corpus_of_tickets(
         InputError: bad file or cells, a column that is not there, links that tie nothing, no query with an answer, or
             none that was not trained on.
     """
-    part, equals, value = queries.partition("=")
-    if queries and not (part and equals):
-        raise InputError(f"--queries {queries}: write COLUMN=VALUE")
+    part, value = column_and_value(queries, "--queries")
     if not (columns.duplicate_of or columns.cluster):
         raise InputError(
             f"{path}: which tickets are the same problem? Name the column that says it: "
             f"{columns.options['duplicate_of']} (the number of the ticket that a ticket duplicates) or "
             f"{columns.options['cluster']} (a name that such tickets share)"
         )
-    read = read_linked_tickets(path, replace(columns, part=part or None, category=None), reading, most_miss=1.0)
+    read = read_linked_tickets(path, replace(columns, part=part, category=None), reading, most_miss=1.0)
     raw, columns, links = read.raw, read.columns, read.links
     cells = text_cells(raw, columns.texts)
     texts = [join_cells(each)[0] for each in cells]
@@ -68,8 +67,8 @@ def corpus_of_tickets(
         by_time = np.argsort(dates, kind="stable")
         kept, dates = kept[by_time], dates[by_time]
     asking = np.ones(len(kept), dtype=np.bool_)
-    if part and columns.part:
-        asking = rows_of_value(raw, columns.part, value.strip())[kept]
+    if columns.part:
+        asking = rows_of_value(raw, columns.part, value)[kept]
     facts = {"read": len(raw), "repeated_numbers": sum(repeated), "without_text": sum(not text for text in texts)}
     facts |= links.facts
     leaks = met_in_training(links.clusters, cells, trained)[kept]

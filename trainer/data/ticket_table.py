@@ -194,7 +194,7 @@ def texts_of_cell(raw: RawTable, column: str, row: int) -> list[str]:
         elif isinstance(value, str):
             texts.append(UNUSABLE.sub(" ", value).strip())
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            texts.append(str(value))
+            texts += [str(value)] if value == value else []  # NaN is how data frames write a missing one
         elif value is not None:
             fix = fix_of_object(value, column, "write a string")
             raise raw.error(row, column, f"{brief(value)} is not a text: {fix}")
@@ -206,14 +206,22 @@ def text_cells(raw: RawTable, names: Sequence[str]) -> list[list[str]]:
     return [["\n".join(texts_of_cell(raw, name, row)) for name in names] for row in range(len(raw))]
 
 
-def text_of_cell(raw: RawTable, column: str, row: int) -> str:
-    """A cell as one text; that of a column without a name is empty."""
-    return ", ".join(texts_of_cell(raw, column, row))
+def texts_of_column(raw: RawTable, column: str) -> list[str]:
+    """[R] the cells of a column, each as one text; those of a column without a name are empty."""
+    return [", ".join(texts_of_cell(raw, column, row)) for row in range(len(raw))]
+
+
+def column_and_value(equation: str, option: str) -> tuple[str | None, str]:
+    """ "COLUMN=VALUE" in two; (None, "") for nothing. Raises InputError, naming the option that it was given for."""
+    column, equals, value = equation.partition("=")
+    if equation and not (column and equals):
+        raise InputError(f"{option} {equation}: write COLUMN=VALUE")
+    return column or None, value.strip()
 
 
 def rows_of_value(raw: RawTable, column: str, value: str) -> NDArray[np.bool_]:
     """[R] which rows have a value in a column. Raises InputError, naming some that are there, where none has."""
-    cells = [text_of_cell(raw, column, row) for row in range(len(raw))]
+    cells = texts_of_column(raw, column)
     if value not in cells:
         listed = ", ".join(brief(name) for name, _ in Counter(cells).most_common(5))
         raise InputError(f"{raw.source}: no row has {column} = {brief(value)}; it has {listed}")
@@ -224,7 +232,7 @@ def ids_of_column(raw: RawTable, column: str | None) -> list[str] | None:
     """[R] cells of a column of ids; None where no column is named. Raises InputError for one that lost digits."""
     if column is None:
         return None
-    cells = [text_of_cell(raw, column, row) for row in range(len(raw))]
+    cells = texts_of_column(raw, column)
     for row, cell in enumerate(cells):
         if is_rounded(cell):
             raise raw.error(row, column, f"{brief(cell)} has lost digits in a spreadsheet: export the column as text")

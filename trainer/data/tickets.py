@@ -5,6 +5,7 @@ Legend: R rows of the file, N tickets kept.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,11 +24,12 @@ from trainer.data.search_corpus import rows_with_text
 from trainer.data.ticket_table import (
     Columns,
     LinkedTickets,
+    column_and_value,
     join_cells,
     read_linked_tickets,
     rows_of_value,
     text_cells,
-    text_of_cell,
+    texts_of_column,
 )
 from trainer.errors import InputError
 from trainer.system.console import console, tracked
@@ -120,7 +122,7 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
 
     Raises InputError: bad file or cells, a column that is not there (those found are listed) or that is named twice.
     """
-    part, value = _column_and_value(quality.leave_out_rows)
+    part, value = column_and_value(quality.leave_out_rows, "--leave-out-rows")
     named_date = bool(columns.date)
     read = read_linked_tickets(path, replace(columns, part=part), reading)
     raw, columns, numbers, links = read.raw, read.columns, read.numbers, read.links
@@ -193,21 +195,14 @@ def _dates(raw: RawTable, column: str | None, named_by_person: bool) -> NDArray[
         return None
 
 
-def _column_and_value(equation: str) -> tuple[str | None, str]:
-    """ "COLUMN=VALUE" in two; (None, "") for nothing. Raises InputError."""
-    column, equals, value = equation.partition("=")
-    if equation and not (column and equals):
-        raise InputError(f"--leave-out-rows {equation}: write COLUMN=VALUE")
-    return column or None, value.strip()
-
-
 def _left_out(read: LinkedTickets, files: Sequence[str], value: str) -> Mask:
     """[R] the rows to leave out: of a value in the column `part`, and those with a text of a pair file, or a duplicate
     of one that has."""
     raw, columns = read.raw, read.columns
     mask = rows_of_value(raw, columns.part, value) if columns.part else np.zeros(len(raw), dtype=np.bool_)
     if files:
-        texts = {text for file in files for text in read_pairs(file).texts}
+        any_scale = sys.float_info.max  # only texts are looked at
+        texts = {text for file in files for text in read_pairs(file, label_scale=any_scale).texts}
         rows = rows_with_text(range(len(raw)), text_cells(raw, columns.texts), texts)
         mask |= np.isin(read.links.clusters, read.links.clusters[rows])
     return mask
@@ -217,7 +212,7 @@ def _categories(raw: RawTable, column: str) -> list[str]:
     """[R] category of each row; those that differ in case or spacing only, or as 3 and 3.0 do, are spelled as the first
     of them."""
     spelled: dict[str, str] = {}
-    cells = [clean_id(text_of_cell(raw, column, row)) for row in range(len(raw))]
+    cells = map(clean_id, texts_of_column(raw, column))
     return [spelled.setdefault(canonical_form(cell), cell) for cell in cells]
 
 

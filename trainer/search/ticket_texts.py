@@ -8,7 +8,14 @@ from pathlib import Path
 
 from trainer.data.identifiers import clean_id, id_key
 from trainer.data.readers import Reading
-from trainer.data.ticket_table import Columns, ids_of_column, join_cells, read_ticket_table, text_of_cell, texts_of_cell
+from trainer.data.ticket_table import (
+    Columns,
+    ids_of_column,
+    join_cells,
+    read_ticket_table,
+    texts_of_cell,
+    texts_of_column,
+)
 from trainer.errors import InputError
 from trainer.system.console import tracked
 from trainer.text.cleaning import strip_mail
@@ -70,7 +77,7 @@ def read_ticket_texts(
     numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number or None) or [""] * len(raw)]
     keys = [id_key(number) for number in numbers]
     unwanted = {value.strip().casefold() for value in values.split(",")}
-    states = [text_of_cell(raw, columns.part or "", row).casefold() for row in range(len(raw))]
+    states = [state.casefold() for state in texts_of_column(raw, columns.part or "")]
     is_closed = [bool(part) and state in unwanted for state in states]
     kept = TicketTexts([], [], {key for key, closed in zip(keys, is_closed, strict=True) if closed and key})
     repeated, empty, seen = 0, 0, set(kept.closed)
