@@ -193,6 +193,17 @@ def test_who_labelled_the_same_pairs_is_compared(pairs: Path, tmp_path: Path, sa
     assert "Nothing left to ask ben" in capfd.readouterr().err
 
 
+def test_a_pair_that_stands_twice_keeps_the_votes_of_both_rows(tmp_path: Path) -> None:
+    output = tmp_path / "labels.json"
+    answers = Answers(output)
+    answers.vote(Pair("vpn is down", "no vpn"), "anna", 1)
+    answers.save()
+    record = json.loads(output.read_text())  # as when the lists of two files are put together
+    record = {name: cells if name == "unsettled" else 2 * cells for name, cells in record.items()}
+    output.write_text(json.dumps(record | {"votes": [{"anna": 1}, {"ben": 1}]}))
+    assert [row.votes for row in Answers.open(output).rows.values()] == [{"anna": 1, "ben": 1}]
+
+
 def test_agreement_is_that_of_scikit_learn() -> None:
     random = np.random.default_rng(3)
     votes = [
@@ -324,6 +335,7 @@ def test_a_model_chooses_pairs_and_its_kept_threshold_counts(
         (("--pairs", "{pairs}", "--choose", "agreement"), "leave out the rest"),
         (("--choose", "agreement"), "is not there"),
         (("--pairs", "{pairs}", "--count", "-1"), "--count -1"),
+        (("--pairs", "{pairs}", "--seed", "-1"), "--seed -1: write a whole number from 0"),
         (("--pairs", "{pairs}", "--threshold", "3"), "--threshold 3: write a cosine"),
         (("--pairs", "missing.json"), "missing.json: file not found"),
     ],

@@ -43,11 +43,11 @@ def compare(votes: Sequence[Votes]) -> list[Agreement]:
     people = sorted({name for of_pair in votes for name in of_pair})
     results = []
     for first, second in combinations(people, 2):
-        both = Counter((of_pair.get(first), of_pair.get(second)) for of_pair in votes)
-        both = Counter({labels: count for labels, count in both.items() if None not in labels})
+        labels = ((of_pair.get(first), of_pair.get(second)) for of_pair in votes)
+        both = Counter(pair for pair in labels if None not in pair)
         if total := both.total():
             share = (both[0, 0] + both[1, 1]) / total
-            ones = [sum(count for labels, count in both.items() if labels[side] == 1) / total for side in (0, 1)]
+            ones = [sum(count for pair, count in both.items() if pair[side] == 1) / total for side in (0, 1)]
             chance = ones[0] * ones[1] + (1 - ones[0]) * (1 - ones[1])
             kappa = (share - chance) / (1 - chance) if chance < 1 else math.nan
             results.append(Agreement(first, second, total, share, kappa))

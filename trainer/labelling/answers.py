@@ -80,7 +80,9 @@ class Answers:
 
     def __init__(self, path: Path, rows: Iterable[Row] = ()) -> None:
         self.path = path
-        self.rows = {row.pair.key: row for row in rows}
+        self.rows: dict[Key, Row] = {}
+        for row in rows:  # a pair may stand twice, where files of two people were put together
+            self.rows.setdefault(row.pair.key, row).votes.update(row.votes)
 
     @classmethod
     def open(cls, path: Path) -> Answers:
@@ -114,10 +116,6 @@ class Answers:
         del row.votes[labeller]
         if not row.votes:
             del self.rows[pair.key]
-
-    def seen(self, labeller: str = "") -> set[Key]:
-        """The pairs that somebody ("": anybody) has labelled or left open."""
-        return {key for key, row in self.rows.items() if not labeller or labeller in row.votes}
 
     def by_others(self, labeller: str) -> list[Pair]:
         """The pairs that others have labelled, and somebody has not seen."""

@@ -64,6 +64,8 @@ def run_label(options: argparse.Namespace) -> None:
 
     if options.count < 0:
         raise InputError(f"--count {options.count}: write how many pairs to ask about")
+    if options.seed < 0:
+        raise InputError(f"--seed {options.seed}: write a whole number from 0")
     labeller = options.labeller.strip() or _login()
     Answers.open(options.output)  # a file of another kind gets no lock beside it
     with Signals(), only_writer_of(options.output):
@@ -110,7 +112,7 @@ def _questions(options: argparse.Namespace, answers: Answers, labeller: str) -> 
     check_rules(asked, [*(["label"] if options.tickets else []), *([] if options.model or is_run else ["words"])])
     pool = _pool(options, needs_of(asked), is_run)
     rules, left_out = settle_rules(asked, pool.scores)
-    seen = answers.seen()
+    seen = set(answers.rows)
     taken = set()
     for place, pair in enumerate(pool.pairs):
         if pair.key in seen:
