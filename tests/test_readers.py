@@ -542,7 +542,7 @@ def test_folders_of_datasets_are_read_shard_after_shard(tmp_path: Path, capfd: p
             read_pairs(saved)
 
 
-def write_arrow(folder: Path, columns: dict[str, Any], features: dict[str, list[str]] | None = None) -> Path:
+def write_arrow(folder: Path, columns: dict[str, Any], features: dict[str, Any] | None = None) -> Path:
     """A saved dataset of one shard, its classes noted as `datasets` does."""
     noted = {name: {"names": names, "_type": "ClassLabel"} for name, names in (features or {}).items()}
     table = pyarrow.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": noted}})})
@@ -564,6 +564,8 @@ def test_classes_are_their_names_and_two_of_a_label_0_and_1(tmp_path: Path) -> N
     assert named.label.tolist() == [True, False]  # by what they say, not by their order
     three = write_arrow(tmp_path / "three", pairs, {"label": ["entailment", "neutral", "contradiction"]})
     assert "label has 3 classes ('entailment', 'neutral', 'contradiction')" in refusal(three)
+    unnamed = read_pairs(write_arrow(tmp_path / "unnamed", pairs, {"label": None}))
+    assert unnamed.label.tolist() == [False, True]  # a damaged note is none
     lists = {"query": ["q"], "pos": [["p", "r"]], "neg": [["n"]]}
     assert rows_of(read_pairs(write_arrow(tmp_path / "lists", lists))) == [
         ("q", "p", True),

@@ -157,15 +157,16 @@ def test_flipped_labels_are_seen_at_the_ends(seed):
 def test_doubtful_pairs_are_written_for_people_and_nothing_where_none_is(tmp_path, capfd):
     parts = [make((5.0,), rows=400, seed=seed, source=f"{seed}.json") for seed in (0, 1)]
     tables, scores = [flip(part, 0.05).table for part, _ in parts], [of_part for _, of_part in parts]
-    write_doubtful(tmp_path / "doubtful.json", tables, scores)
-    doubted = json.loads((tmp_path / "doubtful.json").read_text())
+    path = tmp_path / "in doubt.json"
+    write_doubtful(path, tables, scores)
+    doubted = json.loads(path.read_text())
     turned = [table.label != part.table.label for table, (part, _) in zip(tables, parts, strict=True)]
     for source, row, label in zip(doubted["files"], doubted["rows"], doubted["labels"], strict=True):
         number = int(source[0])
         assert turned[number][row - 1] and tables[number].label[row - 1] == label
     assert len(doubted["rows"]) > 0.3 * sum(map(np.sum, turned))  # two fifths of the rows are at the ends
-    assert read_pairs(tmp_path / "doubtful.json").texts[0] == f"left {doubted['rows'][0] - 1}"
-    assert "--choose order --output labels.json" in capfd.readouterr().err
+    assert read_pairs(path).texts[0] == f"left {doubted['rows'][0] - 1}"
+    assert f"--pairs '{path}' --choose order --output labels.json" in capfd.readouterr().err
     write_doubtful(tmp_path / "none.json", [part.table for part, _ in parts], scores)
     said = capfd.readouterr().err
     assert "No label is doubted" in said and "apart too little" not in said and not (tmp_path / "none.json").exists()

@@ -146,23 +146,27 @@ def _classes(schema: Any, names: Sequence[str], label: Sequence[int], source: st
     """
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        noted = {name: features[name]["names"] for name in names if features.get(name, {}).get("_type") == "ClassLabel"}
+        classed = [name for name in names if features.get(name, {}).get("_type") == "ClassLabel"]
+        noted = {name: list(map(str, features[name]["names"])) for name in classed}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     classes = {}
     for position, name in enumerate(names):
-        if name in noted and not (position in label and len(noted[name]) == 2 and not _are_words(noted[name])):
-            classes[position] = [str(one) for one in noted[name]]
-            if position in label and not _are_words(noted[name]):
-                shown = ", ".join(map(brief, noted[name][:5]))
-                fix = "write 1 for pairs that are alike and 0 for others, or a score"
-                raise InputError(f"{source}: {name} has {len(noted[name])} classes ({shown}): {fix}")
+        if name not in noted:
+            continue
+        words = noted[name]
+        if position not in label or all(map(_is_label, words)):
+            classes[position] = words
+        elif len(words) != 2:
+            shown = ", ".join(map(brief, words[:5]))
+            fix = "write 1 for pairs that are alike and 0 for others, or a score"
+            raise InputError(f"{source}: {name} has {len(words)} classes ({shown}): {fix}")
     return classes
 
 
-def _are_words(classes: Sequence[Any]) -> bool:
-    """Whether classes are called yes and no or the like, or by numbers."""
-    return all(str(one).strip().lower() in LABEL_WORDS or parse_number(str(one)) is not None for one in classes)
+def _is_label(word: str) -> bool:
+    """Whether a class is called yes or no or the like, or by a number."""
+    return word.strip().lower() in LABEL_WORDS or parse_number(word) is not None
 
 
 def _python_value(value: Any, classes: Sequence[str] | None) -> Any:

@@ -229,23 +229,21 @@ def training_mode(table: PairTable, config: CurriculumConfig) -> str:
 
 def _phase_rows(table: PairTable, config: CurriculumConfig) -> list[tuple[str, np.ndarray]]:
     """(name, row numbers) of each phase, checked."""
-    if training_mode(table, config) == "mixed":
-        phases = [(MIXED, np.arange(len(table)))]
-    else:
-        present = [int(phase) for phase in np.unique(table.phase) if phase]
-        if unknown := [phase for phase in present if phase not in config.phases]:
-            place = table.place(int(np.flatnonzero(table.phase == unknown[0])[0]))
-            raise InputError(
-                f"{place}: phase {unknown[0]} is not in curriculum.phases = {list(config.phases)}; "
-                "add it there or mend the row"
-            )
-        phases = [(str(phase), np.flatnonzero(np.isin(table.phase, (0, phase)))) for phase in config.phases]
-        if empty := [phase for phase in config.phases if phase not in present]:
-            raise InputError(
-                f"{table.source}: phase {empty[0]} has no rows (the file has {', '.join(map(str, present))}); "
-                "set curriculum.phases to what is there, or curriculum.mode to mixed"
-            )
-    return phases
+    if training_mode(table, config) == MIXED:
+        return [(MIXED, np.arange(len(table)))]
+    present = [int(phase) for phase in np.unique(table.phase) if phase]
+    if unknown := [phase for phase in present if phase not in config.phases]:
+        place = table.place(int(np.flatnonzero(table.phase == unknown[0])[0]))
+        raise InputError(
+            f"{place}: phase {unknown[0]} is not in curriculum.phases = {list(config.phases)}; "
+            "add it there or mend the row"
+        )
+    if empty := [phase for phase in config.phases if phase not in present]:
+        raise InputError(
+            f"{table.source}: phase {empty[0]} has no rows (the file has {', '.join(map(str, present))}); "
+            "set curriculum.phases to what is there, or curriculum.mode to mixed"
+        )
+    return [(str(phase), np.flatnonzero(np.isin(table.phase, (0, phase)))) for phase in config.phases]
 
 
 def _count_riders(table: PairTable, batches: list[np.ndarray]) -> tuple[int, int]:

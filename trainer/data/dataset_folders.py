@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.errors import InputError
@@ -46,7 +45,7 @@ def _saved_shards(folder: Path) -> list[Path]:
     return shards
 
 
-def _names(path: Path, key: str) -> Iterator[str]:
+def _names(path: Path, key: str) -> list[str]:
     """Names of files or folders beside a description, which lists them under a key. Raises InputError."""
     try:
         listed = json.loads(path.read_bytes())[key]
@@ -55,7 +54,7 @@ def _names(path: Path, key: str) -> Iterator[str]:
         names = []
     if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
         raise InputError(f"{path}: does not name the files of a dataset as {key}: save the dataset again")
-    yield from names
+    return names
 
 
 def _parquet_of(folder: Path) -> dict[str, list[Path]]:

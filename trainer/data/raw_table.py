@@ -13,6 +13,7 @@ from trainer.errors import InputError
 
 SHOWN_ROWS = 5  # of the rows with one fault
 SHOWN_NAMES = 12
+SHOWN_CHARACTERS = 40  # of a text
 # A likeness costs the product of two lengths: names are compared up to so many, of so many characters.
 COMPARED_NAMES, COMPARED_CHARACTERS = 200, 80
 LABEL_WORDS = {"true": True, "yes": True, "y": True, "false": False, "no": False, "n": False}  # that labels may be
@@ -142,10 +143,10 @@ def place_of(numbers: Sequence[int], line: int | None = None) -> str:
     return f"{text} ({'the first on ' * (len(numbers) > 1)}line {line})"
 
 
-def brief(value: object, width: int = 40) -> str:
+def brief(value: object) -> str:
     """A value for a one-line message: short, printable, without what it might contain; no cost for huge values."""
     if isinstance(value, str):
-        return repr(value if len(value) <= width else value[: width - 1] + "…")
+        return repr(value if len(value) <= SHOWN_CHARACTERS else value[: SHOWN_CHARACTERS - 1] + "…")
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, int):

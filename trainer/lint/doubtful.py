@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,5 @@ def write_doubtful(path: Path, tables: Sequence[PairTable], cosines: Sequence[Sc
         console.print("No label is doubted: nothing to write for --doubtful")
         return
     write_file(path, json.dumps(columns, ensure_ascii=False) + "\n")
-    command = f"trainer label --pairs {path} --choose order --output labels.json"
-    console.print(
-        f"{count} pairs whose labels are doubted: {path}; to have people label them:\n{command}", markup=False
-    )
+    command = f"trainer label --pairs {shlex.quote(str(path))} --choose order --output labels.json"
+    console.print(f"{path}: {count} doubted label{'s' * (count > 1)}; to have people decide:\n{command}", markup=False)

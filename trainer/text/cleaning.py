@@ -26,6 +26,8 @@ WORD = re.compile(WORD_PATTERN)
 _TOKEN = re.compile(r"<\w+>|\w+")
 _VOLATILE = re.compile(r"\d|_|^<")  # in a token: a number, an id or a mask
 
+RARE = 2  # texts; a word of no more is a name, mostly
+TEMPLATE_WORDS = 4  # different ones, the fewest that tell a template
 SHINGLE = 8  # words in a run; shorter ones repeat in what people really say
 SHINGLE_TICKETS = 20  # a run in at least so many tickets, and in so large a share of them, is boilerplate
 SHINGLE_SHARE = 0.002
@@ -143,10 +145,11 @@ def _word_or_mark(token: str) -> str:
     return "#" if _VOLATILE.search(token) else token
 
 
-def fingerprints(texts: Sequence[str], rare: int = 2, least: int = 4) -> list[str]:
-    """What copies of a template share: `id_free`, with the words of at most `rare` texts (names, mostly) as "#" too.
+def fingerprints(texts: Sequence[str]) -> list[str]:
+    """What copies of a template share: `id_free`, with the words of at most RARE texts (names, mostly) as "#" too.
 
-    Runs of "#" are one. Where fewer than `least` different words remain the text is no template: its own `id_free`.
+    Runs of "#" are one. Where fewer than TEMPLATE_WORDS different words remain the text is no template: its own
+    `id_free`.
     """
     plain = [id_free(text) for text in tracked(texts, "Finding templates")]
     counts = Counter(word for text in plain for word in set(text.split()))
@@ -154,10 +157,10 @@ def fingerprints(texts: Sequence[str], rare: int = 2, least: int = 4) -> list[st
     for text in plain:
         kept: list[str] = []
         for word in text.split():
-            part = word if counts[word] > rare else "#"
+            part = word if counts[word] > RARE else "#"
             if part != "#" or kept[-1:] != ["#"]:
                 kept.append(part)
-        keys.append(" ".join(kept) if len({*kept} - {"#"}) >= least else text)
+        keys.append(" ".join(kept) if len({*kept} - {"#"}) >= TEMPLATE_WORDS else text)
     return keys
 
 

@@ -144,17 +144,12 @@ def _without_hidden(text: str) -> str:
     while opening := _HIDDEN.search(text, position):
         name = (opening[1] or "").lower()
         end = None if name in absent else _end_of(name, text, opening.end())
-        position = opening.end()
         if end is None:
             absent.add(name)
-            if name not in ("style", "script") or not _STYLE_OR_CODE.match(text, opening.end()):
-                if not name:  # the sign alone
-                    parts.append(text[last : opening.start()])
-                    last = opening.end()
-                continue
-            end = len(text)
+            is_code = name in ("style", "script") and _STYLE_OR_CODE.match(text, opening.end())
+            end = len(text) if is_code else opening.start() if name else opening.end()  # of a comment its sign goes
         parts.append(text[last : opening.start()])
-        last = position = end
+        last, position = end, max(end, opening.end())
     return "".join([*parts, text[last:]])
 
 
