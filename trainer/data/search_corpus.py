@@ -76,11 +76,9 @@ def corpus_of_pairs(
     of_pairs = {_head(text) for text in table.texts} - {""}
     for text in (*table.texts, *(text for text in others if _head(text) not in of_pairs)):
         texts.setdefault(canonical_form(text), text)
-    place = {form: row for row, form in enumerate(texts)}
-    of_text = np.array([place[canonical_form(text)] for text in table.texts], dtype=np.int64)
-    positive = table.label
-    clusters = connect(of_text[table.text1[positive]], of_text[table.text2[positive]], len(texts)).astype(np.int64)
-    facts = {"pairs": len(table), "positives": int(positive.sum()), "other_texts": len(others)}
+    first, second = (table.canonical[side[table.label]] for side in (table.text1, table.text2))
+    clusters = connect(first, second, len(texts)).astype(np.int64)  # the table's texts come first, in its order
+    facts = {"pairs": len(table), "positives": int(table.label.sum()), "other_texts": len(others)}
     name = f"{table.source} among {source}" if source else table.source
     leaks = met_in_training(clusters, [[text] for text in texts.values()], trained)
     return build_corpus(name, list(texts.values()), clusters, np.ones(len(texts), dtype=np.bool_), leaks, None, facts)
