@@ -66,15 +66,16 @@ def contradictions(part: Part) -> list[Finding]:
 def contradictions_between(part: Part, other: Part) -> list[Finding]:
     """The same two texts with one label in a training file and the other label in another."""
     labelled, other_labelled = (each.keys(each.form) * 2 + each.table.label for each in (part, other))
-    rows, rows_there = np.isin(other_labelled, labelled ^ 1), part.table.row[np.isin(labelled, other_labelled ^ 1)]
+    rows = np.isin(other_labelled, labelled ^ 1)
+    rows_there = np.unique(part.table.row[np.isin(labelled, other_labelled ^ 1)]).tolist()  # a triplet is two pairs
     source = name_of(part.table.source)
     return other.share_finding(
         limits.CONTRADICTED,
         "contradictory labels",
-        f"have the other label in {source}: there {place_of(rows_there.tolist())}",
+        f"have the other label in {source}: there {place_of(rows_there)}",
         rows,
         f"decide which labels are right; remove the other rows, here or in {source} (rows_there in lint.json)",
-        {"with": part.table.source, "rows_there": rows_there.tolist()},
+        {"with": part.table.source, "rows_there": rows_there},
     )
 
 
