@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,16 +147,8 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         StorageError: another process has it, or the file system refused.
     """
-    path, is_new = folder / LOCK, not folder.exists()
-    try:
-        make_folder(folder)
-        # The file stays when the lock is given up: a process that had opened one just removed would lock nothing.
-        lock = FileLock(path).acquire(timeout=0)
-    except Timeout:
-        raise StorageError(f"{folder}: another process runs there; wait for its end, or name another folder") from None
-    except OSError as error:
-        raise StorageError(f"{path}: cannot lock: {error.strerror or error}") from error
-    with lock:
+    is_new = not folder.exists()
+    with _locked(folder / LOCK, folder, "another process runs there; wait for its end, or name another folder"):
         try:
             yield
         finally:
@@ -164,8 +156,7 @@ def only_writer(folder: Path) -> Iterator[None]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def only_writer_of(path: Path, wait_s: float = 0.0) -> Iterator[None]:
+def only_writer_of(path: Path, wait_s: float = 0.0) -> AbstractContextManager[None]:
     """Keep every other process that asks here off a file; the lock, a file beside it, ends with the process.
 
     Args:
@@ -175,13 +166,20 @@ def only_writer_of(path: Path, wait_s: float = 0.0) -> Iterator[None]:
         StorageError: another process has it, or the file system refused.
     """
     lock = path.with_name(f".{path.name}{LOCK}")
+    return _locked(lock, path, "another process writes it; wait for its end, or name another file", wait_s)
+
+
+@contextmanager
+def _locked(lock: Path, what: Path, busy: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of something; `busy` tells of another process that has it. Raises StorageError."""
     try:
-        make_folder(path.parent)
+        make_folder(lock.parent)
+        # The file stays when the lock is given up: a process that had opened one just removed would lock nothing.
         held = FileLock(lock).acquire(timeout=wait_s)
     except Timeout:
-        raise StorageError(f"{path}: another process writes it; wait for its end, or name another file") from None
+        raise StorageError(f"{what}: {busy}") from None
     except OSError as error:
-        raise StorageError(f"{path}: cannot write there: {error.strerror or error}") from error
+        raise StorageError(f"{what}: cannot write there: {error.strerror or error}") from error
     with held:
         yield
 
