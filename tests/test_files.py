@@ -15,7 +15,7 @@ from oracles import watch_disk
 
 from trainer.errors import StorageError
 from trainer.system import files as storage
-from trainer.system.files import cache_dir, make_folder, new_folder, only_writer, write_file
+from trainer.system.files import cache_dir, make_folder, new_folder, only_writer, write_cached, write_file
 
 OLD, NEW = b"old content", b"new content, longer than the old"
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -269,7 +269,7 @@ def test_a_file_that_finds_no_room_is_a_storage_error_and_leaves_nothing(where: 
     ("variables", "expected"),
     [
         ({"TRAINER_CACHE": "/c", "XDG_CACHE_HOME": "/x"}, lambda home: Path("/c")),
-        ({"XDG_CACHE_HOME": "/x"}, lambda home: Path("/x/matryoshka-trainer")),
+        ({"TRAINER_CACHE": "", "XDG_CACHE_HOME": "/x"}, lambda home: Path("/x/matryoshka-trainer")),
         ({"XDG_CACHE_HOME": ""}, lambda home: home / ".cache" / "matryoshka-trainer"),
         ({}, lambda home: home / ".cache" / "matryoshka-trainer"),
     ],
@@ -282,3 +282,15 @@ def test_where_the_cache_lives(
     for name, value in ({"HOME": str(tmp_path)} | variables).items():
         monkeypatch.setenv(name, value)
     assert cache_dir() == expected(tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_to_says_how_to_have_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(OLD)
+    monkeypatch.setenv("TRAINER_CACHE", str(tmp_path / "file"))
+    with pytest.raises(StorageError, match="no folder; name another folder for what is kept as TRAINER_CACHE"):
+        write_cached(cache_dir() / "tokens" / "x", {})
+    monkeypatch.setenv("TRAINER_CACHE", "/elsewhere")  # negative control: what is no cache
+    with pytest.raises(StorageError, match=r"no folder$"):
+        write_cached(tmp_path / "file" / "tokens" / "x", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import os
@@ -92,6 +93,29 @@ def test_help_names_every_option(capsys):
     assert ended.value.code == 0
     said = capsys.readouterr().out
     assert all(option in said for option in ("--config", "--set", "--output-dir", "--resume"))
+    epilog = COMMANDS["train"][0]().epilog
+    assert COMMANDS.keys() - {"train"} <= set(re.findall(r"[a-z-]+", epilog)), "it names every other command"
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """As `| head` is: here nobody reads from the first byte on."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "trainer", "settings"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_another_pipe_that_breaks_is_an_error(monkeypatch, capfd):
+    """Negative control: standard output is read."""
+
+    def broken(_):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setitem(COMMANDS, "settings", (COMMANDS["settings"][0], broken))
+    assert cli(["settings"]) == 5
+    assert "Broken pipe" in capfd.readouterr().err
 
 
 def settings_shown(arguments, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ import pytest
 from trainer.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig
 from trainer.training.model_card import CardFacts, licence_in, model_card, smallest_fit_dim
 
-SOURCES = {"folder/pairs.json": {"rows": 1200, "weight": 1.0}}
+FACTS = CardFacts(
+    sources={"folder/pairs.json": {"rows": 1200, "weight": 1.0}},
+    date="2026-01-02",
+    max_length=96,
+    licence="",
+    sided=False,
+)
+SIZES = Config(loss=LossConfig(dims=(64, 16)))
 
 
 def record(ends: dict[str, list[Any]], worse: list[Any] | None = None) -> dict[str, Any]:
@@ -29,7 +37,15 @@ def record(ends: dict[str, list[Any]], worse: list[Any] | None = None) -> dict[s
         "verdicts": dict.fromkeys(ends, "UNCLEAR"),
         "sentences": ["UNCLEAR: the right ticket is among the first five."],
         "surely_worse": worse or [],
+        "thresholds": {},
+        "forgetting": None,
     }
+
+
+def metrics_of(judged: dict[str, Any], pairs: str = "test", **others: Any) -> dict[str, Any]:
+    """What metrics.json holds of a run whose verdict goes by a record."""
+    usual = {"strength": 0.7, "verdict_on": pairs, "evaluations": [{}]}
+    return {"dev": judged, pairs: judged} | usual | others
 
 
 @pytest.mark.parametrize(
@@ -47,7 +63,7 @@ def test_the_snippet_takes_the_smallest_dim_that_surely_lost_nothing(
 ) -> None:
     judged = record(ends, worse)
     assert smallest_fit_dim(judged) == dim
-    card = model_card(Config(), judged, "test", 1.0, SOURCES, has_thresholds=False, sided=False)
+    card = model_card(SIZES, metrics_of(judged), FACTS)
     assert f"truncate_dim={dim})" in card
 
 
@@ -64,15 +80,9 @@ def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:
     judged = record({"64": [0.1, 0.2], "16": [-0.3, -0.1]})
     judged["original"] = record({"64": [0.1, 0.2], "16": [0.1, 0.2]})
     row = {"dims": 64, "type": "binary", "bytes": 8, "success@10": 0.5, "recall@10": 0.25}
-    facts = CardFacts(
-        date="2026-01-02",
-        max_length=96,
-        licence=licence_in(base),
-        forgetting={"64": {"spearman": {"before": 0.8, "after": 0.7, "difference": [-0.2, -0.05]}}},
-        picked="The corpus has also picked the model",
-        index_types=[row],
-    )
-    card = model_card(config, judged, "dev", 0.7, SOURCES, has_thresholds=False, sided=False, facts=facts)
+    forgetting = {"64": {"spearman": {"before": 0.8, "after": 0.7, "difference": [-0.2, -0.05]}}}
+    metrics = metrics_of(judged | {"forgetting": forgetting}, "dev", index_types=[row])
+    card = model_card(config, metrics, replace(FACTS, licence=licence_in(base)))
     head = card.split("---")[1]
     assert "license: apache-2.0" in head and "base_model" not in head  # a folder is no name on a hub
     for said in (
@@ -80,7 +90,7 @@ def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:
         "1,200 of pairs.json",
         "Made on 2026-01-02 by trainer ",
         "optim.lr = 0.0003",
-        "Licence: apache-2.0, as the folder of all-base says there",
+        "Licence: apache-2.0, as the folder of all-base says; the training pairs",
         "by spearman on 36 held-out pairs (dev)",
         "- By pairs (Spearman): BETTER at 64 dims; NOT BETTER at 16 dims.",
         "NOT BETTER at 64, 16 dims.",
@@ -90,14 +100,14 @@ def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:
         "| 64 | binary | 8 | 0.5000 | 0.2500 |",
         "Texts are cut at 96 tokens.",
         "less than 16 dims",
-        "- The corpus has also picked the model.",
+        "- Dev has also picked the model, so expect a little less on other pairs.",
         "At 64 dims, the smallest at which it surely lost nothing",
     ):
         assert said in card, said
     assert "/secret" not in card and str(tmp_path) not in card
-    hub = Config(model=ModelConfig(name="team/encoder"))
-    card = model_card(hub, judged, "test", 0.7, SOURCES, has_thresholds=False, sided=False)
-    assert "base_model: team/encoder" in card and "that of encoder, which is not stated" in card
+    hub = replace(SIZES, model=ModelConfig(name="team/encoder"))  # what its card states there was not read
+    card = model_card(hub, metrics_of(judged), FACTS)
+    assert "base_model: team/encoder" in card and "Licence: that of encoder; the training pairs" in card
     assert "has also" not in card and "General similarity" not in card and "bytes a ticket" not in card
 
 

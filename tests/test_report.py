@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from oracles import edit_json
 from sklearn.metrics import roc_curve
 
-from trainer.config import Config, DataConfig
+from trainer.config import Config, LossConfig
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import read_pairs
 from trainer.errors import InputError
@@ -36,12 +36,13 @@ from trainer.report.record import read_run
 from trainer.report.run_page import write_report
 from trainer.system.console import console
 from trainer.training import finish
-from trainer.training.model_card import model_card
+from trainer.training.model_card import CardFacts, model_card
 from trainer.training.summary import print_summary
 
 VOID = {"meta", "img", "br"}
 SECRET = "call jane.doe@example.com or +49 170 1234567 about srv-db01"
-SOURCES = {"pairs.json": {"rows": 36, "weight": 1.0}}  # training file -> what the card says of it
+SIZES = Config(loss=LossConfig(dims=(64, 16)))
+FACTS = CardFacts({"pairs.json": {"rows": 36, "weight": 1.0}}, "2026-01-02", max_length=96, licence="", sided=False)
 
 
 class Page(HTMLParser):
@@ -256,13 +257,11 @@ def test_the_search_of_a_corpus_is_shown_for_every_system(
     for part in ("dev", "test"):
         for of_dim in metrics[part]["intervals"]["difference"].values():
             of_dim["mrr@10"] = [-0.1, 0.1]  # JSON has null for those that are undefined here
-    card = model_card(
-        Config(data=DataConfig(corpus="x")), metrics["test"], "test", 1.0, SOURCES, has_thresholds=True, sided=False
-    )
+    metrics["verdict_on"] = "corpus"
+    card = model_card(SIZES, metrics, FACTS)
     assert f"by mrr@10 on 36 held-out pairs (test), search figures of {corpus}:" in card
     monkeypatch.setattr(console, "width", 400)
-    records = {part: metrics[part] for part in ("dev", "test")}
-    print_summary(records, 1, 1.0, run / "model", sided=False, picked_on="corpus")
+    print_summary(SIZES, metrics, run / "model", sided=False)
     said = " ".join(capfd.readouterr().err.split())
     assert f"Test pairs, search figures of {corpus}: baseline -> final" in said
     metrics["test"]["question"]["metric"] = "spearman"  # negative control: of the pairs, also beside a corpus
@@ -277,8 +276,9 @@ def test_what_a_corpus_says_of_two_sets_of_positives_is_shown_once(capfd: pytest
     ends = {"intervals": {"difference": {"64": {"mrr@10": [-0.1, 0.1]}}}, "verdicts": {"64": "UNCLEAR"}}
     nothing = {"undefined": {}, "forgetting": None, "thresholds": {}}
     record = search | judged | ends | nothing | {"baseline": values, "final": values}
-    for picked_on, tables in (("corpus", 1), ("dev", 2)):
-        print_summary({"dev": record, "test": record}, 1, 1.0, Path("model"), sided=False, picked_on=picked_on)
+    metrics = {"dev": record, "test": record, "best_step": 1, "strength": 1.0, "evaluations": [{}]}
+    for verdict_on, tables in (("corpus", 1), ("test", 2)):
+        print_summary(SIZES, metrics | {"verdict_on": verdict_on}, Path("model"), sided=False)
         assert capfd.readouterr().err.count("baseline -> final") == tables
 
 
@@ -399,12 +399,12 @@ def test_the_metric_that_the_run_goes_by_is_shown_before_and_after(
     page = Page(write_report(run, metrics).read_text())
     assert page.text["th"].count(title) == 1
     assert page.text["td"].count(" → ".join(values)) == 1
-    card = model_card(Config(), test, "test", 1.0, SOURCES, has_thresholds=True, sided=False)
+    card = model_card(SIZES, metrics, FACTS)
     assert card.count(f" {title} before | after |") == 1 and f"| {' | '.join(values)} |" in card
     heading, rule, row = [line for line in card.splitlines() if line.startswith("|")][:3]
     assert heading.count("|") == rule.count("|") == row.count("|")
     monkeypatch.setattr(console, "width", 200)
-    print_summary({part: metrics[part] for part in ("dev", "test")}, 1, 1.0, run / "model", sided=False)
+    print_summary(SIZES, metrics, run / "model", sided=False)
     assert " -> ".join(values) in capfd.readouterr().err
 
 
@@ -414,12 +414,12 @@ def test_the_card_and_the_summary_say_that_the_export_is_the_untouched_model(
     alpha: float, run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "width", 400)
-    dev = json.loads((run / "metrics.json").read_text())["dev"]
-    card = model_card(Config(), dev, "dev", alpha, SOURCES, has_thresholds=True, sided=False)
-    print_summary({"dev": dev}, 1, alpha, run / "model", sided=False)
+    metrics = json.loads((run / "metrics.json").read_text()) | {"strength": alpha}
+    card = model_card(SIZES, metrics, FACTS)
+    print_summary(SIZES, metrics, run / "model", sided=False)
     for text in (card, capfd.readouterr().err):
         assert (f"{alpha:.1f}: the export is the model that training began with" in text) is (alpha == 0)
-        assert all(sentence in " ".join(text.split()) for sentence in dev["sentences"])
+        assert all(sentence in " ".join(text.split()) for sentence in metrics["sentences"])
     assert ("not changed by fine-tuning" in card) is (alpha == 0) and "fine-tun" in card.split("\n\n")[1]
 
 

@@ -660,13 +660,22 @@ def test_what_was_just_written_is_not_read_again(tmp_path, monkeypatch):
 
 def test_the_seal_of_a_log_is_that_of_its_file(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 4}\n{"step": 5}\n{"st')
-    with logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True, trackers=[]), 5) as log:
-        for step in (4, 5, 6):
-            data = (tmp_path / "log.jsonl").read_bytes()
-            assert log.seal() == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            assert logbook.is_log_whole(tmp_path, log.seal())
-            log.write({"step": step, "text": "ü", "value": float("nan")})
-        assert not logbook.is_log_whole(tmp_path, {"size": len(data), "sha256": log.seal()["sha256"]})
+    log = logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True, trackers=[]), 5)
+    for step in (4, 5, 6):
+        data = (tmp_path / "log.jsonl").read_bytes()
+        assert log.seal() == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        assert logbook.is_log_whole(tmp_path, log.seal())
+        log.write({"step": step, "text": "ü", "value": float("nan")})
+    assert not logbook.is_log_whole(tmp_path, {"size": len(data), "sha256": log.seal()["sha256"]})
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+def test_a_disk_that_is_full_is_told_with_the_log_that_it_cuts_short():
+    log = logbook.RunLog(Path("/dev/full"), b"", SimpleNamespace(is_main_process=True, trackers=[]))
+    with pytest.raises(StorageError, match="/dev/full: cannot write: No space left on device"):
+        log.write({"step": 0})
+    with pytest.raises(StorageError, match="/dev/full: cannot write: "):
+        log.sync()  # a device has nothing to sync
 
 
 def test_a_process_that_dies_while_it_removes_leaves_no_half_checkpoint(tmp_path, monkeypatch):
@@ -740,8 +749,7 @@ def test_any_bytes_as_manifest_are_damage(tmp_path, data):
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_bytes_in_a_log_are_cut_to_the_lines_before_the_step(tmp_path, lines):
     (tmp_path / "log.jsonl").write_bytes(b"\n".join(lines))
-    with logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True, trackers=[]), 5):
-        pass
+    logbook.open_log(tmp_path, SimpleNamespace(is_main_process=True, trackers=[]), 5)
     for line in (tmp_path / "log.jsonl").read_text().splitlines():
         assert json.loads(line)["step"] < 5
 

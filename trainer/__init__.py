@@ -9,6 +9,8 @@ Which room for what, from the top floor down; a room imports only from floors be
     labelling    people's labels, where they tell most
     lint         what is wrong with labelled pairs
     mining       labelled pairs out of raw tickets
+    search       an index of embedded tickets, searched for like ones and for duplicates
+    serving      a model as a graph for onnxruntime or OpenVINO
     evaluation   judging an encoder: metrics, thresholds, intervals, verdict
     loss         the Matryoshka ranking loss over all dims in one product
     data         pairs, tickets, splits, the curriculum, the layout of a batch

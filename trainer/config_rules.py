@@ -100,7 +100,7 @@ def _one_of(*choices: str) -> Rule:
 
 _NOT_NEGATIVE = Rule(lambda value: value >= 0, "use 0 or more")
 _POSITIVE = Rule(lambda value: value > 0, "use a value above 0")
-_SHARE = Rule(lambda value: 0 <= value < 1, "use a share from 0 up to, not including, 1")
+_SHARE = Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1")
 
 RULES = {
     "model.name": Rule(bool, "name a model folder or a hub model"),
@@ -113,12 +113,12 @@ RULES = {
     "lora.start": _one_of("continue", "merge"),
     "lora.rank": _NOT_NEGATIVE,
     "lora.alpha": _NOT_NEGATIVE,
-    "lora.dropout": _SHARE,
+    "lora.dropout": Rule(lambda value: 0 <= value < 1, "use a share from 0 up to, not including, 1"),
     "data.batches": _one_of("mixed", "by_source"),
     "data.dev_fraction": Rule(lambda value: 0 < value < 1, "use a share between 0 and 1"),
     "data.label_scale": _POSITIVE,
     "data.positive_threshold": _NOT_NEGATIVE,
-    "data.allow_overlap": Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
+    "data.allow_overlap": _SHARE,
     "data.limit": _NOT_NEGATIVE,
     "data.sources.path": Rule(bool, 'name the file, as in [{path = "pairs.json"}]'),
     "data.sources.weight": _POSITIVE,
@@ -127,7 +127,7 @@ RULES = {
     "curriculum.mode": _one_of("auto", "phased", "mixed"),
     "curriculum.phases": Rule(lambda value: value and len(set(value)) == len(value), "list each phase once"),
     "curriculum.epochs": _POSITIVE,
-    "curriculum.replay": Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
+    "curriculum.replay": _SHARE,
     "train.batch_size": Rule(lambda value: value >= 2, "use 2 or more: one pair has nothing to be told apart from"),
     "train.precision": _one_of("auto", "fp32", "bf16", "fp16"),
     "train.tokens_per_chunk": _NOT_NEGATIVE,
@@ -137,8 +137,8 @@ RULES = {
     "optim.lr": Rule(lambda value: value >= 0, "use a rate above 0, or 0 for the measured one"),
     "optim.floor_lr": _NOT_NEGATIVE,
     "optim.weight_decay": _NOT_NEGATIVE,
-    "optim.warmup_ratio": Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
-    "optim.hold_ratio": Rule(lambda value: 0 <= value <= 1, "use a share from 0 to 1"),
+    "optim.warmup_ratio": _SHARE,
+    "optim.hold_ratio": _SHARE,
     "optim.clip_norm": _NOT_NEGATIVE,
     "loss.dims": Rule(
         lambda value: not value or (min(value) > 0 and len(set(value)) == len(value)), "list each dim once, all above 0"

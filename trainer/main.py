@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import argparse
 import os
 import re
+import select
 import signal
 import warnings
 from collections.abc import Callable, Sequence
@@ -56,6 +57,7 @@ def cli(arguments: Sequence[str] | None = None) -> int:
         # Of a card that torch has no code for, in many lines; `require_code` says it in one.
         warnings.filterwarnings("ignore", message=r"\s*(Found GPU\d|.* with CUDA capability sm_)")
         work(options)
+        sys.stdout.flush()  # here, where an error is told in a line
     except TrainerError as error:
         message = in_words_of(command, str(error))
         # Bad input and a signal are the same on every rank of a machine: one of them says so.
@@ -63,6 +65,8 @@ def cli(arguments: Sequence[str] | None = None) -> int:
             report(message)
         return error.exit_code
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and reader_has_left():
+            return 0
         report(error)
         return StorageError.exit_code
     except (RuntimeError, MemoryError) as error:
@@ -110,6 +114,16 @@ def in_words_of(command: str, message: str) -> str:
 
     keys = "|".join(map(re.escape, setting_keys()))
     return re.sub(rf"(?<![\w./-])(?<!--set )({keys})(?![\w/-]|\.\w)", named, message)
+
+
+def reader_has_left() -> bool:
+    """Whether nobody reads standard output any more, as after `| head`; what is not written yet is dropped then."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # which leaves errors alone
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+    return True
 
 
 def report(error: object) -> None:

@@ -168,8 +168,8 @@ def run_readers(root: Path) -> dict[str, Reader]:
 
     def resume_log() -> None:
         accelerator: Any = SimpleNamespace(is_main_process=True, trackers=[])
-        with open_log(run, accelerator, 5):
-            lines = (run / "log.jsonl").read_text().splitlines()
+        open_log(run, accelerator, 5)
+        lines = (run / "log.jsonl").read_text().splitlines()
         assert all(json.loads(line)["step"] < 5 for line in lines), "a line of a later step was kept"
 
     found["log.jsonl"] = in_place(run / "log.jsonl", resume_log)

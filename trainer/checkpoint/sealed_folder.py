@@ -26,7 +26,7 @@ from trainer.system.console import console
 from trainer.system.files import MANIFEST, find_damage, new_folder, remove_folder, write_manifest
 
 KEEP = 3
-FILES = ("tensors.safetensors", "state.json")
+TENSORS, STATE = FILES = ("tensors.safetensors", "state.json")
 _NAME = re.compile(r"step-(\d{6,})")
 _known_whole: set[tuple[tuple[int, int, int], ...]] = set()  # files that this process wrote, or compared with hashes
 
@@ -49,8 +49,8 @@ def save_checkpoint(
         set_aside(folder)
     with new_folder(folder) as path:
         unique = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        (path / "tensors.safetensors").write_bytes(safetensors.torch.save(unique))
-        (path / "state.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
+        (path / TENSORS).write_bytes(safetensors.torch.save(unique))
+        (path / STATE).write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
         write_manifest(path)
     _known_whole.add(_stamp(folder))
     drop_old(root, keep)
@@ -111,7 +111,7 @@ def newest_values(root: Path) -> dict[str, Any]:
     """
     for folder in reversed(_folders(root)):
         try:
-            values = json.loads((folder / "state.json").read_bytes())
+            values = json.loads((folder / STATE).read_bytes())
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(values, dict):
@@ -128,8 +128,8 @@ def set_aside(folder: Path) -> None:
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, state) of a checkpoint that `newest_checkpoint` found whole."""
-    tensors = safetensors.torch.load((folder / "tensors.safetensors").read_bytes())
-    return tensors, json.loads((folder / "state.json").read_bytes())
+    tensors = safetensors.torch.load((folder / TENSORS).read_bytes())
+    return tensors, json.loads((folder / STATE).read_bytes())
 
 
 def _folders(root: Path) -> list[Path]:

@@ -1,13 +1,10 @@
-"""A transformer forward over real tokens only.
+"""A batch without padding: one flat run of T tokens, sequences laid end to end, longest first.
 
-A batch is one flat run of T tokens, sequences laid end to end, longest first. Embeddings, projections, feed-forward
-and norms never look across tokens, so they run on the flat run as it is. Attention runs over groups of sequences of
-near-equal length, padded to the longest of their group, so padding costs a little attention and nothing else.
+Embeddings, projections, feed-forward and norms never look across tokens, so they run on the flat run as it is
+(`forward`). On the CPU attention runs over groups of sequences of near-equal length, padded to the longest of their
+group, so padding costs a little attention and nothing else; on a GPU a kernel walks blocks of rows without any.
 
-Every weight is reached by calling the Hugging Face model's own submodules, which is why LoRA layers, checkpoints and
-exports need to know nothing of packing.
-
-Shapes: T tokens, N sequences, E width, H heads, D head width, n sequences of a group, L its padded length.
+Shapes: T tokens, N sequences, n sequences of a group, L its padded length, NB blocks of rows.
 """
 
 from __future__ import annotations
@@ -21,9 +18,7 @@ from torch import Tensor
 # A group holds sequences at least this share as long as its longest. Lower means fewer, larger calls and more padding.
 # From 0.6 to 1 an attention call of real tickets took the same time within its noise (2 cores).
 GROUP_TOLERANCE = 0.8
-
-
-BLOCK = 64  # rows of a sequence that one program of the GPU kernel owns
+BLOCK = 64  # rows of a sequence, of which a program of the GPU kernel owns all or a part
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from trainer.errors import first_line
+
 SERVING = "serving.json"
 """What a folder of an exported graph says of itself; a folder that has it is one."""
 ONNX, OPENVINO = "onnx", "openvino"
@@ -49,8 +51,9 @@ def open_graph(folder: Path, runtime: str, threads: int = 0) -> Graph:
         package = PACKAGES[runtime]
         raise NoRuntime(f"runs by {package}, which cannot be imported ({error}); pip install {package}") from error
     except Exception as error:  # both runtimes have exceptions of their own, without a common base
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise NoRuntime(f"{PACKAGES[runtime]} cannot open {GRAPHS[runtime]}: {reason}; install a newer one") from error
+        raise NoRuntime(
+            f"{PACKAGES[runtime]} cannot open {GRAPHS[runtime]}: {first_line(error)}; install a newer one"
+        ) from error
 
 
 def import_openvino() -> ModuleType:

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ DEBRIS = ".tmp"  # how names end that only a process that died leaves behind
 
 def cache_dir() -> Path:
     """Folder for what can be made again: $TRAINER_CACHE, or matryoshka-trainer in the user's cache folder."""
-    if "TRAINER_CACHE" in os.environ:
-        return Path(os.environ["TRAINER_CACHE"])
+    if folder := os.environ.get("TRAINER_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matryoshka-trainer"
 
 
@@ -60,7 +60,12 @@ def read_cached(path: Path, names: Collection[str], doing: str) -> dict[str, np.
 
 def write_cached(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Keep arrays for `read_cached`, which asks for them in this order. Raises StorageError."""
-    write_file(path, safetensors.numpy.save(dict(arrays), metadata={"sha256": digest(*arrays.values())}))
+    try:
+        write_file(path, safetensors.numpy.save(dict(arrays), metadata={"sha256": digest(*arrays.values())}))
+    except StorageError as error:
+        if not path.is_relative_to(cache_dir()):
+            raise
+        raise StorageError(f"{error}; name another folder for what is kept as TRAINER_CACHE") from error
 
 
 def make_folder(path: Path) -> None:
@@ -82,17 +87,25 @@ def write_file(path: Path, data: bytes | str) -> None:
     data = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}{DEBRIS}")
     try:
-        make_folder(path.parent)
-        temporary.write_bytes(data)
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    except BaseException as error:
+        with writing(path):
+            make_folder(path.parent)
+            temporary.write_bytes(data)
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+    except BaseException:
         with suppress(OSError):  # its folder may not be there either
             temporary.unlink()
-        if isinstance(error, OSError):
-            raise StorageError(f"{path}: cannot write: {error.strerror or error}") from error
         raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in a line what the file system refuses where a path is written to. Raises StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot write: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -102,7 +115,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the file system refused, or the folder exists.
     """
-    try:
+    with writing(path):
         if path.exists():
             raise StorageError(f"{path}: exists already and is not overwritten; name another folder or remove it")
         make_folder(path.parent)
@@ -118,8 +131,6 @@ def new_folder(path: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    except OSError as error:
-        raise StorageError(f"{path}: cannot write: {error.strerror or error}") from error
 
 
 def remove_folder(path: Path) -> None:
@@ -147,16 +158,8 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         StorageError: another process has it, or the file system refused.
     """
-    path, is_new = folder / LOCK, not folder.exists()
-    try:
-        make_folder(folder)
-        # The file stays when the lock is given up: a process that had opened one just removed would lock nothing.
-        lock = FileLock(path).acquire(timeout=0)
-    except Timeout:
-        raise StorageError(f"{folder}: another process runs there; wait for its end, or name another folder") from None
-    except OSError as error:
-        raise StorageError(f"{path}: cannot lock: {error.strerror or error}") from error
-    with lock:
+    is_new = not folder.exists()
+    with _locked(folder / LOCK, folder, "another process runs there; wait for its end, or name another folder"):
         try:
             yield
         finally:
@@ -164,8 +167,7 @@ def only_writer(folder: Path) -> Iterator[None]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def only_writer_of(path: Path, wait_s: float = 0.0) -> Iterator[None]:
+def only_writer_of(path: Path, wait_s: float = 0.0) -> AbstractContextManager[None]:
     """Keep every other process that asks here off a file; the lock, a file beside it, ends with the process.
 
     Args:
@@ -175,13 +177,20 @@ def only_writer_of(path: Path, wait_s: float = 0.0) -> Iterator[None]:
         StorageError: another process has it, or the file system refused.
     """
     lock = path.with_name(f".{path.name}{LOCK}")
+    return _locked(lock, path, "another process writes it; wait for its end, or name another file", wait_s)
+
+
+@contextmanager
+def _locked(lock: Path, what: Path, busy: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of something; `busy` tells of another process that has it. Raises StorageError."""
     try:
-        make_folder(path.parent)
+        make_folder(lock.parent)
+        # The file stays when the lock is given up: a process that had opened one just removed would lock nothing.
         held = FileLock(lock).acquire(timeout=wait_s)
     except Timeout:
-        raise StorageError(f"{path}: another process writes it; wait for its end, or name another file") from None
+        raise StorageError(f"{what}: {busy}") from None
     except OSError as error:
-        raise StorageError(f"{path}: cannot write there: {error.strerror or error}") from error
+        raise StorageError(f"{what}: cannot write there: {error.strerror or error}") from error
     with held:
         yield
 

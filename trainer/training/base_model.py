@@ -55,8 +55,10 @@ def load_base(config: Config, model_name: str, announce: bool = False) -> Encode
     """The untouched encoder, from disk, on the CPU; `announce` what a person should know of it. Raises InputError."""
     if is_served(model_name):
         raise InputError(f"model.name = {model_name}: an exported graph is not trained; name the model it was made of")
-    asked = {name: getattr(config.model, name) for name in ("max_length", "pooling", "prompts")}
-    return load_encoder(model_name, announce=announce, **asked)
+    asked = config.model
+    return load_encoder(
+        model_name, max_length=asked.max_length, pooling=asked.pooling, prompts=asked.prompts, announce=announce
+    )
 
 
 def load_original(config: Config, start: Encoder, announce: bool = False) -> Encoder | None:

@@ -16,8 +16,8 @@ def train_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="trainer",
         description="Fine-tune a text-embedding encoder on labelled pairs, at every Matryoshka size.",
-        epilog="Other commands, each with --help: trainer build-pairs, trainer label, trainer lint, trainer evaluate, "
-        "trainer promote, trainer report, trainer settings (every SECTION.KEY). Without --config, and with neither "
+        epilog="Other commands, each with --help: trainer build-pairs, label, lint, evaluate, promote, report, index, "
+        "search, duplicates, export, push, and settings (every SECTION.KEY). Without --config, and with neither "
         "model.name nor data.train set, a small example is trained in under a minute.",
         allow_abbrev=False,
     )
@@ -27,11 +27,13 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting (may be repeated)"
     )
-    text = (
-        "the model to begin with, as --set model.name=DIR: that of an earlier run is compared with at the end, and so "
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="DIR|NAME",
+        help="the model to begin with, as --set model.name=DIR: that of an earlier run is compared with at the end, "
+        "and so is the original that the chain of runs began with",
     )
-    text += "is the original that the chain of runs began with"
-    parser.add_argument("--from", dest="start", metavar="DIR|NAME", help=text)
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
     parser.add_argument("--resume", action="store_true", help="continue the run of that folder")
     parser.add_argument(

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -35,6 +34,7 @@ from trainer.training.optimizer import build_optimizer, skip_next_update
 # The share of a step that compiled layers save. Assumed: fused activations, norms, dropouts and residuals are about a
 # third of an eager step in bf16, and no such step was measured on this code.
 SAVED_SHARE = 0.2
+NO_TRITON = "Triton is not installed"
 
 
 @dataclass(frozen=True)
@@ -72,39 +72,34 @@ def choose_fast_paths(
     """
     notes: list[str] = []
     if encoder.model.config.model_type in FAMILIES:
-        choice = partial(_whether_to_compile, encoder, wanted, steps, first_batch, autocast, earlier)
-        notes = _choose_for_encoder(encoder, autocast, choice)
+        with autocast():
+            dtype = to_autocast(torch.empty(0, dtype=encoder.model.dtype, device=encoder.model.device)).dtype
+        notes += _choose_attention(encoder, dtype)
+        tried, reason = _whether_to_compile(encoder, wanted, steps, first_batch, autocast, earlier)
+        notes.append(_choose_layers(encoder, autocast, dtype, tried, reason))
     fault = _fault(lambda: update_fault(encoder.model.device))
     if fault:
         notes.append(f"The fused update is not used: {fault}; each gradient is read before the plain one")
     return FastPaths(encoder.attention, encoder.compiled, fault is None, tuple(notes))
 
 
-def _choose_for_encoder(
-    encoder: Encoder,
-    autocast: Callable[[], AbstractContextManager[None]],
-    whether_to_compile: Callable[[bool], tuple[bool, str]],
-) -> list[str]:
-    """Set an encoder to the attention and the layers that prove right, and return the notes on them. Collective.
-
-    Args:
-        whether_to_compile: takes whether Triton is installed; asked once attention is chosen.
-    """
-    with autocast():
-        dtype = to_autocast(torch.empty(0, dtype=encoder.model.dtype, device=encoder.model.device)).dtype
-    notes: list[str] = []
-    has_triton = find_spec("triton") is not None
-    fault = _fault(lambda: attention_fault(encoder, dtype) if has_triton else "Triton is not installed")
+def _choose_attention(encoder: Encoder, dtype: torch.dtype) -> list[str]:
+    """Set an encoder to the kernel where it proves right, else to groups; the note on it. Collective."""
+    fault = _fault(lambda: attention_fault(encoder, dtype) if find_spec("triton") else NO_TRITON)
     encoder.attention = "groups" if fault else "kernel"
-    if fault:
-        notes.append(f"The attention kernel is not used: {fault}; attention runs in groups of sequences")
-    tried, reason = whether_to_compile(has_triton)
+    return [f"The attention kernel is not used: {fault}; attention runs in groups of sequences"] if fault else []
+
+
+def _choose_layers(
+    encoder: Encoder, autocast: Callable[[], AbstractContextManager[None]], dtype: torch.dtype, tried: bool, reason: str
+) -> str:
+    """Set an encoder to compiled layers where they are `tried` and prove right; the note on them. Collective."""
     start = time.perf_counter()
     fault = _fault(lambda: layers_fault(encoder, autocast, dtype)) if tried else None
     encoder.compiled = tried and fault is None
     if encoder.compiled and ranks.rank() == 0:
         note_compile_seconds(time.perf_counter() - start)  # the check beside it takes less than a second
-    return [*notes, f"Layers are compiled: {reason}" if encoder.compiled else f"Layers run eagerly: {fault or reason}"]
+    return f"Layers are compiled: {reason}" if encoder.compiled else f"Layers run eagerly: {fault or reason}"
 
 
 def _fault(check: Callable[[], str | None]) -> str | None:
@@ -125,11 +120,10 @@ def _whether_to_compile(
     first_batch: Callable[[], Sequence[TokenBatch]],
     autocast: Callable[[], AbstractContextManager[None]],
     earlier: bool | None,
-    has_triton: bool,
 ) -> tuple[bool, str]:
-    """Whether to try to compile, and why. Collective."""
-    if wanted != "off" and not has_triton:
-        return False, "Triton is not installed"
+    """Whether to try to compile, and why; to be asked once attention is chosen. Collective."""
+    if wanted != "off" and not find_spec("triton"):
+        return False, NO_TRITON
     if wanted != "auto":
         return wanted == "on", f'train.compile = "{wanted}"'
     if earlier is not None:

@@ -16,7 +16,7 @@ import torch
 from trainer import __version__
 from trainer.checkpoint.content import RunState
 from trainer.evaluation.assessment import Assessment
-from trainer.evaluation.metric_choice import judged_on, picked_in_words
+from trainer.evaluation.metric_choice import judged_on
 from trainer.evaluation.pair_metrics import most_wrong
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import Thresholds, thresholds_text
@@ -64,6 +64,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
         StorageError: a file cannot be written.
     """
     untouched, probes = load_base(run.config, run.model_name), choose_probes(run.data.dev.texts)
+    dims = run.config.loss.dims
     alpha = settle_weights(run, state, untouched, probes)
 
     # ---- Judgement, before and after, on every held-out set.
@@ -80,24 +81,18 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     if original is not None:
         add_original(records[pairs], record_beside_original(run, systems, original, embeddings, of_original))
     metrics = metrics_record(run, state, alpha, records, search)
-
-    # ---- Export, read back from disk and compared.
     fitted = judgements["dev"].thresholds.get("model")  # not by positives alone
-    alerts = None
     if fitted is not None:
         alerts = alerts_on_training(systems["model"], run.data.train, fitted, run.config.train.seed)
         metrics["alerts_on_training_texts"] = alerts
-    spec = run.encoder.spec
-    sided = bool(spec.query_prompt or spec.document_prompt)
-    types = types_of_corpus(run, embeddings)
-    metrics |= {"index_types": types} if types else {}
-    picked = picked_in_words(metrics["verdict_on"], len(state.evaluations), run.config.eval.choose_strength)
-    facts = card_facts(run, alerts, records["dev"]["forgetting"], types, picked)
-    sources, has_thresholds = source_record(run), fitted is not None
-    card = model_card(run.config, records[pairs], pairs, alpha, sources, has_thresholds, sided, facts)
-    kept_beside = {THRESHOLDS: thresholds_text(fitted)} if fitted is not None else {}
-    options: dict[str, Any] = {"untouched": alpha == 0, "dims": run.config.loss.dims}
-    differences = export(run.encoder, untouched, run.folder, card, probes, kept_beside, **options)
+    if run.corpus is not None:
+        metrics["index_types"] = compare_types(run.corpus, embeddings["corpus"]["model"], dims)
+
+    # ---- Export, read back from disk and compared.
+    facts = card_facts(run)
+    card = model_card(run.config, metrics, facts)
+    extra_files = {THRESHOLDS: thresholds_text(fitted)} if fitted is not None else {}
+    differences = export(run.encoder, untouched, run.folder, card, probes, extra_files, alpha == 0, dims)
 
     # ---- The last files. With metrics.json the run is finished, so no signal may come between it and the exit code.
     write_json(run.folder / SCORES, score_record(run, pairs, embeddings[pairs], judgements[pairs].thresholds))
@@ -108,7 +103,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     signals.ignore()
     write_json(run.folder / METRICS, metrics)
     print_corpus(run, search)
-    print_summary(records, metrics["best_step"], alpha, run.folder / MODEL, sided, alerts, run.judged_on, picked)
+    print_summary(run.config, metrics, run.folder / MODEL, facts.sided)
     console.print(f"Report: {run.folder / REPORT}" if drawn else INSTALL, markup=False)
     return metrics
 
@@ -138,29 +133,15 @@ def settle_weights(run: Run, state: RunState, untouched: Encoder, probes: list[s
     return alpha
 
 
-def types_of_corpus(run: Run, embeddings: dict[str, dict[str, np.ndarray]]) -> list[dict[str, Any]]:
-    """What the model's embeddings of the corpus, as they are, find in fewer bytes; [] without a corpus."""
-    if run.corpus is None:
-        return []
-    return compare_types(run.corpus, embeddings["corpus"]["model"], run.config.loss.dims)
-
-
-def card_facts(
-    run: Run,
-    alerts: dict[str, Any] | None,
-    forgetting: dict[str, Any] | None,
-    types: list[dict[str, Any]],
-    picked: str,
-) -> CardFacts:
-    """What the card says beside the judgement."""
+def card_facts(run: Run) -> CardFacts:
+    """What the card says beside settings and judgement."""
+    spec = run.encoder.spec
     return CardFacts(
+        sources=source_record(run),
         date=datetime.now(UTC).date().isoformat(),
-        max_length=run.encoder.spec.max_length,
+        max_length=spec.max_length,
         licence=licence_in(Path(run.config.model.name)),
-        alerts=alerts,
-        forgetting=forgetting,
-        picked=picked,
-        index_types=types,
+        sided=bool(spec.query_prompt or spec.document_prompt),
     )
 
 
@@ -252,11 +233,15 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "strength": alpha,
         "original": asdict(origin_of_run(spec, run.fingerprints["base_weights"])),
         "fingerprints": run.fingerprints,
-        "rows": {"train": len(data.train), "beyond data.limit": data.beyond_limit}
-        | {"dev": len(data.dev), "left out": data.left_out},
+        "rows": {
+            "train": len(data.train),
+            "beyond data.limit": data.beyond_limit,
+            "dev": len(data.dev),
+            "left out": data.left_out,
+        },
         "sources": source_record(run),
-        "overlapping_texts": run.data.overlap,
-        "texts_at_max_length": int((run.tokens.longest(len(run.data.train.texts)) == spec.max_length).sum()),
+        "overlapping_texts": data.overlap,
+        "texts_at_max_length": int((run.tokens.longest(len(data.train.texts)) == spec.max_length).sum()),
         "scale": float(torch.as_tensor(run.objective.scale).detach()),
         "steps": state.step,
         "planned_steps": len(run.sampler),

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from trainer.system.files import json_ready, sync, write_file
+from trainer.system.files import json_ready, sync, write_file, writing
 from trainer.system.run_files import LOG
 from trainer.training.tracking import track
 
@@ -21,17 +18,17 @@ from trainer.training.tracking import track
 class RunLog:
     """log.jsonl, and the trackers that are asked for. On other ranks than the first, the trackers alone."""
 
-    def __init__(self, path: Path, content: bytes, file: BufferedWriter | None, accelerator: Accelerator) -> None:
-        """Args: content: what the file holds so far; file: where more is appended, None on other ranks."""
-        self.path, self._file, self._accelerator = path, file, accelerator
+    def __init__(self, path: Path, content: bytes, accelerator: Accelerator) -> None:
+        """Args: content: what the file holds so far."""
+        self.path, self._accelerator = path, accelerator
         self._size, self._digest = len(content), hashlib.sha256(content)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append a line, which has a "step"."""
-        if self._file is not None:
+        """Append a line, which has a "step". Raises StorageError."""
+        if self._accelerator.is_main_process:
             data = (json.dumps(json_ready(line)) + "\n").encode()
-            self._file.write(data)
-            self._file.flush()
+            with writing(self.path), self.path.open("ab") as file:
+                file.write(data)
             self._size += len(data)
             self._digest.update(data)
         track(self._accelerator, line, line["step"])
@@ -41,13 +38,13 @@ class RunLog:
         return {"size": self._size, "sha256": self._digest.hexdigest()}
 
     def sync(self) -> None:
-        """Wait until every line is on disk."""
-        if self._file is not None:
-            sync(self.path)
+        """Wait until every line is on disk. Raises StorageError."""
+        if self._accelerator.is_main_process:
+            with writing(self.path):
+                sync(self.path)
 
 
-@contextmanager
-def open_log(folder: Path, accelerator: Accelerator, first_step: int) -> Iterator[RunLog]:
+def open_log(folder: Path, accelerator: Accelerator, first_step: int) -> RunLog:
     """The log of a run that goes on with update `first_step`.
 
     Lines of that step and later, which an interrupted run may have left, are dropped: each step stands once.
@@ -57,8 +54,7 @@ def open_log(folder: Path, accelerator: Accelerator, first_step: int) -> Iterato
         old = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         content = "".join(line + "\n" for line in old if _step(line) < first_step).encode()
         write_file(path, content)
-    with path.open("ab") if accelerator.is_main_process else nullcontext() as file:
-        yield RunLog(path, content, file, accelerator)
+    return RunLog(path, content, accelerator)
 
 
 def is_log_whole(folder: Path, seal: dict[str, Any]) -> bool:

@@ -106,13 +106,13 @@ def train(
 
         # ---- Steps
         stack.enter_context(tracked(config, run.accelerator))
-        with open_log(folder, run.accelerator, state.step) as log:
-            if not resuming:
-                checkpoint(run, state, log)
-            if state.inexact:
-                log.write({"step": state.step, "inexact_resume": state.inexact})
-            with signals.noted() as stop_requested:
-                train_steps(run, state, log, stop_requested)
+        log = open_log(folder, run.accelerator, state.step)
+        if not resuming:
+            checkpoint(run, state, log)
+        if state.inexact:
+            log.write({"step": state.step, "inexact_resume": state.inexact})
+        with signals.noted() as stop_requested:
+            train_steps(run, state, log, stop_requested)
 
         # ---- Finish: how far to go, judgement, export, and the proof that it is what was trained.
         metrics = finish(run, state, signals)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from trainer import __version__
 from trainer.config import Config
 from trainer.evaluation.alerts import alerts_in_words
 from trainer.evaluation.assessment import GUARDED
-from trainer.evaluation.metric_choice import BY_LABELS, TITLES, corpus_in_words, headline, judged_on
+from trainer.evaluation.metric_choice import BY_LABELS, TITLES, corpus_in_words, headline, picked_in_words
 from trainer.evaluation.prevalence import percent
 from trainer.evaluation.type_comparison import types_in_markdown
 from trainer.evaluation.verdict import paired_verdict
@@ -27,6 +27,21 @@ NO_THRESHOLDS = (
 )
 UNTOUCHED = ": the export is the model that training began with"
 """What a strength of 0.0 is followed by."""
+
+
+def judged_records(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The records of "dev" and, where there is one, "test", as metrics.json has them; the last one's verdict counts."""
+    return {name: metrics[name] for name in ("dev", "test") if name in metrics}
+
+
+def has_thresholds(metrics: Mapping[str, Any]) -> bool:
+    """Whether THRESHOLDS lies beside the model: dev, if not of positives alone, has fitted them."""
+    return "model" in metrics["dev"]["thresholds"]
+
+
+def picked_by(config: Config, metrics: Mapping[str, Any]) -> str:
+    """What `picked_in_words` says of a run."""
+    return picked_in_words(metrics["verdict_on"], len(metrics["evaluations"]), config.eval.choose_strength)
 
 
 def shown_metrics(record: dict[str, Any]) -> dict[str, str]:
@@ -125,22 +140,18 @@ def _not_below_0(ends: list[float] | list[None]) -> bool:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says of a run beside its judgement; what is not there is left out."""
+    """What a card says of a run beside its settings and its judgement."""
 
-    date: str = ""
+    sources: Mapping[str, Mapping[str, Any]]
+    """Training file -> "rows" and "weight"."""
+    date: str
     """When the model was made."""
-    max_length: int = 0
+    max_length: int
     """Tokens of a text."""
-    licence: str = ""
-    """Of the base model, by its short name."""
-    alerts: dict[str, Any] | None = None
-    """What `alerts_on_training` counted."""
-    forgetting: Mapping[str, Any] | None = None
-    """As a record of "dev" has it."""
-    picked: str = ""
-    """What `picked_in_words` says."""
-    index_types: Sequence[Mapping[str, Any]] = ()
-    """Rows of `compare_types`, of the run's corpus."""
+    licence: str
+    """Of the base model, by its short name; "" where its folder states none."""
+    sided: bool
+    """Whether the two texts of a pair have prompts of their own."""
 
 
 def licence_in(folder: Path) -> str:
@@ -153,37 +164,27 @@ def licence_in(folder: Path) -> str:
     return found[1] if found else ""
 
 
-def model_card(
-    config: Config,
-    record: dict[str, Any],
-    on: str,
-    alpha: float,
-    sources: Mapping[str, Mapping[str, Any]],
-    has_thresholds: bool,
-    sided: bool,
-    facts: CardFacts = CardFacts(),
-) -> str:
+def model_card(config: Config, metrics: Mapping[str, Any], facts: CardFacts) -> str:
     """README.md of the exported model: what it is, how it did, how to use it. It quotes no training text.
 
     Args:
-        record: what was found on the held-out set `on`.
-        sources: training file -> "rows" and "weight".
-        has_thresholds: whether THRESHOLDS lies beside it.
-        sided: whether the two texts of a pair have prompts of their own.
+        metrics: what metrics.json holds.
     """
-    name, done = _base_name(config, record), "fine-tuned" if alpha else "not changed by fine-tuning"
+    pairs, record = list(judged_records(metrics).items())[-1]
+    alerts, types = metrics.get("alerts_on_training_texts"), metrics.get("index_types")
+    name, done = _base_name(config, record), "fine-tuned" if metrics["strength"] else "not changed by fine-tuning"
     parts = [
         _head(config, facts),
         [f"# {name}, {done} on labelled pairs"],
         [f"- {sentence}" for sentence in record["sentences"]],
-        _training(config, alpha, sources, facts),
-        _judgement(config, record, on),
-        [thresholds_in_words(record) if has_thresholds else NO_THRESHOLDS],
-        [alerts_in_words(facts.alerts)] if facts.alerts else [],
-        _forgetting(facts.forgetting),
-        ["## Fewer dims, fewer bytes", "", *types_in_markdown(facts.index_types)] if facts.index_types else [],
-        _use(record, sided),
-        _limits(config, facts),
+        _training(config, metrics["strength"], facts),
+        _judgement(config, record, pairs, metrics["verdict_on"]),
+        [thresholds_in_words(record) if has_thresholds(metrics) else NO_THRESHOLDS],
+        [alerts_in_words(alerts)] if alerts else [],
+        _forgetting(metrics["dev"]["forgetting"]),
+        ["## Fewer dims, fewer bytes", "", *types_in_markdown(types)] if types else [],
+        _use(record, facts.sided),
+        _limits(config, facts, picked_by(config, metrics)),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
@@ -203,7 +204,7 @@ def _head(config: Config, facts: CardFacts) -> list[str]:
     return ["---", *lines, *([f"license: {facts.licence}"] if facts.licence else []), "---"]
 
 
-def _training(config: Config, alpha: float, sources: Mapping[str, Mapping[str, Any]], facts: CardFacts) -> list[str]:
+def _training(config: Config, alpha: float, facts: CardFacts) -> list[str]:
     """How the model was made, of what, and what others may do with it."""
     how = f"LoRA (rank {config.lora.rank})" if config.lora.enabled else "full fine-tuning"
     dims = ", ".join(map(str, config.loss.dims))
@@ -212,23 +213,28 @@ def _training(config: Config, alpha: float, sources: Mapping[str, Mapping[str, A
         for key, value in changed_settings(config).items()
         if not key.startswith(("data.", "output.", "log.", "checkpoint.", "model.name", "model.original"))
     }
-    made = f" Made on {facts.date} by trainer {__version__}." if facts.date else ""
     settings = f" Settings beside the defaults: {', '.join(f'{key} = {each}' for key, each in shown.items())}."
     base = Path(config.model.name).name
-    said = f"{facts.licence}, as the folder of {base} says" if facts.licence else f"that of {base}, which is not stated"
+    licence = f"{facts.licence}, as the folder of {base} says" if facts.licence else f"that of {base}"
     return [
         f"Trained by {how} with multiple-negatives ranking at the dims {dims}; strength of the update {alpha:.1f}"
-        f"{'' if alpha else UNTOUCHED}. Training pairs: {_sources_in_words(sources)}.{made}"
-        f"{settings if shown else ''} Licence: {said} there; the training pairs may ask for more."
+        f"{'' if alpha else UNTOUCHED}. Training pairs: {_sources_in_words(facts.sources)}. Made on {facts.date} by "
+        f"trainer {__version__}."
+        f"{settings if shown else ''} Licence: {licence}; the training pairs may ask for more."
     ]
 
 
-def _judgement(config: Config, record: dict[str, Any], on: str) -> list[str]:
-    """The tables beside the model that training began with and beside the original, and the verdicts of both kinds."""
+def _judgement(config: Config, record: dict[str, Any], pairs: str, on: str) -> list[str]:
+    """The tables beside the model that training began with and beside the original, and the verdicts of both kinds.
+
+    Args:
+        pairs: the held-out set that the record is of.
+        on: what the verdict goes by, as `judged_on` says it.
+    """
     metric, titles = record["question"]["metric"], shown_metrics(record)
     columns = {name: title for name, title in titles.items() if name != "f1" or metric == "f1"}
-    judged = f"{record['pairs']} held-out pairs ({on})"
-    if judged_on(metric, on, bool(config.data.corpus)) == "corpus":
+    judged = f"{record['pairs']} held-out pairs ({pairs})"
+    if on == "corpus":
         judged = judged_with_corpus(record, judged)
     lines = [f"Judged beside the model that training began with, by {metric} on {judged}:", ""]
     lines += [*_by_dim(record, columns), *_verdicts(record)]
@@ -281,14 +287,14 @@ def _use(record: dict[str, Any], sided: bool) -> list[str]:
     ]
 
 
-def _limits(config: Config, facts: CardFacts) -> list[str]:
-    """What a reader must not take the figures for."""
-    lines = ["## Limits", ""]
-    if facts.max_length:
-        lines.append(f"- Texts are cut at {facts.max_length} tokens.")
-    lines.append(f"- Cut to less than {min(config.loss.dims, default=0)} dims it was neither trained nor judged.")
-    if facts.picked:
-        lines.append(f"- {facts.picked}.")
-    lines.append("- Of other languages, teams or kinds of text than the pairs above these figures say nothing.")
-    lines.append("- A cosine is no probability. A threshold is for its dim, and for a like share of positives.")
-    return lines
+def _limits(config: Config, facts: CardFacts, picked: str) -> list[str]:
+    """What a reader must not take the figures for; `picked` is what `picked_by` says."""
+    return [
+        "## Limits",
+        "",
+        f"- Texts are cut at {facts.max_length} tokens.",
+        f"- Cut to less than {min(config.loss.dims)} dims it was neither trained nor judged.",
+        *([f"- {picked}."] if picked else []),
+        "- Of other languages, teams or kinds of text than the pairs above these figures say nothing.",
+        "- A cosine is no probability. A threshold is for its dim, and for a like share of positives.",
+    ]

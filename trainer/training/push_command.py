@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from rich.filesize import decimal
+
 from trainer.errors import CheckpointError, InputError, first_line
 from trainer.system.arguments import Parser
 from trainer.system.console import console
@@ -47,9 +49,9 @@ def run_push(options: argparse.Namespace) -> None:
     seen = "public" if options.public else "private"
     total = sum(path.stat().st_size for path in files.values())
     about = "Dry run, nothing is uploaded" if options.dry_run else "Uploading"
-    console.print(f"{about}: {options.repo} ({seen}), {len(files)} files, {in_units(total)}", markup=False)
+    console.print(f"{about}: {options.repo} ({seen}), {len(files)} files, {decimal(total)}", markup=False)
     for name, path in files.items():
-        console.print(f"  {name}  {in_units(path.stat().st_size)}", markup=False, highlight=False)
+        console.print(f"  {name}  {decimal(path.stat().st_size)}", markup=False, highlight=False)
     if not options.dry_run:
         url = push(files, options.repo, options.public)
         console.print(f"Uploaded: {url}", markup=False)
@@ -120,8 +122,3 @@ def _in_one_line(repo: str, endpoint: str) -> Iterator[None]:
         raise InputError(
             f"{repo}: {endpoint} cannot be reached ({first_line(error)}); check the network and HF_ENDPOINT"
         ) from error
-
-
-def in_units(size: int) -> str:
-    """Bytes as people read them."""
-    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

@@ -7,8 +7,7 @@ import ast
 import inspect
 import sys
 import typing
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer import config
 from trainer.config_file import suggest
@@ -18,8 +17,7 @@ from trainer.system.arguments import Parser
 from trainer.system.values import KINDS, toml_value
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """A key of the config as `trainer settings` shows it."""
 
     key: str  # section.name
@@ -58,14 +56,13 @@ def show(settings: list[Setting]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, force_terminal=sys.stdout.isatty())
-    rows = [(one.key, one.default, one.kind, one.meaning) for one in settings]
     if not console.is_terminal:
-        for row in rows:
-            print("\t".join(row))
+        for setting in settings:
+            print("\t".join(setting))
         return
     table = Table("setting", "default", "type", "meaning", box=box.SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*row)
+    for setting in settings:
+        table.add_row(*setting)
     console.print(table, markup=False)
 
 
@@ -76,8 +73,6 @@ def all_settings() -> list[Setting]:
     settings = []
     for section, cls in sections.items():
         for name, kind in settings_of(cls).items():
-            if (cls.__name__, name) not in meanings:
-                raise LookupError(f"{cls.__module__}: {cls.__name__}.{name} has no docstring; write one under it")
             default, meaning = toml_value(getattr(cls(), name)), meanings[cls.__name__, name]
             settings.append(Setting(f"{section}.{name}", default, kind_in_words(kind), meaning))
     return settings

@@ -16,8 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from enum import Enum
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,30 +46,6 @@ FORGETTING_ROWS = 250  # and so many where they are only shown: they are embedde
 Point = dict[str, Any]
 """One strength of the curve: "alpha", dim -> "metric" on what the run is judged on, and dim -> Spearman on the
 "forgetting" set where there is one."""
-
-
-class Cause(Enum):
-    """Why a strength may not be chosen."""
-
-    LOSES = "loses to the model that training began with"
-    FORGETS = "forgets more than the limit"
-
-
-@dataclass(frozen=True)
-class RuledOut:
-    """Why a strength may not be chosen, and the dims at which that is so."""
-
-    cause: Cause
-    dims: tuple[str, ...]
-    limit: float
-    """Of forgetting."""
-    on: str = "dev"
-    """Where it loses, as `judged_on` says it."""
-
-    def __str__(self) -> str:
-        loses = f"{self.cause.value} on {on_in_words(self.on)}"
-        what = loses if self.cause is Cause.LOSES else f"forgets more than {self.limit:g}"
-        return f"{what} at {', '.join(self.dims)} dims"
 
 
 def strengths(largest: float) -> tuple[float, ...]:
@@ -133,8 +108,7 @@ def choose_strength(run: Run, start: Mapping[str, Tensor], trained: Mapping[str,
     alpha, excluded = best_strength(curve, limit), ruled_out(curve, limit, run.judged_on)
     why = explain_choice(curve, alpha, excluded, run.judged_on)
     if run.is_main:
-        reasons = {at: str(reason) for at, reason in excluded.items()}
-        record |= {"chosen": alpha, "why": why, "ruled_out": reasons, "curve": curve}
+        record |= {"chosen": alpha, "why": why, "ruled_out": excluded, "curve": curve}
         write_json(run.folder / STRENGTH, record)
     values = {point["alpha"]: point["metric"][largest] for point in curve}
     shown = "  ".join(f"{at:.1f}: {value:.4f}" for at, value in values.items())
@@ -239,7 +213,7 @@ def search(grid: Sequence[float], measure: Callable[[float], Point], forgetting_
     return [points[place] for place in sorted(points)]
 
 
-def explain_choice(curve: Sequence[Point], alpha: float, excluded: Mapping[float, RuledOut], on: str = "dev") -> str:
+def explain_choice(curve: Sequence[Point], alpha: float, excluded: Mapping[float, str], on: str = "dev") -> str:
     """Why the chosen strength is not the one with the highest metric, in a sentence; "" where it is.
 
     At alpha 0 it also says what that means. `on` is what the metric was measured on (`Run.judged_on`).
@@ -260,8 +234,8 @@ def explain_choice(curve: Sequence[Point], alpha: float, excluded: Mapping[float
     return " ".join(sentences)
 
 
-def ruled_out(curve: Sequence[Point], forgetting_limit: float = 0.0, on: str = "dev") -> dict[float, RuledOut]:
-    """Alphas that may not be chosen, each with why; never alpha 0, the first point.
+def ruled_out(curve: Sequence[Point], forgetting_limit: float = 0.0, on: str = "dev") -> dict[float, str]:
+    """Alphas that may not be chosen, each with why, as it follows "it" in a sentence; never alpha 0, the first point.
 
     A strength is ruled out where the metric loses to that of the start at any dim, or where Spearman on the
     forgetting set falls by more than the limit at any dim: every dim is exported, so each has to be fit for use. NaN,
@@ -279,9 +253,12 @@ def ruled_out(curve: Sequence[Point], forgetting_limit: float = 0.0, on: str = "
     reasons = {}
     for point in curve[1:]:
         if dims := falls(point, "metric"):
-            reasons[point["alpha"]] = RuledOut(Cause.LOSES, dims, forgetting_limit, on)
+            why = f"loses to the model that training began with on {on_in_words(on)}"
         elif forgetting_limit and (dims := falls(point, "forgetting", forgetting_limit)):
-            reasons[point["alpha"]] = RuledOut(Cause.FORGETS, dims, forgetting_limit)
+            why = f"forgets more than {forgetting_limit:g}"
+        else:
+            continue
+        reasons[point["alpha"]] = f"{why} at {', '.join(dims)} dims"
     return reasons
 
 

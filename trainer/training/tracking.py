@@ -21,7 +21,7 @@ from accelerate.tracking import (
 
 from trainer.config import Config
 from trainer.config_file import to_tree
-from trainer.errors import InputError
+from trainer.errors import InputError, first_line
 from trainer.system.values import toml_value
 
 PROJECT = "matryoshka-trainer"  # of Weights & Biases, and the experiment of MLflow
@@ -53,8 +53,8 @@ def tracked(config: Config, accelerator: Accelerator) -> Iterator[Accelerator]:
         try:
             accelerator.init_trackers(PROJECT, settings)
         except Exception as error:  # of any library: no account, no server
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise InputError(f"log.trackers = {toml_value(config.log.trackers)}: cannot start: {reason}") from error
+            trackers = toml_value(config.log.trackers)
+            raise InputError(f"log.trackers = {trackers}: cannot start: {first_line(error)}") from error
     try:
         yield accelerator
     finally:
