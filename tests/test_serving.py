@@ -289,6 +289,13 @@ def test_what_cannot_be_is_said_before_any_work(tiny_model: Build, tmp_path: Pat
     with pytest.raises(StorageError, match="exists already"):
         export(replace(asked, output=tmp_path))
     assert not list(tmp_path.iterdir())
+    shutil.copytree(model, tmp_path / "own")
+    (tmp_path / "own-onnx").mkdir()  # the export of all dims, which is none of 32
+    beside = ExportRequest(str(tmp_path / "own"), pairs=str(tmp_path / "none.json"))
+    with pytest.raises(InputError, match="none.json"):
+        export(replace(beside, dim=32))
+    with pytest.raises(StorageError, match="own-onnx: exists already"):
+        export(beside)
 
 
 def test_more_loss_than_is_allowed_is_an_error(

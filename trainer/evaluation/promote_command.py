@@ -78,7 +78,10 @@ def run_promote(options: argparse.Namespace) -> None:
     else:
         print_judgement(judgement)
     keep_record(options.record, record_of(promotion, options.margin))
-    console.print(f"Decision written to {options.record}", markup=False)
+    for note in promotion.notes:
+        console.print(note, markup=False)
+    dims = ", ".join(map(str, judgement.question.dims))
+    console.print(f"Compared at {dims} dims; decision written to {options.record}", markup=False)
     if not promotion.promoted:
         raise NotPromoted(f"not promoted, {options.over} stays: {promotion.reason}")
     console.print(f"Promoted over {options.over}: {promotion.reason}", markup=False)

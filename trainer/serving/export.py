@@ -49,7 +49,7 @@ class ExportRequest:
     """Of the metric, at any kept dim."""
 
     def check(self) -> None:
-        """Raise InputError for what cannot be, StorageError for a folder that exists."""
+        """Raise InputError for what cannot be."""
         if not (math.isfinite(self.allow_loss) and self.allow_loss >= 0):
             raise InputError(f"--allow-loss {self.allow_loss:g}: write how much of the metric may be lost, as in 0.005")
         for package in self.packages:
@@ -58,8 +58,6 @@ class ExportRequest:
             except PackageNotFoundError:
                 extra = package if package in ("openvino", "nncf") else "'matryoshka-trainer[serve]'"
                 raise InputError(f"trainer export: {package} is not installed; pip install {extra}") from None
-        if (folder := self.folder("")).exists():
-            raise StorageError(f"{folder}: exists already and is not overwritten; name another --output or remove it")
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -68,12 +66,13 @@ class ExportRequest:
         return "onnx", "onnxscript", "onnxruntime", *(of_openvino if self.runtime == OPENVINO else ())
 
     def folder(self, cut: str) -> Path:
-        """Where the export goes; `cut` is what its name says of the dim."""
-        if self.output:
-            return self.output
+        """Where the export goes; `cut` is what its name says of the dim. Raises StorageError where it exists."""
         place = Path(self.model)
         name = f"{place.resolve().name if place.is_dir() else place.name}-{self.runtime}{'-int8' * self.int8}{cut}"
-        return (place.parent if place.is_dir() else Path()) / name
+        folder = self.output or (place.parent if place.is_dir() else Path()) / name
+        if folder.exists():
+            raise StorageError(f"{folder}: exists already and is not overwritten; name another --output or remove it")
+        return folder
 
 
 def export(request: ExportRequest) -> Path:
@@ -91,10 +90,10 @@ def export(request: ExportRequest) -> Path:
     dim = encoder.usual_dim if request.dim is None else request.dim
     if not 1 <= dim <= encoder.width:
         raise InputError(f"--dims {dim}: embeddings of {request.model} have {encoder.width}; ask for 1 to so many")
+    output = request.folder(f"-{dim}" if dim != encoder.width else "")
     judged_by = pairs_to_judge(request, dim)
     texts = judged_by.table.texts if judged_by else generate_pairs(48, 0, "test")["texts1"]
-    cut = f"-{dim}" if dim != encoder.width else ""
-    with new_folder(request.folder(cut)) as folder:
+    with new_folder(output) as folder:
         facts = _write(encoder, request, dim, folder, judged_by)
         facts = _prove(encoder, facts, dim, folder, texts)
         if request.int8:
@@ -102,7 +101,7 @@ def export(request: ExportRequest) -> Path:
         if judged_by:
             facts = replace(facts, judgement=judge_export(encoder, folder, judged_by, request.allow_loss))
             _save(facts, folder)
-    return request.folder(cut)
+    return output
 
 
 def _write(
