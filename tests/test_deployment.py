@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,10 +203,12 @@ def test_bad_input_is_one_line(
 def test_the_terminal_says_where_a_threshold_belongs(asked: dict[str, Any]) -> None:
     options = {"prevalence": 0.02, "tickets": asked["tickets"], "alerts_per_ticket": 3.0}
     judgement = judge(Question(**asked["question"], **options))
+    judgement = replace(judgement, question=replace(judgement.question, model="a[/b]/[final]"))  # no markup
     with console.capture() as capture:
         print_judgement(judgement)
     shown = " ".join(capture.get().split())
     assert "thresholds where 2 % of the pairs are positive, alerts on the 60 different tickets of" in shown
+    assert "model: a[/b]/[final]; thresholds" in shown
     assert "alerts a ticket" in shown and "cannot tell rates under" in shown
     json.dumps(judgement_record(judgement))
 

@@ -135,9 +135,9 @@ def test_what_is_kept_is_checked(table: PairTable, tmp_path: Path) -> None:
         stored_thresholds(tmp_path, (64,), replace(MODEL, weights_fingerprint="trained further"))
     for change in ({"pooling": "cls"}, {"max_length": 64}, {"query_prompt": ""}, {"document_prompt": ""}):
         (name,) = change
-        with pytest.raises(InputError, match=f"fitted at {name} .*fit them again with --dev"):
+        with pytest.raises(InputError, match=f"fitted at {name} .*fit them again with trainer evaluate --dev"):
             stored_thresholds(tmp_path, (64,), replace(MODEL, **change))
-    with pytest.raises(InputError, match="no threshold for 8 dims"):
+    with pytest.raises(InputError, match="no threshold for 8 dims; take --dims of 64, or fit"):
         stored_thresholds(tmp_path, (64, 8), MODEL)
     whole = path.read_text()
     for damage in ("", "[]", "{}", whole[:-5], whole.replace('"rule"', '"role"')):
