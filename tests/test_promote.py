@@ -126,6 +126,8 @@ def test_a_wrong_command_decides_nothing(place: Path, more: list[str], message: 
     (place / "folder").mkdir(exist_ok=True)
     arguments = ["promote", "nowhere", "--over", "nowhere", "--test", "t.json", "--record", str(place / "folder")]
     assert cli(arguments) == 5 and "is no file" in capfd.readouterr().err
+    of_evaluate = ["evaluate", "--model", "nowhere", "--pairs", "t.json", "--json", str(place / "folder")]
+    assert cli(of_evaluate) == 5 and "is no file: name one as --json" in capfd.readouterr().err
     arguments[-1] = str(place / "test.json" / "decisions.jsonl")
     assert cli(arguments) == 5 and f"{arguments[-1]}: cannot be written" in capfd.readouterr().err
 
@@ -195,7 +197,8 @@ def test_no_model_is_judged_by_what_it_was_trained_on(place: Path, run: Path, tm
     assert cli(["promote", *models, *tickets, *record]) in (0, 1)
     assert "are in the training pairs" in capfd.readouterr().err
     decision = json.loads((tmp_path / "record.jsonl").read_text().splitlines()[1])
-    assert 0 < (count := decision["queries"]) < 120
+    count = decision["queries"]
+    assert 0 < count < 120
     said = f"The corpus has also picked the model, so expect a little less on other tickets: {count} of the {count} "
     assert decision["notes"][0].startswith(said)
     shutil.copy(tmp_path / "unseen.json", run.parent / "pairs.json")

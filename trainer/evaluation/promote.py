@@ -7,7 +7,6 @@ else by pairs.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from typing import Any
 
 from trainer import __version__
 from trainer.data.split import check_overlap
-from trainer.errors import InputError, StorageError
+from trainer.errors import InputError
 from trainer.evaluation.assessment import CHANGE, GUARDED
 from trainer.evaluation.judge import Judgement, judge
 from trainer.evaluation.question import Question, SearchQuestion
@@ -84,15 +83,6 @@ def _judge_unseen(
     for data in known.values():
         check_overlap(data.train, test, allow_overlap)
     return judge(replace(question, pairs=test)), notes(test.texts)
-
-
-def check_record(path: Path) -> None:
-    """Raise StorageError before any work where a decision could not be written down there."""
-    if path.exists() and not path.is_file():
-        raise StorageError(f"{path}: is no file: name one for the record with --record")
-    folder = next(each for each in path.absolute().parents if each.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise StorageError(f"{path}: cannot be written in {folder}: name another file for the record with --record")
 
 
 def record_of(promotion: Promotion, margin: float | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from trainer.data.origins import KNOWN
 from trainer.mining.neighbours import THREADS, IntArray, Matrix, Similarity
-from trainer.mining.positives import Mined, Pairs, compare_categories
+from trainer.mining.positives import Mined, Pairs, compare_categories, may_be_different
 from trainer.mining.settings import BoolArray, Settings
 from trainer.mining.sources import Source, Texts
 from trainer.system.console import progress
@@ -70,9 +70,7 @@ class Labels:
         """[P] whether the tickets of pairs of texts may be called different problems."""
         tickets = self.texts.tickets
         one, two = self.texts.ticket(first), self.texts.ticket(second)
-        languages = self.languages[one], self.languages[two]
-        may = (languages[0] == languages[1]) | (languages[0] == "") | (languages[1] == "")
-        may &= self.mined.group[one] != self.mined.group[two]
+        may = may_be_different(self.mined, self.languages, one, two)
         ceiling = np.where(self.linked[one] & self.linked[two], DIFFERENT_IF_LINKED, DIFFERENT)
         storm = np.ones_like(ceiling)
         if tickets.dates is not None:

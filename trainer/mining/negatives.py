@@ -21,7 +21,7 @@ from scipy.sparse import csr_matrix, identity
 from trainer.data.origins import BY_MODEL
 from trainer.data.tickets import Tickets
 from trainer.mining.neighbours import Candidates, IntArray, Similarity
-from trainer.mining.positives import Mined, Pairs, compare_categories
+from trainer.mining.positives import Mined, Pairs, compare_categories, may_be_different
 from trainer.mining.settings import Band, BoolArray, Phase, Settings
 from trainer.system.console import progress
 from trainer.text.tfidf import FloatArray, cosines_with, pair_cosines
@@ -52,9 +52,7 @@ class Search:
 
     def allowed(self, first: IntArray, second: IntArray) -> BoolArray:
         """[P] whether pairs may be called different problems, whatever band they are for."""
-        one, two = self.languages[first], self.languages[second]
-        may = (one == two) | (one == "") | (two == "")
-        may &= self.mined.group[first] != self.mined.group[second]
+        may = may_be_different(self.mined, self.languages, first, second)
         may[may] &= self.friends[first[may]].multiply(self.friends[second[may]]).sum(axis=1).A1 == 0
         relation = compare_categories(self.tickets, first, second)
         cosine = self.similarity.alike(first, second)

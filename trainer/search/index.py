@@ -249,9 +249,7 @@ class Reach(NamedTuple):
     measured_on: int
 
 
-def measure_reach(
-    embeddings: NDArray[Any], prefix: int = PREFIX, seed: int = 0, kept: EmbeddingType | None = None
-) -> Reach:
+def measure_reach(embeddings: NDArray[Any], kept: EmbeddingType | None = None) -> Reach:
     """Find how many candidates the best TOP of nearly all queries are among, and measure that on other queries.
 
     Stored embeddings search for others. N candidates, which is all, where there are few tickets, or so many would be
@@ -261,11 +259,11 @@ def measure_reach(
         embeddings: [N, ...] as `kept` has encoded them; None: as they are, float32.
     """
     kept = kept or EmbeddingType("float32", embeddings.shape[1])
-    count, prefix = len(embeddings), min(prefix, kept.dims)
+    count, prefix = len(embeddings), min(PREFIX, kept.dims)
     least = max(FUSED_DEPTH + 1, TOP)
     if count <= 2 * least or prefix == kept.dims or kept.name == "binary":
         return Reach(prefix, count, 1.0, 0)
-    queries = np.random.default_rng(seed).permutation(count)[:SAMPLE]
+    queries = np.random.default_rng(0).permutation(count)[:SAMPLE]
     prefixes = Prefixes.of(kept, embeddings, prefix)
     blocks = [queries[start : start + QUERIES_AT_ONCE] for start in range(0, len(queries), QUERIES_AT_ONCE)]
     places = np.concatenate([_places(kept, embeddings, prefixes, block) for block in blocks])  # [SAMPLE, TOP]
