@@ -199,6 +199,17 @@ def test_bad_input_is_one_line(
     assert len(error) == 1 and message in error[0]
 
 
+def test_thresholds_that_do_not_fit_are_said_before_tickets_are_embedded(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shutil.copytree(asked["question"]["model"], tmp_path / "model")
+    (model / "thresholds.json").write_text("{}")
+    monkeypatch.setattr("trainer.evaluation.judge.count_for", None)
+    question = asked["question"] | {"model": str(model), "dev": None, "tickets": asked["tickets"]}
+    with pytest.raises(InputError, match="cannot be read as thresholds"):
+        judge(Question(**question))
+
+
 @pytest.mark.slow
 def test_the_terminal_says_where_a_threshold_belongs(asked: dict[str, Any]) -> None:
     options = {"prevalence": 0.02, "tickets": asked["tickets"], "alerts_per_ticket": 3.0}

@@ -195,7 +195,8 @@ def resampled_per_ticket(counts: AlertCounts, samples: Float, threshold: float) 
 
 def _candidates(thresholds: float | np.ndarray, steps: int = STEPS) -> Int:
     """The rows of the candidates next to thresholds, of their shape."""
-    return np.clip(np.rint(np.asarray(thresholds) * steps), -steps, steps).astype(np.int64) + steps
+    rows: Int = np.clip(np.rint(np.asarray(thresholds) * steps), -steps, steps).astype(np.int64) + steps
+    return rows
 
 
 def _unit(embeddings: np.ndarray, order: np.ndarray, dim: int) -> Tensor:

@@ -25,6 +25,7 @@ def data_of_model(model: str) -> RunData | None:
     if not Path(model).is_dir():
         return None
     metadata = _run_of(model) / METADATA
+    known: RunData | None = None
     with _what_cannot_be_told(model, "trained on"):
         if not metadata.is_file():
             raise InputError("it lies in no folder of a run")
@@ -32,8 +33,8 @@ def data_of_model(model: str) -> RunData | None:
         data = pairs_of_run(metadata.parent)
         if data.train.fingerprint() != fingerprint:
             raise InputError(f"{data.train.source} has changed since")
-        return data
-    return None
+        known = data
+    return known
 
 
 def picked_by(model: str, data: RunData, judged: Sequence[str]) -> str:
@@ -43,20 +44,17 @@ def picked_by(model: str, data: RunData, judged: Sequence[str]) -> str:
         data: that of the model's run.
         judged: the texts of the judged pairs, or those that search.
     """
-    run = _run_of(model)
+    run, count, picked = _run_of(model), 0, ""
     with _what_cannot_be_told(model, "picked by"):
         config = load_config(run / CONFIG)
         on = judged_on(config.eval.metric, "dev", bool(config.data.corpus))
         evaluations = json.loads((run / METRICS).read_bytes())["evaluations"]
-        if not (picked := picked_in_words(on, len(evaluations), (run / STRENGTH).is_file())):
-            return ""
+        picked = picked_in_words(on, len(evaluations), (run / STRENGTH).is_file())
         texts = data.dev.texts
-        if on == "corpus" and (corpus := read_corpus(config.data, data.dev, data.train.texts)):
+        if picked and on == "corpus" and (corpus := read_corpus(config.data, data.dev, data.train.texts)):
             texts = [corpus.texts[query] for query in corpus.queries]
-        count = len(rows_with_text(range(len(judged)), [[text] for text in judged], texts))
-        where = f"{count} of the {len(judged)} judged texts are among those that picked {model}"
-        return f"{picked}: {where}" if count else ""
-    return ""
+        count = len(rows_with_text(range(len(judged)), [[text] for text in judged], texts)) if picked else 0
+    return f"{picked}: {count} of the {len(judged)} judged texts are among those that picked {model}" if count else ""
 
 
 def _run_of(model: str) -> Path:

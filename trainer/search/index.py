@@ -120,6 +120,7 @@ class Index:
             raise ValueError("opened without a model")
         if not prepared:
             texts = [self.contents.preparation.apply([text.strip()]) for text in texts]
+        _require_top(top)
         if blank := [place for place, text in enumerate(texts, start=1) if not text]:
             raise InputError(f"text {blank[0]} to search for is empty: write some words")
         queries = self.encoder.encode(texts, side="query", dims=self.contents.dims, normalize=True)
@@ -129,8 +130,7 @@ class Index:
         self, queries: Float, top: int = 5, texts: Sequence[str] = (), *, exact: bool = False, ids: Sequence[str] = ()
     ) -> list[list[Hit]]:
         """As `search`, by embeddings [Q, E] of length 1 and, where BM25 is to help, the queries' texts [Q]."""
-        if not 1 <= top <= FUSED_DEPTH:
-            raise InputError(f"top = {top}: use 1 to {FUSED_DEPTH}")
+        _require_top(top)
         rows_by_key = {id_key(name): row for row, name in enumerate(self.ids)} if any(ids) else {}
         found = []
         for place, query in enumerate(queries):
@@ -198,6 +198,11 @@ class Prefixes(NamedTuple):
     def near(self, query: Float) -> Float:
         """[N] how near the prefixes are to a query's, of which the length does not matter."""
         return self.kept.dots(self.codes, query[: self.kept.dims])
+
+
+def _require_top(top: int) -> None:
+    if not 1 <= top <= FUSED_DEPTH:
+        raise InputError(f"top = {top}: use 1 to {FUSED_DEPTH}")
 
 
 def _best(scores: np.ndarray, count: int) -> Int:

@@ -92,8 +92,14 @@ def export(request: ExportRequest) -> Path:
     if not 1 <= dim <= encoder.width:
         raise InputError(f"--dims {dim}: embeddings of {request.model} have {encoder.width}; ask for 1 to so many")
     output = request.folder(f"-{dim}" if dim != encoder.width else "")
-    asked = {"label_scale": request.label_scale, "positive_threshold": request.positive_threshold}
-    judged_by = pairs_to_judge(EncoderQuestion(request.model, request.pairs, reading=request.reading, **asked), dim)
+    question = EncoderQuestion(
+        request.model,
+        request.pairs,
+        label_scale=request.label_scale,
+        positive_threshold=request.positive_threshold,
+        reading=request.reading,
+    )
+    judged_by = pairs_to_judge(question, dim)
     texts = judged_by.table.texts if judged_by else generate_pairs(48, 0, "test")["texts1"]
     with new_folder(output) as folder:
         facts = _write(encoder, request, dim, folder, judged_by)
