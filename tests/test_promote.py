@@ -198,7 +198,7 @@ def test_no_model_is_judged_by_what_it_was_trained_on(place: Path, run: Path, tm
     assert "are in the training pairs" in capfd.readouterr().err
     decision = json.loads((tmp_path / "record.jsonl").read_text().splitlines()[1])
     count = decision["queries"]
-    assert 0 < count < 120
+    assert 0 < count < 120 and decision["candidate"]["width"] == decision["deployed"]["width"] == 64
     said = f"The corpus has also picked the model, so expect a little less on other tickets: {count} of the {count} "
     assert decision["notes"][0].startswith(said)
     shutil.copy(tmp_path / "unseen.json", run.parent / "pairs.json")
