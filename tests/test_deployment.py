@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,14 +199,27 @@ def test_bad_input_is_one_line(
     assert len(error) == 1 and message in error[0]
 
 
+def test_thresholds_that_do_not_fit_are_said_before_tickets_are_embedded(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shutil.copytree(asked["question"]["model"], tmp_path / "model")
+    (model / "thresholds.json").write_text("{}")
+    monkeypatch.setattr("trainer.evaluation.judge.count_for", None)
+    question = asked["question"] | {"model": str(model), "dev": None, "tickets": asked["tickets"]}
+    with pytest.raises(InputError, match="cannot be read as thresholds"):
+        judge(Question(**question))
+
+
 @pytest.mark.slow
 def test_the_terminal_says_where_a_threshold_belongs(asked: dict[str, Any]) -> None:
     options = {"prevalence": 0.02, "tickets": asked["tickets"], "alerts_per_ticket": 3.0}
     judgement = judge(Question(**asked["question"], **options))
+    judgement = replace(judgement, question=replace(judgement.question, model="a[/b]/[final]"))  # no markup
     with console.capture() as capture:
         print_judgement(judgement)
     shown = " ".join(capture.get().split())
     assert "thresholds where 2 % of the pairs are positive, alerts on the 60 different tickets of" in shown
+    assert "model: a[/b]/[final]; thresholds" in shown
     assert "alerts a ticket" in shown and "cannot tell rates under" in shown
     json.dumps(judgement_record(judgement))
 

@@ -12,7 +12,7 @@ from trainer.errors import InputError
 from trainer.mining import neighbours as similarity
 from trainer.mining.neighbours import Candidates, Similarity, similar_pairs
 from trainer.text.cleaning import STOP_WORDS
-from trainer.text.tfidf import cosines_with, pair_cosines, tfidf_matrix
+from trainer.text.tfidf import as_columns, cosines_with, pair_cosines, tfidf_matrix
 
 
 def random_rows(seed: int, rows: int = 700, terms: int = 300) -> csr_matrix:
@@ -107,7 +107,9 @@ def test_cosines_of_pairs_and_of_blocks_are_the_product(dense: bool) -> None:
     first, second = np.random.default_rng(0).integers(0, 50, (2, 200))
     np.testing.assert_allclose(pair_cosines(matrix, first, second), whole[first, second], atol=1e-6)
     rows, others = np.array([3, 1, 7]), np.arange(10, 40)
-    np.testing.assert_allclose(cosines_with(matrix, rows, others), whole[np.ix_(rows, others)], atol=1e-6)
+    np.testing.assert_allclose(
+        cosines_with(matrix, rows, as_columns(matrix, others)), whole[np.ix_(rows, others)], atol=1e-6
+    )
     assert len(pair_cosines(matrix, first[:0], second[:0])) == 0
 
 
@@ -120,4 +122,4 @@ def test_where_both_judge_positives_take_the_lower_and_negatives_the_higher() ->
     assert as_set(found) == set(zip(*map(np.ndarray.tolist, np.nonzero(np.triu(low, 1) >= 0.15)), strict=True))
     assert len(found) > 5
     np.testing.assert_allclose(both.alike(found.first, found.second), found.cosine, atol=1e-6)
-    np.testing.assert_allclose(both.closest(np.arange(5), np.arange(120)), high[:5], atol=1e-6)
+    np.testing.assert_allclose(both.closest(np.arange(5), both.as_columns(np.arange(120))), high[:5], atol=1e-6)

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oracles import until_finish
+from oracles import edit_json, until_finish
 from safetensors.torch import load_file, save_file
 
+from trainer.config_file import dump_config, load_config
 from trainer.errors import InputError
 from trainer.evaluation.assessment import assess_search
 from trainer.evaluation.search_metrics import NAMES
-from trainer.evaluation.trained_pairs import trained_pairs
+from trainer.evaluation.trained_pairs import data_of_model, picked_by
 from trainer.evaluation.verdict import worse_by
 from trainer.main import cli
 from trainer.system.files import append_line
+from trainer.system.run_files import CONFIG, METRICS
 
 COMMON = ["--resamples", "200", "--dims", "64"]
 
@@ -124,6 +126,8 @@ def test_a_wrong_command_decides_nothing(place: Path, more: list[str], message: 
     (place / "folder").mkdir(exist_ok=True)
     arguments = ["promote", "nowhere", "--over", "nowhere", "--test", "t.json", "--record", str(place / "folder")]
     assert cli(arguments) == 5 and "is no file" in capfd.readouterr().err
+    of_evaluate = ["evaluate", "--model", "nowhere", "--pairs", "t.json", "--json", str(place / "folder")]
+    assert cli(of_evaluate) == 5 and "is no file: name one as --json" in capfd.readouterr().err
     arguments[-1] = str(place / "test.json" / "decisions.jsonl")
     assert cli(arguments) == 5 and f"{arguments[-1]}: cannot be written" in capfd.readouterr().err
 
@@ -168,25 +172,37 @@ def test_no_model_is_judged_by_what_it_was_trained_on(place: Path, run: Path, tm
         assert cli(["promote", str(pair[0]), "--over", str(pair[1]), "--test", str(place / "test.json")]) == 2
         error = capfd.readouterr().err.splitlines()[-1]
         assert "texts that are also in" in error and "--allow-overlap = " in error and "data." not in error
-    known = trained_pairs(str(run / "model"))
-    assert known is not None and 0 < len(known) < 120
+    known = data_of_model(str(run / "model"))
+    assert known is not None and 0 < len(known.train) < 120
     columns = json.loads((place / "test.json").read_text())
-    unseen = [i for i in range(120) if not {columns["texts1"][i], columns["texts2"][i]} & set(known.texts)]
+    unseen = [i for i in range(120) if not {columns["texts1"][i], columns["texts2"][i]} & set(known.train.texts)]
     columns = {name: [cells[i] for i in unseen] for name, cells in columns.items()}
     (tmp_path / "unseen.json").write_text(json.dumps(columns))
     record = ["--record", str(tmp_path / "record.jsonl"), *COMMON]
     models = [str(place / "good"), "--over", str(run / "model")]
+    assert not picked_by(str(run / "model"), known, known.dev.texts)  # one evaluation, no strength: nothing was picked
+    edit_json(run / METRICS, evaluations=[{}, {}])
+    assert not picked_by(str(run / "model"), known, ["another text"])
     assert cli(["promote", *models, "--test", str(tmp_path / "unseen.json"), *record]) in (0, 1)
     said = capfd.readouterr().err
     unknown = f"{place / 'good'}: whether it was trained on what it is judged by cannot be told"
-    assert f"{unknown}: it lies in no folder of a run" in said
+    assert f"{unknown}: it lies in no folder of a run" in said and "Compared at 64 dims; decision written" in said
+    (note,) = json.loads((tmp_path / "record.jsonl").read_text())["notes"]
+    assert note in said and note.startswith("Dev has also picked the model, so expect a little less on other pairs: ")
+    assert note.endswith(f" judged texts are among those that picked {run / 'model'}")
     # Among tickets: those that one of the two knows do not search.
     tickets = ["--test", str(place / "tickets.csv"), "--duplicate-column", "duplicate_of"]
+    corpus = [f"data.corpus={place / 'tickets.csv'}", "data.duplicates=duplicate_of", "eval.metric=mrr@10"]
+    (run / CONFIG).write_text(dump_config(load_config(run / CONFIG, corpus)))
     assert cli(["promote", *models, *tickets, *record]) in (0, 1)
     assert "are in the training pairs" in capfd.readouterr().err
-    assert json.loads((tmp_path / "record.jsonl").read_text().splitlines()[1])["queries"] < 120
+    decision = json.loads((tmp_path / "record.jsonl").read_text().splitlines()[1])
+    count = decision["queries"]
+    assert 0 < count < 120 and decision["candidate"]["width"] == decision["deployed"]["width"] == 64
+    said = f"The corpus has also picked the model, so expect a little less on other tickets: {count} of the {count} "
+    assert decision["notes"][0].startswith(said)
     shutil.copy(tmp_path / "unseen.json", run.parent / "pairs.json")
-    assert trained_pairs(str(run / "model")) is None and "pairs.json has changed since" in capfd.readouterr().err
+    assert data_of_model(str(run / "model")) is None and "pairs.json has changed since" in capfd.readouterr().err
 
 
 # ---- train --from

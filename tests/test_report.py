@@ -318,6 +318,12 @@ def test_no_legend_covers_a_curve(finished: Path) -> None:
     assert covered(drawn[0]) == ["\n".join(text.get_text() for text in inside.get_texts())]
 
 
+def test_a_histogram_leaves_to_its_caption_what_the_threshold_was_fitted_on() -> None:
+    scores = {"8": [0.1, 0.9]}  # dev, or the judged pairs where dev has no negatives
+    (legend,) = figures.draw_histograms([0, 1], scores, scores, {"8": 0.5}).legends
+    assert {text.get_text() for text in legend.get_texts()} == {"negative", "positive", "threshold"}
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 def test_texts_are_masked_and_escaped(run: Path) -> None:

@@ -24,7 +24,7 @@ pytest.importorskip("onnxscript", reason="the extra `serve` is not installed")
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import pairs_from_columns
 from trainer.errors import CheckpointError, InputError, LostTooMuch, StorageError
-from trainer.evaluation.question import asked_of_export
+from trainer.evaluation.question import EncoderQuestion, asked_of_export
 from trainer.main import cli
 from trainer.model.encoder import Encoder, embedding_conditions, weights_fingerprint
 from trainer.model.export import save_model
@@ -289,6 +289,13 @@ def test_what_cannot_be_is_said_before_any_work(tiny_model: Build, tmp_path: Pat
     with pytest.raises(StorageError, match="exists already"):
         export(replace(asked, output=tmp_path))
     assert not list(tmp_path.iterdir())
+    shutil.copytree(model, tmp_path / "own")
+    (tmp_path / "own-onnx").mkdir()  # the export of all dims, which is none of 32
+    beside = ExportRequest(str(tmp_path / "own"), pairs=str(tmp_path / "none.json"))
+    with pytest.raises(InputError, match="file not found"):
+        export(replace(beside, dim=32))
+    with pytest.raises(StorageError, match="own-onnx: exists already"):
+        export(beside)
 
 
 def test_more_loss_than_is_allowed_is_an_error(
@@ -316,7 +323,7 @@ def test_an_export_is_judged_in_the_corpus_of_its_run(
     (tmp_path / "dev.json").write_text(json.dumps(table))
     (tmp_path / "tickets.csv").write_text("description\n" + "\n".join(json.dumps(text) for text in other))
     data = f'[data]\ntrain = "incidents"\ndev = "{tmp_path}/dev.json"\ncorpus = "{tmp_path}/tickets.csv"\n'
-    asked = ExportRequest(str(model), output=tmp_path / "new")
+    asked = EncoderQuestion(str(model))
     (tmp_path / "config.toml").write_text(f'{data}[eval]\nmetric = "spearman"\n[loss]\ndims = [64, 32]\n')
     by_labels = pairs_to_judge(asked, 64)
     assert by_labels and by_labels.metric == "spearman" and by_labels.corpus is None

@@ -14,6 +14,7 @@ from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.errors import InputError
 from trainer.evaluation.pair_metrics import best_f1, classify_at
 from trainer.evaluation.prevalence import threshold_at_share
+from trainer.evaluation.question import Question
 from trainer.evaluation.thresholds import fit_thresholds, parse_rule, store_thresholds, stored_thresholds
 from trainer.model.encoder import EmbeddingConditions
 from trainer.system.run_files import THRESHOLDS
@@ -70,6 +71,9 @@ def test_rules_that_are_none(text: str) -> None:
     assert parse_rule("f1")[0] == "f1"
     with pytest.raises(InputError, match="is not known"):
         parse_rule(text)
+    if text:  # before any work
+        with pytest.raises(InputError, match="is not known"):
+            Question(model="nowhere", pairs="nowhere.json", rule=text).check()
 
 
 @pytest.mark.parametrize(
@@ -135,9 +139,9 @@ def test_what_is_kept_is_checked(table: PairTable, tmp_path: Path) -> None:
         stored_thresholds(tmp_path, (64,), replace(MODEL, weights_fingerprint="trained further"))
     for change in ({"pooling": "cls"}, {"max_length": 64}, {"query_prompt": ""}, {"document_prompt": ""}):
         (name,) = change
-        with pytest.raises(InputError, match=f"fitted at {name} .*fit them again with --dev"):
+        with pytest.raises(InputError, match=f"fitted at {name} .*fit them again with trainer evaluate --dev"):
             stored_thresholds(tmp_path, (64,), replace(MODEL, **change))
-    with pytest.raises(InputError, match="no threshold for 8 dims"):
+    with pytest.raises(InputError, match="no threshold for 8 dims; take --dims of 64, or fit"):
         stored_thresholds(tmp_path, (64, 8), MODEL)
     whole = path.read_text()
     for damage in ("", "[]", "{}", whole[:-5], whole.replace('"rule"', '"role"')):

@@ -57,12 +57,11 @@ class AlertCounts:
 
     def per_ticket(self, threshold: float) -> float:
         """Alerts a ticket at a threshold, which is rounded to the nearest candidate."""
-        return float(self.alerts[_candidate(threshold)]) / self.tickets
+        return float(self.alerts[_candidates(threshold)]) / self.tickets
 
     def flagged(self, thresholds: np.ndarray) -> Float:
         """The share of all pairs that reach thresholds, of their shape; rounded likewise."""
-        rows = np.clip(np.rint(np.asarray(thresholds) * STEPS), -STEPS, STEPS).astype(np.int64) + STEPS
-        shares: Float = self.alerts[rows] / (self.tickets * (self.tickets - 1.0))
+        shares: Float = self.alerts[_candidates(thresholds)] / (self.tickets * (self.tickets - 1.0))
         return shares
 
 
@@ -90,12 +89,12 @@ def count_alerts(
     alike = queries is documents
     new = _unit(queries, order, dim)
     past = new if alike else _unit(documents, order, dim)
-    combinations = list(combinations_with_replacement(range(groups), 2))
+    combinations = _both_groups(groups).T.tolist()
     by_groups = np.empty((len(combinations), 2 * COARSE + 1), dtype=np.int64)
     total = torch.zeros(2 * STEPS + 1, dtype=torch.int64)
     with progress(f"Counting alerts at {dim} dims", len(combinations)) as advance:
         for row, (a, b) in enumerate(combinations):
-            first, second = (range(int(edges[group]), int(edges[group + 1])) for group in (a, b))
+            first, second = (range(*edges[group : group + 2].tolist()) for group in (a, b))
             ways = [(first, second)] if a == b or alike else [(first, second), (second, first)]
             weight = 2 if alike and a != b else 1  # the other way round is the same
             coarse = torch.zeros(2 * COARSE + 1, dtype=torch.int64)
@@ -141,7 +140,7 @@ def alerts_at(
     np.fill_diagonal(raised, False)
     parts = (np.add.reduceat(each, edges[:-1], axis=1, dtype=np.int64) for each in np.split(raised, edges[1:-1]))
     by_groups = np.stack([part.sum(axis=0) for part in parts])
-    first, second = np.array(list(combinations_with_replacement(range(groups), 2))).T
+    first, second = _both_groups(groups)
     both = by_groups[first, second] + np.where(first == second, 0, by_groups[second, first])
     samples = _resample(both[:, None], _pairs_of_groups(edges), groups, count, RESAMPLES, seed)
     return float(raised.sum()) / count, samples[:, 0]
@@ -156,7 +155,7 @@ def _resample(by_groups: Int, pairs: Int, groups: int, tickets: int, resamples: 
     """[B, D] alerts a ticket in resamples, of alerts [P, D] and pairs [P] by pair of groups."""
     if groups < FEWEST_GROUPS:
         return np.full((resamples, by_groups.shape[1]), np.nan)
-    first, second = np.array(list(combinations_with_replacement(range(groups), 2))).T
+    first, second = _both_groups(groups)
     alerts, parts = by_groups.astype(np.float64), []
     for drawn in resample_counts(groups, resamples, seed, RESAMPLES_AT_ONCE):
         weights = drawn[:, first].astype(np.float64) * drawn[:, second]
@@ -165,10 +164,15 @@ def _resample(by_groups: Int, pairs: Int, groups: int, tickets: int, resamples: 
     return samples
 
 
+def _both_groups(groups: int) -> Int:
+    """[2, P] the first and the second of each pair of groups."""
+    return np.array(list(combinations_with_replacement(range(groups), 2))).T
+
+
 def _pairs_of_groups(edges: np.ndarray) -> Int:
     """[P] how many ordered pairs of different tickets each pair of groups has, of where the groups begin and end."""
     sizes = np.diff(edges)
-    first, second = np.array(list(combinations_with_replacement(range(len(sizes)), 2))).T
+    first, second = _both_groups(len(sizes))
     pairs: Int = np.where(first == second, sizes[first] * (sizes[first] - 1), 2 * sizes[first] * sizes[second])
     return pairs
 
@@ -184,13 +188,15 @@ def resampled_per_ticket(counts: AlertCounts, samples: Float, threshold: float) 
 
     The coarse candidate nearby says how much more or fewer than in the counts, which are fine.
     """
-    row = int(np.clip(round(threshold * COARSE), -COARSE, COARSE)) + COARSE
+    row = _candidates(threshold, COARSE)
     whole = counts.by_groups[:, row].sum() / counts.tickets
     return samples[:, row] * (counts.per_ticket(threshold) / whole) if whole else samples[:, row]
 
 
-def _candidate(threshold: float) -> int:
-    return int(np.clip(round(threshold * STEPS), -STEPS, STEPS)) + STEPS
+def _candidates(thresholds: float | np.ndarray, steps: int = STEPS) -> Int:
+    """The rows of the candidates next to thresholds, of their shape."""
+    rows: Int = np.clip(np.rint(np.asarray(thresholds) * steps), -steps, steps).astype(np.int64) + steps
+    return rows
 
 
 def _unit(embeddings: np.ndarray, order: np.ndarray, dim: int) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from trainer.data.readers import add_label_options, add_reading_options, reading_from
-from trainer.errors import InputError
+from trainer.data.ticket_table import Columns
+from trainer.errors import InputError, StorageError
 from trainer.system.arguments import Parser, parse_dims, parse_names
 
 DESCRIPTION = """Judge an encoder: on labelled pairs, or by search among the tickets of a corpus, where a ticket whose
@@ -80,6 +82,26 @@ def _add_search_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--index-types", action="store_true", help=text)
 
 
+def columns_of(options: argparse.Namespace) -> Columns:
+    """The columns of tickets that a command line names."""
+    return Columns(
+        number=options.number_column,
+        texts=parse_names(options.text_columns),
+        duplicate_of=options.duplicate_column or None,
+        cluster=options.cluster_column or None,
+        date=options.date_column,
+    )
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Raise StorageError, before any work, where a file that an option names could not be written at its end."""
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path}: is no file: name one as {option}")
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise StorageError(f"{path}: cannot be written in {folder}: name another file as {option}")
+
+
 def run_evaluate(options: argparse.Namespace) -> None:
     """Evaluate a model, and a baseline beside it."""
     if not options.pairs and not options.tickets:
@@ -95,11 +117,12 @@ def run_evaluate(options: argparse.Namespace) -> None:
         if getattr(options, name) != defaults[name]:
             option = {"rule": "--threshold"}.get(name, f"--{name.replace('_', '-')}")
             raise InputError(f"{option} means nothing here: leave it out, or see trainer evaluate --help")
+    if options.json:
+        require_writable(options.json, "--json")
     _judge(options, by_search)
 
 
 def _judge(options: argparse.Namespace, by_search: bool) -> None:
-    from trainer.data.ticket_table import Columns
     from trainer.evaluation.judge import judge, judgement_record, keep_thresholds
     from trainer.evaluation.question import Question, SearchQuestion, asked_of_export
     from trainer.evaluation.search_judge import judge_search, search_record
@@ -110,13 +133,7 @@ def _judge(options: argparse.Namespace, by_search: bool) -> None:
     asked |= {"dims": parse_dims(options.dims), "reading": reading_from(options)}
     for name, value in asked_of_export(options.model).items():
         asked[name] = asked[name] or value
-    asked["columns"] = Columns(
-        number=options.number_column,
-        texts=parse_names(options.text_columns),
-        duplicate_of=options.duplicate_column,
-        cluster=options.cluster_column,
-        date=options.date_column,
-    )
+    asked["columns"] = columns_of(options)
     if by_search:
         searched = judge_search(SearchQuestion(**asked))
         print_search(searched)

@@ -76,12 +76,12 @@ def judge(question: Question) -> Judgement:
     metric = choose_metric(question.metric, [table], f"--metric {question.metric}")
     encoders = question.load_encoders()
     dims = common_dims(question.dims, encoders.values())
-    counts = {system: count_for(encoder, tickets, dims) for system, encoder in encoders.items()}
-    for_alerts = thresholds_for_alerts(asked, tickets, encoders, counts)
     fit_on = next((table for table in (dev, table) if table is not None and has_both_labels(table)), None)
     kept: dict[str, Thresholds | None] = {}
     if fit_on is not None:  # may be bad: before work
         kept = {system: _stored(encoder, question, dims) for system, encoder in encoders.items()}
+    counts = {system: count_for(encoder, tickets, dims) for system, encoder in encoders.items()}
+    for_alerts = thresholds_for_alerts(asked, tickets, encoders, counts)
     rows = embed_systems(encoders, table.texts)
     thresholds, on_rows = {}, rows
     if fit_on is not None:

@@ -7,7 +7,7 @@ else by pairs.
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +15,12 @@ from typing import Any
 
 from trainer import __version__
 from trainer.data.split import check_overlap
-from trainer.errors import InputError, StorageError
+from trainer.errors import InputError
 from trainer.evaluation.assessment import CHANGE, GUARDED
 from trainer.evaluation.judge import Judgement, judge
 from trainer.evaluation.question import Question, SearchQuestion
-from trainer.evaluation.search_judge import SearchJudgement, judge_search
-from trainer.evaluation.trained_pairs import trained_pairs
+from trainer.evaluation.search_judge import SearchJudgement, judge_search, read_searched
+from trainer.evaluation.trained_pairs import data_of_model, picked_by
 from trainer.evaluation.verdict import Verdict, worse_by
 from trainer.model.encoder import embedding_conditions
 from trainer.system.files import append_line, json_ready, seal
@@ -34,6 +34,8 @@ class Promotion:
     reason: str
     """One sentence."""
     judgement: Judgement | SearchJudgement
+    notes: list[str]
+    """A sentence for each of the two whose step or strength was picked by what it is judged by."""
 
 
 def promote(question: Question | SearchQuestion, margin: float | None = None, allow_overlap: float = 0.0) -> Promotion:
@@ -51,44 +53,46 @@ def promote(question: Question | SearchQuestion, margin: float | None = None, al
         raise InputError(f"--margin {margin:g}: write how much worse it may be, from 0 to below 1, as in 0.01")
     if not 0 <= allow_overlap <= 1:
         raise InputError(f"--allow-overlap {allow_overlap:g}: write a share of the judged pairs, from 0 to 1")
-    judgement = _judge_unseen(question, allow_overlap)
+    judgement, notes = _judge_unseen(question, allow_overlap)
     assert judgement.verdict is not None  # there is a baseline
     if judgement.verdict == Verdict.BETTER or margin is None:
-        return Promotion(judgement.verdict == Verdict.BETTER, judgement.sentences[0], judgement)
+        return Promotion(judgement.verdict == Verdict.BETTER, judgement.sentences[0], judgement, notes)
     metric, dims = judgement.question.metric, ", ".join(judgement.assessment.metrics["model"])
     if losses := worse_by(judgement.assessment, metric, margin):
-        return Promotion(False, f"may be worse by more than {margin:g}: {'; '.join(losses)}", judgement)
+        return Promotion(False, f"may be worse by more than {margin:g}: {'; '.join(losses)}", judgement, notes)
     names = " and ".join(dict.fromkeys((metric, *GUARDED)))
-    return Promotion(True, f"{names} are surely not worse by more than {margin:g} at {dims} dims", judgement)
+    return Promotion(True, f"{names} are surely not worse by more than {margin:g} at {dims} dims", judgement, notes)
 
 
-def _judge_unseen(question: Question | SearchQuestion, allow_overlap: float) -> Judgement | SearchJudgement:
-    """Judge by what neither model was trained on, as far as their runs tell. In a search, texts that one was trained on
-    are found and do not ask."""
+def _judge_unseen(
+    question: Question | SearchQuestion, allow_overlap: float
+) -> tuple[Judgement | SearchJudgement, list[str]]:
+    """Judge by what neither model was trained on, as far as their runs tell, and say by what they were picked. In a
+    search, texts that one was trained on are found and do not ask."""
     question.check()
-    trained = [table for name in (question.model, question.baseline) if (table := trained_pairs(str(name))) is not None]
+    names = (question.model, str(question.baseline))
+    known = {name: data for name in names if (data := data_of_model(name)) is not None}
+
+    def notes(judged: Sequence[str]) -> list[str]:
+        return [note for name, data in known.items() if (note := picked_by(name, data, judged))]
+
     if isinstance(question, SearchQuestion):
-        return judge_search(question, {text for table in trained for text in table.texts})
+        corpus = read_searched(question, {text for data in known.values() for text in data.train.texts})
+        return judge_search(question, corpus), notes([corpus.texts[query] for query in corpus.queries])
     test = question.read(question.pairs)
-    for table in trained:
-        check_overlap(table, test, allow_overlap)
-    return judge(replace(question, pairs=test))
-
-
-def check_record(path: Path) -> None:
-    """Raise StorageError before any work where a decision could not be written down there."""
-    if path.exists() and not path.is_file():
-        raise StorageError(f"{path}: is no file: name one for the record with --record")
-    folder = next(each for each in path.absolute().parents if each.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise StorageError(f"{path}: cannot be written in {folder}: name another file for the record with --record")
+    for data in known.values():
+        check_overlap(data.train, test, allow_overlap)
+    return judge(replace(question, pairs=test)), notes(test.texts)
 
 
 def record_of(promotion: Promotion, margin: float | None) -> dict[str, Any]:
     """What is written down of a decision: when, who, on what, the figures that count, and why."""
     question, assessment = promotion.judgement.question, promotion.judgement.assessment
     encoders = {"candidate": "model", "deployed": "baseline"}
-    models = {system: asdict(embedding_conditions(encoder)) for system, encoder in question.load_encoders().items()}
+    models = {
+        system: {"width": encoder.width, **asdict(embedding_conditions(encoder))}
+        for system, encoder in question.load_encoders().items()
+    }
     names = {"model": question.model, "baseline": question.baseline}
     figures = {
         dim: {
@@ -106,6 +110,7 @@ def record_of(promotion: Promotion, margin: float | None) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "promoted": promotion.promoted,
         "reason": promotion.reason,
+        "notes": promotion.notes,
         "verdict": promotion.judgement.verdict,
         **{role: {"name": names[system], **models[system]} for role, system in encoders.items()},
         **{name: _fingerprint(str(file)) for name, file in files.items() if file},

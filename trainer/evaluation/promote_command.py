@@ -7,7 +7,8 @@ from pathlib import Path
 
 from trainer.data.readers import add_label_options, add_reading_options, reading_from
 from trainer.errors import InputError, NotPromoted
-from trainer.system.arguments import Parser, parse_dims, parse_names
+from trainer.evaluation.command import columns_of, require_writable
+from trainer.system.arguments import Parser, parse_dims
 
 DESCRIPTION = """Decide whether a model takes the place of the deployed one: only where it is BETTER on what neither has
 seen. Nothing is copied; the exit code tells a script what to do, and a line of the record why."""
@@ -44,8 +45,7 @@ def promote_parser() -> argparse.ArgumentParser:
 
 def run_promote(options: argparse.Namespace) -> None:
     """Judge, print, write the decision down. Raises NotPromoted where the deployed model stays."""
-    from trainer.data.ticket_table import Columns
-    from trainer.evaluation.promote import check_record, keep_record, promote, record_of
+    from trainer.evaluation.promote import keep_record, promote, record_of
     from trainer.evaluation.question import Question, SearchQuestion
     from trainer.evaluation.search_judge import SearchJudgement
     from trainer.evaluation.show import print_judgement, print_search
@@ -58,17 +58,11 @@ def run_promote(options: argparse.Namespace) -> None:
         )
     if options.date_column and not linked:
         raise InputError("--date-column means something only beside --duplicate-column or --cluster-column")
-    check_record(options.record)
+    require_writable(options.record, "--record")
     shared = {name: getattr(options, name) for name in ("label_scale", "positive_threshold", "metric", "resamples")}
     shared |= {"dims": parse_dims(options.dims), "reading": reading_from(options), "seed": options.seed}
     shared |= {"model": options.candidate, "baseline": options.over, "tickets" if linked else "pairs": options.test}
-    shared["columns"] = Columns(
-        number=options.number_column,
-        texts=parse_names(options.text_columns),
-        duplicate_of=options.duplicate_column or None,
-        cluster=options.cluster_column or None,
-        date=options.date_column,
-    )
+    shared["columns"] = columns_of(options)
     by_search = linked or options.corpus
     question = SearchQuestion(**shared, corpus=options.corpus) if by_search else Question(**shared)
     promotion = promote(question, options.margin, options.allow_overlap)
@@ -78,7 +72,10 @@ def run_promote(options: argparse.Namespace) -> None:
     else:
         print_judgement(judgement)
     keep_record(options.record, record_of(promotion, options.margin))
-    console.print(f"Decision written to {options.record}", markup=False)
+    for note in promotion.notes:
+        console.print(note, markup=False)
+    dims = ", ".join(map(str, judgement.question.dims))
+    console.print(f"Compared at {dims} dims; decision written to {options.record}", markup=False)
     if not promotion.promoted:
         raise NotPromoted(f"not promoted, {options.over} stays: {promotion.reason}")
     console.print(f"Promoted over {options.over}: {promotion.reason}", markup=False)

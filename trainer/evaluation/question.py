@@ -17,6 +17,7 @@ from trainer.errors import InputError
 from trainer.evaluation.bootstrap import RESAMPLES, check_resampling
 from trainer.evaluation.diagnostic import FEWEST
 from trainer.evaluation.metric_choice import AUTO, require_metric
+from trainer.evaluation.thresholds import parse_rule
 from trainer.model.embedding import embed, embed_cached, tokenize_sides
 from trainer.model.encoder import Encoder
 from trainer.model.folder import UnfitModel
@@ -94,6 +95,8 @@ class Question(EncoderQuestion):
     def check(self) -> None:
         super().check()
         require_metric(self.metric, f"--metric {self.metric}")
+        if self.rule:
+            parse_rule(self.rule)
         share, alerts = self.prevalence, self.alerts_per_ticket
         options = (
             (

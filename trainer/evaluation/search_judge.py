@@ -31,11 +31,11 @@ class SearchJudgement(Decision):
     """What the model's embeddings are worth in fewer bytes (`compare_types`), where that was asked for."""
 
 
-def judge_search(question: SearchQuestion, trained: Collection[str] = ()) -> SearchJudgement:
+def judge_search(question: SearchQuestion, corpus: SearchCorpus | None = None) -> SearchJudgement:
     """Let every text with a known other of its kind search for these among all texts, by every system.
 
     Args:
-        trained: texts that a system was trained on; what is one of them, or a duplicate of one, does not search.
+        corpus: what `read_searched` makes of the question, where it was read already.
 
     Example::
 
@@ -48,7 +48,7 @@ def judge_search(question: SearchQuestion, trained: Collection[str] = ()) -> Sea
         NumericError: an embedding is NaN or Inf.
     """
     metric = _metric(question)
-    corpus = _read(question, trained)
+    corpus = corpus or read_searched(question)
     words = words_of(corpus)
     encoders = question.load_encoders()
     dims = tuple(sorted(common_dims(question.dims, encoders.values())))
@@ -74,7 +74,12 @@ def _metric(question: SearchQuestion) -> str:
     return metric
 
 
-def _read(question: SearchQuestion, trained: Collection[str]) -> SearchCorpus:
+def read_searched(question: SearchQuestion, trained: Collection[str] = ()) -> SearchCorpus:
+    """Who searches for what among whom. Raises InputError for a bad file, or where nothing has an answer.
+
+    Args:
+        trained: texts that a system was trained on; what is one of them, or a duplicate of one, does not search.
+    """
     if question.tickets:
         return corpus_of_tickets(question.tickets, question.columns, question.queries, question.reading, trained)
     others = read_texts(question.corpus, question.columns, question.reading) if question.corpus else []

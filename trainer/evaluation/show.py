@@ -9,6 +9,7 @@ import numpy as np
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from trainer.data.search_corpus import remarks
 from trainer.evaluation.assessment import CHANGE, DIFFERENCES, GUARDED, Assessment
@@ -138,7 +139,8 @@ def _print_deployment(deployment: Mapping[str, Any]) -> None:
 
 
 def _table(title: str, first: str, columns: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    # A title names folders, in which [final] is no markup.
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, no_wrap=True)
     for heading in columns:
         table.add_column(heading, justify="right")

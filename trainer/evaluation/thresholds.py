@@ -177,7 +177,7 @@ def stored_thresholds(folder: Path, dims: Sequence[int], model: EmbeddingConditi
     Raises:
         InputError: the file is damaged or of an older version, belongs to another model, or lacks a dim.
     """
-    path, again = folder / THRESHOLDS, "fit them again with --dev, or remove the file"
+    path, again = folder / THRESHOLDS, "fit them again with trainer evaluate --dev, or remove the file"
     if not path.is_file():
         return None
     try:
@@ -204,5 +204,6 @@ def stored_thresholds(folder: Path, dims: Sequence[int], model: EmbeddingConditi
         if fitted != now:
             raise InputError(f"{path}: fitted at {name} {fitted!r}, which is {now!r} now; {again}")
     if missing := [str(dim) for dim in dims if str(dim) not in values]:
-        raise InputError(f"{path}: no threshold for {', '.join(missing)} dims; {again}")
+        kept = ",".join(values)
+        raise InputError(f"{path}: no threshold for {', '.join(missing)} dims; take --dims of {kept}, or {again}")
     return replace(stored, values={str(dim): values[str(dim)] for dim in dims})

@@ -1,37 +1,74 @@
-"""What a model was trained on, as far as the run that it lies in still tells."""
+"""What a model was trained on and picked by, as far as the run that it lies in still tells."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from trainer.data.pairs import PairTable
-from trainer.data.run_data import pairs_of_run
+from trainer.config_file import load_config
+from trainer.data.run_data import RunData, pairs_of_run, read_corpus
+from trainer.data.search_corpus import rows_with_text
 from trainer.errors import InputError
+from trainer.evaluation.metric_choice import judged_on, picked_in_words
 from trainer.system.console import console
-from trainer.system.run_files import METADATA
+from trainer.system.run_files import CONFIG, METADATA, METRICS, STRENGTH
 
 
-def trained_pairs(model: str) -> PairTable | None:
-    """The training pairs of the run that a model's folder lies in, read again.
+def data_of_model(model: str) -> RunData | None:
+    """The pairs of the run that a model's folder lies in, read again.
 
     None where they are not known, which is said: the folder is no run's, or its files are not what it was trained on.
     None of a model that is no folder.
     """
     if not Path(model).is_dir():
         return None
-    run = Path(model).resolve().parent
-    try:
-        if not (run / METADATA).is_file():
+    metadata = _run_of(model) / METADATA
+    known: RunData | None = None
+    with _what_cannot_be_told(model, "trained on"):
+        if not metadata.is_file():
             raise InputError("it lies in no folder of a run")
-        fingerprint = json.loads((run / METADATA).read_bytes())["fingerprints"]["train_data"]
-        train = pairs_of_run(run).train
-        if train.fingerprint() != fingerprint:
-            raise InputError(f"{train.source} has changed since")
-        return train
+        fingerprint = json.loads(metadata.read_bytes())["fingerprints"]["train_data"]
+        data = pairs_of_run(metadata.parent)
+        if data.train.fingerprint() != fingerprint:
+            raise InputError(f"{data.train.source} has changed since")
+        known = data
+    return known
+
+
+def picked_by(model: str, data: RunData, judged: Sequence[str]) -> str:
+    """A sentence where step or strength of a model were picked by texts that it is judged by; "" where they were not.
+
+    Args:
+        data: that of the model's run.
+        judged: the texts of the judged pairs, or those that search.
+    """
+    run, count, picked = _run_of(model), 0, ""
+    with _what_cannot_be_told(model, "picked by"):
+        config = load_config(run / CONFIG)
+        on = judged_on(config.eval.metric, "dev", bool(config.data.corpus))
+        evaluations = json.loads((run / METRICS).read_bytes())["evaluations"]
+        picked = picked_in_words(on, len(evaluations), (run / STRENGTH).is_file())
+        texts = data.dev.texts
+        if picked and on == "corpus" and (corpus := read_corpus(config.data, data.dev, data.train.texts)):
+            texts = [corpus.texts[query] for query in corpus.queries]
+        count = len(rows_with_text(range(len(judged)), [[text] for text in judged], texts)) if picked else 0
+    return f"{picked}: {count} of the {len(judged)} judged texts are among those that picked {model}" if count else ""
+
+
+def _run_of(model: str) -> Path:
+    return Path(model).resolve().parent
+
+
+@contextmanager
+def _what_cannot_be_told(model: str, how: str) -> Iterator[None]:
+    """Say so where a run's files do not tell whether a model was trained on, or picked by, what it is judged by."""
+    try:
+        yield
+        return
     except InputError as error:
         why = str(error)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        why = f"{run / METADATA} is damaged or of another version"
-    console.print(f"{model}: whether it was trained on what it is judged by cannot be told: {why}", markup=False)
-    return None
+        why = f"a file in {_run_of(model)} is missing, damaged or of another version"
+    console.print(f"{model}: whether it was {how} what it is judged by cannot be told: {why}", markup=False)

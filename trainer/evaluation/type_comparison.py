@@ -32,9 +32,7 @@ MEANING = (
 )
 
 
-def compare_types(
-    searched: SearchedTexts, embeddings: np.ndarray, dims: Sequence[int], seed: int = 0
-) -> list[dict[str, Any]]:
+def compare_types(searched: SearchedTexts, embeddings: np.ndarray, dims: Sequence[int]) -> list[dict[str, Any]]:
     """A row for each of TYPES at each dim, the most bytes first: "dims", "type", "bytes", "success@10", "recall@10".
 
     Example::
@@ -43,11 +41,10 @@ def compare_types(
 
     Args:
         embeddings: of the different texts, as `SearchedTexts.search` takes them.
-        seed: of the MOST_QUERIES that search, where there are more.
     """
     corpus, task = searched.corpus, task_of(searched.corpus)
     first, second = sides(embeddings, searched.count)
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(corpus.queries))[:MOST_QUERIES])
+    drawn = np.sort(np.random.default_rng(0).permutation(len(corpus.queries))[:MOST_QUERIES])
     asking, found = first[searched.place[corpus.queries[drawn]]], second[searched.place]
     limits = task.limits[drawn] if task.limits is not None else None
     by_duplicates = SearchTask(task.relevant[drawn], task.excluded[drawn], limits)

@@ -17,7 +17,7 @@ from trainer.labelling.answers import Pair
 from trainer.labelling.choice import Int, Scores
 from trainer.labelling.pool import Pool, by_words, embedded, kept_threshold
 from trainer.system.console import tracked
-from trainer.text.tfidf import FloatArray, cosines_with, pair_cosines, tfidf_matrix
+from trainer.text.tfidf import FloatArray, as_columns, cosines_with, pair_cosines, tfidf_matrix
 
 DRAWN = 500  # tickets that are compared with all others; several times what a person labels
 NEIGHBOURS = 5  # of each, by each measure
@@ -49,7 +49,7 @@ def pool_of_tickets(
         matrix = None
         notes.append(f"Without TF-IDF: {error}")
     if matrix is not None:
-        everyone, words = np.arange(len(tickets)), matrix
+        words, everyone = matrix, as_columns(matrix, np.arange(len(tickets)))
         found.append(_nearest(lambda rows: cosines_with(words, rows, everyone), drawn, tickets.template))
     if model:
         encoder, rows, others = embedded(model, tickets.texts)

@@ -68,7 +68,15 @@ def build_pairs_parser() -> argparse.ArgumentParser:
     text = "new folder for train.json, dev.json, test.json, report.json and dropped.csv; or new file for train, the "
     text += "others beside it"
     add("--output", text, required=True, default=None, type=Path, metavar="DIR|FILE.json")
-    add = _adder(parser.add_argument_group("columns"))
+    _add_column_options(_adder(parser.add_argument_group("columns")))
+    add_reading_options(parser.add_argument_group("what files do not tell by themselves"), columns=False)
+    _add_ticket_options(_adder(parser.add_argument_group("which tickets")))
+    _add_mining_options(_adder(parser.add_argument_group("which pairs")))
+    _add_output_options(_adder(parser.add_argument_group("what is written")))
+    return parser
+
+
+def _add_column_options(add: Callable[..., None]) -> None:
     text = "the ticket's number (default: number, or another usual name)"
     add("--number-column", text, field="number", metavar="NAME")
     text = "what it says, title first (default: short_description,description, or other usual names)"
@@ -80,22 +88,15 @@ def build_pairs_parser() -> argparse.ArgumentParser:
     add("--duplicate-column", text, field="duplicate_of", metavar="NAME")
     text = "a name that tickets about one problem share; tickets of two names are never a positive"
     add("--cluster-column", text, field="cluster", metavar="NAME")
-    add(
-        "--resolution-column",
-        "how it was resolved (default: close_notes, or another usual name)",
-        field="resolution",
-        metavar="NAME",
-    )
-    add(
-        "--notes-column",
-        "what was noted meanwhile (default: work_notes, or other usual names)",
-        field="notes",
-        metavar="NAME",
-    )
+    text = "how it was resolved (default: close_notes, or another usual name)"
+    add("--resolution-column", text, field="resolution", metavar="NAME")
+    text = "what was noted meanwhile (default: work_notes, or other usual names)"
+    add("--notes-column", text, field="notes", metavar="NAME")
     text = "when it was opened: tickets of a category and a day are soon about one incident (default: opened_at, or "
     add("--date-column", text + "another usual name)", field="date", metavar="NAME")
-    add_reading_options(parser.add_argument_group("what files do not tell by themselves"), columns=False)
-    add = _adder(parser.add_argument_group("which tickets"))
+
+
+def _add_ticket_options(add: Callable[..., None]) -> None:
     add("--min-words", "drop tickets with fewer words", metavar="N")
     add("--max-words", "cut texts after so many words", metavar="N")
     text = "drop tickets in others, by a guess from frequent words"
@@ -107,9 +108,6 @@ def build_pairs_parser() -> argparse.ArgumentParser:
     text = "leave out the tickets with this value in this column"
     add("--leave-out-rows", text, metavar="COLUMN=VALUE")
     add("--keep", "do not drop for this reason", action="append", default=[], choices=OPTIONAL_REASONS)
-    _add_mining_options(_adder(parser.add_argument_group("which pairs")))
-    _add_output_options(_adder(parser.add_argument_group("what is written")))
-    return parser
 
 
 def _add_mining_options(add: Callable[..., None]) -> None:

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from trainer.data.origins import KNOWN
 from trainer.mining.neighbours import THREADS, IntArray, Matrix, Similarity
-from trainer.mining.positives import Mined, Pairs, compare_categories
+from trainer.mining.positives import Mined, Pairs, compare_categories, may_be_different
 from trainer.mining.settings import BoolArray, Settings
 from trainer.mining.sources import Source, Texts
 from trainer.system.console import progress
-from trainer.text.tfidf import FloatArray, cosines_with, pair_cosines
+from trainer.text.tfidf import FloatArray, as_columns, cosines_with, pair_cosines
 
 BLOCK = 128  # anchors compared with all that may be negatives at a time
 OPTIONS = 64  # negatives weighed for an anchor
@@ -70,9 +70,7 @@ class Labels:
         """[P] whether the tickets of pairs of texts may be called different problems."""
         tickets = self.texts.tickets
         one, two = self.texts.ticket(first), self.texts.ticket(second)
-        languages = self.languages[one], self.languages[two]
-        may = (languages[0] == languages[1]) | (languages[0] == "") | (languages[1] == "")
-        may &= self.mined.group[one] != self.mined.group[two]
+        may = may_be_different(self.mined, self.languages, one, two)
         ceiling = np.where(self.linked[one] & self.linked[two], DIFFERENT_IF_LINKED, DIFFERENT)
         storm = np.ones_like(ceiling)
         if tickets.dates is not None:
@@ -147,6 +145,7 @@ def _negatives(
     """[P] the text that is the negative of each first text, -1 where none may be."""
     pool = source.pool
     pool = random.permutation(pool[labels.mined.part[labels.texts.ticket(pool)] == part])  # ties are broken by it
+    columns = as_columns(labels.scores, pool)
     ceiling = (1 - labels.settings.margin) * pair_cosines(labels.scores, first, second)
     found = np.full(len(first), -1, dtype=np.int64)
     uses: Counter[int] = Counter()
@@ -154,7 +153,8 @@ def _negatives(
 
     def weigh(start: int) -> tuple[IntArray, BoolArray]:
         anchors, stop = first[start : start + BLOCK], start + BLOCK
-        options = _hardest(labels, anchors, second[start:stop], ceiling[start:stop], pool)
+        scores = cosines_with(labels.scores, anchors, columns)
+        options = _hardest(labels, anchors, second[start:stop], ceiling[start:stop], pool, scores)
         may = labels.may_differ(np.repeat(anchors, options.shape[1]), options.ravel()).reshape(options.shape)
         return options, may & (options >= 0)
 
@@ -175,12 +175,13 @@ def _negatives(
     return found
 
 
-def _hardest(labels: Labels, anchors: IntArray, positives: IntArray, ceiling: FloatArray, pool: IntArray) -> IntArray:
+def _hardest(
+    labels: Labels, anchors: IntArray, positives: IntArray, ceiling: FloatArray, pool: IntArray, scores: FloatArray
+) -> IntArray:
     """[R, OPTIONS or fewer] texts of the pool for each anchor: first those of its category, or not of it where its
     positive is not either, so that categories do not tell; then those that score highest within the ceiling, or where
     there are none the lowest of all; -1 where there are no more."""
     texts, tickets = labels.texts, labels.texts.tickets
-    scores = cosines_with(labels.scores, anchors, pool)
     own, _ = compare_categories(tickets, texts.ticket(anchors), texts.ticket(positives))
     same, known = compare_categories(tickets, texts.ticket(anchors)[:, None], texts.ticket(pool))
     preferred = known & (same == own[:, None])

@@ -21,10 +21,10 @@ from scipy.sparse import csr_matrix, identity
 from trainer.data.origins import BY_MODEL
 from trainer.data.tickets import Tickets
 from trainer.mining.neighbours import Candidates, IntArray, Similarity
-from trainer.mining.positives import Mined, Pairs, compare_categories
+from trainer.mining.positives import Mined, Pairs, compare_categories, may_be_different
 from trainer.mining.settings import Band, BoolArray, Phase, Settings
 from trainer.system.console import progress
-from trainer.text.tfidf import FloatArray, cosines_with, pair_cosines
+from trainer.text.tfidf import FloatArray, pair_cosines
 
 BLOCK = 256  # anchors compared with a whole part at a time
 OPTIONS = 64  # negatives weighed for an anchor
@@ -52,9 +52,7 @@ class Search:
 
     def allowed(self, first: IntArray, second: IntArray) -> BoolArray:
         """[P] whether pairs may be called different problems, whatever band they are for."""
-        one, two = self.languages[first], self.languages[second]
-        may = (one == two) | (one == "") | (two == "")
-        may &= self.mined.group[first] != self.mined.group[second]
+        may = may_be_different(self.mined, self.languages, first, second)
         may[may] &= self.friends[first[may]].multiply(self.friends[second[may]]).sum(axis=1).A1 == 0
         relation = compare_categories(self.tickets, first, second)
         cosine = self.similarity.alike(first, second)
@@ -74,17 +72,19 @@ def take_negatives(search: Search, phase: Phase, positives: Pairs, part: int, ta
     random = np.random.default_rng((settings.seed, part, phase.number, 1))
     others = np.flatnonzero(search.mined.part == part)
     ceiling = _ceiling(search, positives) if hard else None
+    measure = search.measures.by("encoder") if hard else search.similarity
+    columns = measure.as_columns(others)
     rows: list[tuple[int, int]] = []
     uses: Counter[int] = Counter()
     with progress(f"Negatives, phase {phase.number}", len(positives)) as advance:
         for anchors, gaps, each in _blocks(search, positives, others, hard, random):
             if len(rows) >= len(positives):
                 break
-            before = len(rows)
+            before, cosine = len(rows), measure.closest(anchors, columns)
             if ceiling is None:
-                options = _in_band(search, phase.negatives, anchors, gaps, others, random)
+                options = _in_band(search, phase.negatives, anchors, gaps, others, cosine, random)
             else:
-                options = _hardest(search, phase.negatives, anchors, ceiling[anchors], others)
+                options = _hardest(search, phase.negatives, anchors, ceiling[anchors], others, cosine)
             for anchor, partners in zip(anchors.tolist(), _allowed(search, anchors, options, others), strict=True):
                 pairs = ((anchor, partner) for partner in partners.tolist() if uses[partner] < settings.most_uses)
                 new = [pair for pair in pairs if (min(pair), max(pair)) not in taken]
@@ -124,11 +124,16 @@ def _ceiling(search: Search, positives: Pairs) -> FloatArray:
 
 
 def _in_band(
-    search: Search, band: Band, anchors: IntArray, gaps: FloatArray, others: IntArray, random: np.random.Generator
+    search: Search,
+    band: Band,
+    anchors: IntArray,
+    gaps: FloatArray,
+    others: IntArray,
+    cosine: FloatArray,
+    random: np.random.Generator,
 ) -> list[IntArray]:
     """Places among the others of a random choice in the band, for each anchor; first those whose length differs as its
     positive's does, so that length does not give a label away."""
-    cosine = search.similarity.closest(anchors, others)
     fits = band.holds(cosine, *compare_categories(search.tickets, anchors[:, None], others))
     options = []
     for anchor, gap, row in zip(anchors, gaps, fits, strict=True):
@@ -139,9 +144,10 @@ def _in_band(
     return options
 
 
-def _hardest(search: Search, band: Band, anchors: IntArray, ceiling: FloatArray, others: IntArray) -> list[IntArray]:
+def _hardest(
+    search: Search, band: Band, anchors: IntArray, ceiling: FloatArray, others: IntArray, cosine: FloatArray
+) -> list[IntArray]:
     """Places among the others of what the encoder scores highest within the ceiling, for each anchor."""
-    cosine = cosines_with(search.measures.matrices["encoder"], anchors, others)
     relation = compare_categories(search.tickets, anchors[:, None], others)
     fits = (cosine <= ceiling[:, None]) & Band(-np.inf, np.inf, band.category).holds(cosine, *relation)
     places = (np.flatnonzero(row) for row in fits)

@@ -5,7 +5,7 @@ Legend: N texts, V terms, E embedding width. Rows of a matrix have length 1 (or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
 from trainer.system.console import progress
-from trainer.text.tfidf import FloatArray, IntArray, cosines_with, pair_cosines
+from trainer.text.tfidf import FloatArray, IntArray, as_columns, cosines_with, pair_cosines
 
 Matrix = csr_matrix | FloatArray
 DENSE_ROWS = 512
@@ -73,9 +73,13 @@ class Similarity:
         """[P] cosine that both grant."""
         return np.minimum.reduce(list(self.of_pairs(first, second).values()))
 
-    def closest(self, rows: IntArray, others: IntArray) -> FloatArray:
-        """[R, O] cosine that neither exceeds."""
-        return np.maximum.reduce([cosines_with(matrix, rows, others) for matrix in self.matrices.values()])
+    def as_columns(self, others: IntArray) -> dict[str, csr_matrix | FloatArray]:
+        """Some texts as columns, for `closest`, by what measures them."""
+        return {name: as_columns(matrix, others) for name, matrix in self.matrices.items()}
+
+    def closest(self, rows: IntArray, columns: Mapping[str, csr_matrix | FloatArray]) -> FloatArray:
+        """[R, O] cosine with others, taken `as_columns`, that neither exceeds."""
+        return np.maximum.reduce([cosines_with(matrix, rows, columns[name]) for name, matrix in self.matrices.items()])
 
     def pairs(self, floor: float, choose: Callable[[Candidates], Candidates]) -> Candidates:
         """All pairs with a cosine of `floor` or more, thinned out block by block by `choose`."""

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 
 from trainer.data.tickets import Tickets
@@ -80,6 +81,13 @@ def compare_categories(tickets: Tickets, first: IntArray, second: IntArray) -> t
     """(equal, both known) of tickets' categories; arguments broadcast."""
     one, two = tickets.category[first], tickets.category[second]
     return one == two, (one >= 0) & (two >= 0)
+
+
+def may_be_different(mined: Mined, languages: NDArray[np.str_], one: IntArray, two: IntArray) -> BoolArray:
+    """[P] whether pairs of tickets are of two groups, and of one language as far as that is known."""
+    first, second = languages[one], languages[two]
+    alike: BoolArray = (first == second) | (first == "") | (second == "")
+    return alike & (mined.group[one] != mined.group[two])
 
 
 def mine_positives(

@@ -98,10 +98,10 @@ class Report:
             )
         if self.by_bands and not self.sources:
             links = f" (rows with a link: {facts['linked']}; they tie no two tickets kept)" if facts["linked"] else ""
-            lines.append(
-                f"no known duplicates{links}, no body below a title, no resolution or note: every label is a guess by "
-                "similarity; judge models on pairs people labelled"
-            )
+            why = f"no known duplicates{links}, no body below a title, no resolution or note"
+            if self.settings["sources"]:
+                why = "similarity alone was asked for"
+            lines.append(f"{why}: every label is a guess by similarity; judge models on pairs people labelled")
         return lines
 
     def figures(self) -> dict[str, Any]:

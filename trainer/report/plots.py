@@ -106,7 +106,7 @@ def draw_histograms(labels: Sequence[int], before: Scores, after: Scores, thresh
         panel.hist(scores[positive], bins, histtype="step", hatch="///", color=AFTER, linewidth=1.2, label="positive")
         panel.set_title(f"{name}, {dim} dims", fontsize=9)
         panel.set_xlabel("cosine")
-    panels[1].axvline(thresholds[dim], color="black", linestyle="--", linewidth=1, label="threshold of dev")
+    panels[1].axvline(thresholds[dim], color="black", linestyle="--", linewidth=1, label="threshold")
     panels[0].set_ylabel("pairs")
     add_legend(figure, panels[1], 3)
     return figure

@@ -62,6 +62,8 @@ def render_run(run: Record) -> str:
     silent = insufficient(judged["diagnostic"], judged["question"]["fewest"])
     pictures, worst = _pictures(run), run.scores["worst"]
     shown = f"{len(worst)} pairs most wrong" if run.by_labels else f"{len(worst)} positive pairs least alike"
+    labelling = f"trainer label --pairs {run.folder.name} --choose wrong --output labels.json"
+    labelling = f"To have people label them, from the folder above the run's: {labelling}"
     sections = [
         Section("By dim", _main_table(judged, run.in_sample), by_dim),
         *_original_section(judged.get("original"), run.in_sample),
@@ -71,7 +73,7 @@ def render_run(run: Record) -> str:
             f"All figures on {_all_judged(run)}: before → after, 95 % of the difference", _all_table(judged), notes
         ),
         Section(diagnostic, notes=[silent]) if silent else Section(diagnostic, _diagnostic_table(judged)),
-        Section(f"The {shown} at the largest dim, masked (no guarantee)", _worst_table(worst), [_asked(run.folder)]),
+        Section(f"The {shown} at the largest dim, masked (no guarantee)", _worst_table(worst), [labelling]),
         _lint_section(run.lint),
         Section("Data and environment", _environment_table(run)),
     ]
@@ -151,8 +153,7 @@ def _main_table(judged: Mapping[str, Any], in_sample: bool) -> Table:
     rows = []
     for dim in judged["final"]:
         changes = [change(judged, dim, name) for name in titles]
-        interval = _interval(judged["intervals"]["difference"][dim][metric])
-        rows.append([dim, judged["verdicts"][dim], *changes, interval])
+        rows.append([dim, judged["verdicts"][dim], *changes, _interval(judged["intervals"]["difference"][dim][metric])])
     headings = ["dims", "verdict", *titles.values(), f"{TITLES.get(metric, metric)} difference, 95 %"]
     return Table(headings, rows, numbers=range(len(headings)))
 
@@ -189,11 +190,6 @@ def _diagnostic_table(judged: Mapping[str, Any]) -> Table:
         rows.append([dim, entry["status"], f"{entry['positives']} / {entry['negatives']}", *values])
     headings = ["dims", "status", "positives / negatives", "ROC-AUC before", "F1 before", "ROC-AUC after", "F1 after"]
     return Table(headings, rows, numbers=(0, 2, 3, 4, 5, 6))
-
-
-def _asked(folder: Path) -> str:
-    command = f"trainer label --pairs {folder.name} --choose wrong --output labels.json"
-    return f"To have people label them, from the folder above the run's: {command}"
 
 
 def _worst_table(worst: Sequence[Mapping[str, Any]]) -> Table:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trainer.data.readers import add_reading_options, reading_from
+from trainer.data.ticket_table import Columns
 from trainer.errors import InputError, Stopped
 from trainer.system.arguments import Parser, parse_names
-
-if TYPE_CHECKING:
-    from trainer.data.ticket_table import Columns
 
 TYPES = ("float32", "float16", "int8", "binary")  # `embedding_types.TYPES`, which comes with torch
 
@@ -92,8 +89,6 @@ def _add_format(parser: argparse.ArgumentParser) -> None:
 
 
 def _columns(options: argparse.Namespace) -> Columns:
-    from trainer.data.ticket_table import Columns
-
     return Columns(number=options.number_column, texts=parse_names(options.text_columns))
 
 

@@ -120,6 +120,7 @@ class Index:
             raise ValueError("opened without a model")
         if not prepared:
             texts = [self.contents.preparation.apply([text.strip()]) for text in texts]
+        _require_top(top)
         if blank := [place for place, text in enumerate(texts, start=1) if not text]:
             raise InputError(f"text {blank[0]} to search for is empty: write some words")
         queries = self.encoder.encode(texts, side="query", dims=self.contents.dims, normalize=True)
@@ -129,8 +130,7 @@ class Index:
         self, queries: Float, top: int = 5, texts: Sequence[str] = (), *, exact: bool = False, ids: Sequence[str] = ()
     ) -> list[list[Hit]]:
         """As `search`, by embeddings [Q, E] of length 1 and, where BM25 is to help, the queries' texts [Q]."""
-        if not 1 <= top <= FUSED_DEPTH:
-            raise InputError(f"top = {top}: use 1 to {FUSED_DEPTH}")
+        _require_top(top)
         rows_by_key = {id_key(name): row for row, name in enumerate(self.ids)} if any(ids) else {}
         found = []
         for place, query in enumerate(queries):
@@ -200,6 +200,11 @@ class Prefixes(NamedTuple):
         return self.kept.dots(self.codes, query[: self.kept.dims])
 
 
+def _require_top(top: int) -> None:
+    if not 1 <= top <= FUSED_DEPTH:
+        raise InputError(f"top = {top}: use 1 to {FUSED_DEPTH}")
+
+
 def _best(scores: np.ndarray, count: int) -> Int:
     """Positions of the `count` highest scores [N], or all, and of those that tie with the last of them."""
     if len(scores) <= count:
@@ -249,9 +254,7 @@ class Reach(NamedTuple):
     measured_on: int
 
 
-def measure_reach(
-    embeddings: NDArray[Any], prefix: int = PREFIX, seed: int = 0, kept: EmbeddingType | None = None
-) -> Reach:
+def measure_reach(embeddings: NDArray[Any], kept: EmbeddingType | None = None) -> Reach:
     """Find how many candidates the best TOP of nearly all queries are among, and measure that on other queries.
 
     Stored embeddings search for others. N candidates, which is all, where there are few tickets, or so many would be
@@ -261,11 +264,11 @@ def measure_reach(
         embeddings: [N, ...] as `kept` has encoded them; None: as they are, float32.
     """
     kept = kept or EmbeddingType("float32", embeddings.shape[1])
-    count, prefix = len(embeddings), min(prefix, kept.dims)
+    count, prefix = len(embeddings), min(PREFIX, kept.dims)
     least = max(FUSED_DEPTH + 1, TOP)
     if count <= 2 * least or prefix == kept.dims or kept.name == "binary":
         return Reach(prefix, count, 1.0, 0)
-    queries = np.random.default_rng(seed).permutation(count)[:SAMPLE]
+    queries = np.random.default_rng(0).permutation(count)[:SAMPLE]
     prefixes = Prefixes.of(kept, embeddings, prefix)
     blocks = [queries[start : start + QUERIES_AT_ONCE] for start in range(0, len(queries), QUERIES_AT_ONCE)]
     places = np.concatenate([_places(kept, embeddings, prefixes, block) for block in blocks])  # [SAMPLE, TOP]

@@ -13,6 +13,7 @@ from trainer import __version__
 from trainer.data.incidents import generate_pairs
 from trainer.data.readers import Reading
 from trainer.errors import InputError, StorageError
+from trainer.evaluation.question import EncoderQuestion
 from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.export import save_tokenizer
 from trainer.model.loading import load_encoder
@@ -49,7 +50,7 @@ class ExportRequest:
     """Of the metric, at any kept dim."""
 
     def check(self) -> None:
-        """Raise InputError for what cannot be, StorageError for a folder that exists."""
+        """Raise InputError for what cannot be."""
         if not (math.isfinite(self.allow_loss) and self.allow_loss >= 0):
             raise InputError(f"--allow-loss {self.allow_loss:g}: write how much of the metric may be lost, as in 0.005")
         for package in self.packages:
@@ -58,8 +59,6 @@ class ExportRequest:
             except PackageNotFoundError:
                 extra = package if package in ("openvino", "nncf") else "'matryoshka-trainer[serve]'"
                 raise InputError(f"trainer export: {package} is not installed; pip install {extra}") from None
-        if (folder := self.folder("")).exists():
-            raise StorageError(f"{folder}: exists already and is not overwritten; name another --output or remove it")
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -68,12 +67,13 @@ class ExportRequest:
         return "onnx", "onnxscript", "onnxruntime", *(of_openvino if self.runtime == OPENVINO else ())
 
     def folder(self, cut: str) -> Path:
-        """Where the export goes; `cut` is what its name says of the dim."""
-        if self.output:
-            return self.output
+        """Where the export goes; `cut` is what its name says of the dim. Raises StorageError where it exists."""
         place = Path(self.model)
         name = f"{place.resolve().name if place.is_dir() else place.name}-{self.runtime}{'-int8' * self.int8}{cut}"
-        return (place.parent if place.is_dir() else Path()) / name
+        folder = self.output or (place.parent if place.is_dir() else Path()) / name
+        if folder.exists():
+            raise StorageError(f"{folder}: exists already and is not overwritten; name another --output or remove it")
+        return folder
 
 
 def export(request: ExportRequest) -> Path:
@@ -91,31 +91,44 @@ def export(request: ExportRequest) -> Path:
     dim = encoder.usual_dim if request.dim is None else request.dim
     if not 1 <= dim <= encoder.width:
         raise InputError(f"--dims {dim}: embeddings of {request.model} have {encoder.width}; ask for 1 to so many")
-    judged_by = pairs_to_judge(request, dim)
+    output = request.folder(f"-{dim}" if dim != encoder.width else "")
+    question = EncoderQuestion(
+        request.model,
+        request.pairs,
+        label_scale=request.label_scale,
+        positive_threshold=request.positive_threshold,
+        reading=request.reading,
+    )
+    judged_by = pairs_to_judge(question, dim)
     texts = judged_by.table.texts if judged_by else generate_pairs(48, 0, "test")["texts1"]
-    cut = f"-{dim}" if dim != encoder.width else ""
-    with new_folder(request.folder(cut)) as folder:
+    with new_folder(output) as folder:
         facts = _write(encoder, request, dim, folder, judged_by)
-        facts = _prove(encoder, facts, dim, folder, texts)
+        facts = _compare(encoder, facts, dim, folder, texts)
+        require_equal(facts.differences)
+        largest = max(facts.differences["embeddings"], facts.differences["batched"])
+        console.print(f"Read back by another process: embeddings differ by {largest:.1e} at most", markup=False)
         if request.int8:
-            facts = _quantize(encoder, facts, dim, folder, texts)
+            quantize(folder, facts.runtime)
+            facts = _compare(encoder, replace(facts, int8=True), dim, folder, texts)
+            lowest = 1 - facts.differences["cosine"]  # how far that may be is for the judgement to say
+            console.print(f"In int8: cosines with the model's own embeddings from {lowest:.4f} on", markup=False)
         if judged_by:
             facts = replace(facts, judgement=judge_export(encoder, folder, judged_by, request.allow_loss))
             _save(facts, folder)
-    return request.folder(cut)
+    return output
 
 
 def _write(
     encoder: Encoder, request: ExportRequest, dim: int, folder: Path, judged_by: PairsToJudge | None
 ) -> ServingFacts:
-    """Write the graph in fp32, the tokenizer and the facts."""
+    """Write the graph in fp32 and the tokenizer; what serving.json is to say of them."""
     console.print(f"Exporting {request.model} at {dim} dims", markup=False)
     opset = write_onnx(encoder, dim, folder)
     if request.runtime == OPENVINO:
         to_openvino(folder)
     _write_tokenizer(encoder, folder)
     is_folder, packages = Path(request.model).is_dir(), (*LIBRARIES, *request.packages)
-    facts = ServingFacts.of(
+    return ServingFacts.of(
         encoder.spec,
         runtime=request.runtime,
         int8=False,
@@ -130,8 +143,6 @@ def _write(
         versions={"matryoshka-trainer": __version__} | {name: version(name) for name in packages},
         differences={},
     )
-    _save(facts, folder)
-    return facts
 
 
 def _write_tokenizer(encoder: Encoder, folder: Path) -> None:
@@ -143,26 +154,11 @@ def _write_tokenizer(encoder: Encoder, folder: Path) -> None:
     tokenizer.save(str(folder / TOKENIZER))
 
 
-def _prove(encoder: Encoder, facts: ServingFacts, dim: int, folder: Path, texts: list[str]) -> ServingFacts:
-    """Compare the graph in fp32 with the model. Raises CheckpointError."""
-    gaps = differences(encoder, dim, folder, probe_texts(encoder, texts))
-    require_equal(gaps)
-    facts = replace(facts, differences=gaps)
+def _compare(encoder: Encoder, facts: ServingFacts, dim: int, folder: Path, texts: list[str]) -> ServingFacts:
+    """The facts, saved, with how far the graph is from the model. Raises CheckpointError as `differences` does."""
+    _save(facts, folder)  # of which another process takes the runtime
+    facts = replace(facts, differences=differences(encoder, dim, folder, probe_texts(encoder, texts)))
     _save(facts, folder)
-    largest = max(gaps["embeddings"], gaps["batched"])
-    console.print(f"Read back by another process: embeddings differ by {largest:.1e} at most", markup=False)
-    return facts
-
-
-def _quantize(encoder: Encoder, facts: ServingFacts, dim: int, folder: Path, texts: list[str]) -> ServingFacts:
-    """Turn what was proven into int8; how far that is from the model is noted, and for the judgement to weigh."""
-    quantize(folder, facts.runtime)
-    facts = replace(facts, int8=True)
-    _save(facts, folder)
-    gaps = differences(encoder, dim, folder, probe_texts(encoder, texts))
-    facts = replace(facts, differences=gaps)
-    _save(facts, folder)
-    console.print(f"In int8: cosines with the model's own embeddings from {1 - gaps['cosine']:.4f} on", markup=False)
     return facts
 
 

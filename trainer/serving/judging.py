@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from trainer.config_file import load_config
-from trainer.data.pairs import PairTable, read_pairs
-from trainer.data.readers import Reading
+from trainer.data.pairs import PairTable
 from trainer.data.run_data import load_data
 from trainer.data.search_corpus import SearchCorpus
-from trainer.data.split import has_both_labels, require_positives
+from trainer.data.split import has_both_labels
 from trainer.errors import InputError, LostTooMuch
 from trainer.evaluation.assessment import CHANGE, Assessment, assess, assess_corpus
 from trainer.evaluation.metric_choice import AUTO, TITLES, choose_metric, corpus_in_words, judged_on
-from trainer.evaluation.question import embed_systems
+from trainer.evaluation.question import EncoderQuestion, embed_systems
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.search_set import SearchSet
 from trainer.evaluation.thresholds import RULE, fit_thresholds
@@ -41,40 +40,24 @@ class PairsToJudge:
     """What is searched instead, where the metric is of search and the run had a corpus."""
 
 
-class Asked(Protocol):
-    """What is read of an `export.ExportRequest`."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def pairs(self) -> str: ...
-    @property
-    def label_scale(self) -> float: ...
-    @property
-    def positive_threshold(self) -> float | None: ...
-    @property
-    def reading(self) -> Reading | None: ...
-
-
-def pairs_to_judge(asked: Asked, dim: int) -> PairsToJudge | None:
+def pairs_to_judge(question: EncoderQuestion, dim: int) -> PairsToJudge | None:
     """The pairs that were named, else the dev set or the corpus of the model's run; None, which is said, without a run.
 
     Args:
+        question: with the model and, where they were named, the pairs.
         dim: of the export; it and the smaller ones that the run was trained for are judged.
 
     Raises:
         InputError: the pairs that were named are bad.
     """
-    config_file = Path(asked.model).resolve().parent / CONFIG
-    of_run = Path(asked.model).resolve().name in (MODEL, ADAPTER) and config_file.is_file()
+    config_file = Path(question.model).resolve().parent / CONFIG
+    of_run = Path(question.model).resolve().name in (MODEL, ADAPTER) and config_file.is_file()
     config = load_config(config_file) if of_run else None
     metric, trained = (config.eval.metric, config.loss.dims) if config else (AUTO, ())
     dims = tuple(sorted({dim, *(each for each in trained if each < dim)}, reverse=True))
     corpus: SearchCorpus | None = None
-    if asked.pairs:
-        options: dict[str, Any] = {"label_scale": asked.label_scale, "positive_threshold": asked.positive_threshold}
-        table = read_pairs(asked.pairs, reading=asked.reading, **options)
-        require_positives(table)
+    if question.pairs:
+        table = question.read(question.pairs)
     elif config:
         try:
             data = load_data(config.data, config.train.seed)

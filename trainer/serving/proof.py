@@ -22,10 +22,11 @@ from trainer.model.encoder import Encoder, in_mode
 from trainer.model.forward import packed_hidden_states
 from trainer.model.proof import choose_probes
 
+PROBES = 16  # real texts that are taken as they are
 TOLERANCE = 1e-4  # of an embedding's or a hidden state's length, fp32
 
 
-def probe_texts(encoder: Encoder, texts: Sequence[str], count: int = 16) -> list[str]:
+def probe_texts(encoder: Encoder, texts: Sequence[str]) -> list[str]:
     """Texts of every length from none to more than the encoder takes, after each of its prompts.
 
     Args:
@@ -34,7 +35,7 @@ def probe_texts(encoder: Encoder, texts: Sequence[str], count: int = 16) -> list
     words = " ".join(texts).split()
     words *= encoder.spec.max_length // max(len(words), 1) + 1
     sizes = [0, *(2**power for power in range(encoder.spec.max_length.bit_length()))]
-    probes = [*choose_probes(list(texts), count), *(" ".join(words[:size]) for size in sizes)]
+    probes = [*choose_probes(list(texts), PROBES), *(" ".join(words[:size]) for size in sizes)]
     return [
         prompt + text for prompt in dict.fromkeys((encoder.spec.prompt, *encoder.spec.side_prompts)) for text in probes
     ]

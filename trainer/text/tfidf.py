@@ -53,7 +53,13 @@ def pair_cosines(matrix: csr_matrix | FloatArray, first: IntArray, second: IntAr
     return np.concatenate(parts)
 
 
-def cosines_with(matrix: csr_matrix | FloatArray, rows: IntArray, others: IntArray) -> FloatArray:
-    """[R, O] cosines of some rows with others."""
-    product: Any = matrix[rows] @ matrix[others].T
+def as_columns(matrix: csr_matrix | FloatArray, others: IntArray) -> csr_matrix | FloatArray:
+    """[V, O] or [E, O] some rows as columns: copied once for all blocks that `cosines_with` compares with them."""
+    columns: Any = matrix[others].T
+    return columns.tocsr() if issparse(columns) else columns
+
+
+def cosines_with(matrix: csr_matrix | FloatArray, rows: IntArray, columns: csr_matrix | FloatArray) -> FloatArray:
+    """[R, O] cosines of some rows with others, taken `as_columns`."""
+    product: Any = matrix[rows] @ columns
     return product.toarray() if issparse(product) else product
