@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles import LAYERS, LONGEST, WIDTH, Payload, edit_json, other_model, write_old_layout
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -444,14 +445,14 @@ def test_a_foreign_module_is_refused(kind: str, packaged: Path, tmp_path: Path) 
     modules[0]["type"] = kind
     (packaged / "modules.json").write_text(json.dumps(modules))
     message = refusal(packaged)
-    assert message.endswith("; only Transformer, Pooling and Normalize can be honoured")
+    assert message.endswith("; only Transformer, Pooling, Dense, Normalize, in this order, can be honoured")
     assert kind.removeprefix("sentence_transformers.models.") in message
     assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize(
     "order",
-    [[0, 1, 2, 3], [0, 3, 1], [1, 0], [0, 2, 1], [0, 0, 1], [1], [0, 1, 1]],
+    [[0, 1, 2, 3], [0, 3, 1], [0, 3], [1, 0], [0, 2, 1], [0, 0, 1], [1], [0, 1, 1], [0, 1, 3, 3]],
     ids=lambda order: "-".join("TPND"[i] for i in order),
 )
 def test_modules_that_cannot_be_honoured_are_refused(order: list[int], packaged: Path) -> None:
@@ -459,6 +460,61 @@ def test_modules_that_cannot_be_honoured_are_refused(order: list[int], packaged:
     modules.append({"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"})
     (packaged / "modules.json").write_text(json.dumps([modules[i] for i in order]))
     assert "can be honoured" in refusal(packaged)
+
+
+def with_dense(folder: Path, weights: torch.Tensor, **config: Any) -> Path:
+    """A sentence-transformers folder with a Dense module behind its pooling."""
+    (folder / "3_Dense").mkdir()
+    save_file({"linear.weight": weights}, folder / "3_Dense" / "model.safetensors")
+    plain = {"in_features": WIDTH, "out_features": WIDTH, "bias": False}
+    plain |= {"activation_function": "torch.nn.modules.linear.Identity"}
+    (folder / "3_Dense" / "config.json").write_text(json.dumps(plain | config))
+    modules = json.loads((folder / "modules.json").read_bytes())
+    modules.insert(2, {"idx": 2, "name": "2", "path": "3_Dense", "type": "sentence_transformers.models.Dense"})
+    named = [module | {"idx": i, "name": str(i)} for i, module in enumerate(modules)]
+    (folder / "modules.json").write_text(json.dumps(named))
+    return folder
+
+
+def test_a_dense_module_is_applied_behind_the_pooling(packaged: Path) -> None:
+    plain = load_encoder(str(packaged))
+    weights = torch.randn(WIDTH, WIDTH)
+    encoder = load_encoder(str(with_dense(packaged, weights)))
+    expected = plain.encode(TEXTS, normalize=False) @ weights.numpy().T
+    np.testing.assert_allclose(encoder.encode(TEXTS, normalize=False), expected, rtol=0, atol=1e-5)
+    assert encoder.trainable().keys() == plain.trainable().keys()
+    assert weights_fingerprint(encoder) != weights_fingerprint(plain)
+    theirs = SentenceTransformer(str(packaged), device="cpu", local_files_only=True)
+    for dim in (8, WIDTH):
+        np.testing.assert_allclose(
+            theirs.encode(TEXTS, normalize_embeddings=True, truncate_dim=dim),
+            encoder.encode(TEXTS, dims=dim, normalize=True),
+            rtol=0,
+            atol=1e-5,
+        )
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "said"),
+    [
+        ({"bias": True}, (WIDTH, WIDTH), "has a bias, an activation or another input"),
+        ({"activation_function": "torch.nn.modules.activation.Tanh"}, (WIDTH, WIDTH), "has a bias, an activation"),
+        ({"module_input_name": "token_embeddings"}, (WIDTH, WIDTH), "another input, which cannot be honoured"),
+        ({}, (WIDTH // 2, WIDTH), f"3_Dense makes [{WIDTH // 2}, {WIDTH}] of {WIDTH} values"),
+    ],
+)
+def test_a_dense_module_of_another_kind_is_refused(
+    config: dict[str, Any], shape: tuple[int, int], said: str, packaged: Path
+) -> None:
+    assert said in refusal(with_dense(packaged, torch.zeros(shape), **config))
+
+
+def test_a_dense_module_without_its_weights_is_refused(packaged: Path) -> None:
+    file = with_dense(packaged, torch.zeros(WIDTH, WIDTH)) / "3_Dense" / "model.safetensors"
+    save_file({"weight": torch.zeros(WIDTH, WIDTH)}, file)
+    assert "cannot load 3_Dense" in refusal(packaged)
+    file.rename(file.with_name("pytorch_model.bin"))
+    assert "3_Dense has no model.safetensors; save the model as safetensors" in refusal(packaged)
 
 
 @pytest.mark.parametrize("path", ["..", "../other", "1_Pooling/../../other", "/tmp", "..\\other", "a\\..\\b"])

@@ -61,6 +61,8 @@ def source_of(family: str, folder: Path) -> Path:
         for parameter in encoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)  # norms and biases that do something
     encoder.spec = replace(encoder.spec, pooling=pooling, normalize=normalize)
+    if pooling == "mean":
+        encoder.dense = torch.linalg.qr(torch.randn(encoder.width, encoder.width)).Q
     save_model(encoder, folder, "# A card\n")
     return folder
 

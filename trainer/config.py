@@ -34,6 +34,9 @@ class ModelConfig(Section, name="model"):
     prompts: tuple[str, ...] = ("auto",)
     """What stands before every text: ["auto"] what the model folder says, one prompt for both texts of a pair, or two,
     the query's (text1) and the document's (text2); [""] is none."""
+    principal_axes: bool = True
+    """Turn the trained embeddings onto the principal axes of the training texts, so that the first dims hold as much of
+    them as so many can; cosines of the full width stay. The exported folder has a Dense module for it."""
     original: str = "auto"
     """Hub name or folder of a model that the end of the run also compares with; "auto": where `name` is the model/ or
     adapter/ of another run, or an adapter, the model that this was made from; "" is none."""

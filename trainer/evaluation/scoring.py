@@ -66,14 +66,22 @@ def evaluate(
     dims: tuple[int, ...],
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Metrics:
-    """All pair metrics at every dim, and the search metrics where `pairs.searched` says so.
+    """`evaluate_embeddings` of an encoder's embeddings. Collective. Raises as that does."""
+    return evaluate_embeddings(embed(encoder, pairs.tokens, autocast, "Evaluating"), pairs, dims)
+
+
+def evaluate_embeddings(embeddings: np.ndarray, pairs: PairSet, dims: tuple[int, ...]) -> Metrics:
+    """All pair metrics at every dim, and the search metrics where `pairs.searched` says so. Collective.
 
     Each dim's threshold is fitted on these very pairs. Positives alone have search metrics alone.
+
+    Args:
+        embeddings: of the texts, as `pair_cosines` takes them; the same on all ranks.
 
     Raises:
         NumericError: an embedding is NaN or Inf.
     """
-    table, embeddings = pairs.table, embed(encoder, pairs.tokens, autocast, "Evaluating")
+    table = pairs.table
     metrics: Metrics = {str(dim): {} for dim in dims}
     if has_both_labels(table):
         for dim, scores in zip(dims, pair_cosines(embeddings, table, dims), strict=True):

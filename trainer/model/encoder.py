@@ -68,11 +68,15 @@ class Encoder(nn.Module):
     `backbone` is the Hugging Face model, or the PEFT model around it; its layers are used as they are.
     """
 
+    dense: Tensor | None
+    """[E, E] weights of a linear layer behind the pooling, a Dense module of the model's folder; it does not train."""
+
     def __init__(self, backbone: PreTrainedModel, tokenizer: Any, spec: EncoderSpec) -> None:
         super().__init__()
         self.backbone: PreTrainedModel | peft.PeftModel = backbone
         self.tokenizer = tokenizer
         self.spec = spec
+        self.register_buffer("dense", None)
         # How steps of training go through the packed path; everything else goes the plain way, in groups and eagerly,
         # so that no judgement depends on a kernel and nothing is compiled a second time for it.
         self.attention = "groups"  # or "kernel"
@@ -108,7 +112,14 @@ class Encoder(nn.Module):
             hidden = packed_hidden_states(self.model, batch, *ways)
         else:
             hidden = padded_hidden_states(self.model, batch)
-        return pool(hidden, batch, self.spec.pooling)
+        return self.through_dense(pool(hidden, batch, self.spec.pooling))
+
+    def through_dense(self, pooled: Tensor) -> Tensor:
+        """Embeddings [N, E] of what was pooled, in fp32 whatever the precision of the layers before."""
+        if self.dense is None:
+            return pooled
+        with torch.autocast(pooled.device.type, enabled=False):
+            return pooled.float() @ self.dense.T
 
     def encode(
         self,
@@ -265,7 +276,8 @@ def embedding_conditions(encoder: Encoder) -> EmbeddingConditions:
 def weights_fingerprint(encoder: Encoder) -> str:
     """SHA-256 over the names and values of all weights."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.model.state_dict().items()):
+    dense = {} if encoder.dense is None else {"~dense": encoder.dense}
+    for name, tensor in sorted((encoder.model.state_dict() | dense).items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

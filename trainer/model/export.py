@@ -22,20 +22,14 @@ from torch import Tensor
 
 from trainer import __version__
 from trainer.errors import StorageError
-from trainer.model.encoder import Encoder, EncoderSpec
+from trainer.model.encoder import Encoder
 from trainer.model.families import without_pooler
-from trainer.model.folder import ADAPTER_WEIGHTS, SETTINGS
+from trainer.model.folder import ADAPTER_WEIGHTS, DENSE_KEY, DENSE_WEIGHTS, KINDS, SETTINGS
 from trainer.model.proof import check_exports, merged
 from trainer.system.files import DEBRIS, new_folder, sync, write_file, write_manifest
 from trainer.system.run_files import ADAPTER, BASE, MODEL
 
 MAGNITUDE = ".lora_magnitude_vector"
-# A sentence-transformers module list that every version of that library since 2.0 reads.
-_MODULES = (
-    ("", "sentence_transformers.models.Transformer"),
-    ("1_Pooling", "sentence_transformers.models.Pooling"),
-    ("2_Normalize", "sentence_transformers.models.Normalize"),
-)
 
 
 def export(
@@ -138,7 +132,7 @@ def _save(
                 raise
             raise StorageError(f"{path}: cannot write: {error}") from error
         (path / "README.md").unlink(missing_ok=True)  # PEFT's is a form to fill in
-        _write_modules(path, encoder.spec, encoder.width, options)
+        _write_modules(path, encoder, options)
         write_manifest(path)  # without the card, which people edit
         (path / "README.md").write_text(card, encoding="utf-8")
 
@@ -180,11 +174,14 @@ def base_pooler(encoder: Encoder) -> tuple[dict[str, Tensor], bool]:
     return (pooler if complete else {}), complete
 
 
-def _write_modules(path: Path, spec: EncoderSpec, width: int, options: Mapping[str, Any]) -> None:
+def _write_modules(path: Path, encoder: Encoder, options: Mapping[str, Any]) -> None:
     """Write what sentence-transformers reads beside weights and tokenizer."""
-    modules = _MODULES if spec.normalize else _MODULES[:2]
-    for where, _ in modules[1:]:
-        (path / where).mkdir()
+    spec, width = encoder.spec, encoder.width
+    there = {"Dense": encoder.dense is not None, "Normalize": spec.normalize}
+    kinds = [kind for kind in KINDS if there.get(kind, True)]
+    folders = {kind: f"{i}_{kind}" if i else "" for i, kind in enumerate(kinds)}
+    for where in folders.values():
+        (path / where).mkdir(exist_ok=True)
     pooling = {f"pooling_mode_{mode}": False for mode in ("max_tokens", "mean_sqrt_len_tokens")}
     pooling |= {"pooling_mode_cls_token": spec.pooling == "cls", "pooling_mode_mean_tokens": spec.pooling == "mean"}
     prompts = dict(spec.prompts)
@@ -193,7 +190,9 @@ def _write_modules(path: Path, spec: EncoderSpec, width: int, options: Mapping[s
         prompts |= {"query": spec.query_prompt, "document": spec.document_prompt}
     files: dict[str, Any] = {
         "modules.json": [
-            {"idx": i, "name": str(i), "path": where, "type": kind} for i, (where, kind) in enumerate(modules)
+            # Names of classes that every version of that library since 2.0 reads.
+            {"idx": i, "name": str(i), "path": where, "type": f"sentence_transformers.models.{kind}"}
+            for i, (kind, where) in enumerate(folders.items())
         ],
         "1_Pooling/config.json": {"word_embedding_dimension": width, **pooling},
         "sentence_bert_config.json": {
@@ -209,5 +208,13 @@ def _write_modules(path: Path, spec: EncoderSpec, width: int, options: Mapping[s
             **({"truncate_dim": spec.truncate_dim} if spec.truncate_dim else {}),
         },
     }
+    if encoder.dense is not None:
+        files[f"{folders['Dense']}/config.json"] = {
+            "in_features": width,
+            "out_features": width,
+            "bias": False,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        }
+        save_file({DENSE_KEY: encoder.dense.cpu().contiguous()}, path / folders["Dense"] / DENSE_WEIGHTS)
     for name, value in files.items():
         (path / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safet
 SETTINGS = "config_sentence_transformers.json"
 """The file of a sentence-transformers folder with what its embeddings depend on beside the modules."""
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+DENSE_WEIGHTS, DENSE_KEY = "model.safetensors", "linear.weight"
 AUTO = ("auto",)
 """Prompts that the folder names."""
 SIDES = {"query": ("query",), "document": ("document", "passage", "corpus")}
@@ -28,6 +29,10 @@ UNKNOWN_TO_US = (
     *("query_length", "document_length", "query_expansion"),
     *("processing_kwargs", "config_args", "config_kwargs"),
 )
+
+
+KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
+"""Modules of a sentence-transformers folder, the first two of which the others need."""
 
 
 class UnfitModel(Exception):
@@ -137,21 +142,14 @@ def read_spec(
     name: str, root: Path, max_length: int = 0, pooling: str = "auto", prompts: Sequence[str] = AUTO
 ) -> EncoderSpec:
     """What a folder says of how embeddings are made, but for what is asked for otherwise, as in `load_encoder`."""
-    modules = _modules(root)
-    kinds = [_kind(module) for module in modules]
-    if modules and kinds not in (["Transformer"], ["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        listed = ", ".join(kinds)
-        raise UnfitModel(f"modules.json lists {listed}; only Transformer, Pooling and Normalize can be honoured")
+    folders = module_folders(root)
     if pooling == "auto":
-        pooling = "mean"
-        if "Pooling" in kinds:
-            where = _inside(root, modules[1]["path"]) / "config.json"
-            pooling = _read_pooling(optional_json(where))
-    if "Normalize" in kinds:
-        normalize = optional_json(_inside(root, modules[2]["path"]) / "config.json")
+        pooling = _read_pooling(optional_json(folders["Pooling"] / "config.json")) if "Pooling" in folders else "mean"
+    if "Normalize" in folders:
+        normalize = optional_json(folders["Normalize"] / "config.json")
         if normalize.get("module_input_name", "sentence_embedding") != "sentence_embedding":
             raise UnfitModel("normalising something else than the embedding cannot be honoured")
-    transformer = _inside(root, modules[0]["path"]) if modules else root
+    transformer = folders.get("Transformer", root)
     settings = _transformer_settings(transformer)
     folder_length = settings.get("max_seq_length") or 0
     if type(folder_length) is not int or folder_length < 0:
@@ -167,7 +165,7 @@ def read_spec(
         base=str(transformer.resolve()) if Path(name).is_dir() else name,
         pooling=pooling,
         max_length=max_length or folder_length,
-        normalize="Normalize" in kinds,
+        normalize="Normalize" in folders,
         lower_case=bool(settings.get("do_lower_case", False)),
         prompts=named,
         default_prompt=default,
@@ -175,6 +173,19 @@ def read_spec(
         document_prompt=sides[1],
         truncate_dim=truncate_dim,
     )
+
+
+def module_folders(root: Path) -> dict[str, Path]:
+    """Kind of module -> its folder, in order; {} of a folder that lists none.
+
+    Raises UnfitModel where they are not a Transformer, with a Pooling, a Dense and a Normalize behind it or without.
+    """
+    modules = _modules(root)
+    kinds = [_kind(module) for module in modules]
+    if modules and (kinds[:2] != list(KINDS[: len(kinds[:2])]) or kinds != [kind for kind in KINDS if kind in kinds]):
+        listed = ", ".join(kinds)
+        raise UnfitModel(f"modules.json lists {listed}; only {', '.join(KINDS)}, in this order, can be honoured")
+    return {kind: _inside(root, module["path"]) for kind, module in zip(kinds, modules, strict=True)}
 
 
 def _read_prompts(root: Path, asked: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], str | None, tuple[str, str]]:

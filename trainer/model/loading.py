@@ -12,8 +12,10 @@ import peft
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
+from torch import Tensor
 from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
@@ -32,10 +34,13 @@ from trainer.model.fast_layers import make_lean
 from trainer.model.folder import (
     ADAPTER_WEIGHTS,
     AUTO,
+    DENSE_KEY,
+    DENSE_WEIGHTS,
     UnfitModel,
     base_of_adapter,
     find_folder,
     is_adapter,
+    module_folders,
     optional_json,
     read_spec,
     require_safetensors,
@@ -122,13 +127,38 @@ def _load(name: str, max_length: int, **options: Any) -> tuple[Encoder, list[str
         notes.append(f"model.name = {name}: none of its prompts ({names}) is of a side; model.prompts may name the two")
     if backbone.config.model_type not in FAMILIES:
         notes.append(f"{backbone.config.model_type} is none of {', '.join(FAMILIES)}: training on the padded path")
-    return _complete(spec, backbone, tokenizer, max_length), notes
+    return _complete(spec, backbone, tokenizer, max_length, _load_dense(root, backbone.config.hidden_size)), notes
 
 
-def _complete(spec: EncoderSpec, backbone: PreTrainedModel, tokenizer: Any, max_length: int) -> Encoder:
+def _complete(
+    spec: EncoderSpec, backbone: PreTrainedModel, tokenizer: Any, max_length: int, dense: Tensor | None
+) -> Encoder:
     if spec.lower_case:
         _lower_case(tokenizer.backend_tokenizer)
-    return Encoder(backbone, tokenizer, _fit_length(spec, backbone, tokenizer, max_length)).eval()
+    encoder = Encoder(backbone, tokenizer, _fit_length(spec, backbone, tokenizer, max_length))
+    encoder.dense = dense
+    return encoder.eval()
+
+
+def _load_dense(root: Path, width: int) -> Tensor | None:
+    """Weights [E, E] of a folder's Dense module; None without one. Raises UnfitModel for any but a plain product."""
+    folder = module_folders(root).get("Dense")
+    if folder is None:
+        return None
+    config = optional_json(folder / "config.json")
+    names = ("module_input_name", "module_output_name")
+    plain = str(config.get("activation_function", "")).rpartition(".")[2] == "Identity" and not config.get("bias")
+    if not plain or any(config.get(name) not in (None, "sentence_embedding") for name in names):
+        raise UnfitModel(f"{folder.name} has a bias, an activation or another input, which cannot be honoured")
+    if not (folder / DENSE_WEIGHTS).is_file():
+        raise UnfitModel(f"{folder.name} has no {DENSE_WEIGHTS}; save the model as safetensors")
+    try:
+        weights = load_file(folder / DENSE_WEIGHTS)[DENSE_KEY].float()
+    except LOADING_ERRORS as error:
+        raise UnfitModel(f"cannot load {folder.name}: {first_line(error)}") from error
+    if weights.shape != (width, width):
+        raise UnfitModel(f"{folder.name} makes {list(weights.shape)} of {width} values; only as many can be honoured")
+    return weights
 
 
 def _load_adapted(folder: Path, root: Path, name: str, max_length: int, **options: Any) -> Encoder:
@@ -140,14 +170,15 @@ def _load_adapted(folder: Path, root: Path, name: str, max_length: int, **option
     adapted: Any = _around(base.model, folder)
     backbone = adapted.merge_and_unload().requires_grad_(True)  # PEFT had frozen the base
     make_lean(backbone)
-    spec, tokenizer = replace(base.spec, name=name), base.tokenizer
+    spec, tokenizer, dense = replace(base.spec, name=name), base.tokenizer, base.dense
     if (root / "modules.json").is_file():
         spec = replace(read_spec(name, root, max_length, **options), folder=base.spec.folder)
+        dense = _load_dense(root, base.width)
     spec = replace(spec, adapter=folder, base="")
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = _load_tokenizer(folder)
         make_padding_safe(tokenizer, backbone)
-    return _complete(spec, backbone, tokenizer, max_length)
+    return _complete(spec, backbone, tokenizer, max_length, dense)
 
 
 def load_with_adapter(spec: EncoderSpec, dropout: float) -> peft.PeftModel:

@@ -169,7 +169,7 @@ def _padded_embeddings(encoder: Encoder, texts: list[str]) -> Tensor:
         with in_mode(encoder, training=False), torch.no_grad():
             hidden = encoder.model(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state
         summed = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        rows.append(hidden[:, 0] if encoder.spec.pooling == "cls" else summed)
+        rows.append(encoder.through_dense(hidden[:, 0] if encoder.spec.pooling == "cls" else summed))
     return normalize(torch.cat(rows).double().cpu(), dim=1)
 
 

@@ -37,11 +37,13 @@ class EmbeddingGraph(nn.Module):
     """
 
     bias: Tensor  # [2 * longest - 1, heads], where the family has a relative one
+    dense: Tensor | None  # [E, E], of `Encoder`
 
     def __init__(self, encoder: Encoder, dim: int) -> None:
         super().__init__()
         self.model, self.pooling, self.normalize = encoder.model, encoder.spec.pooling, encoder.spec.normalize
         self.family, self.dim = FAMILIES[encoder.model.config.model_type], dim
+        self.register_buffer("dense", encoder.dense)
         self.heads, self.longest = encoder.model.config.num_attention_heads, encoder.spec.max_length
         if self.family.relative_bias:
             bias = encoder.model.encoder.compute_position_bias(torch.empty(1, self.longest, 1)).detach()
@@ -63,7 +65,10 @@ class EmbeddingGraph(nn.Module):
             scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3) + scores_bias
             context = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
             hidden = self.family.finish(layer, context, hidden)
-        pooled = self._pool(hidden, attention_mask)[:, : self.dim]
+        pooled = self._pool(hidden, attention_mask)
+        if self.dense is not None:
+            pooled = pooled @ self.dense.T
+        pooled = pooled[:, : self.dim]
         return hidden, normalize(pooled, dim=1) if self.normalize else pooled
 
     def _positions(self, input_ids: Tensor, places: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ from trainer.training.judging import (
 )
 from trainer.training.model_card import CardFacts, licence_in, model_card
 from trainer.training.plan import source_record
+from trainer.training.principal_axes import turn_onto_axes
 from trainer.training.run_folder import clear_results
 from trainer.training.setup import Run
 from trainer.training.strength import FULL, choose_strength, set_strength
@@ -70,6 +71,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     # ---- Judgement, before and after, on every held-out set.
     systems = {"model": merged(run.encoder).to(run.device), "baseline": untouched}
     embeddings = embed_held_out(run, systems)
+    axes = turn_onto_axes(run, systems["model"], embeddings) if alpha else None
     original = load_original(run.config, untouched)
     of_original = embed_original(run, original.to(run.device)) if original is not None else {}
     if not run.is_main:
@@ -81,6 +83,8 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     if original is not None:
         add_original(records[pairs], record_beside_original(run, systems, original, embeddings, of_original))
     metrics = metrics_record(run, state, alpha, records, search)
+    if axes is not None:
+        metrics["principal_axes"] = axes
     fitted = judgements["dev"].thresholds.get("model")  # not by positives alone
     if fitted is not None:
         alerts = alerts_on_training(systems["model"], run.data.train, fitted, run.config.train.seed)
