@@ -163,6 +163,31 @@ def index_types(record: dict[str, Any]) -> list[str]:
     return table(["dims", "type", "bytes a ticket", "success@10", "recall@10"], rows, record, said, left=0)
 
 
+def axes(record: dict[str, Any]) -> list[str]:
+    """Models as they were trained and turned onto principal axes, a row a dim: figures before and after."""
+    settings, figures = record["settings"], record["figures"]
+    names = {"roc_auc": "ROC-AUC", "success@10": "success@10", "sts_spearman": "STS-b Spearman"}
+
+    def cell(turn: str, dim: str, name: str) -> str:
+        of = figures[turn][dim].get(name)
+        return (
+            "" if of is None else f"{of['mean']:.3f}" + (f" ± {of['spread']:.3f}" if of["spread"] is not None else "")
+        )
+
+    turns = {"none": "as trained", "0": "turned"}
+    turns |= {share: f"turned, {float(share):.0%} general" for share in figures if share not in turns}
+    rows = [
+        [turns[turn], dim, *(cell(turn, dim, name) for name in names)]
+        for turn, by_dim in figures.items()
+        for dim in by_dim
+    ]
+    said = (
+        f"mean ± standard deviation over {settings['models']} models, one a seed; axes of {settings['texts']:,} texts; "
+        f"{settings['max_length']} tokens a text"
+    )
+    return table(["embeddings", "dims", *names.values()], rows, record, said)
+
+
 def _with_interval(value: float, ends: list[float]) -> str:
     return f"{value:.3f} {_ends(ends)}"
 

@@ -46,6 +46,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "bugs gains": (("bugs",), quality.bugs_gains),
     "raw incidents": (("raw_incidents",), quality.reference_model),
     "index types": (("index_types",), quality.index_types),
+    "principal axes": (("principal_axes",), quality.axes),
     "index": (("index",), speed.index),
     "screen": (("screen",), quality.screen),
     "peers": (("peers",), quality.peers),

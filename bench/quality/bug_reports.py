@@ -50,6 +50,7 @@ SETTINGS = (
     "loss.pair_weight=0.05",
     "eval.every=0",
     "eval.choose_strength=false",
+    "model.principal_axes=false",  # whose gain `principal_axes.py` measures
 )
 TITLES = ("--sources", "title-body", "--leave-out-rows", QUERIES)
 """How pairs are built of the reports' titles and bodies; no link is read."""
