@@ -81,7 +81,8 @@ def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:
     judged["original"] = record({"64": [0.1, 0.2], "16": [0.1, 0.2]})
     row = {"dims": 64, "type": "binary", "bytes": 8, "success@10": 0.5, "recall@10": 0.25}
     forgetting = {"64": {"spearman": {"before": 0.8, "after": 0.7, "difference": [-0.2, -0.05]}}}
-    metrics = metrics_of(judged | {"forgetting": forgetting}, "dev", index_types=[row])
+    axes = {"turned": True, "forgetting_share": 0.25, "texts": 1500}
+    metrics = metrics_of(judged | {"forgetting": forgetting}, "dev", index_types=[row], principal_axes=axes)
     card = model_card(config, metrics, replace(FACTS, licence=licence_in(base)))
     head = card.split("---")[1]
     assert "license: apache-2.0" in head and "base_model" not in head  # a folder is no name on a hub
@@ -98,6 +99,7 @@ def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:
         "- By pairs (Spearman): BETTER at 64, 16 dims.",
         "0.8000 -> 0.7000 at 64 dims (95 % of the difference -0.200 to -0.050)",
         "| 64 | binary | 8 | 0.5000 | 0.2500 |",
+        "onto the principal axes of 1,500 training texts (25% by texts of the forgetting set), so",
         "Texts are cut at 96 tokens.",
         "less than 16 dims",
         "- Dev has also picked the model, so expect a little less on other pairs.",
@@ -106,7 +108,8 @@ def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:
         assert said in card, said
     assert "/secret" not in card and str(tmp_path) not in card
     hub = replace(SIZES, model=ModelConfig(name="team/encoder"))  # what its card states there was not read
-    card = model_card(hub, metrics_of(judged), FACTS)
+    card = model_card(hub, metrics_of(judged, principal_axes=axes | {"turned": False}), FACTS)
+    assert "Dense" not in card
     assert "base_model: team/encoder" in card and "Licence: that of encoder; the training pairs" in card
     assert "has also" not in card and "General similarity" not in card and "bytes a ticket" not in card
 

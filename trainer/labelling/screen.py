@@ -97,8 +97,8 @@ class Screen:
         while True:
             if self.keyboard is not None:
                 _forget_typed(self.keyboard)
-            self.console.print(question, end="", markup=False)
             try:
+                self.console.print(question, end="", markup=False)
                 key = self._line() if self.keyboard is None else self._key(self.keyboard)
             except Stopped:
                 self.say("")  # what is said next has a line of its own

@@ -23,6 +23,7 @@ Start with `loop.py`, which tells the whole story in the order it happens; every
     judging       the judgement beside the model that the run began with, and beside the original
     corpus_search  data.corpus at the end of a run: both models, BM25, both fused; how often it is embedded
     strength      how far to go from the untouched weights to the trained ones
+    principal_axes  the turn of the trained embeddings that decides what fewer dims keep
     model_card    README.md of the exported model; summary: the table that a run ends with
     tracking      TensorBoard, Weights & Biases, MLflow
     card_alerts   how many alerts a ticket the thresholds raise on the training texts, for the card

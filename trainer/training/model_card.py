@@ -181,6 +181,7 @@ def model_card(config: Config, metrics: Mapping[str, Any], facts: CardFacts) -> 
         _judgement(config, record, pairs, metrics["verdict_on"]),
         [thresholds_in_words(record) if has_thresholds(metrics) else NO_THRESHOLDS],
         [alerts_in_words(alerts)] if alerts else [],
+        _axes(metrics),
         _forgetting(metrics["dev"]["forgetting"]),
         ["## Fewer dims, fewer bytes", "", *types_in_markdown(types)] if types else [],
         _use(record, facts.sided),
@@ -257,6 +258,19 @@ def _verdicts(record: dict[str, Any]) -> list[str]:
             said = "; ".join(f"{verdict} at {', '.join(at)} dims" for verdict, at in dims.items())
             lines.append(f"- By {kind} ({TITLES.get(metric, metric)}): {said}.")
     return lines
+
+
+def _axes(metrics: Mapping[str, Any]) -> list[str]:
+    """What the Dense module is for, where the embeddings were turned."""
+    axes = metrics.get("principal_axes")
+    if not axes or not axes["turned"]:
+        return []
+    others = f" ({axes['forgetting_share']:.0%} by texts of the forgetting set)" if axes["forgetting_share"] else ""
+    return [
+        f"Its Dense module turns embeddings onto the principal axes of {axes['texts']:,} training texts{others}, so that "
+        "the first dims hold the most: whoever pools the hidden states without it gets the same cosines at the full "
+        "width, and others at fewer dims."
+    ]
 
 
 def _forgetting(forgetting: Mapping[str, Any] | None) -> list[str]:
