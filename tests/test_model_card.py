@@ -99,7 +99,7 @@ def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:
         "- By pairs (Spearman): BETTER at 64, 16 dims.",
         "0.8000 -> 0.7000 at 64 dims (95 % of the difference -0.200 to -0.050)",
         "| 64 | binary | 8 | 0.5000 | 0.2500 |",
-        "onto the principal axes of 1,500 training texts (25% by texts of the forgetting set), so",
+        "onto the principal axes of 1,500 training texts (25% by texts of the forgetting set), so that",
         "Texts are cut at 96 tokens.",
         "less than 16 dims",
         "- Dev has also picked the model, so expect a little less on other pairs.",

@@ -267,9 +267,9 @@ def _axes(metrics: Mapping[str, Any]) -> list[str]:
         return []
     others = f" ({axes['forgetting_share']:.0%} by texts of the forgetting set)" if axes["forgetting_share"] else ""
     return [
-        f"Its Dense module turns embeddings onto the principal axes of {axes['texts']:,} training texts{others}, so that "
-        "the first dims hold the most: whoever pools the hidden states without it gets the same cosines at the full "
-        "width, and others at fewer dims."
+        f"Its Dense module turns embeddings onto the principal axes of {axes['texts']:,} training texts{others}, so "
+        "that the first dims hold the most: whoever pools the hidden states without it gets the same cosines at the "
+        "full width, and others at fewer dims."
     ]
 
 

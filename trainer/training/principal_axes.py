@@ -69,7 +69,8 @@ def turn_onto_axes(run: Run, merged: Encoder, embeddings: dict[str, dict[str, np
     texts = run.data.train.texts
     chosen = np.random.default_rng(run.config.train.seed).permutation(len(texts))[:MOST_TEXTS]
     own = second_moment(embed(merged, tokenize_sides(merged, [texts[i] for i in sorted(chosen)])))
-    axes, share = principal_axes(own), 0.0
+    axes: np.ndarray = principal_axes(own)
+    share: float | None = 0.0
     if limit and run.general is not None:
         axes, share = limited_axes(own, embeddings["general"], run.general.table, dims, limit)
     turned = {name: of_set["model"] @ axes.T for name, of_set in embeddings.items()}
