@@ -459,7 +459,10 @@ def test_a_run_on_positives_alone_goes_by_search(positives_run: tuple[Path, str]
     assert len(values) >= 2 and metrics["evaluations"][int(np.argmax(values))]["step"] == metrics["best_step"]
     assert set(metrics["final"]["16"]) == set(metrics["baseline"]["16"]) == set(SEARCH_METRICS)
     chosen = next(point["metric"] for point in strength["curve"] if point["alpha"] == strength["chosen"])
-    assert {dim: at["mrr@10"] for dim, at in metrics["final"].items()} == pytest.approx(chosen, abs=1e-3)
+    axes = metrics["principal_axes"]  # by search too; the full width stays
+    assert axes["turned"] and axes["before"] == pytest.approx(chosen["16"], abs=1e-3)
+    expected = chosen | {"16": axes["after"]}
+    assert {dim: at["mrr@10"] for dim, at in metrics["final"].items()} == pytest.approx(expected, abs=1e-3)
     assert metrics["verdict"] == dev["verdict"]
     assert dev["diagnostic"] == dev["thresholds"] == scores["thresholds"] == {} and set(scores["labels"]) == {1}
     assert not (folder / "model" / "thresholds.json").exists()
