@@ -250,7 +250,7 @@ def test_the_corpus_is_what_a_search_metric_is_measured_on(
     monkeypatch.setattr(SearchSet, "add_to", add_to)
     without = lambda name: None if name == "bm25s" else find_spec(name)  # noqa: E731
     monkeypatch.setattr("trainer.training.corpus_search.find_spec", without)
-    code, folder = train({"eval.metric": metric, "early_stopping.patience": 2})
+    code, folder = train({"eval.metric": metric, "early_stopping.patience": 2, "model.principal_axes": "false"})
     said = " ".join(capfd.readouterr().err.split())
     metrics = json.loads((folder / "metrics.json").read_text())
     by_search = metric == "success@5"
