@@ -498,6 +498,7 @@ def test_a_dense_module_is_applied_behind_the_pooling(packaged: Path) -> None:
     ("config", "shape", "said"),
     [
         ({"bias": True}, (WIDTH, WIDTH), "has a bias, an activation or another input"),
+        ({"bias": None}, (WIDTH, WIDTH), "has a bias, an activation or another input"),
         ({"activation_function": "torch.nn.modules.activation.Tanh"}, (WIDTH, WIDTH), "has a bias, an activation"),
         ({"module_input_name": "token_embeddings"}, (WIDTH, WIDTH), "another input, which cannot be honoured"),
         ({}, (WIDTH // 2, WIDTH), f"3_Dense makes [{WIDTH // 2}, {WIDTH}] of {WIDTH} values"),
@@ -513,6 +514,8 @@ def test_a_dense_module_without_its_weights_is_refused(packaged: Path) -> None:
     file = with_dense(packaged, torch.zeros(WIDTH, WIDTH)) / "3_Dense" / "model.safetensors"
     save_file({"weight": torch.zeros(WIDTH, WIDTH)}, file)
     assert "cannot load 3_Dense" in refusal(packaged)
+    save_file({"linear.weight": torch.zeros(WIDTH, WIDTH), "linear.bias": torch.zeros(WIDTH)}, file)
+    assert "3_Dense has weights beside linear.weight, first linear.bias" in refusal(packaged)
     file.rename(file.with_name("pytorch_model.bin"))
     assert "3_Dense has no model.safetensors; save the model as safetensors" in refusal(packaged)
 

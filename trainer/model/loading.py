@@ -147,15 +147,19 @@ def _load_dense(root: Path, width: int) -> Tensor | None:
         return None
     config = optional_json(folder / "config.json")
     names = ("module_input_name", "module_output_name")
-    plain = str(config.get("activation_function", "")).rpartition(".")[2] == "Identity" and not config.get("bias")
+    # What its config leaves out is a bias and an activation for sentence-transformers.
+    plain = str(config.get("activation_function", "")).rpartition(".")[2] == "Identity" and config.get("bias") is False
     if not plain or any(config.get(name) not in (None, "sentence_embedding") for name in names):
         raise UnfitModel(f"{folder.name} has a bias, an activation or another input, which cannot be honoured")
     if not (folder / DENSE_WEIGHTS).is_file():
         raise UnfitModel(f"{folder.name} has no {DENSE_WEIGHTS}; save the model as safetensors")
     try:
-        weights = load_file(folder / DENSE_WEIGHTS)[DENSE_KEY].float()
+        tensors = load_file(folder / DENSE_WEIGHTS)
+        weights = tensors.pop(DENSE_KEY).float()
     except LOADING_ERRORS as error:
         raise UnfitModel(f"cannot load {folder.name}: {first_line(error)}") from error
+    if tensors:
+        raise UnfitModel(f"{folder.name} has weights beside {DENSE_KEY}, first {min(tensors)}; use another model")
     if weights.shape != (width, width):
         raise UnfitModel(f"{folder.name} makes {list(weights.shape)} of {width} values; only as many can be honoured")
     return weights
