@@ -106,6 +106,9 @@ def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:
         "At 64 dims, the smallest at which it surely lost nothing",
     ):
         assert said in card, said
+    judged_once = replace(config, eval=replace(config.eval, choose_strength=False))
+    for told in (metrics, {name: value for name, value in metrics.items() if name != "principal_axes"}):
+        assert ("Dev has also picked" in model_card(judged_once, told, FACTS)) is (told is metrics)  # the turn alone
     assert "/secret" not in card and str(tmp_path) not in card
     hub = replace(SIZES, model=ModelConfig(name="team/encoder"))  # what its card states there was not read
     card = model_card(hub, metrics_of(judged, principal_axes=axes | {"turned": False}), FACTS)

@@ -181,6 +181,10 @@ def test_no_model_is_judged_by_what_it_was_trained_on(place: Path, run: Path, tm
     record = ["--record", str(tmp_path / "record.jsonl"), *COMMON]
     models = [str(place / "good"), "--over", str(run / "model")]
     assert not picked_by(str(run / "model"), known, known.dev.texts)  # one evaluation, no strength: nothing was picked
+    before = (run / METRICS).read_bytes()
+    edit_json(run / METRICS, principal_axes={"turned": True})  # by dev
+    assert picked_by(str(run / "model"), known, known.dev.texts)
+    (run / METRICS).write_bytes(before)
     edit_json(run / METRICS, evaluations=[{}, {}])
     assert not picked_by(str(run / "model"), known, ["another text"])
     assert cli(["promote", *models, "--test", str(tmp_path / "unseen.json"), *record]) in (0, 1)

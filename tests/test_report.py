@@ -199,6 +199,9 @@ def test_what_picked_the_model_is_said_only_where_something_did(run: Path) -> No
     assert is_said() and (run / "strength.json").exists()  # by strength
     (run / "strength.json").unlink()
     metrics["evaluations"] = metrics["evaluations"][-1:]
+    metrics["principal_axes"] = {"turned": False}  # dev was asked whether to turn
+    assert is_said()
+    del metrics["principal_axes"]
     assert not is_said()
     metrics["evaluations"] *= 2  # by step
     assert is_said()

@@ -79,20 +79,20 @@ def judged_on(metric: str, pairs: str, has_corpus: bool) -> str:
     return "corpus" if has_corpus and metric in SEARCH_METRICS else pairs
 
 
-def picked_in_words(on: str, evaluations: int, chose_strength: bool) -> str:
+def picked_in_words(on: str, evaluations: int, chose_after: bool) -> str:
     """What to expect of other data where a model was picked by what it is judged on, as a sentence without a full stop;
     "" where it was not.
 
     Args:
         on: as `judged_on` says it.
         evaluations: how many there were in the run; with the one at its end alone, there was no best step to pick.
-        chose_strength: whether it picked among strengths.
+        chose_after: whether it picked among strengths after the steps, or between embeddings turned and not.
 
     >>> picked_in_words("corpus", 3, False), picked_in_words("dev", 1, False), picked_in_words("test", 1, True)
     ('The corpus has also picked the model, so expect a little less on other tickets', '', '')
     """
     others = {"corpus": "tickets", "dev": "pairs"}.get(on)
-    if others is None or not (evaluations > 1 or chose_strength):
+    if others is None or not (evaluations > 1 or chose_after):
         return ""
     picker = on_in_words(on)
     return f"{picker[0].upper()}{picker[1:]} has also picked the model, so expect a little less on other {others}"

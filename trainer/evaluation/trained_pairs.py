@@ -48,8 +48,9 @@ def picked_by(model: str, data: RunData, judged: Sequence[str]) -> str:
     with _what_cannot_be_told(model, "picked by"):
         config = load_config(run / CONFIG)
         on = judged_on(config.eval.metric, "dev", bool(config.data.corpus))
-        evaluations = json.loads((run / METRICS).read_bytes())["evaluations"]
-        picked = picked_in_words(on, len(evaluations), (run / STRENGTH).is_file())
+        metrics = json.loads((run / METRICS).read_bytes())
+        chose_after = (run / STRENGTH).is_file() or "principal_axes" in metrics
+        picked = picked_in_words(on, len(metrics["evaluations"]), chose_after)
         texts = data.dev.texts
         if picked and on == "corpus" and (corpus := read_corpus(config.data, data.dev, data.train.texts)):
             texts = [corpus.texts[query] for query in corpus.queries]

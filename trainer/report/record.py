@@ -55,6 +55,11 @@ class Record:
         return judged_on(self.judged["question"]["metric"], self.pairs, self.search is not None)
 
     @property
+    def chose_after(self) -> bool:
+        """Whether something was picked after the steps: a strength, or whether to turn the embeddings."""
+        return self.strength is not None or "principal_axes" in self.metrics
+
+    @property
     def in_sample(self) -> bool:
         """Whether thresholds were fitted on the judged pairs."""
         fitted = self.judged["thresholds"].get("model")

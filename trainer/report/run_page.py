@@ -90,7 +90,7 @@ def _lead(run: Record) -> Lead:
         on = corpus_in_words(run.search)
     how = [f"Judged beside the model that training began with, by {metric} on {on}."]
     how += [f"Strength of the update {metrics['strength']:.1f}, best after step {metrics['best_step'] - 1}."]
-    if picked := picked_in_words(run.judged_on, len(metrics["evaluations"]), run.strength is not None):
+    if picked := picked_in_words(run.judged_on, len(metrics["evaluations"]), run.chose_after):
         how.append(f"{picked}.")
     if run.strength and run.strength.get("why"):
         how.append(run.strength["why"])

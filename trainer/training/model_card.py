@@ -41,7 +41,8 @@ def has_thresholds(metrics: Mapping[str, Any]) -> bool:
 
 def picked_by(config: Config, metrics: Mapping[str, Any]) -> str:
     """What `picked_in_words` says of a run."""
-    return picked_in_words(metrics["verdict_on"], len(metrics["evaluations"]), config.eval.choose_strength)
+    chose_after = config.eval.choose_strength or "principal_axes" in metrics
+    return picked_in_words(metrics["verdict_on"], len(metrics["evaluations"]), chose_after)
 
 
 def shown_metrics(record: dict[str, Any]) -> dict[str, str]:
