@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import pty
 import random
 import re
 import shutil
@@ -828,7 +829,7 @@ def test_a_folder_that_nobody_looks_at_behind_the_lock_is_seen(start, tmp_path, 
 # ---- signals and timers
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", Signals.NUMBERS)
 def test_a_signal_between_updates_is_noted_and_elsewhere_stops(number):
     before = signal.getsignal(number)
     with Signals() as signals, pytest.raises(Stopped), signals.noted() as requested:
@@ -867,6 +868,7 @@ SWALLOWED = """
         sys.exit(0)
 """
 FIRST, SECOND = "signal.raise_signal(signal.SIGINT)", "signal.raise_signal(signal.SIGTERM)"
+HANG_UP = "signal.raise_signal(signal.SIGHUP)"
 
 
 @pytest.mark.parametrize(
@@ -877,12 +879,55 @@ FIRST, SECOND = "signal.raise_signal(signal.SIGINT)", "signal.raise_signal(signa
         ("", AT_ONCE, 0, "went on True\nstopped\n"),  # two in one moment are one
         ("signals.ignore()", f"{FIRST}; {SECOND}", 0, "went on False\n"),
         (SWALLOWED, "pass", 0, ""),
+        ("", f"{HANG_UP}; {HANG_UP}", 0, "went on True\nstopped\n"),  # what goes to a pipe still does
+        ("", f"{HANG_UP}; {SECOND}", -signal.SIGTERM, ""),
     ],
 )
 def test_what_signals_do_to_a_process(before, inside, code, said):
     program = SIGNALLED.format(before=before or "pass", inside=inside)
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, said, "")
+
+
+def test_under_nohup_a_hang_up_changes_nothing():
+    program = SIGNALLED.format(before="pass", inside=f"{HANG_UP}; {HANG_UP}")
+    program = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN){program}"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "went on False\n", "")
+
+
+WITHOUT_TERMINAL = """
+import sys, time
+from pathlib import Path
+from trainer.errors import Stopped
+from trainer.system.signals import Signals
+with Signals() as signals:
+    try:
+        with signals.noted() as requested:
+            print("here", flush=True)
+            while not requested():
+                time.sleep(0.01)
+            print("nobody reads this", flush=True)
+    except Stopped:
+        Path(sys.argv[1]).write_text("stopped")
+"""
+
+
+@pytest.mark.parametrize("forgets", [True, False])  # False: the negative control, where printing is an error
+def test_where_the_terminal_goes_away_what_is_printed_is_no_error(forgets, tmp_path):
+    program = (
+        WITHOUT_TERMINAL
+        if forgets
+        else f"import trainer.system.signals as s\ns.forget_terminal = int{WITHOUT_TERMINAL}"
+    )
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-c", program, str(tmp_path / "end")])
+    assert b"here" in os.read(terminal, 100)
+    os.close(terminal)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert ((tmp_path / "end").exists(), code == 0) == (forgets, forgets)
 
 
 def test_a_timer_rings_after_its_minutes_and_never_at_0(monkeypatch):

@@ -5,7 +5,7 @@ run_files     the names of everything that a run leaves
 files         whole files and folders through crashes, manifests, one writer a folder, the cache
 distributed   the few collective operations; the identity with one process
 transfer      batches to the device, numbers back, without waiting
-signals       SIGTERM and SIGINT end a run where nothing is lost
+signals       SIGTERM, SIGINT and SIGHUP end a run where nothing is lost
 process       settings of the whole process: threads, memory
 failures      what a library's error means: a lost peer, exhausted memory, a full disk
 arguments     the command line's parser

@@ -1,10 +1,11 @@
-"""SIGTERM and SIGINT: a run that is asked to stop ends where nothing is lost."""
+"""SIGTERM, SIGINT and SIGHUP: a run that is asked to stop, or whose terminal is gone, ends where nothing is lost."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,14 +14,18 @@ from typing import Any
 
 from trainer.errors import Stopped
 
+IGNORED = (signal.SIGHUP, signal.SIG_IGN)
+
 
 class Signals:
-    """SIGTERM and SIGINT while the run is in hand; a second one ends the process at once.
+    """Signals while the run is in hand; a second SIGTERM or SIGINT ends the process at once.
 
-    The first raises Stopped where nothing would be lost; inside `noted` it only sets `requested`.
+    The first raises Stopped where nothing would be lost; inside `noted` it only sets `requested`. A terminal that goes
+    away sends several SIGHUPs, from its shell and from the system, so that further ones do nothing. Where SIGHUP is
+    ignored (nohup), it stays so.
     """
 
-    NUMBERS = (signal.SIGTERM, signal.SIGINT)
+    NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.requested = self.deferred = False
@@ -28,7 +33,8 @@ class Signals:
         self._hook = sys.unraisablehook
 
     def __enter__(self) -> Signals:
-        self._previous = {number: signal.signal(number, self._note) for number in self.NUMBERS}
+        ours = [number for number in self.NUMBERS if (number, signal.getsignal(number)) != IGNORED]
+        self._previous = {number: signal.signal(number, self._note) for number in ours}
         self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
         return self
 
@@ -38,8 +44,10 @@ class Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
-        if self.requested:  # the other signal came in the same moment
+        if self.requested:  # another signal came in the same moment
             return
+        if number == signal.SIGHUP:
+            forget_terminal()
         self.requested = True
         self._answer(signal.SIG_DFL)
         if not self.deferred:
@@ -50,7 +58,7 @@ class Signals:
         if not isinstance(lost.exc_value, Stopped):
             self._hook(lost)
             return
-        for number in self.NUMBERS:
+        for number in self._previous:
             signal.signal(number, self._note)
         self.requested = False
         threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
@@ -61,8 +69,9 @@ class Signals:
         Python keeps `_note` as their handler: to one that it has seen and not handled yet it would otherwise print a
         traceback ("ignored due to race condition").
         """
-        for number in self.NUMBERS:
-            ctypes.pythonapi.PyOS_setsig(number, ctypes.c_void_p(action))
+        for number in self._previous:
+            wanted = signal.SIG_IGN if number == signal.SIGHUP else action
+            ctypes.pythonapi.PyOS_setsig(number, ctypes.c_void_p(wanted))
 
     @contextmanager
     def noted(self) -> Iterator[Callable[[], bool]]:
@@ -79,3 +88,12 @@ class Signals:
 
     def _stop(self) -> None:
         raise Stopped("stopped by a signal; continue with --resume, or start again where no step was made")
+
+
+def forget_terminal() -> None:
+    """Let what is printed go nowhere where it went to a terminal, which is gone: writing there would be an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):
+        if stat.S_ISCHR(os.fstat(output).st_mode):
+            os.dup2(nowhere, output)
+    os.close(nowhere)
