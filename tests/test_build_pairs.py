@@ -292,6 +292,7 @@ def test_negatives_above_positives_are_told(tickets: Path, tmp_path: Path, capfd
         (["--sizes", "41,40,40"], ("--sizes 41,40,40", "even")),
         (["--sizes", "0"], ("--sizes", "all phases are 0")),
         (["--sizes", "4,5"], ("--sizes 4,5",)),
+        (["--seed", "-1"], ("--seed -1: write a whole number from 0",)),
         (["--hard-negatives", "0.5:0.3:any"], ("--hard-negatives 0.5:0.3:any", "LOW:HIGH:CATEGORY")),
         (["--hard-negatives", "0.3:0.5"], ("--hard-negatives", "any")),
         (["--easy-positives", "0:0.5:same"], ("--easy-positives", "above 0")),

@@ -139,6 +139,7 @@ class Settings:
             ("--min-words", self.quality.min_words, 1),
             ("--max-words", self.quality.max_words, 1),
             ("--per-template", self.quality.per_template, 1),
+            ("--seed", self.seed, 0),
         ):
             if value < least:
                 raise InputError(f"{option} {value}: write a whole number from {least} on")
