@@ -287,6 +287,32 @@ def test_every_option_that_stands_for_a_setting_is_there():
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        "lint --pairs FILE --json FILE",
+        "lint --pairs other.json --eval FILE --model m --doubtful FILE",
+        "evaluate --model m --pairs other.json --forgetting FILE --json FILE",
+        "evaluate --model m --tickets FILE --duplicate-column d --json FILE",
+        "promote m --over n --test FILE --record FILE",
+        "promote m --over n --test other.json --corpus FILE --record FILE",
+    ],
+)
+def test_what_a_command_reads_it_does_not_write(command, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "pairs.json"
+    file.write_text('{"texts1": ["a"], "texts2": ["b"], "labels": [1]}')
+    (tmp_path / "same.json").symlink_to(file)
+    before = file.read_bytes()
+    assert cli([word.replace("FILE", "pairs.json") for word in command.split()]) == 5
+    said = capfd.readouterr().err
+    assert said.startswith("error: pairs.json: ") and "name another file as --" in said and said.count("\n") == 1
+    *reading, _ = (word.replace("FILE", "pairs.json") for word in command.split())
+    assert cli([*reading, "same.json"]) == 5  # by another name
+    assert cli([*reading, "output.json"]) in (1, 2)  # a new file is no such case: the model or the pairs are
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
     ("seconds", "shown_as"), [(0.4, "0:00:00"), (802, "0:13:22"), (59.6, "0:01:00"), (360_000, "100:00:00")]
 )
 def test_times_are_hours_minutes_and_seconds(seconds, shown_as):

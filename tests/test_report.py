@@ -577,6 +577,7 @@ def test_several_runs_are_compared(finished: Path, run: Path, tmp_path: Path) ->
     with pytest.raises(InputError, match="named twice"):
         write_comparison([run, run], out)
     assert cli(["report", str(run), "--output", str(out)]) == 2
+    assert cli(["report", str(finished), str(run), "--output", str(run / "metrics.json")]) == 2  # is no page
 
 
 def test_without_matplotlib_that_is_one_line(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from trainer.data.readers import add_label_options, add_reading_options, reading_from
 from trainer.data.ticket_table import Columns
-from trainer.errors import InputError, StorageError
-from trainer.system.arguments import Parser, parse_dims, parse_names
+from trainer.errors import InputError
+from trainer.system.arguments import Parser, parse_dims, parse_names, require_writable
 
 DESCRIPTION = """Judge an encoder: on labelled pairs, or by search among the tickets of a corpus, where a ticket whose
 duplicates are known should find them."""
@@ -93,15 +92,6 @@ def columns_of(options: argparse.Namespace) -> Columns:
     )
 
 
-def require_writable(path: Path, option: str) -> None:
-    """Raise StorageError, before any work, where a file that an option names could not be written at its end."""
-    if path.exists() and not path.is_file():
-        raise StorageError(f"{path}: is no file: name one as {option}")
-    folder = next(each for each in path.absolute().parents if each.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise StorageError(f"{path}: cannot be written in {folder}: name another file as {option}")
-
-
 def run_evaluate(options: argparse.Namespace) -> None:
     """Evaluate a model, and a baseline beside it."""
     if not options.pairs and not options.tickets:
@@ -118,7 +108,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
             option = {"rule": "--threshold"}.get(name, f"--{name.replace('_', '-')}")
             raise InputError(f"{option} means nothing here: leave it out, or see trainer evaluate --help")
     if options.json:
-        require_writable(options.json, "--json")
+        read = (options.pairs, options.dev, options.forgetting, options.tickets, options.corpus)
+        require_writable(options.json, "--json", read)
     _judge(options, by_search)
 
 

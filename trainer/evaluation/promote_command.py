@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trainer.data.readers import add_label_options, add_reading_options, reading_from
 from trainer.errors import InputError, NotPromoted
-from trainer.evaluation.command import columns_of, require_writable
-from trainer.system.arguments import Parser, parse_dims
+from trainer.evaluation.command import columns_of
+from trainer.system.arguments import Parser, parse_dims, require_writable
 
 DESCRIPTION = """Decide whether a model takes the place of the deployed one: only where it is BETTER on what neither has
 seen. Nothing is copied; the exit code tells a script what to do, and a line of the record why."""
@@ -58,7 +58,7 @@ def run_promote(options: argparse.Namespace) -> None:
         )
     if options.date_column and not linked:
         raise InputError("--date-column means something only beside --duplicate-column or --cluster-column")
-    require_writable(options.record, "--record")
+    require_writable(options.record, "--record", (options.test, options.corpus))
     shared = {name: getattr(options, name) for name in ("label_scale", "positive_threshold", "metric", "resamples")}
     shared |= {"dims": parse_dims(options.dims), "reading": reading_from(options), "seed": options.seed}
     shared |= {"model": options.candidate, "baseline": options.over, "tickets" if linked else "pairs": options.test}

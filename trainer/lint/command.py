@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.data.readers import add_label_options, add_reading_options, reading_from
 from trainer.errors import InputError, LintError
-from trainer.system.arguments import Parser
+from trainer.system.arguments import Parser, require_writable
 
 
 def lint_parser() -> argparse.ArgumentParser:
@@ -46,6 +46,9 @@ def run_lint(options: argparse.Namespace) -> None:
         raise InputError(f"--doubtful {options.doubtful}: a model doubts: name an untouched encoder with --model")
     label_options = {"label_scale": options.label_scale, "positive_threshold": options.positive_threshold}
     paths = (options.pairs, *options.held_out)
+    for option, output in (("--doubtful", options.doubtful), ("--json", options.json)):
+        if output:
+            require_writable(output, option, paths)
     tables = [read_pairs(path, reading=reading_from(options), **label_options) for path in paths]
     tokens, cosines = measure_by(options.model, tables) if options.model else (None, None)
     report = lint_tables(tables, tokens, cosines)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from trainer.errors import InputError
-from trainer.system.arguments import Parser
+from trainer.system.arguments import Parser, require_writable
 
 
 def report_parser() -> argparse.ArgumentParser:
@@ -34,5 +34,9 @@ def run_report(options: argparse.Namespace) -> None:
             raise InputError("--output is for a comparison; the report of one run is written into its folder")
         path = write_report(options.runs[0])
     else:
-        path = write_comparison(options.runs, options.output or Path(COMPARISON))
+        output = options.output or Path(COMPARISON)
+        if output.suffix.lower() != ".html":
+            raise InputError(f"--output {output}: a comparison is a page: name it .html")
+        require_writable(output, "--output", ())
+        path = write_comparison(options.runs, output)
     console.print(f"Report: {path}", markup=False)

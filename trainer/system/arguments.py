@@ -1,10 +1,13 @@
-"""Reading command lines: one-line errors, lists of names and of dims."""
+"""Reading command lines: one-line errors, lists of names and of dims, files to write."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
 
-from trainer.errors import InputError
+from trainer.errors import InputError, StorageError
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,3 +33,16 @@ def parse_dims(text: str | None) -> tuple[int, ...]:
     if any(dim < 1 for dim in dims) or len(set(dims)) != len(dims):
         raise InputError(f"--dims {text}: write different whole numbers above 0, as in --dims 768,128")
     return dims
+
+
+def require_writable(path: Path, option: str, inputs: Iterable[str | None]) -> None:
+    """Raise StorageError, before any work, where a file that an option names could not be written at its end, or
+    would be written over one that the command reads."""
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path}: is no file: name one as {option}")
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise StorageError(f"{path}: cannot be written in {folder}: name another file as {option}")
+    read = (Path(each) for each in inputs if each)
+    if path.exists() and any(each.exists() and path.samefile(each) for each in read):
+        raise StorageError(f"{path}: is read, and not overwritten: name another file as {option}")
