@@ -88,12 +88,13 @@ def peers(record: dict[str, Any]) -> list[str]:
         rate = "" if of_kind["rate"] is None else f"{of_kind['rate']:.0e}"
         last = of_kind["dev"][dims[0]]["roc_auc"][0], of_kind["search"][dims[0]]["mrr@10"][0]
         rows.append([name, rate, *cells, *(f"{value:.4f}" for value in last)])
-    seeds = max(len(of_kind["seeds"]) for of_kind in by_kind.values())
+    counts = [len(of_kind["seeds"]) for kind, of_kind in by_kind.items() if kind != "untouched"]
+    seeds, one = max(counts), min(counts) == 1 < max(counts)
     epochs = f"{settings['epochs']} epoch{'s' if settings['epochs'] > 1 else ''}"
     limit = f"{settings['limit']:,} training pairs, " if settings["limit"] else ""
     said = (
-        f"held-out Spearman, mean ± standard deviation over {seeds} seeds, in brackets the 95 % "
-        f"interval of ours less it; best of {len(settings['rates'])} rates, "
+        f"held-out Spearman, mean ± standard deviation over {seeds} seeds{' (one where none is shown)' if one else ''}, in "
+        f"brackets the 95 % interval of ours less it; best of {len(settings['rates'])} rates, "
         f"{limit}{epochs}, batch {settings['batch_size']}, max length {settings['max_length']}, "
         f"{settings['precision']}; {settings['model']}; MarginMSE is left out: it {record['left_out']['margin_mse']}"
     )

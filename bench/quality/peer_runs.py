@@ -167,13 +167,13 @@ def run_once(kind: str, options: argparse.Namespace, rate: float, seed: int) -> 
 
 
 def first_losses(kind: str, options: argparse.Namespace, packed: bool, steps: int = 3) -> list[float]:
-    """The losses of the first steps of the peer's trainer, dropout off."""
+    """The losses of the first steps of the peer's trainer, dropout off, in fp32."""
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     models = [load_peer(options.model, options.max_length, packed, config_kwargs=no_dropout) for _ in range(2)]
     loss, values = loss_of(kind, models[0], models[1], options.dims), list[float]()
     loss.register_forward_hook(lambda module, inputs, value: values.append(float(value)))
     columns = columns_for(kind, train_part(options)[0])
-    arguments = trainer_arguments(kind, options, max(options.rates), 0) | {"max_steps": steps}
+    arguments = trainer_arguments(kind, options, max(options.rates), 0) | {"max_steps": steps, "bf16": False}
     with tempfile.TemporaryDirectory() as scratch:
         train_peer(models[0], columns, loss, Path(scratch), **arguments)
     return values

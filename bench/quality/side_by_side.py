@@ -2,9 +2,9 @@
 
 Every kind of training has the same number of trials, one a peak rate, and is judged by its best one: a tenth of the
 training pairs is held out for all alike, and chooses the rate, and within a run the best epoch (the peer) or the best
-step and strength (ours). The best is then trained with every seed. All are judged by this project's code on the pairs
-of dev, with the 95 % interval of ours less the peer's over resamples of dev, of the means over the seeds; and by
-sentence-transformers' InformationRetrievalEvaluator on a corpus, or on the texts of dev.
+step and strength (ours). Ours and the best of the peer's (--finalists) are then trained with every seed. All are judged
+by this project's code on the pairs of dev, with the 95 % interval of ours less the peer's over resamples of dev, of the
+means over the seeds; and by sentence-transformers' InformationRetrievalEvaluator on a corpus, or on the texts of dev.
 
     mnrl                 positives with labelled negatives as hard negatives, MultipleNegativesRankingLoss
     cached_gist          the same, candidates that the untouched model finds nearer than the positive left out
@@ -89,21 +89,25 @@ def run_missing(
 
 
 def finalists(options: argparse.Namespace, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By kind: its best rate, means and spreads over the seeds, and the interval of ours less it. Trains what lacks."""
+    """By kind: its best rate, means and spreads over its seeds, and the interval of ours less it. Trains what lacks."""
     dev, best = read_pairs(options.dev), {}
     for kind in options.kinds:
         trials = [run_missing(options, record, kind, rate, options.seeds[0]) for rate in options.rates]
-        best[kind] = max(trials, key=lambda run: run["held_out"])["rate"]
+        best[kind] = max(trials, key=lambda run: run["held_out"])
+    peers = sorted((kind for kind in best if kind != OURS), key=lambda kind: -best[kind]["held_out"])
+    with_every_seed = (OURS, *peers[: options.finalists])
     runs = {"untouched": [run_missing(options, record, "untouched", 0.0, 0)]}
-    for kind, rate in best.items():
-        runs[kind] = [run_missing(options, record, kind, rate, seed) for seed in options.seeds]
+    for kind, trial in best.items():
+        seeds = options.seeds if kind in with_every_seed else options.seeds[:1]
+        runs[kind] = [run_missing(options, record, kind, trial["rate"], seed) for seed in seeds]
     cosines = {
         kind: np.stack([np.load(scores_file(options, kind, run["rate"], run["seed"])) for run in of_kind])
         for kind, of_kind in runs.items()
     }
     result = {}
     for kind, of_kind in runs.items():
-        told: dict[str, Any] = {"rate": best.get(kind), "seeds": [run["seed"] for run in of_kind]}
+        rate = best[kind]["rate"] if kind in best else None
+        told: dict[str, Any] = {"rate": rate, "seeds": [run["seed"] for run in of_kind]}
         for part in ("dev", "search"):
             told[part] = over_seeds([run[part] for run in of_kind])
         if OURS in cosines and kind != OURS:
@@ -130,6 +134,8 @@ def main() -> None:
     parser.add_argument("--dev", required=True, metavar="FILE", help="judged; chooses nothing")
     parser.add_argument("--rates", type=float, nargs="+", default=[2e-5, 5e-5, 1e-4, 2e-4], help="the trials")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of the best trial")
+    text = "kinds of the peer that are trained with every seed, the others with the first (default: all)"
+    parser.add_argument("--finalists", type=int, default=len(KINDS), metavar="N", help=text)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--config", type=Path, default=CONFIG, help="of this trainer (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="likewise")
