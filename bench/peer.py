@@ -47,7 +47,7 @@ def pack_forward(peer: SentenceTransformer) -> None:
 
     The module's own weights and layers are used, and padded places are zero, which no pooling reads.
     """
-    module = peer[0]
+    module: Any = peer[0]
     make_lean(module.auto_model)
 
     def forward(self: nn.Module, features: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def loss_of(
     kind: str, model: SentenceTransformer, guide: SentenceTransformer | None, dims: tuple[int, ...]
 ) -> nn.Module:
     """One of its losses at every Matryoshka dim. `guide` is for those of RANKING that look for false negatives."""
-    gist = {"model": model, "guide": guide}
+    gist: dict[str, Any] = {"model": model, "guide": guide}
     make = {
         "mnrl": lambda: losses.MultipleNegativesRankingLoss(model),
         "cached_gist": lambda: losses.CachedGISTEmbedLoss(**gist, temperature=0.05),  # the scale of the others
@@ -111,7 +111,7 @@ def train_peer(
     **arguments: Any,
 ) -> None:
     """Train on columns of texts by name of the data set; `arguments` are those of its trainer."""
-    usual = {"weight_decay": 0.01, "use_cpu": not CUDA, "save_strategy": "no", "report_to": "none"}
+    usual: dict[str, Any] = {"weight_decay": 0.01, "use_cpu": not CUDA, "save_strategy": "no", "report_to": "none"}
     data = {name: Dataset.from_dict(dict(each)) for name, each in columns.items()}
     SentenceTransformerTrainer(
         model=model,

@@ -42,7 +42,7 @@ def environment() -> dict[str, Any]:
     """Commit, versions and hardware of this process."""
     import torch
 
-    found = {}
+    found: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             found[name] = version(name)

@@ -80,7 +80,7 @@ def render(text: str, page: str) -> tuple[str, set[str]]:
             raise SystemExit(f"{page}: no table is called {name!r}; there are {', '.join(sorted(BLOCKS))}")
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         body = "\n".join([begin, "", *lines_of(name), "", end])
-        text, found = re.subn(re.escape(begin) + ".*?" + re.escape(end), lambda _, body=body: body, text, flags=re.S)
+        text, found = re.subn(re.escape(begin) + ".*?" + re.escape(end), lambda *_, body=body: body, text, flags=re.S)
         if found != 1:
             raise SystemExit(f"{page}: expected one {begin} with its end, found {found}")
     return text, set(names)

@@ -165,7 +165,8 @@ def gains(
     found = assess_search(searches, clusters, DIMS, texts=0, source="").intervals[CHANGE]
     if system != "model":
         return found
-    pairs = compare(*(np.stack([model.cosines for model in models]) for models in (before, after)), table, DIMS)["gain"]
+    cosines_before, cosines_after = (np.stack([model.cosines for model in models]) for models in (before, after))
+    pairs = compare(cosines_before, cosines_after, table, DIMS)["gain"]
     return {dim: pairs[dim] | found[dim] for dim in pairs}
 
 

@@ -73,7 +73,7 @@ def run_missing(
 ) -> dict[str, Any]:
     """A run of the record, made now where it is not there."""
     key = {"kind": kind, "rate": rate, "seed": seed}
-    scores = scores_file(options, **key)
+    scores = scores_file(options, kind, rate, seed)
     there = [run for run in record["runs"] if key.items() <= run.items()]
     if there and scores.exists():
         return there[0]

@@ -28,6 +28,7 @@ from bench.records import finish, make_parser
 from bench.reliability.chaos_cases import (
     FAULTS,
     TIMEOUT_S,
+    AnyBench,
     Case,
     Result,
     corruptions,
@@ -37,7 +38,7 @@ from bench.reliability.chaos_cases import (
     peers,
     signals,
 )
-from bench.reliability.chaos_runs import SETTINGS, Bench, prepare
+from bench.reliability.chaos_runs import SETTINGS, prepare
 
 
 def chaos_parser(description: str | None, record: str, kills: int) -> argparse.ArgumentParser:
@@ -49,7 +50,7 @@ def chaos_parser(description: str | None, record: str, kills: int) -> argparse.A
     return parser
 
 
-def campaign(case: Case, bench: Bench, count: int, options: argparse.Namespace) -> dict[str, Any]:
+def campaign(case: Case[AnyBench], bench: AnyBench, count: int, options: argparse.Namespace) -> dict[str, Any]:
     """The cases of these numbers, shared out over the processes: counts, and a line for all that is not as promised."""
     # A time-out is measured with nothing beside it.
     jobs = 1 if case is peers else options.jobs
@@ -69,7 +70,7 @@ def campaign(case: Case, bench: Bench, count: int, options: argparse.Namespace) 
     return found
 
 
-def run_case(case: Case, bench: Bench, seed: int, number: int) -> Result:
+def run_case(case: Case[AnyBench], bench: AnyBench, seed: int, number: int) -> Result:
     """One case, in a folder of its own that goes with it."""
     folder = bench.folder()
     try:

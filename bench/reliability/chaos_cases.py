@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import safetensors.torch
@@ -58,7 +59,8 @@ class Result:
     """False where this system does not let it."""
 
 
-Case = Callable[[Bench, Path, int, random.Random], Result]
+AnyBench = TypeVar("AnyBench", bound=Bench)
+Case = Callable[[AnyBench, Path, int, random.Random], Result]
 
 
 def finish_run(bench: Bench, variant: str, folder: Path, rng: random.Random | None = None) -> str:

@@ -92,8 +92,9 @@ def count_calls(path: Path) -> Plant:
 
 def kill_at(name: str, call: int, when: str) -> Plant:
     """Die at the call of that number of a named point, before or after it."""
+    owner, attribute = POINTS[name]
     die = at_call(call, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    return lambda rank: wrap(*POINTS[name], **{when: die}) if rank == 0 else None
+    return lambda rank: wrap(owner, attribute, **{when: die}) if rank == 0 else None
 
 
 def raise_at(owner: Any, attribute: str, call: int, error: BaseException) -> Plant:

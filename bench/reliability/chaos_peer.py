@@ -20,7 +20,6 @@ import json
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -70,7 +69,7 @@ class Tuned(transformers.Trainer):
         first, second = ((tokens * real).sum(1) / real.sum(1)).chunk(2)
         positive, dims = inputs["positive"], SETTINGS["loss.dims"]
         candidates = torch.cat([second[positive], second[~positive]])
-        total, _ = matryoshka_mnrl(first[positive], candidates, dims=dims)
+        total = matryoshka_mnrl(first[positive], candidates, dims=dims)[0]
         return total + SETTINGS["loss.pair_weight"] * pairwise_ranking(first, second, positive, dims=dims)[0]
 
 
@@ -238,4 +237,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -30,7 +30,7 @@ from trainer.model.loading import load_encoder
 from trainer.model.tiny import build_tiny_mpnet
 from trainer.training.step import Stepper
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "train.batch_size": 8,
     "curriculum.epochs": 2,
     "optim.lr": 1e-3,
@@ -197,7 +197,7 @@ def note_rows(path: Path) -> None:
 
 def wait(pids: list[int], folder: Path, strike: Strike | None = None, limit: float = 400.0) -> tuple[list[int], str]:
     """Exit codes (minus the signal) of all processes, and what they said since they were started."""
-    start, codes, deadline = time.monotonic(), {}, float("inf")
+    start, codes, deadline = time.monotonic(), dict[int, int](), float("inf")
     while len(codes) < len(pids):
         now = time.monotonic() - start
         living = [pid for pid in pids if pid not in codes]

@@ -74,7 +74,7 @@ def fuzz(name: str, seconds: int, root: Path) -> None:
         (root / "corpus" / str(number)).write_bytes(seed)
     (root / "words").write_text("".join(f'"{escaped(word)}"\n' for word in (*WORDS.split(), *BYTES)))
     longest = max(SHORTEST_LIMIT, *(2 * len(seed) for seed in seeds))
-    flags = {"max_total_time": seconds, "timeout": HANG_S, "max_len": longest, "rss_limit_mb": 0}
+    flags: dict[str, object] = {"max_total_time": seconds, "timeout": HANG_S, "max_len": longest, "rss_limit_mb": 0}
     flags |= {"dict": root / "words", "artifact_prefix": f"{root}/"}
     atheris.Setup(["fuzz", *(f"-{key}={value}" for key, value in flags.items()), str(root / "corpus")], call)
     atheris.Fuzz()

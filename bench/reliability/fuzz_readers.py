@@ -173,7 +173,7 @@ def run_readers(root: Path) -> dict[str, Reader]:
         assert all(json.loads(line)["step"] < 5 for line in lines), "a line of a later step was kept"
 
     found["log.jsonl"] = in_place(run / "log.jsonl", resume_log)
-    report._pictures = lambda record: []  # a second for each call
+    report._pictures = lambda run: []  # a second for each call
     files = ("config.toml", "log.jsonl", "metrics.json", "scores.json", "plan.json", "training_metadata.json")
     for file in (*files, "lint.json", "strength.json"):
         found[f"report {file}"] = in_place(run / file, lambda: report.write_report(run))

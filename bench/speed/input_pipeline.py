@@ -60,7 +60,7 @@ def starting(config: Path) -> float:
     try:
         while not (out / "checkpoints" / "step-000000").exists():
             if process.poll() is not None:
-                raise SystemExit(f"the run ended before its first step: {process.stderr.read()}")
+                raise SystemExit(f"the run ended before its first step: {process.communicate()[1]}")
             time.sleep(0.01)
         return time.perf_counter() - start
     finally:

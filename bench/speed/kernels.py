@@ -100,7 +100,7 @@ def compile_kernel(
         Registers a thread, bytes spilled a thread (local memory and stack), shared memory of a program, warps, and how
         full a multiprocessor is; "error" in their place where it does not compile.
     """
-    constants = kernel_constants(kernel, DTYPES[dtype], HEADS, width, BLOCK, **flags)
+    constants = kernel_constants(kernel, DTYPES[dtype], HEADS, width, BLOCK, device="cuda", **flags)
     if tile:
         own, walked = ("COLUMNS", "ROWS") if kernel == "key_value" else ("ROWS", "COLUMNS")
         constants |= dict(zip((own, walked, "num_warps", "num_stages"), tile, strict=True))
@@ -110,7 +110,7 @@ def compile_kernel(
     signature = {name: "constexpr" if name in constants else ARGUMENTS.get(name, f"*{dtype}") for name in names}
     # As at a launch: torch's memory begins at multiples of 16 bytes.
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
-    entry = {"kernel": kernel, "capability": capability, "dtype": dtype, "width": width, "flags": flags}
+    entry: dict[str, Any] = {"kernel": kernel, "capability": capability, "dtype": dtype, "width": width, "flags": flags}
     entry |= {"tile": [constants["ROWS"], constants["COLUMNS"]], "warps": options["num_warps"]}
     entry |= {"stages": options["num_stages"]}
     try:
@@ -248,7 +248,7 @@ def render(text: str, record: dict[str, Any]) -> str:
     for name, lines in tables(record).items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         body = "\n".join([begin, "", *lines, "", end])
-        text, found = re.subn(re.escape(begin) + ".*?" + re.escape(end), lambda _, body=body: body, text, flags=re.S)
+        text, found = re.subn(re.escape(begin) + ".*?" + re.escape(end), lambda *_, body=body: body, text, flags=re.S)
         if found != 1:
             raise SystemExit(f"{PAGE.name}: expected one block {begin}, found {found}")
     return text

@@ -30,8 +30,8 @@ def settings(backend: str, threads: int) -> dict[str, Any]:
 
 def main(model: str, backend: str, threads: str) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print too
-    how = settings(backend, int(threads))
-    encoder = SentenceTransformer(model, backend=backend, device="cpu", local_files_only=True, model_kwargs=how)
+    how: dict[str, Any] = {"backend": backend, "model_kwargs": settings(backend, int(threads))}
+    encoder = SentenceTransformer(model, device="cpu", local_files_only=True, **how)
     for line in sys.stdin:
         texts = json.loads(line)
         start = time.process_time()

@@ -121,7 +121,8 @@ class Peer:
         self.model = load_peer(
             model, SHAPES[options.model].max_length, model_kwargs={"attn_implementation": options.peer_attention}
         )
-        taken = self.model[0].auto_model.config._attn_implementation
+        transformer: Any = self.model[0]
+        taken = transformer.auto_model.config._attn_implementation
         assert taken == options.peer_attention, f"sentence-transformers took {taken} attention"
         mpnet = "mpnet" in options.model
         targets = ["q", "k", "v", "o"] if mpnet else ["query", "key", "value", "attention.output.dense"]
