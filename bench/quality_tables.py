@@ -89,11 +89,11 @@ def peers(record: dict[str, Any]) -> list[str]:
         last = of_kind["dev"][dims[0]]["roc_auc"][0], of_kind["search"][dims[0]]["mrr@10"][0]
         rows.append([name, rate, *cells, *(f"{value:.4f}" for value in last)])
     counts = [len(of_kind["seeds"]) for kind, of_kind in by_kind.items() if kind != "untouched"]
-    seeds, one = max(counts), min(counts) == 1 < max(counts)
+    seeds, one = max(counts), " (one where none is shown)" if min(counts) == 1 < max(counts) else ""
     epochs = f"{settings['epochs']} epoch{'s' if settings['epochs'] > 1 else ''}"
     limit = f"{settings['limit']:,} training pairs, " if settings["limit"] else ""
     said = (
-        f"held-out Spearman, mean ± standard deviation over {seeds} seeds{' (one where none is shown)' if one else ''}, in "
+        f"held-out Spearman, mean ± standard deviation over {seeds} seeds{one}, in "
         f"brackets the 95 % interval of ours less it; best of {len(settings['rates'])} rates, "
         f"{limit}{epochs}, batch {settings['batch_size']}, max length {settings['max_length']}, "
         f"{settings['precision']}; {settings['model']}; MarginMSE is left out: it {record['left_out']['margin_mse']}"
