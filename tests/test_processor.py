@@ -121,7 +121,7 @@ def broken(*_):
 
 
 def wrong(x, weight, bias, *_):
-    return torch.nn.functional.linear(x, weight, bias) * 1.01
+    return torch.nn.functional.linear(x, weight, bias) * 1.05  # more than four roundings of bf16
 
 
 @pytest.mark.parametrize("operator", [broken, wrong])

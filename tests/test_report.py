@@ -99,6 +99,7 @@ def finished(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPat
     (folder / "sts.csv").write_text("\n".join(rows) + "\n")
     sets += [f"--set=data.forgetting={folder / 'sts.csv'}", f"--set=model.name={tiny_model('mpnet')}"]
     sets += ["--set=train.batch_size=8", "--set=curriculum.epochs=1", "--set=optim.lr=1e-3", "--set=loss.dims=[64, 16]"]
+    sets += ["--set=train.precision=fp32"]  # by default it is the processor that decides
     (folder / "empty.toml").write_text("")
     assert cli(["--config", str(folder / "empty.toml"), "--output-dir", str(folder / "run"), *sets]) == 0
     return folder / "run"
