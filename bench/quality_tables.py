@@ -27,15 +27,18 @@ def real_run(record: dict[str, Any]) -> list[str]:
 
 
 def reference_in_short(*records: dict[str, Any]) -> list[str]:
-    """As `reference_model`, of Spearman alone."""
-    return reference_model(*records, metrics={"spearman": "Spearman"})
+    """As `reference_model`, of Spearman alone, with sure gains in bold in place of their intervals."""
+    return reference_model(*records, metrics={"spearman": "Spearman"}, intervals=False)
 
 
-def reference_model(*records: dict[str, Any], metrics: Mapping[str, str] = PAIR_METRICS) -> list[str]:
+def reference_model(
+    *records: dict[str, Any], metrics: Mapping[str, str] = PAIR_METRICS, intervals: bool = True
+) -> list[str]:
     """Kept-back pairs before and after several `real_run.py` runs of one model, a row a run, file and metric.
 
     Args:
         metrics: name -> title of those that are shown.
+        intervals: whether each gain's stands beside it; else it is in bold where it is surely above 0.
     """
     dims = list(records[0]["dev"]["final"])
     rows, told = [], []
@@ -49,7 +52,11 @@ def reference_model(*records: dict[str, Any], metrics: Mapping[str, str] = PAIR_
                 for dim in dims:
                     low, high = test["gain"][dim][metric]
                     before, after = (test[when][dim][metric] for when in ("before", "after"))
-                    cells.append(f"{before:.4f} → {after:.4f} ({low:+.4f}, {high:+.4f})")
+                    if intervals:
+                        cells.append(f"{before:.4f} → {after:.4f} ({low:+.4f}, {high:+.4f})")
+                    else:
+                        mark = "**" if low > 0 else ""
+                        cells.append(f"{before:.3f} → {mark}{after:.3f}{mark}")
                 rows.append([name, f"{pairs} ({test['pairs']})", title, *cells])
         cut = "" if record["steps"] == record["planned_steps"] else f" of {record['planned_steps']}"
         threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
@@ -58,7 +65,10 @@ def reference_model(*records: dict[str, Any], metrics: Mapping[str, str] = PAIR_
             f"{record['training_seconds'] / 60:.0f} minutes of {threads}, max length {record['max_length']}, strength "
             f"{record['dev']['strength']:.1f}"
         )
-    said = f"in brackets the 95 % interval of the gain, paired; {'; '.join(told)}"
+    marks = (
+        "in brackets the 95 % interval of the gain, paired" if intervals else "in bold: surely better (95 %, paired)"
+    )
+    said = f"{marks}; {'; '.join(told)}"
     return table(
         ["trained, peak rate", "kept-back pairs", "", *(f"{dim} dims" for dim in dims)], rows, records[0], said, left=3
     )
