@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -842,7 +843,7 @@ def test_a_signal_between_updates_is_noted_and_elsewhere_stops(number):
 
 
 SIGNALLED = """
-import signal, sys
+import signal, sys, time
 from trainer.errors import Stopped
 from trainer.system.signals import Signals
 both = set(Signals.NUMBERS)
@@ -863,7 +864,8 @@ SWALLOWED = """
         def __del__(self): signal.raise_signal(signal.SIGTERM)
     try:
         Dying()
-        signal.pause()
+        while True:  # not signal.pause, which would sleep on after a signal that came just before it
+            time.sleep(0.01)
     except Stopped:
         sys.exit(0)
 """
@@ -887,6 +889,20 @@ def test_what_signals_do_to_a_process(before, inside, code, said):
     program = SIGNALLED.format(before=before or "pass", inside=inside)
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, said, "")
+
+
+def test_in_another_thread_no_signal_is_looked_for():
+    before = list(map(signal.getsignal, Signals.NUMBERS))
+
+    def work():
+        with Signals() as signals, signals.noted() as requested:
+            inside = list(map(signal.getsignal, Signals.NUMBERS))
+            signals.ignore()
+            return inside, requested()
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(work).result() == (before, False)
+    assert list(map(signal.getsignal, Signals.NUMBERS)) == before
 
 
 def test_under_nohup_a_hang_up_changes_nothing():

@@ -22,7 +22,7 @@ class Signals:
 
     The first raises Stopped where nothing would be lost; inside `noted` it only sets `requested`. A terminal that goes
     away sends several SIGHUPs, from its shell and from the system, so that further ones do nothing. Where SIGHUP is
-    ignored (nohup), it stays so.
+    ignored (nohup), it stays so. Outside the main thread Python hands no signals out: there none is looked for.
     """
 
     NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -33,7 +33,8 @@ class Signals:
         self._hook = sys.unraisablehook
 
     def __enter__(self) -> Signals:
-        ours = [number for number in self.NUMBERS if (number, signal.getsignal(number)) != IGNORED]
+        here = threading.current_thread() is threading.main_thread()
+        ours = [number for number in self.NUMBERS if here and (number, signal.getsignal(number)) != IGNORED]
         self._previous = {number: signal.signal(number, self._note) for number in ours}
         self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
         return self
