@@ -241,6 +241,35 @@ def screen(record: dict[str, Any]) -> list[str]:
     return table(headings, rows, record, said, left=2)
 
 
+def false_negatives(record: dict[str, Any]) -> list[str]:
+    """Dev figures of each arm of a `false_negatives.py` record, a row an arm."""
+    arms, settings = record["arms"], record["settings"]
+    told = {
+        "clean plain": "every link is there",
+        "apart plain": "links withheld, their rows never meet",
+        "met plain": "links withheld, their rows always meet",
+        "met guided": "the same, likely false negatives masked",
+        "clean guided": "every link is there, likely false negatives masked",
+    }
+    dims = list(next(iter(next(iter(arms.values())).values()))["dev"])
+    shown = [(dim, metric) for metric in PAIR_METRICS for dim in (dims[0], dims[-1])]
+    rows = []
+    for arm, by_seed in arms.items():
+        runs = list(by_seed.values())
+        masked = f"{mean(run['masked_a_query'] for run in runs):.2f}"
+        figures = (_mean_and_spread((run["dev"][dim][metric] for run in runs), sign="") for dim, metric in shown)
+        rows.append([told[arm], masked, *figures])
+    seeds = max(map(len, arms.values()))
+    withheld = max(run["links_withheld"] for by_seed in arms.values() for run in by_seed.values())
+    said = (
+        f"{withheld} links withheld; {seeds} seed{'s' if seeds > 1 else ''}; {settings['epochs']} pass, batch "
+        f"{settings['batch_size']}, max length {settings['max_length']}, peak rate {settings['lr']:.0e}, ranking term "
+        f"{settings['pair_weight']:g}; masked with guide_margin {settings['margin']:g}"
+    )
+    headings = ["training pairs", "masked a query", *(f"{PAIR_METRICS[metric]} at {dim}" for dim, metric in shown)]
+    return table(headings, rows, record, said)
+
+
 def _screened_figures(record: dict[str, Any]) -> list[tuple[str, str]]:
     """(dim, metric) of each column: every metric that some data has, at the largest and the smallest dim."""
     by_data = list(record["untouched"].values())
@@ -249,8 +278,8 @@ def _screened_figures(record: dict[str, Any]) -> list[tuple[str, str]]:
     return [(dim, metric) for metric in metrics for dim in dict.fromkeys((dims[-1], dims[0]))]
 
 
-def _mean_and_spread(values: Iterable[float]) -> str:
-    """Mean of differences and, of several, their standard deviation."""
-    differences = list(values)
-    spread = f" ± {stdev(differences):.4f}" if len(differences) > 1 else ""
-    return f"{mean(differences):+.4f}{spread}"
+def _mean_and_spread(values: Iterable[float], sign: str = "+") -> str:
+    """Mean of figures and, of several, their standard deviation; with the mean's sign, as of differences."""
+    several = list(values)
+    spread = f" ± {stdev(several):.4f}" if len(several) > 1 else ""
+    return f"{mean(several):{sign}.4f}{spread}"

@@ -50,6 +50,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "index": (("index",), speed.index),
     "screen": (("screen",), quality.screen),
     "peers": (("peers",), quality.peers),
+    "false negatives": (("false_negatives",), quality.false_negatives),
 }
 
 
