@@ -10,6 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; tiny t
 
 import gc
 import importlib.util
+import signal
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -90,3 +91,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the data folder ../shared/data is not here")
     return folder
+
+
+@pytest.fixture
+def hears_hang_ups() -> Iterator[None]:
+    """SIGHUP as it is without nohup, under which all that is started from here would ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

@@ -137,6 +137,7 @@ def test_on_a_terminal_a_key_is_enough_and_no_other_input_is_an_answer(pairs: Pa
     assert len(lines) == 1 and "paper 0 stuck" in lines[0]  # side by side
 
 
+@pytest.mark.usefixtures("hears_hang_ups")
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGHUP, 75), (signal.SIGKILL, -9)]
 )

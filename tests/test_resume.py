@@ -830,6 +830,7 @@ def test_a_folder_that_nobody_looks_at_behind_the_lock_is_seen(start, tmp_path, 
 # ---- signals and timers
 
 
+@pytest.mark.usefixtures("hears_hang_ups")
 @pytest.mark.parametrize("number", Signals.NUMBERS)
 def test_a_signal_between_updates_is_noted_and_elsewhere_stops(number):
     before = signal.getsignal(number)
@@ -873,6 +874,7 @@ FIRST, SECOND = "signal.raise_signal(signal.SIGINT)", "signal.raise_signal(signa
 HANG_UP = "signal.raise_signal(signal.SIGHUP)"
 
 
+@pytest.mark.usefixtures("hears_hang_ups")
 @pytest.mark.parametrize(
     ("before", "inside", "code", "said"),
     [
@@ -929,6 +931,7 @@ with Signals() as signals:
 """
 
 
+@pytest.mark.usefixtures("hears_hang_ups")
 @pytest.mark.parametrize("forgets", [True, False])  # False: the negative control, where printing is an error
 def test_where_the_terminal_goes_away_what_is_printed_is_no_error(forgets, tmp_path):
     program = (
