@@ -427,17 +427,19 @@ def test_a_resumed_run_takes_its_products_again_or_is_refused_as_inexact(start, 
     shutil.copytree(tmp_path / "run", tmp_path / "lesser")
     processor.take_products({"fp32": "torch"})  # as if the measurement came out otherwise today
     run, state = until_finish(start, tmp_path / "run", "--resume")
-    assert run.numerics.products == {"fp32": "onednn"} and state.inexact == []
+    assert run.numerics.products["fp32"] == "onednn" and state.inexact == []
 
     processor.forget()
     monkeypatch.setenv("TRAINER_ONEDNN", "off")
     capfd.readouterr()
     assert start(tmp_path / "lesser", "--resume") == 4
     said = capfd.readouterr().err
-    assert "products was {'fp32': 'onednn'}, is {'fp32': 'torch'}" in said and "--allow-inexact-resume" in said
+    assert (
+        re.search(r"products was {'fp32': 'onednn'.*}, is {'fp32': 'torch'", said) and "--allow-inexact-resume" in said
+    )
     assert start(tmp_path / "lesser", "--resume", "--allow-inexact-resume") == 0
     metadata = json.loads((tmp_path / "lesser" / "training_metadata.json").read_text())
-    assert metadata["products"] == {"fp32": "torch"} and "products was" in metadata["inexact_resumes"][0]
+    assert metadata["products"]["fp32"] == "torch" and "products was" in metadata["inexact_resumes"][0]
     monkeypatch.undo()
     processor.forget()
 
