@@ -439,7 +439,8 @@ def test_a_resumed_run_takes_its_products_again_or_is_refused_as_inexact(start, 
     )
     assert start(tmp_path / "lesser", "--resume", "--allow-inexact-resume") == 0
     metadata = json.loads((tmp_path / "lesser" / "training_metadata.json").read_text())
-    assert metadata["products"]["fp32"] == "torch" and "products was" in metadata["inexact_resumes"][0]
+    assert metadata["products"]["fp32"] == "torch"
+    assert any("products was" in difference for difference in metadata["inexact_resumes"])
     monkeypatch.undo()
     processor.forget()
 
