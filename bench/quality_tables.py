@@ -259,10 +259,10 @@ def false_negatives(record: dict[str, Any]) -> list[str]:
         masked = f"{mean(run['masked_a_query'] for run in runs):.2f}"
         figures = (_mean_and_spread((run["dev"][dim][metric] for run in runs), sign="") for dim, metric in shown)
         rows.append([told[arm], masked, *figures])
-    seeds = max(map(len, arms.values()))
+    seeds, passes = max(map(len, arms.values())), settings["epochs"]
     withheld = max(run["links_withheld"] for by_seed in arms.values() for run in by_seed.values())
     said = (
-        f"{withheld} links withheld; {seeds} seed{'s' if seeds > 1 else ''}; {settings['epochs']} pass, batch "
+        f"{withheld} links withheld; {seeds} seed{'s' * (seeds > 1)}; {passes} pass{'es' * (passes > 1)}, batch "
         f"{settings['batch_size']}, max length {settings['max_length']}, peak rate {settings['lr']:.0e}, ranking term "
         f"{settings['pair_weight']:g}; masked with guide_margin {settings['margin']:g}"
     )

@@ -17,7 +17,7 @@ import pytest
 
 from bench import report
 from bench.markdown import source
-from bench.quality import screen
+from bench.quality import screen, side_by_side
 from bench.quality.false_negatives import in_batches
 from bench.quality.judging import HeldOut, compare, judge_model
 from bench.quality_tables import screen as screen_table
@@ -126,6 +126,36 @@ def test_the_rows_of_a_link_always_meet_or_never(meet: bool) -> None:
     assert [len(batch) for batch in batches] == [8] * 6
     assert all(((first in batch) == (second in batch)) == meet for batch in batches for first, second in links
                if first in batch or second in batch)  # fmt: skip
+
+
+def test_of_the_peer_only_finalists_are_trained_with_every_seed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[tuple[str, float, int]] = []
+    held_out = {"mnrl": 0.6, "cosent": 0.7, "ours": 0.5, "untouched": 0.4}
+
+    def run(options: Namespace, record: dict[str, Any], kind: str, rate: float, seed: int) -> dict[str, Any]:
+        made.append((kind, rate, seed))
+        figures = {"64": {"spearman": 0.1 * seed}}
+        return {"rate": rate, "seed": seed, "held_out": held_out[kind] + rate, "dev": figures, "search": figures}
+
+    dev = tmp_path / "dev.json"
+    dev.write_text(json.dumps(generate_pairs(24, 0, "dev")))
+    monkeypatch.setattr(side_by_side, "run_missing", run)
+    monkeypatch.setattr(side_by_side.np, "load", lambda file: np.random.default_rng(0).random((1, 24)))
+    kinds, rates = ["mnrl", "cosent", "ours"], [0.01, 0.02]
+    options = Namespace(dev=str(dev), kinds=kinds, rates=rates, seeds=[0, 1, 2], finalists=1, dims=(64,), keep=tmp_path)
+    options.name = "peers"
+    found = side_by_side.finalists(options, {})
+    assert {kind: of_kind["seeds"] for kind, of_kind in found.items()} == {
+        "untouched": [0],
+        "mnrl": [0],
+        "cosent": [0, 1, 2],
+        "ours": [0, 1, 2],
+    }
+    assert all(rate == 0.02 for kind, rate, seed in made if seed)  # the best trial's
+    assert "ours_less_it" in found["mnrl"] and "ours_less_it" not in found["ours"]
+    assert found["cosent"]["dev"]["64"]["spearman"] == pytest.approx([0.1, 0.1])
 
 
 def test_a_table_without_its_records_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

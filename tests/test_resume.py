@@ -41,7 +41,7 @@ from trainer.main import cli
 from trainer.system import distributed, processor
 from trainer.system import files as storage
 from trainer.system.files import find_damage, only_writer, remove_debris, remove_folder, write_manifest
-from trainer.system.signals import Signals
+from trainer.system.signals import NUMBERS, Signals
 from trainer.training import finish, loop, resume, run_folder, strength
 from trainer.training import log as logbook
 from trainer.training.log import Timer
@@ -834,7 +834,7 @@ def test_a_folder_that_nobody_looks_at_behind_the_lock_is_seen(start, tmp_path, 
 
 
 @pytest.mark.usefixtures("hears_hang_ups")
-@pytest.mark.parametrize("number", Signals.NUMBERS)
+@pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_between_updates_is_noted_and_elsewhere_stops(number):
     before = signal.getsignal(number)
     with Signals() as signals, pytest.raises(Stopped), signals.noted() as requested:
@@ -849,8 +849,8 @@ def test_a_signal_between_updates_is_noted_and_elsewhere_stops(number):
 SIGNALLED = """
 import signal, sys, time
 from trainer.errors import Stopped
-from trainer.system.signals import Signals
-both = set(Signals.NUMBERS)
+from trainer.system.signals import NUMBERS, Signals
+both = set(NUMBERS)
 with Signals() as signals:
     {before}
     try:
@@ -897,17 +897,17 @@ def test_what_signals_do_to_a_process(before, inside, code, said):
 
 
 def test_in_another_thread_no_signal_is_looked_for():
-    before = list(map(signal.getsignal, Signals.NUMBERS))
+    before = list(map(signal.getsignal, NUMBERS))
 
     def work():
         with Signals() as signals, signals.noted() as requested:
-            inside = list(map(signal.getsignal, Signals.NUMBERS))
+            inside = list(map(signal.getsignal, NUMBERS))
             signals.ignore()
             return inside, requested()
 
     with ThreadPoolExecutor(1) as thread:
         assert thread.submit(work).result() == (before, False)
-    assert list(map(signal.getsignal, Signals.NUMBERS)) == before
+    assert list(map(signal.getsignal, NUMBERS)) == before
 
 
 def test_under_nohup_a_hang_up_changes_nothing():

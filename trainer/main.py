@@ -37,7 +37,7 @@ from trainer.search.command import (
 from trainer.serving.command import export_parser, run_export
 from trainer.system.failures import is_out_of_memory, is_peer_lost
 from trainer.system.process import tune_process
-from trainer.system.signals import Signals
+from trainer.system.signals import NUMBERS
 from trainer.training.command import run_train, train_parser
 from trainer.training.push_command import push_parser, run_push
 from trainer.training.settings_command import run_settings, settings_parser
@@ -89,7 +89,7 @@ def cli(arguments: Sequence[str] | None = None) -> int:
 def main() -> None:
     """The whole life of a process: the command line's work, then an end that no signal disturbs."""
     code = cli()
-    for number in Signals.NUMBERS:
+    for number in NUMBERS:
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from trainer.errors import Stopped
 
-IGNORED = (signal.SIGHUP, signal.SIG_IGN)
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Signals:
@@ -25,17 +25,16 @@ class Signals:
     ignored (nohup), it stays so. Outside the main thread Python hands no signals out: there none is looked for.
     """
 
-    NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
     def __init__(self) -> None:
         self.requested = self.deferred = False
         self._previous: dict[signal.Signals, Any] = {}
         self._hook = sys.unraisablehook
 
     def __enter__(self) -> Signals:
-        here = threading.current_thread() is threading.main_thread()
-        ours = [number for number in self.NUMBERS if here and (number, signal.getsignal(number)) != IGNORED]
-        self._previous = {number: signal.signal(number, self._note) for number in ours}
+        if threading.current_thread() is threading.main_thread():
+            ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+            heard = [number for number in NUMBERS if number not in ignored]
+            self._previous = {number: signal.signal(number, self._note) for number in heard}
         self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
         return self
 
