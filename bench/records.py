@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -84,6 +85,8 @@ def _commit() -> str | None:
 
 
 def _git(*arguments: str) -> str:
+    if shutil.which("git") is None:  # a machine to measure on may have a copy of the files alone
+        return ""
     return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True).stdout.strip()
 
 

@@ -9,7 +9,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import openpyxl
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -367,7 +366,7 @@ def test_labels_between_the_ends_are_counted() -> None:
 
 
 def workbook(path: Path, *sheets: list[list[Any]]) -> Path:
-    book = openpyxl.Workbook()
+    book = pytest.importorskip("openpyxl", reason="needs the extra `data`").Workbook()
     for number, rows in enumerate(sheets):
         sheet = book.worksheets[0] if number == 0 else book.create_sheet()
         sheet.title = f"Page {number + 1}"

@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import openpyxl
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -474,7 +473,7 @@ def test_exports_go_in(tmp_path: Path, capfd: pytest.CaptureFixture[str], desk: 
 
 
 def test_a_workbook_of_tickets_goes_in(tmp_path: Path) -> None:
-    book = openpyxl.Workbook()
+    book = pytest.importorskip("openpyxl", reason="needs the extra `data`").Workbook()
     header = ["Number", "Short description", "Description", "Assignment group", "Opened"]
     for row in [header, *rows_of(lambda *it: 7 + it[0], title, body, team, datetime.datetime(2024, 1, 2))]:
         book.worksheets[0].append(row)

@@ -38,6 +38,7 @@ from trainer.main import cli
 from trainer.model.embedding import embed_cached, tokenize_sides
 from trainer.model.loading import load_encoder
 from trainer.system.console import console
+from trainer.system.gpu import default_device
 from trainer.system.run_files import METADATA
 from trainer.training.loop import train
 
@@ -125,7 +126,7 @@ def by_name(value: Any) -> Any:
 
 def judge(folder: str, max_length: int, reports: Reports, name: str) -> Judged:
     """Judge an encoder. Its embeddings are kept in the cache, so that this can be done again at once."""
-    encoder = load_encoder(folder, max_length=max_length, announce=False)
+    encoder = load_encoder(folder, max_length=max_length, announce=False).to(default_device())
 
     def cosines_of(pairs: PairTable) -> np.ndarray:
         rows = embed_cached(encoder, tokenize_sides(encoder, pairs.texts), description=f"Embedding pairs ({name})")

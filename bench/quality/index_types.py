@@ -16,6 +16,7 @@ from trainer.evaluation.search_set import SearchSet
 from trainer.evaluation.type_comparison import compare_types, print_types
 from trainer.model.embedding import embed_cached
 from trainer.model.loading import load_encoder
+from trainer.system.gpu import default_device
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[384, 256, 128, 64])
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a text")
     options = parser.parse_args()
-    encoder = load_encoder(options.model, max_length=options.max_length, announce=False)
+    encoder = load_encoder(options.model, max_length=options.max_length, announce=False).to(default_device())
     corpus = corpus_of_reports(options.data)
     searched = SearchSet.build(corpus, encoder)
     rows = compare_types(searched, embed_cached(encoder, searched.tokens), options.dims)

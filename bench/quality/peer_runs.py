@@ -21,6 +21,7 @@ from trainer.data.split import hold_out, sample_pairs
 from trainer.evaluation.search_set import SearchSet
 from trainer.model.embedding import embed
 from trainer.model.loading import load_encoder
+from trainer.system.gpu import default_device
 from trainer.training.loop import train
 
 OURS = "ours"
@@ -108,7 +109,7 @@ def search_figures(folder: str, options: argparse.Namespace) -> dict[str, dict[s
 
     held_out = HeldOut(options.dev, corpus=options.corpus, queries=options.queries)
     corpus: SearchCorpus = held_out.read_corpus() or corpus_of_pairs(held_out.read_pairs())
-    encoder = load_encoder(folder, max_length=options.max_length, announce=False)
+    encoder = load_encoder(folder, max_length=options.max_length, announce=False).to(default_device())
     searched = SearchSet.build(corpus, encoder)
     rows = torch.from_numpy(embed(encoder, searched.tokens)[searched.place])
     excluded = torch.from_numpy(corpus.excluded.toarray())

@@ -25,12 +25,13 @@ from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.search_set import SearchSet
 from trainer.model.embedding import embed_cached, tokenize_sides
 from trainer.model.loading import load_encoder
+from trainer.system.gpu import default_device
 from trainer.training.principal_axes import MOST_TEXTS, principal_axes, second_moment
 
 
 def figures_of(folder: str, options: argparse.Namespace) -> dict[str, Metrics]:
     """Pair metrics, success@10 and STS by dim of a model, as it is ("none") and turned, by share of general texts."""
-    encoder = load_encoder(folder, max_length=options.max_length, announce=False)
+    encoder = load_encoder(folder, max_length=options.max_length, announce=False).to(default_device())
     pairs, corpus = read_pairs(str(options.data / "pairs_dev.json")), corpus_of_reports(options.data)
     searched = SearchSet.build(corpus, encoder)
     tables = {"pairs": pairs} | ({"sts": HeldOut(options.sts, scale=STS_SCALE).read_pairs()} if options.sts else {})
