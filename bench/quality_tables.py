@@ -21,9 +21,24 @@ def real_run(record: dict[str, Any]) -> list[str]:
         before = dev["baseline"][dim]
         cells = [change(before[key], after[key]) for key in ("spearman", "roc_auc", "f1")]
         rows.append([dim, *cells, change(*(sts[key][dim]["spearman"] for key in ("baseline", "final")))])
-    chosen = f"{dev['verdict']} on dev, with strength {dev['strength']:.1f}, which dev chose"
+    chosen = f"{' / '.join(dict.fromkeys(dev['verdict']))} on dev, with strength {_strengths(record)}, which dev chose"
     took = f"{record['steps']} steps in {record['training_seconds']:.0f} s"
-    return table(headings, rows, record, f"{chosen}; {took}", left=0)
+    return table(headings, rows, record, f"{_means(record)}{chosen}; {took}", left=0)
+
+
+def _means(record: dict[str, Any]) -> str:
+    """That the figures of a `real_run.py` record are means, and how far those after training spread at most."""
+    seeds, dev = len(record["seeds"]), record["dev"]
+    if seeds == 1:
+        return ""
+    spreads = [of["spearman"] for of in dev["spread"].values()]
+    return f"means over {seeds} seeds, whose dev Spearman has a standard deviation of at most {max(spreads):.4f}; "
+
+
+def _strengths(record: dict[str, Any]) -> str:
+    """What share of the update the runs of a `real_run.py` record took."""
+    lowest, highest = min(record["dev"]["strength"]), max(record["dev"]["strength"])
+    return f"{lowest:.1f}" if lowest == highest else f"{lowest:.1f} to {highest:.1f}"
 
 
 def reference_in_short(*records: dict[str, Any]) -> list[str]:
@@ -60,10 +75,12 @@ def reference_model(
                 rows.append([name, f"{pairs} ({test['pairs']})", title, *cells])
         cut = "" if record["steps"] == record["planned_steps"] else f" of {record['planned_steps']}"
         threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
+        where = f"of {threads}" if record["trained_on"] == "cpu" else "of a GPU"
+        seeds = len(record["seeds"])
         told.append(
             f"{name}: {record['steps']}{cut} steps of {config['train']['batch_size']} pairs in "
-            f"{record['training_seconds'] / 60:.0f} minutes of {threads}, max length {record['max_length']}, strength "
-            f"{record['dev']['strength']:.1f}"
+            f"{record['training_seconds'] / 60:.1f} minutes {where}, max length {record['max_length']}, strength "
+            f"{_strengths(record)}, " + (f"mean of {seeds} seeds" if seeds > 1 else "one seed")
         )
     marks = (
         "in brackets the 95 % interval of the gain, paired" if intervals else "in bold: surely better (95 %, paired)"
