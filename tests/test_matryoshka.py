@@ -14,7 +14,7 @@ from trainer.loss import tiled
 from trainer.loss.cosent import pairwise_ranking
 from trainer.loss.distillation import margin_mse
 from trainer.loss.matryoshka import matryoshka_mnrl
-from trainer.loss.tiled import BAND, LEAST, TILE, tile_shape
+from trainer.loss.tiled import LEAST, ON_CPU, ON_GPU, tile_shape
 
 pytestmark = pytest.mark.numbers
 
@@ -257,10 +257,11 @@ def test_fp32_is_close_to_the_definition(tile):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-@given(st.integers(0, 2**24), st.integers(1, 8))
-def test_a_band_takes_room_that_grows_with_the_candidates_alone(candidates, dims):
-    height, width = tile_shape(candidates, dims)
-    assert height * candidates * dims <= max(BAND, LEAST * candidates * dims) and height * (width - 1) < TILE
+@given(st.integers(0, 2**24), st.integers(1, 8), st.sampled_from([ON_CPU, ON_GPU]))
+def test_a_band_takes_room_that_grows_with_the_candidates_alone(candidates, dims, sizes):
+    height, width = tile_shape(candidates, dims, sizes)
+    assert height * candidates * dims <= max(sizes.band, LEAST * candidates * dims)
+    assert height * (width - 1) < sizes.tile
 
 
 def test_without_gradient_there_is_one_product(monkeypatch):

@@ -30,9 +30,7 @@ def packed_hidden_states(model: Any, batch: TokenBatch, compiled: bool = False, 
     hidden = model.embeddings(input_ids=batch.input_ids[None], position_ids=positions[None])[0]
     bias = None
     if family.relative_bias:
-        # [1, H, L, L] for the longest sequence; shorter ones see its upper left corner. Only the shape of the first
-        # argument is read.
-        bias = to_autocast(model.encoder.compute_position_bias(hidden.new_empty(1, batch.max_length, 1)))
+        bias = to_autocast(_position_bias(model, batch.max_length))
     dropout = getattr(model.config, family.attention_dropout) if model.training else 0.0
     attend = choose_attention(batch, bias, model.config.num_attention_heads, dropout, attention)
     project, finish = family.project, family.finish
@@ -51,6 +49,26 @@ def packed_hidden_states(model: Any, batch: TokenBatch, compiled: bool = False, 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # Dynamic: a batch's number of tokens does not recompile, and nothing need be rounded up to a few sizes.
     return torch.compile(function, dynamic=True)
+
+
+def _position_bias(model: Any, length: int) -> Tensor:
+    """What is added to the logits of attention, [1, H, L, L] for the longest sequence; shorter ones see a corner of it.
+
+    transformers' own `compute_position_bias` sends its buckets to the device each time, for which the host waits.
+    """
+    encoder = model.encoder
+    longest = max(length, model.config.max_position_embeddings)
+    buckets = _buckets(encoder.relative_position_bucket, longest, encoder.relative_attention_bias.weight.device)
+    values: Tensor = encoder.relative_attention_bias(buckets[:length, :length])
+    return values.permute(2, 0, 1)[None].contiguous()
+
+
+@cache
+def _buckets(bucket_of: Callable[[Tensor], Tensor], longest: int, device: torch.device) -> Tensor:
+    """The bucket [L, L] of every distance, made on the CPU: another device's logarithm may fall beside a border."""
+    with torch.inference_mode(False):  # what is made in it serves no gradient later
+        positions = torch.arange(longest)
+        return bucket_of(positions[None, :] - positions[:, None]).to(device)
 
 
 def _fairseq_positions(batch: TokenBatch, padding: int) -> Tensor:
