@@ -5,7 +5,7 @@
 # transformers, peft, accelerate, safetensors, scipy, rich and pytest must be there; sentence-transformers for the
 # comparison, which meets it at its best: scaled_dot_product_attention for MiniLM, and flash attention where flash_attn
 # is installed; MPNet has eager attention alone. MiniLM's folder is $ENCODER, or that of the extra `real`. $TICKETS names
-# a CSV of real tickets (short_description, description), whose texts the steps then take. Takes about 12 minutes on one
+# a CSV of real tickets (short_description, description), whose texts the steps then take. Takes some ten minutes on one
 # H100 or H200. A part that fails does not keep the others from running; the exit status is 1 if any did.
 # The last lines are the figures, one a line, to be pasted.
 set -uo pipefail
@@ -55,7 +55,7 @@ part() { # part SECONDS NAME COMMAND...: run it under a time limit, say how it w
     fi
 }
 
-part 150 "kernels and models on the GPU" "$python" -m pytest -q -p no:cacheprovider \
+part 300 "kernels and models on the GPU" "$python" -m pytest -q -p no:cacheprovider \
     tests/test_attention_triton.py tests/test_self_check.py tests/test_gpu.py
 part 150 "throughput, batch 64, beside sentence-transformers" "$python" -m bench.speed.throughput --model mpnet-base \
     "${tickets[@]}" "${tokenizer[@]}" --peer --warmup 10 --blocks 4 --steps 10 --pairs 4000 --results "$results"
@@ -73,8 +73,8 @@ fi
 part 80 "throughput, batch 512" "$python" -m bench.speed.throughput --model mpnet-base --batch-size 512 \
     "${tickets[@]}" "${tokenizer[@]}" --warmup 5 --blocks 4 --steps 5 --pairs 4300 \
     --name throughput_mpnet-base_bf16_512 --results "$results"
-part 60 "loss" "$python" -m bench.speed.loss --sizes 1024 8192 --memory-size 8192 --name loss_cuda --results "$results"
-part 60 "loss, one large batch" "$python" -m bench.speed.loss --large 65536 --name loss_cuda --results "$results"
+part 150 "loss" "$python" -m bench.speed.loss --sizes 1024 8192 --memory-size 8192 --name loss_cuda --results "$results"
+part 90 "loss, one large batch" "$python" -m bench.speed.loss --large 65536 --name loss_cuda --results "$results"
 echo "== Figures"
 grep -E "^(throughput|loss) " "$output"
 exit "$failed"

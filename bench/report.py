@@ -23,15 +23,19 @@ from bench import speed_tables as speed
 from bench.records import RESULTS, ROOT
 
 THROUGHPUT = ("throughput_mpnet-4_fp32_cpu", "throughput_minilm-l6_fp32_cpu")
+ON_GPU = ("throughput_mpnet-base_bf16_cuda", "throughput_mpnet-base_bf16_512", "throughput_minilm-l6_bf16_sdpa")
 REFERENCE_RUNS = ("mpnet_reference", "mpnet_lora", "mpnet_full")
 BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "real run": (("itsm_minilm",), quality.real_run),
     "real run, LoRA": (("itsm_minilm_lora",), quality.real_run),
-    "reference model": (REFERENCE_RUNS, quality.reference_model),
+    "real run, limited": (("itsm_minilm_limited",), quality.real_run),
+    "real run, two stages": (("itsm_two_stages",), quality.real_run),
+    "reference model": ((*REFERENCE_RUNS, "mpnet_lora_1e-3"), quality.reference_model),
     "reference model, in short": (REFERENCE_RUNS, quality.reference_in_short),
     "loss": (("loss", "loss_large"), speed.loss),
     "any batch": (("gradient_caching", "gradient_caching_full", "two_ranks"), speed.any_batch),
     "throughput": (THROUGHPUT, speed.throughput),
+    "throughput, GPU": (ON_GPU, speed.throughput_gpu),
     "input pipeline": (("input_pipeline",), speed.input_pipeline),
     "build pairs": (("build_pairs",), speed.build_pairs),
     "chaos": (("chaos",), reliability.chaos),
@@ -50,6 +54,7 @@ BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "index": (("index",), speed.index),
     "screen": (("screen",), quality.screen),
     "peers": (("peers",), quality.peers),
+    "peers, bugs": (("peers_bugs",), quality.peers),
     "false negatives": (("false_negatives",), quality.false_negatives),
 }
 

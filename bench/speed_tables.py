@@ -35,6 +35,34 @@ def throughput(*records: dict[str, Any]) -> list[str]:
     return table(headings, rows, first, f"{steps}; {first['settings']['model']}: {split}")
 
 
+def throughput_gpu(*records: dict[str, Any]) -> list[str]:
+    """Training steps on a GPU, beside the peer's on the same batches where it was asked, a row a model and batch."""
+    headings = ["training step on real tickets", "this trainer", "sentence-transformers", "times as fast"]
+    headings += ["pairs/s", "of the bf16 peak", "waiting for data", "peak memory"]
+    rows = []
+    for record in records:
+        settings, peer = record["settings"], record.get("peer")
+        mine, theirs = (median(sample["seconds"] for sample in of) if of else None for of in (record["ours"], peer))
+        rows.append(
+            [
+                f"{settings['model']}, batch {settings['batch_size']}, max length {settings['max_length']}",
+                f"{mine * 1000:.0f} ms",
+                f"{theirs * 1000:.0f} ms ({settings['peer_attention']})" if theirs else "",
+                f"{record['ratio']:.1f}" if theirs else "",
+                f"{record['pairs_per_s']:,.0f}",
+                f"{record['mfu']:.1%}",
+                f"{record['waiting_share']:.2%}",
+                f"{record['peak_memory'] / 2**30:.1f} GiB",
+            ]
+        )
+    first = records[0]
+    split = ", ".join(f"{name} {share:.1%}" for name, share in first["split"].items())
+    steps = (
+        f"LoRA on all attention projections, {len(first['ours'])} steps each in turns, {first['settings']['precision']}"
+    )
+    return table(headings, rows, first, f"{steps}, layers not compiled; {first['settings']['model']}: {split}")
+
+
 def draw_throughput(path: Path, *records: dict[str, Any]) -> None:
     """Bars of real tokens a second: the peer, ours, ours in bf16."""
     import matplotlib

@@ -17,11 +17,13 @@ import pytest
 
 from bench import report
 from bench.markdown import source
-from bench.quality import screen, side_by_side
+from bench.quality import real_run, screen, side_by_side
 from bench.quality.false_negatives import in_batches
 from bench.quality.judging import HeldOut, compare, judge_model
 from bench.quality_tables import screen as screen_table
 from bench.records import finish
+from trainer.config import Config
+from trainer.config_file import resolve_config
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns
 
@@ -187,3 +189,33 @@ def test_a_measurement_that_is_killed_leaves_no_process_behind(tmp_path: Path) -
     for process in alive:
         process.kill()
     assert (tmp_path / "began").exists() and not alive
+
+
+def test_a_record_takes_runs_of_one_recipe_one_a_seed(tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("first", "second")]
+
+    def configs(*settings: str) -> list[Config]:
+        return [
+            resolve_config({"data": {"train": "pairs.json"}}, [f"output.dir={run}", *given.split()])
+            for run, given in zip(runs, settings, strict=True)
+        ]
+
+    seeds = configs("train.seed=0", "train.seed=1")
+    assert real_run.same_recipe(runs, seeds) is seeds[0]
+    with pytest.raises(SystemExit, match=r"second: its section \[optim\] is not that of .*first"):
+        real_run.same_recipe(runs, configs("train.seed=0", "train.seed=1 optim.lr=1e-3"))
+    with pytest.raises(SystemExit, match="two runs have the same seed"):
+        real_run.same_recipe(runs, configs("train.seed=3", "train.seed=3"))
+
+
+def test_figures_of_runs_are_their_means_and_the_spread_of_those_after() -> None:
+    def run(before: float, after: float, strength: float) -> dict[str, Any]:
+        figures = {name: {"64": {"spearman": value}} for name, value in (("baseline", before), ("final", after))}
+        return {**figures, "verdict": "BETTER", "best_step": 3, "strength": strength}
+
+    judged = real_run.judged_by_runs([run(0.5, 0.6, 1.0), run(0.52, 0.7, 0.8)])
+    assert judged["baseline"]["64"]["spearman"] == pytest.approx(0.51)
+    assert judged["final"]["64"]["spearman"] == pytest.approx(0.65)
+    assert judged["spread"]["64"]["spearman"] == pytest.approx(0.1 / 2**0.5)
+    assert judged["strength"] == [1.0, 0.8] and judged["verdict"] == ["BETTER"] * 2
+    assert real_run.judged_by_runs([run(0.5, 0.6, 1.0)])["spread"] is None
