@@ -41,14 +41,18 @@ def throughput_gpu(*records: dict[str, Any]) -> list[str]:
     headings += ["pairs/s", "of the bf16 peak", "waiting for data", "peak memory"]
     rows = []
     for record in records:
-        settings, peer = record["settings"], record.get("peer")
-        mine, theirs = (median(sample["seconds"] for sample in of) if of else None for of in (record["ours"], peer))
+        settings = record["settings"]
+        mine = median(sample["seconds"] for sample in record["ours"])
+        theirs = times = ""
+        if "peer" in record:
+            milliseconds = 1000 * median(sample["seconds"] for sample in record["peer"])
+            theirs, times = f"{milliseconds:.0f} ms ({settings['peer_attention']})", f"{record['ratio']:.1f}"
         rows.append(
             [
                 f"{settings['model']}, batch {settings['batch_size']}, max length {settings['max_length']}",
                 f"{mine * 1000:.0f} ms",
-                f"{theirs * 1000:.0f} ms ({settings['peer_attention']})" if theirs else "",
-                f"{record['ratio']:.1f}" if theirs else "",
+                theirs,
+                times,
                 f"{record['pairs_per_s']:,.0f}",
                 f"{record['mfu']:.1%}",
                 f"{record['waiting_share']:.2%}",
