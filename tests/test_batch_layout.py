@@ -17,7 +17,7 @@ from trainer.data import false_negatives
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.false_negatives import ROUNDING, Guide
 from trainer.data.pairs import PairTable, pairs_from_columns, positives_of
-from trainer.loss.objective import Objective
+from trainer.loss.objective import batch_loss
 
 
 def table(rows) -> PairTable:
@@ -62,8 +62,6 @@ def test_layout_follows_the_rules(rows, world_size, all_pairs):
     def related(a, b):
         return same(a, b) or any((same(a, x) and same(b, y)) or (same(a, y) and same(b, x)) for x, y in known)
 
-    queries_of_all: list[str] = []
-    layouts = []
     for rank, share in enumerate(shares):
         layout = builder(pairs, rank, all_pairs).build(list(shares))
         found = names(pairs, layout)
@@ -78,18 +76,12 @@ def test_layout_follows_the_rules(rows, world_size, all_pairs):
             a, b, label = rows[row]
             assert b in found["candidates"] or (not label and a in found["candidates"])
         assert [len(set(texts.tolist())) for texts in layout.texts] == [len(texts) for texts in layout.texts]
-        assert layout.first_query == len(queries_of_all)
-        queries_of_all += found["queries"]
-        layouts.append((layout, [b for _, b, _ in positives]))
+        assert layout.total_queries == sum(label for _, _, label in rows)
         assert len(layout.pair_labels) == (len(rows) if all_pairs else 0)
         texts = np.concatenate(layout.texts)
         if all_pairs:
             assert [pairs.texts[texts[i]] for i in layout.pair1] == [a for a, _, _ in rows]
             assert [pairs.texts[texts[i]] for i in layout.pair2] == [b for _, b, _ in rows]
-    for layout, targets in layouts:
-        for i, target in enumerate(targets):
-            known_to_it = [j for j, query in enumerate(queries_of_all) if related(target, query)]
-            assert numbers(layout.reverse_excluded[i]) == known_to_it
 
 
 def test_a_layout_takes_room_that_grows_with_the_batch_and_not_with_its_square():
@@ -121,19 +113,18 @@ def objective_gradient(rows, embeddings, loss=TWO_DIMS, unmask=False):
         layout.excluded[:] = -1
     texts = [pairs.texts[t] for t in layout.texts[0]]
     x = torch.stack([embeddings[text] for text in texts]).requires_grad_()
-    Objective(loss)(x, layout).total.backward()
+    batch_loss(loss, x, layout).total.backward()
     return dict(zip(texts, x.grad, strict=True))
 
 
 @pytest.mark.parametrize("pair_weight", [0.0, 1.0])
-@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_label_0_never_attracts(seed, symmetric, pair_weight):
+def test_label_0_never_attracts(seed, pair_weight):
     """A small step of a labelled negative's text against its gradient takes it away from its anchor."""
     torch.manual_seed(seed)
     embeddings = {text: torch.randn(8).double() for text in ("a", "p", "n")}
     rows = [("a", "p", 1), ("a", "n", 0)]
-    loss = LossConfig(dims=(8,), symmetric=symmetric, pair_weight=pair_weight)
+    loss = LossConfig(dims=(8,), pair_weight=pair_weight)
     gradient = objective_gradient(rows, embeddings, loss)
 
     def cosine_after(step, only):
@@ -177,23 +168,15 @@ def test_what_a_teacher_says_goes_with_its_pairs():
     assert builder(graded, all_pairs=True).build([np.arange(2)]).pair_teacher.tolist() == pytest.approx([0.8, 0.0])
 
     def gradient(weight, pairs):
-        objective = Objective(LossConfig(dims=(8, 4), distillation_weight=weight, teacher_scale=10.0))
+        loss = LossConfig(dims=(8, 4), distillation_weight=weight, teacher_scale=10.0)
         rows = torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
         layout = builder(pairs, all_pairs=True).build([np.arange(5)])
-        objective(rows[: layout.counts[0]], layout).total.backward()
+        batch_loss(loss, rows[: layout.counts[0]], layout).total.backward()
         return rows.grad
 
     plain, learned = gradient(0.0, by_margin), gradient(1.0, by_margin)
     assert not torch.allclose(plain, learned)
     torch.testing.assert_close(gradient(1.0, pairs_from_columns(triplets)), plain)  # nobody says anything
-
-
-def test_the_scale_learns_only_where_asked():
-    assert not [p for p in Objective(LossConfig()).parameters() if p.requires_grad]
-    objective = Objective(LossConfig(dims=(8,), learn_scale=True))
-    pairs = table([("a", "p", 1), ("b", "q", 1)])
-    objective(torch.randn(4, 8), builder(pairs).build([np.arange(2)])).total.backward()
-    assert objective.log_scale.grad.abs() > 0 and float(objective.scale.detach()) == pytest.approx(20.0)
 
 
 # ---- probable false negatives
@@ -204,18 +187,18 @@ def guided(pairs: PairTable, guide: Guide | None, rank: int = 0, two_prompts: bo
     return LayoutBuilder(pairs, known, rank=rank, all_pairs=False, two_prompts=two_prompts, guide=guide)
 
 
-def random_guide(texts: int, margin: float, seed: int, both_directions: bool = True) -> Guide:
+def random_guide(texts: int, margin: float, seed: int) -> Guide:
     embeddings = torch.randn(texts, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return Guide(torch.nn.functional.normalize(embeddings), margin, both_directions)
+    return Guide(torch.nn.functional.normalize(embeddings), margin)
 
 
 @settings(max_examples=40, deadline=None)
-@given(random_rows, st.integers(1, 3), st.booleans(), st.booleans(), st.floats(-0.5, 0.5), st.integers(0, 2**32 - 1))
-def test_the_guide_follows_the_rules(rows, world_size, two_prompts, both_directions, margin, seed):
+@given(random_rows, st.integers(1, 3), st.booleans(), st.floats(-0.5, 0.5), st.integers(0, 2**32 - 1))
+def test_the_guide_follows_the_rules(rows, world_size, two_prompts, margin, seed):
     rows = rows[: len(rows) - len(rows) % world_size]
     pairs = table(rows)
     shares = np.array_split(np.arange(len(rows)), world_size)
-    guide = random_guide(len(pairs.texts) * (1 + two_prompts), margin, seed, both_directions)
+    guide = random_guide(len(pairs.texts) * (1 + two_prompts), margin, seed)
     second_side = len(pairs.texts) if two_prompts else 0
 
     def labelled(a, b, wanted):
@@ -227,14 +210,14 @@ def test_the_guide_follows_the_rules(rows, world_size, two_prompts, both_directi
         to_other, to_target = (float(guide.embeddings[text] @ guide.embeddings[i]) for i in (other, target))
         return to_other > to_target - margin - ROUNDING
 
-    def expected(text, target, others, asked=True):
+    def expected(text, target, others):
         """Of text ids: who is masked for `text`, in a slow and literal reading."""
         masked, count = [], 0
         for j, other in enumerate(others):
             a, b = (pairs.texts[i % len(pairs.texts)] for i in (text, other))
             if same(a, b) or labelled(a, b, 1):
                 masked.append(j)
-            elif asked and is_near(text, other, target) and not labelled(a, b, 0):
+            elif is_near(text, other, target) and not labelled(a, b, 0):
                 masked.append(j)
                 count += 1
         return masked, count
@@ -242,14 +225,13 @@ def test_the_guide_follows_the_rules(rows, world_size, two_prompts, both_directi
     for rank, share in enumerate(shares):
         layout = guided(pairs, guide, rank, two_prompts).build(list(shares))
         texts = np.concatenate(layout.texts)
-        candidates, queries = ([texts[i] for i in places] for places in (layout.candidates, layout.all_queries))
+        candidates = [texts[i] for i in layout.candidates]
         masked = 0
         for i, row in enumerate(row for row in share if pairs.label[row]):
             query, target = pairs.text1[row], pairs.text2[row] + second_side
             listed, count = expected(query, target, candidates)
             assert numbers(layout.excluded[i]) == listed
             masked += count
-            assert numbers(layout.reverse_excluded[i]) == expected(target, query, queries, both_directions)[0]
         assert layout.false_negatives == masked
 
 
@@ -257,13 +239,13 @@ def test_a_labelled_negative_is_never_masked_whatever_the_guide_says():
     rows = [("a", "p", 1), ("a", "n", 0), ("m", "a", 0), ("c", "d", 1)]
     pairs = table(rows)
     direction = torch.nn.functional.normalize(torch.randn(len(pairs.texts), 4) * 0.1 + torch.ones(4))
-    layout = guided(pairs, Guide(direction, 1.0, False)).build([np.arange(4)])  # to it all are alike
+    layout = guided(pairs, Guide(direction, 1.0)).build([np.arange(4)])  # to it all are alike
     found = names(pairs, layout)
     masked = [{found["candidates"][j] for j in numbers(row)} for row in layout.excluded]
     assert masked == [{"p", "d"}, {"n", "m", "p", "d"}] and layout.false_negatives == 1 + 3
     # Negative control: without their labels they are masked.
     pairs = table([row for row in rows if row[2]] + [("x", "n", 0), ("m", "y", 0)])
-    layout = guided(pairs, Guide(torch.ones(len(pairs.texts), 1), 1.0, False)).build([np.arange(4)])
+    layout = guided(pairs, Guide(torch.ones(len(pairs.texts), 1), 1.0)).build([np.arange(4)])
     assert layout.false_negatives == 2 * 3
 
 
@@ -290,12 +272,12 @@ def test_what_the_guide_masks_gets_no_gradient():
     torch.manual_seed(0)
     rows = [("a", "p", 1), ("b", "q", 1), ("c", "r", 1)]
     pairs = table(rows)
-    guide = Guide(torch.eye(3, dtype=torch.float64)[[0, 0, 1, 1, 2, 2]].clone(), 0.0, True)
-    loss = LossConfig(dims=(8, 4), symmetric=True)
+    guide = Guide(torch.eye(3, dtype=torch.float64)[[0, 0, 1, 1, 2, 2]].clone(), 0.0)
+    loss = LossConfig(dims=(8, 4))
 
     def gradient(guide):
         embeddings = torch.randn(6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        Objective(loss)(embeddings, guided(pairs, guide).build([np.arange(3)])).total.backward()
+        batch_loss(loss, embeddings, guided(pairs, guide).build([np.arange(3)])).total.backward()
         return embeddings.grad
 
     torch.testing.assert_close(gradient(guide), gradient(None))  # to it nothing but the positives is near
@@ -304,6 +286,6 @@ def test_what_the_guide_masks_gets_no_gradient():
     assert layout.false_negatives == 1 + 2  # and to b its own is now as far as the other three
     only_a = replace(layout, queries=layout.queries[:1], targets=layout.targets[:1], excluded=layout.excluded[:1])
     embeddings = torch.randn(6, 8, dtype=torch.float64).requires_grad_()
-    Objective(replace(loss, symmetric=False))(embeddings, only_a).total.backward()
+    batch_loss(loss, embeddings, only_a).total.backward()
     touched = {text for text, row in zip(pairs.texts, embeddings.grad, strict=True) if row.abs().max() > 0}
     assert touched == {"a", "p", "r"}

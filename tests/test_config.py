@@ -159,6 +159,16 @@ def test_a_value_just_inside_its_rule_is_taken(setting: str, tmp_path: Path) -> 
     assert getattr(build(setting), name) == getattr(getattr(config, section), name)
 
 
+@pytest.mark.parametrize("name", ["symmetric", "learn_scale"])
+def test_a_setting_that_is_gone_is_read_at_the_value_that_holds_and_else_refused(name: str, tmp_path: Path) -> None:
+    """Folders of earlier runs hold configs that name it."""
+    config = load_config(write(tmp_path, f"[loss]\n{name} = false\nscale = 10\n"), [TRAIN])
+    assert config == load_config(write(tmp_path, "[loss]\nscale = 10\n"), [TRAIN])
+    for wrong in ("true", "0", '"false"'):
+        message = refusal(write(tmp_path, f"[loss]\n{name} = {wrong}\n"), [TRAIN])
+        assert f"loss.{name} is gone" in message and "leave it out" in message
+
+
 SOURCES = """
 [[data.sources]]
 path = "a.json"

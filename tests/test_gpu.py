@@ -10,6 +10,7 @@ import torch
 
 from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
+from trainer.loss.objective import batch_loss
 from trainer.model.self_check import without_dropout
 from trainer.training.gradcache import backward_in_chunks
 from trainer.training.setup import build_run, read_inputs
@@ -33,7 +34,7 @@ def stepper(tiny_model, tmp_path):
             f'[model]\nname = "{tiny_model("mpnet")}"\n'
             f'[data]\ntrain = "{pairs}"\ndev = "{dev}"\n'
             '[train]\nbatch_size = 16\ncompile = "on"\n'
-            "[loss]\ndims = [64, 16]\npair_weight = 0.5\nsymmetric = true\n"
+            "[loss]\ndims = [64, 16]\npair_weight = 0.5\n"
         )
         overrides = [f"{key}={value}" for key, value in (changes or {}).items()]
         run = build_run(read_inputs(load_config(config, overrides), folder / "run", {}))
@@ -100,7 +101,7 @@ def test_chunks_replay_the_dropout_of_the_first_pass(stepper, compiled):
             run.encoder,
             batch.chunks,
             batch.positions,
-            lambda embeddings: run.objective(embeddings, batch.layout),
+            lambda embeddings: batch_loss(run.config.loss, embeddings, batch.layout),
             torch.Tensor.backward,
             nullcontext,
         )
@@ -108,7 +109,7 @@ def test_chunks_replay_the_dropout_of_the_first_pass(stepper, compiled):
 
     torch.manual_seed(3)
     embeddings = torch.cat([run.encoder(chunk) for chunk in batch.chunks])
-    run.objective(embeddings[torch.cat(batch.positions).argsort()], batch.layout).total.backward()
+    batch_loss(run.config.loss, embeddings[torch.cat(batch.positions).argsort()], batch.layout).total.backward()
     whole = gradient()
     size = whole.norm()
     assert (in_chunks(3) - whole).norm() < 1e-4 * size

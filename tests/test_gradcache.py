@@ -13,7 +13,7 @@ from transformers import MPNetConfig, MPNetModel
 from trainer.config import LossConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.pairs import pairs_from_columns, positives_of
-from trainer.loss.objective import Objective
+from trainer.loss.objective import batch_loss
 from trainer.model.forward import packed_hidden_states, pool
 from trainer.model.tokens import TokenTable
 from trainer.training.gradcache import backward_in_chunks
@@ -53,7 +53,7 @@ def model_with_dropout(probability):
     return MPNetModel(config, add_pooling_layer=False).double().train()
 
 
-LOSS = LossConfig(dims=(32, 8), pair_weight=0.5, symmetric=True)
+LOSS = LossConfig(dims=(32, 8), pair_weight=0.5)
 
 
 def gradients(model, batch, budget, seed=3):
@@ -67,7 +67,7 @@ def gradients(model, batch, budget, seed=3):
         encode=lambda b: pool(packed_hidden_states(model, b), b, "mean"),
         chunks=[tokens.batch(own[where]) for where in positions],
         positions=[torch.from_numpy(where) for where in positions],
-        loss_of=lambda rows: Objective(LOSS)(rows, layout),
+        loss_of=lambda rows: batch_loss(LOSS, rows, layout),
         backward=torch.Tensor.backward,
         autocast=nullcontext,
     )
@@ -99,7 +99,7 @@ def slow_gradients(model, batch, budget, seed=3):
         [pool(packed_hidden_states(model, b), b, "mean") for b in (tokens.batch(own[w]) for w in positions)]
     )
     whole = torch.empty_like(rows).index_copy(0, torch.as_tensor(np.concatenate(positions)), rows)
-    loss = Objective(LOSS)(whole, layout).total
+    loss = batch_loss(LOSS, whole, layout).total
     loss.backward()
     return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters()}
 

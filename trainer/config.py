@@ -139,10 +139,6 @@ class LossConfig(Section, name="loss"):
     """One a dim; empty weighs every dim 1."""
     scale: float = 20.0
     """Factor on the cosines (1 / temperature)."""
-    learn_scale: bool = False
-    """Train the scale, beginning with `scale`."""
-    symmetric: bool = False
-    """Also rank the queries of each positive; the two directions are averaged."""
     guide_margin: float = -2.0
     """Mask probable false negatives: candidates that the untouched encoder finds nearer to a query than its own
     positive less this, in cosines (of more than 256 the nearest); never those labelled negative. -2 masks none."""

@@ -20,6 +20,8 @@ from trainer.system.values import ALIKE, likeness, toml_value
 
 SUCCESSORS = {"log.tensorboard": 'log.trackers = ["tensorboard"]'}
 """Settings that are gone, and what to write instead."""
+ALWAYS = {"loss.symmetric": False, "loss.learn_scale": False}
+"""Settings that are gone since another value never paid, and the value that holds: a config that names it is read."""
 
 
 def load_config(path: Path, overrides: typing.Sequence[str] = ()) -> Config:
@@ -88,9 +90,12 @@ def _build_section(section: str, values: Any) -> Any:
     if not isinstance(values, dict):
         raise SettingError(f"{section} must be a section, as in [{section}]", section)
     known = settings_of(sections[section])
+    values = {name: value for name, value in values.items() if ALWAYS.get(f"{section}.{name}") is not value}
     for name in values:
         if name not in known:
             key = f"{section}.{name}"
+            if key in ALWAYS:
+                raise SettingError(f"{key} is gone: it gained nothing (bench/LOG.md); leave it out", key)
             if key in SUCCESSORS:
                 raise SettingError(f"{key} is gone: write {SUCCESSORS[key]} instead, or leave it out", key)
             hint = suggest(section, name) or f"known are {', '.join(sorted(known))}"

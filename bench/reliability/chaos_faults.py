@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import sealed_folder
-from trainer.loss.objective import Objective
 from trainer.model import export
 from trainer.system import files
 from trainer.training import log, loop, resume
+from trainer.training import step as training_step
 from trainer.training.step import Stepper
 
 Plant = Callable[[int], None]  # called in the child with its rank, before the trainer starts
@@ -115,7 +115,7 @@ def not_a_number(what: str, call: int, ranks: tuple[int, ...]) -> Plant:
         else:
             loss.total.register_hook(lambda gradient: gradient * float("nan"))
 
-    return lambda rank: wrap(Objective, "forward", after=at_call(call, spoil)) if rank in ranks else None
+    return lambda rank: wrap(training_step, "batch_loss", after=at_call(call, spoil)) if rank in ranks else None
 
 
 def small_files(size: int) -> Plant:

@@ -41,7 +41,7 @@ SETTINGS: dict[str, Any] = {
     "train.timeout": 300,
 }
 VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
-    "full": (1, {"lora.enabled": False, "loss.learn_scale": True}),
+    "full": (1, {"lora.enabled": False}),
     "lora, chunks": (1, {"lora.enabled": True, "lora.rank": 4, "train.tokens_per_chunk": 200}),
     "two ranks": (2, {"lora.enabled": False, "train.batch_size": 4}),
 }

@@ -31,7 +31,6 @@ def gradient(stepper: Stepper) -> np.ndarray:
     """What the optimizer gets in the second step, end to end in float64: the first moves LoRA's B off zero."""
     run = stepper.run
     run.encoder.double().eval()
-    run.objective.double()
     taken: list[torch.Tensor] = []
     update = run.optimizer.step
 

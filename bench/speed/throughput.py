@@ -36,6 +36,7 @@ from bench.workload import SHAPES, add_workload, write_workload
 from trainer.system.numerics import settle_numerics
 from trainer.system.process import keep_freed_memory, tune_process
 from trainer.system.processor import take_products
+from trainer.training import step as training_step
 from trainer.training.step import peak_memory
 
 GPU = torch.cuda.is_available()
@@ -90,7 +91,7 @@ class Ours:
     def split(self, steps: int) -> list[dict[str, float]]:
         """Seconds of each part of some steps, each part waited for; not for the rate."""
         run, samples = self.run, []
-        parts: dict[str, tuple[Any, str]] = {"encoder": (run.encoder, "forward"), "loss": (run.objective, "forward")}
+        parts: dict[str, tuple[Any, str]] = {"encoder": (run.encoder, "forward"), "loss": (training_step, "batch_loss")}
         parts |= {"backward": (run.accelerator, "backward"), "optimizer": (run.optimizer, "step")}
         for _ in range(steps):
             batch, spent = run.prepare(self.step), dict[str, float]()

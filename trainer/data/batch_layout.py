@@ -35,12 +35,9 @@ class BatchLayout:
     queries: Tensor  # [Q] of this rank
     candidates: Tensor  # [G] of all ranks
     targets: Tensor  # [Q] into candidates
-    own_targets: Tensor  # [Q] the same texts
     # [Q, K] into candidates: the query's own copies and known positives, and probable false negatives; filled with -1.
     excluded: Tensor
-    all_queries: Tensor  # of all ranks; rows of the other direction are this rank's targets
-    first_query: int  # where this rank's queries stand among all_queries
-    reverse_excluded: Tensor  # [Q, K'] into all_queries: those of the target, likewise
+    total_queries: int  # of all ranks
     false_negatives: int  # how many of `excluded` are there as such alone
     pair1: Tensor  # [P] every labelled pair of the global batch
     pair2: Tensor  # [P]
@@ -100,21 +97,15 @@ class LayoutBuilder:
         first = sum(map(len, positives[: self.rank]))
         of_rank = slice(first, first + len(positives[self.rank]))
         pairs = ranks if self.all_pairs else [part[:0] for part in ranks]
-        all_queries = _positions(encoded, table.text1, positives)
         own_queries, own_targets = query_texts[of_rank], target_texts[of_rank]
         excluded, false_negatives = self._excluded(own_queries, own_targets, unique_candidates)
-        reverse_guided = self.guide is not None and self.guide.both_directions
-        reverse_excluded, _ = self._excluded(own_targets, own_queries, query_texts, reverse_guided)
         return BatchLayout(
             texts=tuple(encoded),
-            queries=all_queries[of_rank],
+            queries=_positions(encoded, table.text1, positives)[of_rank],
             candidates=torch.from_numpy(first_place[np.searchsorted(encoded_once, unique_candidates)]),
             targets=torch.from_numpy(np.searchsorted(unique_candidates, own_targets)),
-            own_targets=_positions(encoded, table.text2, positives)[of_rank],
             excluded=excluded,
-            all_queries=all_queries,
-            first_query=first,
-            reverse_excluded=reverse_excluded,
+            total_queries=len(query_texts),
             false_negatives=false_negatives,
             pair1=_positions(encoded, table.text1, pairs),
             pair2=_positions(encoded, table.text2, pairs),
@@ -131,21 +122,19 @@ class LayoutBuilder:
         swapped = ~positive & np.isin(table.canonical[second], anchors) & ~np.isin(table.canonical[first], anchors)
         return np.where(swapped, first + self.second_side, second)
 
-    def _excluded(
-        self, texts: np.ndarray, targets: np.ndarray, others: np.ndarray, guided: bool = True
-    ) -> tuple[Tensor, int]:
-        """Which of the others are copies or known positives of each text, or probable false negatives beside its
-        target: [texts, the most of any], filled with -1. And how many are the last alone."""
+    def _excluded(self, queries: np.ndarray, targets: np.ndarray, candidates: np.ndarray) -> tuple[Tensor, int]:
+        """Which candidates are copies or known positives of each query, or probable false negatives beside its target:
+        [queries, the most of any], filled with -1. And how many are the last alone."""
         canonical = self.table.canonical
-        placed = np.ones(len(others), bool), (canonical[others], np.arange(len(others)))
-        holds = sparse.csr_matrix(placed, shape=(self.related.shape[0], len(others)))
-        excluded, false_negatives = self.related[canonical[texts]] @ holds, 0
-        if self.guide is not None and guided:
-            known = excluded + self.negatives[canonical[texts]] @ holds
-            nearer = self.guide.false_negatives(texts, targets, others, known)
+        placed = np.ones(len(candidates), bool), (canonical[candidates], np.arange(len(candidates)))
+        holds = sparse.csr_matrix(placed, shape=(self.related.shape[0], len(candidates)))
+        excluded, false_negatives = self.related[canonical[queries]] @ holds, 0
+        if self.guide is not None:
+            known = excluded + self.negatives[canonical[queries]] @ holds
+            nearer = self.guide.false_negatives(queries, targets, candidates, known)
             excluded, false_negatives = excluded + nearer, nearer.nnz
         counts = np.diff(excluded.indptr)
-        columns = np.full((len(texts), counts.max(initial=0)), -1)
+        columns = np.full((len(queries), counts.max(initial=0)), -1)
         columns[np.arange(columns.shape[1]) < counts[:, None]] = excluded.indices
         return torch.from_numpy(columns), false_negatives
 

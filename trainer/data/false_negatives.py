@@ -33,8 +33,6 @@ class Guide:
     embeddings: Tensor
     """[T, E] of length 1, on the CPU; [2 * T, E] where the encoder has a prompt for each side."""
     margin: float
-    both_directions: bool
-    """Whether targets rank queries too."""
 
     @classmethod
     def build(cls, encoder: Encoder, tokens: TokenTable, loss: LossConfig) -> Guide | None:
@@ -45,7 +43,7 @@ class Guide:
         if loss.guide_margin <= OFF:
             return None
         embeddings = torch.from_numpy(embed_cached(encoder, tokens, "Embedding the training texts"))
-        return cls(torch.nn.functional.normalize(embeddings), loss.guide_margin, loss.symmetric)
+        return cls(torch.nn.functional.normalize(embeddings), loss.guide_margin)
 
     def false_negatives(
         self, queries: np.ndarray, targets: np.ndarray, candidates: np.ndarray, known: sparse.csr_matrix

@@ -37,7 +37,7 @@ def pairwise_ranking(
     *,
     dims: Sequence[int],
     weights: Sequence[float] | None = None,
-    scale: float | Tensor = 20.0,
+    scale: float = 20.0,
 ) -> tuple[Tensor, Tensor]:
     """Every positive pair should be more alike than every negative one: the CoSENT loss at every dim.
 

@@ -25,7 +25,7 @@ def matryoshka_mnrl(
     *,
     dims: Sequence[int],
     weights: Sequence[float] | None = None,
-    scale: float | Tensor = 20.0,
+    scale: float = 20.0,
     targets: Tensor | None = None,
     excluded: Tensor | None = None,
     total_queries: int | None = None,
@@ -49,7 +49,7 @@ def matryoshka_mnrl(
         candidates: [G, E], not normalised.
         dims: prefix lengths in any order, each once, from 1 to E.
         weights: one a dim, in the order of `dims`; 1 each by default.
-        scale: factor on the cosines (1 / temperature); a tensor where it is learned.
+        scale: factor on the cosines (1 / temperature).
         targets: [Q], the candidate that is each query's positive; 0..Q-1 by default.
         excluded: [Q, K], the candidates that are no candidates of each query; -1 fills the rows of queries that have
             fewer. A query's own target stays in.
@@ -81,11 +81,10 @@ def matryoshka_mnrl(
     total_queries = count if total_queries is None else total_queries
     with torch.autocast(queries.device.type, enabled=False):
         queries, candidates = full_precision(queries), full_precision(candidates)
-        scale = scale.to(queries) if isinstance(scale, Tensor) else queries.new_full((), scale)
-        inputs, ordered = (queries, candidates, scale), [by_dim[dim] for dim in ascending]
-        wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
-        task = Task(targets, excluded, ascending, ordered, total_queries, wanted, tile)
-        total, losses_M = LossWithGradients.apply(task, *inputs)
+        ordered = [by_dim[dim] for dim in ascending]
+        wanted = torch.is_grad_enabled() and (queries.requires_grad or candidates.requires_grad)
+        task = Task(targets, excluded, ascending, ordered, scale, total_queries, wanted, tile)
+        total, losses_M = LossWithGradients.apply(task, queries, candidates)
     return total, torch.stack([losses_M.detach()[ascending.index(dim)] for dim in dims])
 
 

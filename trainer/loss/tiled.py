@@ -86,13 +86,14 @@ class Task:
     excluded: Tensor | None  # [Q, K]
     dims: Sequence[int]  # ascending
     weights: Sequence[float]
+    scale: float
     total_queries: int
     with_gradients: bool  # False where nobody will ask for them; there are none then
     tile: tuple[int, int] | None = None  # queries of a band and candidates of a tile
 
 
 class LossWithGradients(torch.autograd.Function):
-    """(task, queries, candidates, scale) -> the weighted sum of the losses, and the loss of each dim [M].
+    """(task, queries, candidates) -> the weighted sum of the losses, and the loss of each dim [M].
 
     Gradients run through the sum alone.
     """
@@ -110,20 +111,18 @@ class LossWithGradients(torch.autograd.Function):
         return None, *(gradient * each for each in ctx.saved_tensors)
 
 
-def losses_and_gradients(
-    task: Task, queries: Tensor, candidates: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+def losses_and_gradients(task: Task, queries: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """The weighted sum of the losses, the loss of each dim [M], and the gradients of the sum in the inputs' order.
 
     Args:
-        queries, candidates, scale: [Q, E], [G, E] and a scalar, of one type.
+        queries, candidates: [Q, E] and [G, E], of one type.
     """
     dims = task.dims
     scales = row_scales(queries), row_scales(candidates)
     inverses = [inverse_norms(rows * by[:, None], dims) for rows, by in zip((queries, candidates), scales, strict=True)]
-    factors = LOG2_E * scale * inverses[0], inverses[1]
+    factors = LOG2_E * task.scale * inverses[0], inverses[1]
     weights_M = constants(task.weights, queries) / task.total_queries
-    slopes = weights_M[:, None] * scale * inverses[0]
+    slopes = weights_M[:, None] * task.scale * inverses[0]
     gradients = Gradients.zeros(queries, candidates, dims) if task.with_gradients else None
     summed_M = torch.zeros_like(weights_M)
     for q, band in bands(task, queries, candidates, scales, factors):
@@ -137,7 +136,7 @@ def losses_and_gradients(
     d_candidates = gradients.candidates_T.T.contiguous()
     finish_gradient(gradients.queries, queries, scales[0], inverses[0], gradients.per_query, dims)
     finish_gradient(d_candidates, candidates, scales[1], inverses[1], gradients.per_candidate, dims)
-    return total, losses_M, (gradients.queries, d_candidates, (gradients.per_query.sum() / scale).view_as(scale))
+    return total, losses_M, (gradients.queries, d_candidates)
 
 
 @dataclass
@@ -146,7 +145,7 @@ class Gradients:
 
     queries: Tensor  # [Q, E], but for the part of the norms
     candidates_T: Tensor  # [E, G] likewise
-    # sum_j of g P l for every query [M, Q] and sum_i for every candidate [M, G]: what their norms and the scale get.
+    # sum_j of g P l for every query [M, Q] and sum_i for every candidate [M, G]: what their norms get.
     per_query: Tensor
     per_candidate: Tensor
 

@@ -246,7 +246,6 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "sources": source_record(run),
         "overlapping_texts": data.overlap,
         "texts_at_max_length": int((run.tokens.longest(len(data.train.texts)) == spec.max_length).sum()),
-        "scale": float(torch.as_tensor(run.objective.scale).detach()),
         "steps": state.step,
         "planned_steps": len(run.sampler),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

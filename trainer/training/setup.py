@@ -30,7 +30,6 @@ from trainer.data.run_data import load_data
 from trainer.evaluation.metric_choice import judged_on, require_metric, settle_metric
 from trainer.evaluation.pair_metrics import Metrics
 from trainer.evaluation.scoring import evaluate
-from trainer.loss.objective import Objective
 from trainer.model.embedding import embed, embed_cached
 from trainer.model.encoder import Encoder
 from trainer.model.loading import hush_transformers
@@ -134,9 +133,8 @@ class Inputs(TokenizedData):
 class Run(Inputs):
     """What lives as long as a run: its inputs, the encoder now with adapters, and what trains."""
 
-    objective: Objective
     parameters: dict[str, Parameter]
-    """What trains, by name: the encoder's, and the objective's scale where that is learned."""
+    """What trains, by name."""
     optimizer: AcceleratedOptimizer
     """AdamW over exactly these, in accelerate's wrapper, which adds fp16 loss scaling."""
     fast_paths: FastPaths
@@ -243,22 +241,19 @@ def layout_builder(config: Config, table: PairTable, encoder: Encoder, tokens: T
 
 
 def build_run(inputs: Inputs) -> Run:
-    """Add adapters where asked for, the objective, and an optimizer over exactly what trains. Changes the encoder."""
+    """Add adapters where asked for, and an optimizer over exactly what trains. Changes the encoder."""
     config, encoder = inputs.config, inputs.encoder
     if config.lora.enabled:
         start_adapters(encoder, config.lora)
         encoder.to(inputs.device)
-    objective = Objective(config.loss).to(inputs.device)
     parameters = encoder.trainable()
-    parameters |= {name: value for name, value in objective.named_parameters() if value.requires_grad}
     ranks.share_parameters(parameters.values())
-    # The sum of gradients over ranks stays ours. DDP would do it exactly, but averages what are parts of one sum, has
-    # to be kept quiet in every chunk but the last, and to search each graph for the learned scale, whose gradient is
-    # complete before that chunk: more lines than the sum has.
+    # The sum of gradients over ranks stays ours. DDP would do it exactly, but averages what are parts of one sum, and
+    # has to be kept quiet in every chunk but the last: more lines than the sum has.
     fast_paths = prove_fast_paths(inputs)
     optimizer = inputs.accelerator.prepare_optimizer(build_optimizer(parameters, config.optim, fast_paths.fused))
     set_seed((config.train.seed + 1 + ranks.rank()) % 2**32)  # dropout differs between ranks
-    return Run(**vars(inputs), objective=objective, parameters=parameters, optimizer=optimizer, fast_paths=fast_paths)
+    return Run(**vars(inputs), parameters=parameters, optimizer=optimizer, fast_paths=fast_paths)
 
 
 def prove_fast_paths(inputs: Inputs) -> FastPaths:

@@ -18,7 +18,7 @@ import torch
 
 from trainer.data.sources import by_source
 from trainer.errors import NumericError
-from trainer.loss.objective import Loss
+from trainer.loss.objective import Loss, batch_loss
 from trainer.system import distributed as ranks
 from trainer.system.devices import widest_float
 from trainer.system.transfer import Arriving
@@ -137,7 +137,7 @@ def backward(run: Run, prepared: Prepared) -> Loss:
         encode=run.encoder,
         chunks=prepared.chunks,
         positions=prepared.positions,
-        loss_of=lambda embeddings: run.objective(embeddings, prepared.layout),
+        loss_of=lambda embeddings: batch_loss(run.config.loss, embeddings, prepared.layout),
         backward=run.accelerator.backward,
         autocast=run.autocast,
     )
