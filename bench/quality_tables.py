@@ -75,12 +75,15 @@ def reference_model(
                 rows.append([name, f"{pairs} ({test['pairs']})", title, *cells])
         cut = "" if record["steps"] == record["planned_steps"] else f" of {record['planned_steps']}"
         threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
-        where = f"of {threads}" if record["trained_on"] == "cpu" else "of a GPU"
+        seconds = record["training_seconds"]
+        took = (
+            f"{seconds / 60:.0f} minutes of {threads}" if record["trained_on"] == "cpu" else f"{seconds:.0f} s of a GPU"
+        )
         seeds = len(record["seeds"])
         told.append(
             f"{name}: {record['steps']}{cut} steps of {config['train']['batch_size']} pairs in "
-            f"{record['training_seconds'] / 60:.1f} minutes {where}, max length {record['max_length']}, strength "
-            f"{_strengths(record)}, " + (f"mean of {seeds} seeds" if seeds > 1 else "one seed")
+            f"{took}, max length {record['max_length']}, strength {_strengths(record)}, "
+            + (f"mean of {seeds} seeds" if seeds > 1 else "one seed")
         )
     marks = (
         "in brackets the 95 % interval of the gain, paired" if intervals else "in bold: surely better (95 %, paired)"
