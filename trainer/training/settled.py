@@ -2,7 +2,7 @@
 
 The measured rates are those of bench/LOG.md on real incident pairs with all-MiniLM-L6-v2, dims 384 to 64: dev Spearman
 from 0.5575 to 0.6762 with all weights at 1e-4 (0.6167 at 2e-4 where 1e-4 had 0.6317), to 0.6477 with LoRA of rank 16 at
-1e-3. The reference recipe's 5e-6 moves little in as few steps. No other encoder was measured.
+1e-3. The reference recipe's 5e-6 moves little in as few steps.
 """
 
 from __future__ import annotations
