@@ -61,10 +61,9 @@ def throughput_gpu(*records: dict[str, Any]) -> list[str]:
         )
     first = records[0]
     split = ", ".join(f"{name} {share:.1%}" for name, share in first["split"].items())
-    steps = (
-        f"LoRA on all attention projections, {len(first['ours'])} steps each in turns, {first['settings']['precision']}"
-    )
-    return table(headings, rows, first, f"{steps}, layers not compiled; {first['settings']['model']}: {split}")
+    settings = first["settings"]
+    steps = f"LoRA on all attention projections, {settings['precision']}, in turns with the peer where there is one"
+    return table(headings, rows, first, f"{steps}, layers not compiled; {settings['model']}: {split}")
 
 
 def draw_throughput(path: Path, *records: dict[str, Any]) -> None:

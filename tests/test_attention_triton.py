@@ -19,7 +19,9 @@ from trainer.system.transfer import to_device
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 pytestmark = pytest.mark.skipif(
-    DEVICE.type == "cpu" and version("triton") < "3.7" and np.lib.NumpyVersion(np.__version__) >= "2.4.0",
+    DEVICE.type == "cpu"
+    and tuple(map(int, version("triton").split(".")[:2])) < (3, 7)
+    and np.lib.NumpyVersion(np.__version__) >= "2.4.0",
     reason="the interpreter of Triton before 3.7 fails with numpy 2.4",
 )
 REACH = 140

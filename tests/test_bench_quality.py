@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from bench import report
+from bench import records, report
 from bench.markdown import source
 from bench.quality import real_run, screen, side_by_side
 from bench.quality.false_negatives import in_batches
@@ -219,3 +219,8 @@ def test_figures_of_runs_are_their_means_and_the_spread_of_those_after() -> None
     assert judged["spread"]["64"]["spearman"] == pytest.approx(0.1 / 2**0.5)
     assert judged["strength"] == [1.0, 0.8] and judged["verdict"] == ["BETTER"] * 2
     assert real_run.judged_by_runs([run(0.5, 0.6, 1.0)])["spread"] is None
+
+
+def test_a_copy_without_git_is_measured_too_and_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert records.environment()["commit"] is None

@@ -182,3 +182,22 @@ def test_a_padding_token_that_a_text_spells_out_is_treated_as_hugging_face_does(
     mine, _ = outputs_and_gradients(model, packed_hidden_states, ids, lengths)
     theirs, _ = outputs_and_gradients(model, padded_hidden_states, ids, lengths)
     torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("length", [1, 7, LONGEST])
+def test_the_bias_by_position_is_that_of_hugging_face_and_its_buckets_are_made_once(length, monkeypatch):
+    model, made = build("mpnet"), []
+    bucket_of = model.encoder.relative_position_bucket
+
+    def counted(positions):
+        made.append(positions.shape)
+        return bucket_of(positions)
+
+    expected = model.encoder.compute_position_bias(torch.empty(1, length, 1))
+    monkeypatch.setattr(model.encoder, "relative_position_bucket", counted)
+    ids, lengths = sequences([length])
+    with torch.inference_mode():  # what it makes first must serve gradients later
+        packed_hidden_states(model, pack(ids, lengths))
+    assert torch.equal(forward._position_bias(model, length), expected)
+    packed_hidden_states(model, pack(ids, lengths)).sum().backward()
+    assert len(made) == 1

@@ -5,7 +5,8 @@ Legend: P PAIR_METRICS, S systems, M dims, N pairs, B resamples.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from trainer.system.gpu import default_device
 PAIR_METRICS = ("spearman", "roc_auc")
 SEARCH_METRICS = ("success@10",)
 STS = "sts_spearman"
+Told = TypeVar("Told")
 STS_SCALE = 5.0
 
 
@@ -62,6 +64,13 @@ def pair_figures(cosines: np.ndarray, table: PairTable, dims: tuple[int, ...]) -
     return {
         str(dim): {name: float(METRICS[name](row, table.score, table.label, 0.0)) for name in PAIR_METRICS}
         for dim, row in zip(dims, cosines, strict=True)
+    }
+
+
+def over_models(figures: Sequence[Metrics], of: Callable[[list[float]], Told]) -> dict[str, dict[str, Told]]:
+    """What `of` makes of the same figure of several models, by dim and metric."""
+    return {
+        dim: {name: of([each[dim][name] for each in figures]) for name in values} for dim, values in figures[0].items()
     }
 
 

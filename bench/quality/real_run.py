@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 
-from bench.quality.judging import STS_SCALE, HeldOut, compare, judge_model, pair_figures
+from bench.quality.judging import STS_SCALE, HeldOut, compare, judge_model, over_models, pair_figures
 from bench.records import finish, make_parser
 from trainer.config import Config
 from trainer.config_file import load_config, to_tree
@@ -83,13 +82,6 @@ def judged_by_runs(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {name: over_models(figures, mean) for name, figures in sides.items()}
     found["spread"] = over_models(sides["final"], stdev) if len(metrics) > 1 else None
     return found | {key: [run[key] for run in metrics] for key in CHOSEN}
-
-
-def over_models(figures: list[Metrics], of: Callable[[list[float]], float]) -> Metrics:
-    """One figure of those of several models, by dim and metric."""
-    return {
-        dim: {name: of([each[dim][name] for each in figures]) for name in values} for dim, values in figures[0].items()
-    }
 
 
 def judge_test(models: list[str], path: str, dims: tuple[int, ...], length: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ import numpy as np
 
 from bench.measuring import in_new_process
 from bench.peer import LABELLED, LEFT_OUT, RANKING
-from bench.quality.judging import compare
+from bench.quality.judging import compare, over_models
 from bench.quality.peer_runs import OURS, largest_difference, run_once
 from bench.quality_tables import peers
 from bench.records import ROOT, environment, finish, make_parser
@@ -109,22 +109,16 @@ def finalists(options: argparse.Namespace, record: dict[str, Any]) -> dict[str, 
         rate = best[kind]["rate"] if kind in best else None
         told: dict[str, Any] = {"rate": rate, "seeds": [run["seed"] for run in of_kind]}
         for part in ("dev", "search"):
-            told[part] = over_seeds([run[part] for run in of_kind])
+            told[part] = over_models([run[part] for run in of_kind], mean_and_spread)
         if OURS in cosines and kind != OURS:
             told["ours_less_it"] = compare(cosines[kind], cosines[OURS], dev, options.dims)["gain"]
         result[kind] = told
     return result
 
 
-def over_seeds(figures: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
-    """[mean, standard deviation] of each figure by dim and metric; of one seed [mean]."""
-    return {
-        dim: {
-            metric: [mean(values), stdev(values)] if len(values) > 1 else values
-            for metric, values in ((metric, [of_seed[dim][metric] for of_seed in figures]) for metric in metrics)
-        }
-        for dim, metrics in figures[0].items()
-    }
+def mean_and_spread(values: list[float]) -> list[float]:
+    """[mean, standard deviation] of a figure over seeds; of one seed [mean]."""
+    return [mean(values), stdev(values)] if len(values) > 1 else values
 
 
 def main() -> None:
