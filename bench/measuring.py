@@ -7,12 +7,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
+
+Key = TypeVar("Key")
 
 
 @contextmanager
@@ -89,6 +91,23 @@ def in_new_processes(function: Callable[..., Any], arguments: list[tuple[Any, ..
     """Likewise in several at once, one for each tuple of arguments."""
     with ProcessPoolExecutor(len(arguments), multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         return list(pool.map(function, *zip(*arguments, strict=True)))
+
+
+def each_in_new_process(
+    function: Callable[..., Any], arguments: Mapping[Key, tuple[Any, ...]], at_once: int = 1
+) -> Iterator[tuple[Key, Future[Any]]]:
+    """Call a function with each of the arguments in a process that has done nothing else, so many at a time.
+
+    Yields their keys as they end, each with the future that has what the call returned, or raises what it raised.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(at_once, context, _end_with_parent, max_tasks_per_child=1) as pool:
+        keys = {pool.submit(function, *of_key): key for key, of_key in arguments.items()}
+        try:
+            for future in as_completed(keys):
+                yield keys[future], future
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # nothing is begun that nobody waits for
 
 
 def _end_with_parent() -> None:

@@ -27,6 +27,12 @@ def make_parser(description: str | None, record: str) -> argparse.ArgumentParser
     return parser
 
 
+def add_at_once(parser: argparse.ArgumentParser) -> None:
+    """The option of measurements whose runs may go beside each other: no figure of theirs is a time."""
+    text = "runs at a time (default: 1): a GPU that one does not fill takes several; on a CPU, set OMP_NUM_THREADS"
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help=text)
+
+
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """The options that decide what is measured, not where anything lies."""
     return {key: value for key, value in vars(options).items() if key not in ("name", "results", "encoder", "tickets")}

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from bench import records, report
 from bench.markdown import source
+from bench.measuring import each_in_new_process
 from bench.quality import real_run, screen, side_by_side
 from bench.quality.false_negatives import in_batches
 from bench.quality.judging import HeldOut, compare, judge_model
@@ -46,7 +48,7 @@ def options(tmp_path: Path, tiny_model: Callable[[str], Path]) -> Namespace:
     return Namespace(
         **{"model": str(tiny_model("mpnet")), "data": [["pairs", train, dev]], "seeds": [0], "plain": "plain"},
         **{"config": screen.CONFIG, "set": shared, "max_length": 32, "limit": 0, "dev_rows": 0, "sts": None},
-        **{"corpus": [], "queries": "", "name": "cells", "results": tmp_path / "results"},
+        **{"corpus": [], "queries": "", "name": "cells", "results": tmp_path / "results", "at_once": 1},
     )
 
 
@@ -54,7 +56,15 @@ def options(tmp_path: Path, tiny_model: Callable[[str], Path]) -> Namespace:
 @pytest.mark.usefixtures("blank_report")
 def test_a_cell_is_trained_judged_and_not_run_again(options: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[screen.Job] = []
-    monkeypatch.setattr(screen, "in_new_process", lambda function, job: (calls.append(job), function(job))[1])
+
+    def here(function: Callable[..., Any], jobs: dict[Any, tuple[screen.Job]], at_once: int) -> Iterator[Any]:
+        for key, (job,) in jobs.items():
+            calls.append(job)
+            ended: Future[Any] = Future()
+            ended.set_result(function(job))
+            yield key, ended
+
+    monkeypatch.setattr(screen, "each_in_new_process", here)
     cells = {"plain": [], "fast": ["optim.lr=1e-3"]}
     record = screen.open_record(options, cells)
     jobs = dict([next(iter(screen.jobs_of(options, cells).items()))])
@@ -136,10 +146,14 @@ def test_of_the_peer_only_finalists_are_trained_with_every_seed(
     made: list[tuple[str, float, int]] = []
     held_out = {"mnrl": 0.6, "cosent": 0.7, "ours": 0.5, "untouched": 0.4}
 
-    def run(options: Namespace, record: dict[str, Any], kind: str, rate: float, seed: int) -> dict[str, Any]:
-        made.append((kind, rate, seed))
-        figures = {"64": {"spearman": 0.1 * seed}}
-        return {"rate": rate, "seed": seed, "held_out": held_out[kind] + rate, "dev": figures, "search": figures}
+    def run(options: Namespace, record: dict[str, Any], wanted: list[side_by_side.Key]) -> list[dict[str, Any]]:
+        made.extend(wanted)
+        keys = [dict(zip(("kind", "rate", "seed"), key, strict=True)) for key in wanted]
+        figures = [{"64": {"spearman": 0.1 * key["seed"]}} for key in keys]
+        return [
+            key | {"held_out": held_out[key["kind"]] + key["rate"], "dev": of_run, "search": of_run}
+            for key, of_run in zip(keys, figures, strict=True)
+        ]
 
     dev = tmp_path / "dev.json"
     dev.write_text(json.dumps(generate_pairs(24, 0, "dev")))
@@ -160,6 +174,30 @@ def test_of_the_peer_only_finalists_are_trained_with_every_seed(
     assert found["cosent"]["dev"]["64"]["spearman"] == pytest.approx([0.1, 0.1])
 
 
+def test_a_run_beside_the_peer_is_made_once_and_again_without_its_scores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[side_by_side.Key] = []
+
+    def here(function: Callable[..., Any], missing: dict[side_by_side.Key, Any], at_once: int) -> Iterator[Any]:
+        for key in missing:
+            made.append(key)
+            ended: Future[Any] = Future()
+            ended.set_result(({"held_out": len(made)}, np.zeros((1, 2))))
+            yield key, ended
+
+    monkeypatch.setattr(side_by_side, "each_in_new_process", here)
+    monkeypatch.setattr(side_by_side, "finish", lambda options, record: None)
+    options, record = Namespace(keep=tmp_path, name="peers", at_once=2), dict[str, Any](runs=[])
+    keys: list[side_by_side.Key] = [("mnrl", 1e-4, 0), ("ours", 1e-4, 0)]
+    first = side_by_side.run_missing(options, record, keys)
+    assert [run["kind"] for run in first] == ["mnrl", "ours"] and record["runs"] == first and made == keys
+    assert side_by_side.run_missing(options, record, keys[::-1]) == first[::-1] and made == keys
+    side_by_side.scores_file(options, *keys[1]).unlink()
+    again = side_by_side.run_missing(options, record, keys)
+    assert made[2:] == keys[1:] and again[0] == first[0] and again[1]["held_out"] == 3 and len(record["runs"]) == 2
+
+
 def test_a_table_without_its_records_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     (tmp_path / "loss.json").write_text("{}")
@@ -173,6 +211,17 @@ def test_a_new_and_a_continued_record_can_be_shown_at_once(tmp_path: Path) -> No
     record["environment"]["commit"] = "earlier"
     finish(Namespace(name="x", results=tmp_path), record)
     assert json.loads((tmp_path / "x.json").read_text())["environment"]["commit"] != "earlier"
+
+
+@pytest.mark.slow
+def test_runs_at_once_all_end_each_in_a_process_of_its_own() -> None:
+    calls = {"fine": ("1 + 1",), "broken": ("1 / 0",), "late": ("__import__('time').sleep(1)",), "also fine": ("2",)}
+    ended = dict(each_in_new_process(eval, calls, at_once=2))
+    assert ended.keys() == calls.keys() and ended["fine"].result() == 2
+    with pytest.raises(ZeroDivisionError):
+        ended["broken"].result()
+    processes = dict(each_in_new_process(eval, dict.fromkeys(range(3), ("__import__('os').getpid()",)), at_once=2))
+    assert len({process.result() for process in processes.values()}) == 3
 
 
 @pytest.mark.slow

@@ -22,10 +22,10 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.measuring import clocked, in_new_process
+from bench.measuring import clocked, each_in_new_process
 from bench.quality.judging import HeldOut, judge_model
 from bench.quality_tables import screen
-from bench.records import ROOT, environment, finish, make_parser
+from bench.records import ROOT, add_at_once, environment, finish, make_parser
 from trainer.config import Config
 from trainer.config_file import load_config
 from trainer.data.pairs import read_pairs
@@ -142,6 +142,7 @@ def main() -> None:
         help="searched, for the data NAME",
     )
     parser.add_argument("--queries", default="pairs_part=dev", help="tickets that search (default: %(default)s)")
+    add_at_once(parser)
     options = parser.parse_args()
     cells = read_cells(options)
     try:
@@ -157,22 +158,21 @@ def main() -> None:
 def run_all(options: argparse.Namespace, record: dict[str, Any], jobs: dict[tuple[str, str, int], Job]) -> list[str]:
     """Run what the record lacks, and write it after each run. Returns which runs failed; the others go on."""
     there = {(run["cell"], run["data"], run["seed"]) for run in record["runs"]}
+    missing = {key: (job,) for key, job in jobs.items() if key not in there}
     failed = []
-    for (cell, data, seed), job in jobs.items():
-        if (cell, data, seed) in there:
-            continue
+    for (cell, data, seed), outcome in each_in_new_process(run_job, missing, options.at_once):
         name = f"{cell} on {data}, seed {seed}"
-        print(f"---- {name}", flush=True)
         try:
-            result = in_new_process(run_job, job)
+            result = outcome.result()
         except TrainerError as error:  # one cell diverged: a result too, but none to average
-            print(f"{name}: {type(error).__name__}: {error}", flush=True)
+            print(f"---- {name}: {type(error).__name__}: {error}", flush=True)
             failed.append(name)
             continue
         record.setdefault("untouched", {})[data] = result.pop("untouched")
         commit = environment()["commit"]
         record["runs"].append({"cell": cell, "data": data, "seed": seed, "commit": commit, **result})
         finish(options, record)
+        print(f"---- {name}: done; {len(record['runs'])} runs in the record", flush=True)
     return failed
 
 

@@ -30,18 +30,20 @@ from typing import Any
 
 import numpy as np
 
-from bench.measuring import in_new_process
+from bench.measuring import each_in_new_process, in_new_process
 from bench.peer import LABELLED, LEFT_OUT, RANKING
 from bench.quality.judging import compare, over_models
 from bench.quality.peer_runs import OURS, largest_difference, run_once
 from bench.quality_tables import peers
-from bench.records import ROOT, environment, finish, make_parser
+from bench.records import ROOT, add_at_once, environment, finish, make_parser
 from trainer.data.pairs import read_pairs
 
 CONFIG = ROOT / "configs" / "itsm_minilm.toml"
 DIMS = (384, 256, 128, 64)
 KINDS = (*RANKING, *LABELLED, OURS)
 EQUAL = 1e-5  # share of a loss that it may differ by
+Key = tuple[str, float, int]
+"""Kind, peak rate and seed of a run."""
 
 
 def open_record(options: argparse.Namespace) -> dict[str, Any]:
@@ -68,38 +70,43 @@ def scores_file(options: argparse.Namespace, kind: str, rate: float, seed: int) 
     return options.keep / options.name / f"{kind}_{rate:g}_{seed}.npy"
 
 
-def run_missing(
-    options: argparse.Namespace, record: dict[str, Any], kind: str, rate: float, seed: int
-) -> dict[str, Any]:
-    """A run of the record, made now where it is not there."""
-    key = {"kind": kind, "rate": rate, "seed": seed}
-    scores = scores_file(options, kind, rate, seed)
-    there = [run for run in record["runs"] if key.items() <= run.items()]
-    if there and scores.exists():
-        return there[0]
-    print(f"---- {kind}, peak rate {rate:g}, seed {seed}", flush=True)
-    figures, cosines = in_new_process(run_once, kind, options, rate, seed)
-    scores.parent.mkdir(parents=True, exist_ok=True)
-    np.save(scores, cosines)
-    record["runs"] = [run for run in record["runs"] if run not in there]
-    record["runs"].append(key | {"commit": environment()["commit"], **figures})
-    finish(options, record)
-    run: dict[str, Any] = record["runs"][-1]
-    return run
+def run_missing(options: argparse.Namespace, record: dict[str, Any], wanted: list[Key]) -> list[dict[str, Any]]:
+    """Runs of the record, those made now that are not there."""
+    runs = {(run["kind"], run["rate"], run["seed"]): run for run in record["runs"]}
+    missing = {
+        (kind, rate, seed): (kind, options, rate, seed)
+        for kind, rate, seed in wanted
+        if (kind, rate, seed) not in runs or not scores_file(options, kind, rate, seed).exists()
+    }
+    for key, outcome in each_in_new_process(run_once, missing, options.at_once):
+        figures, cosines = outcome.result()
+        scores = scores_file(options, *key)
+        scores.parent.mkdir(parents=True, exist_ok=True)
+        np.save(scores, cosines)
+        runs[key] = dict(zip(("kind", "rate", "seed"), key, strict=True)) | {
+            "commit": environment()["commit"],
+            **figures,
+        }
+        record["runs"] = list(runs.values())
+        finish(options, record)
+        print("---- {}, peak rate {:g}, seed {}: done".format(*key), flush=True)
+    return [runs[key] for key in wanted]
 
 
 def finalists(options: argparse.Namespace, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """By kind: its best rate, means and spreads over its seeds, and the interval of ours less it. Trains what lacks."""
-    dev, best = read_pairs(options.dev), {}
-    for kind in options.kinds:
-        trials = [run_missing(options, record, kind, rate, options.seeds[0]) for rate in options.rates]
-        best[kind] = max(trials, key=lambda run: run["held_out"])
+    dev, best = read_pairs(options.dev), dict[str, dict[str, Any]]()
+    trials = [(kind, rate, options.seeds[0]) for kind in options.kinds for rate in options.rates]
+    for trial in run_missing(options, record, trials):
+        best[trial["kind"]] = max(best.get(trial["kind"], trial), trial, key=lambda run: run["held_out"])
     peers = sorted((kind for kind in best if kind != OURS), key=lambda kind: -best[kind]["held_out"])
     with_every_seed = (OURS, *peers[: options.finalists])
-    runs = {"untouched": [run_missing(options, record, "untouched", 0.0, 0)]}
+    wanted: dict[str, list[Key]] = {"untouched": [("untouched", 0.0, 0)]}
     for kind, trial in best.items():
         seeds = options.seeds if kind in with_every_seed else options.seeds[:1]
-        runs[kind] = [run_missing(options, record, kind, trial["rate"], seed) for seed in seeds]
+        wanted[kind] = [(kind, trial["rate"], seed) for seed in seeds]
+    made = run_missing(options, record, [key for of_kind in wanted.values() for key in of_kind])
+    runs = {kind: [run for run in made if run["kind"] == kind] for kind in wanted}
     cosines = {
         kind: np.stack([np.load(scores_file(options, kind, run["rate"], run["seed"])) for run in of_kind])
         for kind, of_kind in runs.items()
@@ -143,6 +150,7 @@ def main() -> None:
     parser.add_argument("--corpus", metavar="TICKETS", help="searched (default: the texts of dev)")
     parser.add_argument("--queries", default="pairs_part=dev", help="tickets that search (default: %(default)s)")
     parser.add_argument("--keep", type=Path, default=ROOT / "runs", help="folder for the scores of dev")
+    add_at_once(parser)
     options = parser.parse_args()
     options.dims = tuple(options.dims)
     record = open_record(options)

@@ -211,8 +211,9 @@ def print_duration(run: Run, even_if_small: bool = False) -> None:
     median = int(np.argsort(step_tokens, kind="stable")[run.steps // 2])
     seconds = step_seconds(run, median)
     minutes = math.ceil(seconds * step_tokens.sum() / step_tokens[median] / 60)
+    duration = f"about {minutes // 60}:{minutes % 60:02} (h:mm)" if minutes > 1 else "less than a minute"
     console.print(
-        f"The steps take about {minutes // 60}:{minutes % 60:02} (h:mm), at {seconds:.2g} s for one of median length; "
+        f"The steps take {duration}, at {seconds:.2g} s for one of median length; "
         "evaluations and the judgement at the end come on top"
     )
 
