@@ -17,6 +17,7 @@ from oracles import WIDTH
 
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns
+from trainer.data.sources import join
 from trainer.evaluation.pair_metrics import spearman
 from trainer.evaluation.scoring import PairSet, pair_cosines
 from trainer.main import cli
@@ -28,6 +29,7 @@ from trainer.training.principal_axes import (
     SHARES,
     is_better,
     limited_axes,
+    moment_of_files,
     on_dev,
     principal_axes,
     second_moment,
@@ -63,6 +65,21 @@ def test_an_embedding_of_zeros_turns_to_zeros() -> None:
     assert (rows @ principal_axes(second_moment(rows)).T)[0].tolist() == [0, 0]
 
 
+def test_a_file_counts_by_the_rows_that_are_shown_of_it(tiny_model: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load_encoder(str(tiny_model("bert")))
+    own, general = table_of(30, "train"), table_of(60, "dev")
+    rows, others = (embed(encoder, tokenize_sides(encoder, table.texts)) for table in (own, general))
+    both = join([replace(own, source="own.json"), replace(general, source="general.json")])
+    found, count = moment_of_files(encoder, both, (3.0, 0.5), 0)
+    # 90 rows are shown of the one and 30 of the other: as if each text of the first came three times.
+    expected = (3 * second_moment(rows) + second_moment(others)) / 4
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert count == len(own.texts) + len(general.texts)
+    assert np.abs(moment_of_files(encoder, both, (1.0, 1.0), 0)[0] - expected).max() > 1e-4  # weights do count
+    monkeypatch.setattr("trainer.training.principal_axes.MOST_TEXTS", 10)
+    assert moment_of_files(encoder, both, (3.0, 0.5), 0)[1] == 20
+
+
 def labelled_by(dev: PairTable, cosines: np.ndarray) -> PairTable:
     """The table with its more alike half of pairs as the positives."""
     labels = cosines > np.median(cosines)
@@ -78,6 +95,7 @@ def run(tiny_model: Build) -> Any:
     config = SimpleNamespace(
         loss=SimpleNamespace(dims=DIMS),
         model=SimpleNamespace(principal_axes=True),
+        data=SimpleNamespace(training_files=lambda: [SimpleNamespace(weight=1.0)]),
         train=SimpleNamespace(seed=0),
         eval=SimpleNamespace(metric="spearman", forgetting_limit=0.0),
     )
