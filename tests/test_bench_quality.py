@@ -255,6 +255,10 @@ def test_a_record_takes_runs_of_one_recipe_one_a_seed(tmp_path: Path) -> None:
         real_run.same_recipe(runs, configs("train.seed=0", "train.seed=1 optim.lr=1e-3"))
     with pytest.raises(SystemExit, match="two runs have the same seed"):
         real_run.same_recipe(runs, configs("train.seed=3", "train.seed=3"))
+    elsewhere = [f'train.seed={seed} data.train= data.sources=[{{path="{seed}/pairs.json"}}]' for seed in (0, 1)]
+    real_run.same_recipe(runs, configs(*elsewhere))  # the same files in other folders are the same recipe
+    with pytest.raises(SystemExit, match=r"its section \[data\]"):
+        real_run.same_recipe(runs, configs(elsewhere[0], elsewhere[1].replace("pairs", "others")))
 
 
 def test_figures_of_runs_are_their_means_and_the_spread_of_those_after() -> None:

@@ -108,6 +108,8 @@ def _tree(config: Config, without: tuple[str, ...] = ()) -> dict[str, Any]:
     for key in PATHS:
         section, name = key.split(".")
         tree[section][name] = Path(tree[section][name]).name
+    for source in tree["data"]["sources"]:
+        source["path"] = Path(source["path"]).name
     for key in without:
         section, name = key.split(".")
         del tree[section][name]
