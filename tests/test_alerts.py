@@ -142,6 +142,11 @@ def test_at_one_threshold_it_is_what_counting_all_says(count: int, groups_differ
         assert np.isfinite(samples).all() == groups_differ
 
 
+def test_a_run_on_the_cpu_counts_the_alerts_of_its_thresholds_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "default_device", lambda: pytest.fail("the GPU was asked for"))
+    assert alerts_at(exact_rows(9, seed=1), exact_rows(9, seed=2), 16, 0.25)[0] >= 0
+
+
 def test_pairs_of_groups_stand_in_the_order_of_their_weights() -> None:
     """Weights of 1 give the counts back, and groups of unequal size their own numbers of pairs."""
     embeddings = np.random.default_rng(1).normal(size=(101, 8)).astype(np.float32)

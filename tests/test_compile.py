@@ -13,6 +13,7 @@ from oracles import printed_in_a_fork
 
 from trainer.config_file import load_config, resolve_config
 from trainer.errors import InputError
+from trainer.model.families import FAMILIES
 from trainer.model.loading import load_encoder
 from trainer.model.packing import pack
 from trainer.system import gpu
@@ -220,6 +221,61 @@ for step in range(2):
     print("replayed", float((cut - whole).norm() / size) < 1e-10, float((other - whole).norm() / size) > 1e-2)
     print("frames", counter.frame_count)
 """
+
+
+MANY = """
+import numpy as np, torch
+from torch._dynamo.exc import FailOnRecompileLimitHit
+from transformers import MPNetConfig, MPNetModel
+from trainer.model.forward import forget_compiled, packed_hidden_states
+from trainer.model.packing import pack
+compile_as_it_is = torch.compile
+torch.compile = lambda fn, **options: compile_as_it_is(fn, backend="eager", **options)
+def train(width):
+    model = MPNetModel(MPNetConfig(vocab_size=64, hidden_size=width, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=20), add_pooling_layer=False).train()
+    packed_hidden_states(model, pack(np.arange(5, 25), np.array([9, 11])), compiled=True)
+with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+    for width in range(8, 32, 2):
+        forget_compiled()
+        train(width)
+    print("all compiled")
+    try:
+        for width in range(8, 32, 2):
+            train(width)
+    except FailOnRecompileLimitHit:
+        print("limited")
+"""
+
+
+@pytest.mark.slow
+def test_the_layers_of_many_models_in_one_process_are_all_compiled(tmp_path):
+    """And without letting go of those before, torch soon compiles no more."""
+    assert printed_in_a_fork(lambda: exec(MANY, {}), tmp_path / "lines").splitlines() == ["all compiled", "limited"]
+
+
+WHOLE = """
+import torch
+from trainer.model.families import FAMILIES
+from trainer.model.fast_layers import make_plain
+from trainer.model.loading import load_encoder
+for folder in FOLDERS:
+    model = load_encoder(folder, announce=False).model
+    make_plain(model)  # what is fast on a CPU alone is not compiled for a GPU
+    family = FAMILIES[model.config.model_type]
+    layer, hidden = family.layers(model)[0], torch.randn(5, model.config.hidden_size)
+    for part, inputs in ((family.project, (hidden,)), (family.finish, (hidden, hidden))):
+        torch._dynamo.reset()
+        torch.compile(part, backend="eager", fullgraph=True)(layer, *inputs)  # which raises where it is cut in two
+    print(model.config.model_type)
+"""
+
+
+@pytest.mark.slow
+def test_a_layer_compiles_without_a_break(tiny_model, tmp_path):
+    folders = [str(tiny_model(family)) for family in FAMILIES]
+    printed = printed_in_a_fork(lambda: exec(WHOLE, {"FOLDERS": folders}), tmp_path / "lines").split()
+    assert printed == list(FAMILIES)
 
 
 @pytest.mark.slow

@@ -50,11 +50,11 @@ def test_everything_that_is_fast_proves_itself(stepper, precision):
     assert (fast_paths.attention, fast_paths.compiled, fast_paths.fused) == ("kernel", True, True), fast_paths.notes
 
 
-@pytest.mark.parametrize("budget", [0, 300])
-def test_a_step_never_waits_for_the_device_and_compiles_nothing_after_the_first(stepper, budget):
+@pytest.mark.parametrize(("budget", "precision"), [(0, "auto"), (300, "auto"), (0, "fp16")])
+def test_a_step_never_waits_for_the_device_and_compiles_nothing_after_the_first(stepper, budget, precision):
     from torch._dynamo.utils import counters
 
-    steps = stepper("run", {"train.tokens_per_chunk": budget})
+    steps = stepper("run", {"train.tokens_per_chunk": budget, "train.precision": precision})
     for step in range(2):
         steps.train_step(step, steps.run.prepare(step))
     steps.settle()

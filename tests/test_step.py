@@ -6,6 +6,7 @@ import json
 import math
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from trainer.data.incidents import generate_pairs
 from trainer.errors import NumericError
 from trainer.model.embedding import embed
 from trainer.system.console import console
+from trainer.system.gpu import default_device
 from trainer.training import plan
 from trainer.training.setup import build_run, read_inputs
 from trainer.training.step import Stepper, backward
@@ -87,6 +89,27 @@ def test_the_duration_goes_by_tokens_and_a_small_plan_is_not_timed(make_stepper,
     assert sorted(tokens)[len(tokens) // 2] == tokens[median]
     minutes = math.ceil(1000 * sum(tokens) / tokens[median] / 60)
     assert f"take about {minutes // 60}:{minutes % 60:02} (h:mm), at 1e+03 s" in captured.get() and minutes > 120
+
+
+def test_products_in_fp32_are_computed_in_full_whatever_the_process_had(make_stepper):
+    for start in (default_device, lambda: make_stepper("run")):
+        torch.set_float32_matmul_precision("medium")  # as a notebook may have it
+        start()
+        assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_the_loss_scale_is_read_where_a_gradient_overflowed_alone(make_stepper, monkeypatch):
+    """Reading it waits for the device."""
+    stepper, asked = make_stepper("run"), []
+    scaler = SimpleNamespace(get_scale=lambda: asked.append("scale") or 2.0)
+    monkeypatch.setattr(stepper.run.accelerator, "scaler", scaler)
+    stepper.check_finite(0, 1.0, 1.0)
+    assert not asked
+    stepper.check_finite(0, 1.0, np.inf)  # the scaler passes over it
+    assert asked
+    scaler.get_scale = lambda: 1.0  # it has nothing left to lower
+    with pytest.raises(NumericError, match="gradient norm is inf"):
+        stepper.check_finite(0, 1.0, np.inf)
 
 
 class Watch(TorchDispatchMode):

@@ -87,8 +87,9 @@ def count_alerts(
     order = np.random.default_rng(seed).permutation(count)
     edges = np.linspace(0, count, groups + 1).astype(int)
     alike = queries is documents
-    new = _unit(queries, order, dim)
-    past = new if alike else _unit(documents, order, dim)
+    device = default_device()
+    new = _unit(queries, order, dim).to(device)
+    past = new if alike else _unit(documents, order, dim).to(device)
     combinations = _both_groups(groups).T.tolist()
     by_groups = np.empty((len(combinations), 2 * COARSE + 1), dtype=np.int64)
     total = torch.zeros(2 * STEPS + 1, dtype=torch.int64)
@@ -136,7 +137,7 @@ def alerts_at(
     groups = min(GROUPS, count)
     order = np.random.default_rng(seed).permutation(count)
     edges = np.linspace(0, count, groups + 1).astype(int)
-    raised = (_unit(queries, order, dim) @ _unit(documents, order, dim).T >= threshold).cpu().numpy()
+    raised = (_unit(queries, order, dim) @ _unit(documents, order, dim).T >= threshold).numpy()
     np.fill_diagonal(raised, False)
     parts = (np.add.reduceat(each, edges[:-1], axis=1, dtype=np.int64) for each in np.split(raised, edges[1:-1]))
     by_groups = np.stack([part.sum(axis=0) for part in parts])
@@ -201,7 +202,7 @@ def _candidates(thresholds: float | np.ndarray, steps: int = STEPS) -> Int:
 
 def _unit(embeddings: np.ndarray, order: np.ndarray, dim: int) -> Tensor:
     """Rows of length 1 of the prefixes, in an order; zeros stay."""
-    rows = torch.from_numpy(np.ascontiguousarray(embeddings[order, :dim], dtype=np.float32)).to(default_device())
+    rows = torch.from_numpy(np.ascontiguousarray(embeddings[order, :dim], dtype=np.float32))
     return torch.nn.functional.normalize(rows, dim=1)
 
 

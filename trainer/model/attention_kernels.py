@@ -18,6 +18,9 @@ import torch
 import triton
 import triton.language as tl
 
+# Whether 16 divides the tokens of a batch must not choose among compiled kernels: some steps would wait for another.
+_launched = triton.jit(do_not_specialize=["T", "R"])
+
 
 @triton.jit
 def _own_part(blocks, BLOCK: tl.constexpr, OWN: tl.constexpr):
@@ -56,7 +59,7 @@ def _kept(seed, head, first_row, row, first_column, column, probability):
     return draw >= probability
 
 
-@triton.jit
+@_launched
 def _forward_kernel(
     q_at, k_at, v_at, bias, blocks, seed_at, out_at, lse_at, T, R, scale, probability, keep_scale,
     HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
@@ -97,7 +100,7 @@ def _forward_kernel(
     tl.store(lse_at + head * T + start + rows, top + tl.log(total), mask=rows < length)
 
 
-@triton.jit
+@_launched
 def _key_value_kernel(
     q_at, k_at, v_at, bias, blocks, seed_at, d_out_at, lse_at, delta_at, d_k_at, d_v_at, T, R, scale, probability,
     keep_scale, HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
@@ -140,7 +143,7 @@ def _key_value_kernel(
     tl.store(d_v_at + own, (d_v * keep_scale).to(v.dtype), mask=own_mask)
 
 
-@triton.jit
+@_launched
 def _query_kernel(
     q_at, k_at, v_at, bias, blocks, seed_at, d_out_at, lse_at, delta_at, d_q_at, d_bias_at, T, R, scale, probability,
     keep_scale, HEADS: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,

@@ -220,7 +220,7 @@ class Encoder(nn.Module):
         with in_mode(self, training=False), shown as advance, torch.no_grad(), autocast():
             for chunk in tokens.chunks(texts, tokens_per_batch) if len(texts) else ():
                 batch = to_device(tokens.batch(texts[chunk]), device)
-                rows[torch.as_tensor(chunk, device=device)] = self(batch).float()
+                rows[to_device(torch.from_numpy(chunk), device)] = self(batch).float()
                 advance(len(chunk))
         return rows
 

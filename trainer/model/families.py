@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from operator import attrgetter
+from functools import reduce
 from typing import Any
 
 import torch
@@ -45,10 +45,12 @@ def to_autocast(hidden: Tensor) -> Tensor:
 
 def _projections(*names: str) -> Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]]:
     """`Family.project` by the names of the three projections in a layer."""
-    projections_of = attrgetter(*names)
+    paths = [name.split(".") for name in names]
 
     def project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (query, key, value), inputs = projections_of(layer), to_autocast(hidden)
+        # getattr alone: torch.compile cannot follow an operator.attrgetter, and would compile the layer in two parts.
+        query, key, value = (reduce(getattr, path, layer) for path in paths)
+        inputs = to_autocast(hidden)
         return query(inputs), key(inputs), value(inputs)
 
     return project

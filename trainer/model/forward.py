@@ -36,12 +36,13 @@ def packed_hidden_states(model: Any, batch: TokenBatch, compiled: bool = False, 
     project, finish = family.project, family.finish
     if compiled:
         project, finish = _compiled(project), _compiled(finish)
-    # Tokens meet in attention alone. The CPU takes the rest of a layer a cache's worth of them at a time.
-    rows = ROWS if hidden.device.type == "cpu" else batch.token_count
     for layer in family.layers(model):
         context = attend(*project(layer, hidden))
-        parts = zip(context.split(rows), hidden.split(rows), strict=True)
-        hidden = torch.cat([finish(layer, *part) for part in parts])
+        if hidden.device.type == "cpu":  # tokens meet in attention alone: the rest a cache's worth of them at a time
+            parts = zip(context.split(ROWS), hidden.split(ROWS), strict=True)
+            hidden = torch.cat([finish(layer, *part) for part in parts])
+        else:
+            hidden = finish(layer, context, hidden)
     return hidden
 
 
@@ -49,6 +50,13 @@ def packed_hidden_states(model: Any, batch: TokenBatch, compiled: bool = False, 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # Dynamic: a batch's number of tokens does not recompile, and nothing need be rounded up to a few sizes.
     return torch.compile(function, dynamic=True)
+
+
+def forget_compiled() -> None:
+    """Let go of all that was compiled: torch keeps few versions of a function, and falls back to the plain one where
+    many models were trained in one process."""
+    torch.compiler.reset()
+    _compiled.cache_clear()
 
 
 def _position_bias(model: Any, length: int) -> Tensor:

@@ -174,7 +174,8 @@ def layers_fault(
         dtype: in which the layers compute.
     """
     rounding = LAYER_TOLERANCE[dtype]
-    with in_mode(encoder, training=True), same_random_state(encoder.model.device):
+    whole = torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)  # else the plain layers would check themselves
+    with whole, in_mode(encoder, training=True), same_random_state(encoder.model.device):
         draw = _layer_probe(encoder, autocast)
         with without_dropout(encoder):
             right, mine = draw(False, 1), draw(True, 1)

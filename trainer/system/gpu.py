@@ -64,10 +64,20 @@ def require_code(device: torch.device) -> None:
         )
 
 
+def compute_fp32_in_full() -> None:
+    """Turn off what rounds the factors of products in fp32: TF32 on a GPU, bf16 on a CPU.
+
+    NVIDIA's containers, notebooks and accelerate's settings of a compiler turn it on for a whole process. Embeddings
+    are then off by 1e-4, more than a reloaded model may differ from the one in memory.
+    """
+    torch.set_float32_matmul_precision("highest")
+
+
 def default_device() -> torch.device:
-    """The GPU where there is one, else the CPU. Raises InputError as `require_code` does."""
+    """The GPU where there is one, else the CPU; fp32 is computed in full. Raises InputError as `require_code` does."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     require_code(device)
+    compute_fp32_in_full()
     return device
 
 

@@ -24,6 +24,7 @@ from trainer.config import OptimConfig
 from trainer.errors import first_line
 from trainer.model.encoder import Encoder, in_mode
 from trainer.model.families import FAMILIES, to_autocast
+from trainer.model.forward import forget_compiled
 from trainer.model.packing import TokenBatch
 from trainer.model.self_check import attention_fault, layers_fault, same_random_state
 from trainer.system import distributed as ranks
@@ -94,6 +95,8 @@ def _choose_layers(
     encoder: Encoder, autocast: Callable[[], AbstractContextManager[None]], dtype: torch.dtype, tried: bool, reason: str
 ) -> str:
     """Set an encoder to compiled layers where they are `tried` and prove right; the note on them. Collective."""
+    if tried:
+        forget_compiled()
     start = time.perf_counter()
     fault = _fault(lambda: layers_fault(encoder, autocast, dtype)) if tried else None
     encoder.compiled = tried and fault is None

@@ -37,7 +37,7 @@ from trainer.model.lora import continues_adapter, start_adapters
 from trainer.model.tokens import TokenTable
 from trainer.system import distributed as ranks
 from trainer.system.console import console
-from trainer.system.gpu import require_code
+from trainer.system.gpu import compute_fp32_in_full, require_code
 from trainer.system.numerics import Numerics, settle_numerics
 from trainer.system.transfer import to_device
 from trainer.training.accelerator import make_accelerator
@@ -101,12 +101,14 @@ class Inputs(TokenizedData):
 
     def judge_on_dev(self, autocast: Callable[[], AbstractContextManager[Any]] | None = None) -> Metrics:
         """All metrics that dev can tell, thresholds fitted on dev itself; of search on the corpus, where the run is
-        judged on that. In the run's precision, unless another is given. Collective."""
+        judged on that. In the run's precision, unless another is given. Collective: all ranks have the first one's, as
+        a last bit that differs between machines must not part them."""
         dims, autocast = self.config.loss.dims, autocast or self.autocast
         metrics = evaluate(self.encoder, self.dev, dims, autocast)
         if self.corpus is not None and self.judged_on == "corpus":
             metrics = self.corpus.add_to(metrics, embed(self.encoder, self.corpus.tokens, autocast, CORPUS))
-        return metrics
+        shared: Metrics = ranks.share_object(metrics)
+        return shared
 
     def judge_untouched(self) -> Metrics:
         """As `judge_on_dev` before training, and by search of the corpus in any case, in fp32: the end of the run takes
@@ -208,6 +210,7 @@ def start_process(config: Config, folder: Path, saved_conditions: Mapping[str, A
     """Settle what this process computes on and with, who speaks, and what is drawn. Raises InputError."""
     accelerator = make_accelerator(config, folder)
     require_code(accelerator.device)
+    compute_fp32_in_full()
     console.quiet = not accelerator.is_main_process
     numerics = settle_numerics(config.train.precision, accelerator.device, saved_conditions)
     set_seed(config.train.seed)

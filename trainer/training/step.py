@@ -118,8 +118,8 @@ class Stepper:
         """Raise NumericError where an update would have ruined the weights; an fp16 overflow is the loss scaler's."""
         run = self.run
         scaler = run.accelerator.scaler
-        overflow_is_handled = scaler is not None and scaler.get_scale() > 1
-        if np.isfinite(loss) and (np.isfinite(norm) or overflow_is_handled):
+        # The scale is asked for last: the host waits for it.
+        if np.isfinite(loss) and (np.isfinite(norm) or (scaler is not None and scaler.get_scale() > 1)):
             return
         batch = by_source(run.data.train, run.sampler[step])
         rows = [f"{', '.join(map(str, part.row[:8]))}{', ...' * (len(part) > 8)} of {part.source}" for part in batch]

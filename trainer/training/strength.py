@@ -186,7 +186,7 @@ def measured_point(run: Run, general: PairSet | None, alpha: float) -> Point:
         if general is not None:
             cosines = pair_cosines(embed(encoder, general.tokens), general.table, dims)
             forgetting = (spearman(scores, general.table.score) for scores in cosines)
-            point["forgetting"] = dict(zip(map(str, dims), forgetting, strict=True))
+            point["forgetting"] = ranks.share_object(dict(zip(map(str, dims), forgetting, strict=True)))
     return point
 
 
