@@ -21,6 +21,7 @@ import numpy as np
 
 from bench.quality.judging import STS_SCALE, HeldOut, compare, judge_model, over_models, pair_figures
 from bench.records import finish, make_parser
+from trainer.checkpoint.identity import SOURCE
 from trainer.config import Config
 from trainer.config_file import load_config, to_tree
 from trainer.errors import TrainerError
@@ -31,7 +32,7 @@ PATHS = ("model.name", "data.train", "data.dev", "data.test", "data.forgetting",
 OWN = ("train.seed", "output.dir")
 """Settings of which each run may have its own."""
 CHOSEN = ("verdict", "best_step", "strength")
-TOLD = ("steps", "planned_steps", "rows", "processes", "threads", "overlapping_texts", "fingerprints")
+TOLD = ("steps", "planned_steps", "rows", "processes", "threads", "overlapping_texts")
 
 
 def record_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def record_of(options: argparse.Namespace) -> dict[str, Any]:
         "training_seconds": mean(each["seconds"] for each in metadata),
         "trained_on": metadata[0]["device"],
         **{key: metadata[0][key] for key in TOLD},
+        "fingerprints": without_folders(metadata[0]["fingerprints"]),
         "reload_differences": [each["reload_differences"] for each in metadata],
     }
 
@@ -100,6 +102,16 @@ def judge_sts(models: list[str], path: str, dims: tuple[int, ...], length: int) 
     held_out = HeldOut(path, scale=STS_SCALE)
     before, *after = (judge_model(folder, held_out, dims, length)[0] for folder in models)
     return {"baseline": before, "final": over_models(after, mean)}
+
+
+def without_folders(fingerprints: dict[str, str]) -> dict[str, str]:
+    """Fingerprints, those of several training files by their names alone.
+
+    >>> without_folders({"source runs/pairs.json": "ab", "dev": "cd"})
+    {'source pairs.json': 'ab', 'dev': 'cd'}
+    """
+    names = {name: SOURCE + Path(name).name if name.startswith(SOURCE) else name for name in fingerprints}
+    return {names[name]: value for name, value in fingerprints.items()}
 
 
 def _tree(config: Config, without: tuple[str, ...] = ()) -> dict[str, Any]:
