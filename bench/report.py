@@ -28,7 +28,7 @@ REFERENCE_RUNS = ("mpnet_reference", "mpnet_lora", "mpnet_full")
 BLOCKS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "real run": (("itsm_minilm",), quality.real_run),
     "real run, LoRA": (("itsm_minilm_lora",), quality.real_run),
-    "real run, limited": (("itsm_minilm_limited",), quality.real_run),
+    "real run, replay": (("itsm_minilm_replay",), quality.real_run),
     "real run, two stages": (("itsm_two_stages",), quality.real_run),
     "reference model": ((*REFERENCE_RUNS, "mpnet_lora_1e-3"), quality.reference_model),
     "reference model, in short": (REFERENCE_RUNS, quality.reference_in_short),
