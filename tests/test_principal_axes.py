@@ -69,15 +69,18 @@ def test_a_file_counts_by_the_rows_that_are_shown_of_it(tiny_model: Build, monke
     encoder = load_encoder(str(tiny_model("bert")))
     own, general = table_of(30, "train"), table_of(60, "dev")
     rows, others = (embed(encoder, tokenize_sides(encoder, table.texts)) for table in (own, general))
-    both = join([replace(own, source="own.json"), replace(general, source="general.json")])
-    found, count = moment_of_files(encoder, both, (3.0, 0.5), 0)
-    # 90 rows are shown of the one and 30 of the other: as if each text of the first came three times.
+    files = {"own.json": own, "general.json": general}
+    both = join([replace(table, source=name, sources=(name,)) for name, table in files.items()])
+    shown = {"own.json": 90, "general.json": 30}
+    found, count = moment_of_files(encoder, both, shown, 0)
     expected = (3 * second_moment(rows) + second_moment(others)) / 4
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert count == len(own.texts) + len(general.texts)
-    assert np.abs(moment_of_files(encoder, both, (1.0, 1.0), 0)[0] - expected).max() > 1e-4  # weights do count
+    even = moment_of_files(encoder, both, dict.fromkeys(shown, 60), 0)[0]
+    assert np.abs(even - expected).max() > 1e-4  # it does count what is shown
     monkeypatch.setattr("trainer.training.principal_axes.MOST_TEXTS", 10)
-    assert moment_of_files(encoder, both, (3.0, 0.5), 0)[1] == 20
+    assert moment_of_files(encoder, both, shown, 0)[1] == 20
+    assert moment_of_files(encoder, both, {"own.json": 5, "general.json": 0}, 0)[1] == 10
 
 
 def labelled_by(dev: PairTable, cosines: np.ndarray) -> PairTable:
@@ -95,7 +98,6 @@ def run(tiny_model: Build) -> Any:
     config = SimpleNamespace(
         loss=SimpleNamespace(dims=DIMS),
         model=SimpleNamespace(principal_axes=True),
-        data=SimpleNamespace(training_files=lambda: [SimpleNamespace(weight=1.0)]),
         train=SimpleNamespace(seed=0),
         eval=SimpleNamespace(metric="spearman", forgetting_limit=0.0),
     )
@@ -104,6 +106,7 @@ def run(tiny_model: Build) -> Any:
         config=config,
         encoder=encoder,
         data=data,
+        sampler=SimpleNamespace(rows_by_source={train.source: len(train)}),
         dev=PairSet.build(dev, encoder),
         corpus=None,
         judged_on="dev",

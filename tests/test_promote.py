@@ -13,10 +13,11 @@ from oracles import edit_json, until_finish
 from safetensors.torch import load_file, save_file
 
 from trainer.config_file import dump_config, load_config
+from trainer.data.incidents import generate_pairs
 from trainer.errors import InputError
 from trainer.evaluation.assessment import assess_search
 from trainer.evaluation.search_metrics import NAMES
-from trainer.evaluation.trained_pairs import data_of_model, picked_by
+from trainer.evaluation.trained_pairs import data_of_chain, data_of_model, picked_by
 from trainer.evaluation.verdict import worse_by
 from trainer.main import cli
 from trainer.system.files import append_line
@@ -150,6 +151,24 @@ def test_a_line_is_added_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     assert path.read_text() == "cut\nthree\n"
 
 
+@pytest.mark.slow
+def test_thresholds_of_two_rules_do_not_make_a_model_better_than_itself(place: Path, tmp_path: Path, capfd) -> None:
+    dev = tmp_path / "dev.json"
+    dev.write_text(json.dumps(generate_pairs(48, 5, "dev")))
+    for name, rule in (("strict", "false_positive_rate=0.05"), ("lenient", "f1"), ("alike", "f1")):
+        shutil.copytree(place / "good", place / name)
+        fit = ["--threshold", rule, "--dev", str(dev), "--pairs", str(place / "test.json")]
+        assert cli(["evaluate", "--model", str(place / name), *fit, *COMMON]) == 0
+    for metric in ("f1", "recall", "precision"):
+        assert promote(place, "lenient", "strict", "--metric", metric) == 2
+        error = capfd.readouterr().err
+        assert f"--metric {metric}: it depends on thresholds" in error and "baseline: false_positive_rate=0.05" in error
+        assert promote(place, "lenient", "good", "--metric", metric) == 2
+        assert "baseline: none" in capfd.readouterr().err
+        assert promote(place, "lenient", "alike", "--metric", metric) == 1
+    assert promote(place, "lenient", "strict") == 1  # by Spearman
+
+
 # ---- what one of the two was trained on
 
 
@@ -207,6 +226,30 @@ def test_no_model_is_judged_by_what_it_was_trained_on(place: Path, run: Path, tm
     assert decision["notes"][0].startswith(said)
     shutil.copy(tmp_path / "unseen.json", run.parent / "pairs.json")
     assert data_of_model(str(run / "model")) is None and "pairs.json has changed since" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_an_earlier_run_was_trained_on_counts_too(place: Path, run: Path, tmp_path: Path, capfd) -> None:
+    """A second run goes on from the first with other pairs: the first one's are no test of either."""
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(generate_pairs(48, 5, "dev")))
+    settings = [
+        f"data.train={own}",
+        "train.batch_size=8",
+        "data.dev_fraction=0.3",
+        "loss.dims=[64]",
+        "curriculum.epochs=1",
+    ]
+    arguments = [part for each in (*settings, "eval.choose_strength=false") for part in ("--set", each)]
+    arguments += ["--max-steps", "1", "--output-dir", str(tmp_path / "next")]
+    assert cli(["train", "--from", str(run / "model"), *arguments]) == 0
+    model = str(tmp_path / "next" / "model")
+    second, first = data_of_chain(model)
+    assert set(second.train.texts) <= set(json.loads(own.read_text())["texts1"] + json.loads(own.read_text())["texts2"])
+    assert data_of_model(str(run / "model")).train.texts == first.train.texts
+    command = ["promote", model, "--over", str(place / "good"), "--test", str(place / "test.json"), *COMMON]
+    assert cli([*command, "--record", str(tmp_path / "record.jsonl")]) == 2
+    assert "texts that are also in" in capfd.readouterr().err.splitlines()[-1]
 
 
 # ---- train --from

@@ -17,8 +17,10 @@ from oracles import until_finish
 
 from trainer.checkpoint.identity import SOURCE, differences
 from trainer.config import CurriculumConfig, DataConfig
+from trainer.config_data import SourceConfig
 from trainer.data.batch_filling import Unit, draw_units, make_units
 from trainer.data.curriculum import PhasedBatchSampler
+from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, positives_of
 from trainer.data.run_data import load_data
 from trainer.data.sources import by_source, join, rows_by_source
@@ -47,6 +49,20 @@ def rows_of(pairs: PairTable) -> list[tuple[Any, ...]]:
 
 
 # ---- one table
+
+
+def test_a_forgetting_set_that_is_trained_on_is_refused(tmp_path: Path) -> None:
+    """It would measure what was learned, and let every strength through."""
+    rows = [f"sentence {i},phrase {i},{i % 6}" for i in range(40)]
+    (tmp_path / "sts.csv").write_text("\n".join(rows))
+    (tmp_path / "others.csv").write_text("\n".join(row.replace("sentence", "clause") for row in rows))
+    (tmp_path / "pairs.json").write_text(json.dumps(generate_pairs(96, 0, "train")))
+    (tmp_path / "dev.json").write_text(json.dumps(generate_pairs(48, 0, "dev")))
+    sources = SourceConfig(str(tmp_path / "pairs.json")), SourceConfig(str(tmp_path / "sts.csv"), label_scale=5.0)
+    data = DataConfig(sources=sources, dev=str(tmp_path / "dev.json"), forgetting=str(tmp_path / "others.csv"))
+    load_data(data, seed=0)
+    with pytest.raises(InputError, match=r"data\.forgetting = .*sts\.csv: 40 of its 40 rows are also in data\.sources"):
+        load_data(replace(data, forgetting=str(tmp_path / "sts.csv")), seed=0)
 
 
 def test_teachers_of_two_files_are_not_compared() -> None:

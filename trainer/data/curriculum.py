@@ -6,7 +6,7 @@ one integer, every rank knows every batch, and a resumed run continues exactly w
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -204,6 +204,14 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
     def __getitem__(self, step: int) -> np.ndarray:  # type: ignore[override]  # no slices
         """Row numbers of the global batch of a step."""
         return self._batches[step]
+
+    @property
+    def rows_by_source(self) -> dict[str, int]:
+        """Training file -> how many rows of it the batches of the run show."""
+        shown = Counter[str]()
+        for phase in self.phases:
+            shown.update(phase.rows_by_source)
+        return dict(shown)
 
     def local(self, step: int, rank: int) -> np.ndarray:
         """Row numbers [batch_size] that a rank handles in a step."""

@@ -78,6 +78,8 @@ def load_data(config: DataConfig, seed: int) -> RunData:
         require_other_pairs(f"data.{name}", table, "data.sources" if config.sources else "data.train", train)
     if test is not None:
         require_other_pairs("data.test", test, "data.dev", dev)
+    if general is not None:
+        require_other_pairs("data.forgetting", general, "data.sources" if config.sources else "data.train", train)
     overlap = {name: check_overlap(train, table, config.allow_overlap) for name, table in held_out.items()}
     if test is not None:
         overlap["dev and test"] = check_overlap(dev, test, config.allow_overlap)

@@ -18,7 +18,7 @@ thresholds.fit_thresholds                  fitted on dev by prevalence.threshold
 deployment.worth_in_deployment             what they are worth at another share of positives, in alerts a ticket
 prevalence.threshold_at_share              the threshold by any rule; precision and F1 at another share of positives
 alerts.count_alerts                        all pairs of unlabelled tickets, counted at every threshold
-trained_pairs.data_of_model, picked_by     what a model was trained on and picked by, as far as its run tells
+trained_pairs.data_of_chain, picked_by     what a model was trained on and picked by, as far as its runs tell
 promote.promote                            whether a model replaces the deployed one; promote_command.py: its options
 scoring.evaluate                           metrics of an encoder in the middle of training
 show.print_judgement, print_search         tables in the terminal; command.py: the options of `trainer evaluate`

@@ -17,7 +17,7 @@ from trainer.errors import InputError
 from trainer.evaluation.assessment import Assessment, assess, forgetting
 from trainer.evaluation.deployment import count_for, read_ticket_texts, thresholds_for_alerts, worth_in_deployment
 from trainer.evaluation.metric_choice import choose_metric
-from trainer.evaluation.pair_metrics import spearman_ceiling
+from trainer.evaluation.pair_metrics import AT_A_THRESHOLD, spearman_ceiling
 from trainer.evaluation.question import Question, embed_systems
 from trainer.evaluation.scoring import common_dims, pair_cosines
 from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, store_thresholds, stored_thresholds
@@ -80,6 +80,7 @@ def judge(question: Question) -> Judgement:
     kept: dict[str, Thresholds | None] = {}
     if fit_on is not None:  # may be bad: before work
         kept = {system: _stored(encoder, question, dims) for system, encoder in encoders.items()}
+        _require_one_way(kept, metric)
     counts = {system: count_for(encoder, tickets, dims) for system, encoder in encoders.items()}
     for_alerts = thresholds_for_alerts(asked, tickets, encoders, counts)
     rows = embed_systems(encoders, table.texts)
@@ -178,6 +179,18 @@ def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thre
         fix = "name pairs to fit on with --dev, or leave --threshold out"
         raise InputError(f"--threshold {question.rule}: {folder / THRESHOLDS} keeps those by {kept.rule}: {fix}")
     return kept
+
+
+def _require_one_way(kept: Mapping[str, Thresholds | None], metric: str) -> None:
+    """Check that a verdict by F1, precision or recall compares thresholds that were fitted by one rule, and not frozen
+    ones with those that fit the judged pairs: a model would be better than itself. Raises InputError."""
+    rules = {system: each.rule if each else "none" for system, each in kept.items()}
+    if metric in AT_A_THRESHOLD and len(set(rules.values())) > 1:
+        told = "; ".join(f"{system}: {rule}" for system, rule in rules.items())
+        raise InputError(
+            f"--metric {metric}: it depends on thresholds, and those kept beside the two models are not of one rule "
+            f"({told}): go by spearman or roc_auc, or fit both anew with `trainer evaluate --dev FILE`"
+        )
 
 
 def _origin(thresholds: Thresholds, table: PairTable, file: Path | None) -> str:

@@ -20,7 +20,7 @@ from trainer.evaluation.assessment import CHANGE, GUARDED
 from trainer.evaluation.judge import Judgement, judge
 from trainer.evaluation.question import Question, SearchQuestion
 from trainer.evaluation.search_judge import SearchJudgement, judge_search, read_searched
-from trainer.evaluation.trained_pairs import data_of_model, picked_by
+from trainer.evaluation.trained_pairs import data_of_chain, picked_by
 from trainer.evaluation.verdict import Verdict, worse_by
 from trainer.model.encoder import embedding_conditions
 from trainer.system.files import append_line, json_ready, seal
@@ -71,16 +71,17 @@ def _judge_unseen(
     search, texts that one was trained on are found and do not ask."""
     question.check()
     names = (question.model, str(question.baseline))
-    known = {name: data for name in names if (data := data_of_model(name)) is not None}
+    known = {name: chain for name in names if (chain := data_of_chain(name))}
+    trained_on = [data for chain in known.values() for data in chain]
 
     def notes(judged: Sequence[str]) -> list[str]:
-        return [note for name, data in known.items() if (note := picked_by(name, data, judged))]
+        return [note for name, (own, *_) in known.items() if (note := picked_by(name, own, judged))]
 
     if isinstance(question, SearchQuestion):
-        corpus = read_searched(question, {text for data in known.values() for text in data.train.texts})
+        corpus = read_searched(question, {text for data in trained_on for text in data.train.texts})
         return judge_search(question, corpus), notes([corpus.texts[query] for query in corpus.queries])
     test = question.read(question.pairs)
-    for data in known.values():
+    for data in trained_on:
         check_overlap(data.train, test, allow_overlap)
     return judge(replace(question, pairs=test)), notes(test.texts)
 

@@ -16,6 +16,20 @@ from trainer.system.console import console
 from trainer.system.run_files import CONFIG, METADATA, METRICS, STRENGTH
 
 
+def data_of_chain(model: str) -> list[RunData]:
+    """The pairs of the run that a model's folder lies in, and of the runs before it that its training went on from."""
+    found, folders = list[RunData](), set[Path]()
+    while Path(model).is_dir() and (folder := _run_of(model)) not in folders:
+        folders.add(folder)
+        if (data := data_of_model(model)) is None:
+            break  # which has been said
+        found.append(data)
+        model = load_config(folder / CONFIG).model.name
+        if Path(model).is_dir() and not (_run_of(model) / METADATA).is_file():
+            break  # a pretrained model's folder
+    return found
+
+
 def data_of_model(model: str) -> RunData | None:
     """The pairs of the run that a model's folder lies in, read again.
 

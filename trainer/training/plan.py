@@ -73,10 +73,7 @@ def plan_record(run: Run) -> dict[str, Any]:
 
 def source_record(run: Run) -> dict[str, Any]:
     """Training file -> its rows, those that the steps of the plan show, and its weight."""
-    rows = rows_by_source(run.data.train)
-    shown = Counter[str]()
-    for phase in run.sampler.phases:
-        shown.update(phase.rows_by_source)
+    rows, shown = rows_by_source(run.data.train), run.sampler.rows_by_source
     weights = [file.weight for file in run.config.data.training_files()]
     return {
         source: {"rows": rows[source], "shown": shown[source], "weight": weight}

@@ -5,16 +5,16 @@ principal axes keep the most of the squared length of the embeddings that any d 
 An encoder that was not pretrained for Matryoshka sizes has its dims in no order, and fine-tuning changes that only a
 little: measured, the turn gains 0.02 to 0.03 of Spearman at 64 of 384 dims (bench/LOG.md).
 
-The axes are of the texts of the run; of several files each counts as its weight shows it. On other texts, fewer dims
-may keep less than before. Where `eval.forgetting_limit` is set, the axes are of the run's texts and of the forgetting
-set's, these with the least share at which no dim loses more.
+The axes are of the texts of the run; of several files each counts by the rows that are shown of it. On other texts,
+fewer dims may keep less than before. Where `eval.forgetting_limit` is set, the axes are of the run's texts and of the
+forgetting set's, these with the least share at which no dim loses more.
 
 Legend: N texts, E embedding width, M dims.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -52,18 +52,18 @@ def principal_axes(moment: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(axes * np.sign(largest), dtype=np.float32)
 
 
-def moment_of_files(merged: Encoder, table: PairTable, weights: Sequence[float], seed: int) -> tuple[np.ndarray, int]:
+def moment_of_files(merged: Encoder, table: PairTable, shown: Mapping[str, int], seed: int) -> tuple[np.ndarray, int]:
     """The second moment [E, E] of training texts, up to MOST_TEXTS of each file, and how many they are. Collective.
 
-    A file counts by the rows that an epoch shows of it, its weight times what it has: a few general pairs from a large
-    file should not turn the first dims towards them.
+    Args:
+        shown: file -> the rows that training shows of it, by which it counts: a few general pairs from a large file
+            should not turn the first dims towards them.
     """
     random, total, count = np.random.default_rng(seed), np.zeros((merged.width, merged.width)), 0
-    shown = np.array(weights) * np.bincount(table.part, minlength=len(weights))
-    for part, share in enumerate(shown / shown.sum()):
-        rows = table.part == part
+    for part, source in enumerate(table.sources):
+        rows, share = table.part == part, shown[source] / sum(shown.values())
         texts = np.union1d(table.text1[rows], table.text2[rows])
-        if len(texts):
+        if len(texts) and share:
             chosen = sorted(random.permutation(texts)[:MOST_TEXTS])
             embeddings = embed(merged, tokenize_sides(merged, [table.texts[text] for text in chosen]))
             total, count = total + share * second_moment(embeddings), count + len(chosen)
@@ -85,8 +85,7 @@ def turn_onto_axes(run: Run, merged: Encoder, embeddings: dict[str, dict[str, np
     limit, metric = run.config.eval.forgetting_limit, run.config.eval.metric
     if not run.config.model.principal_axes or not dims:
         return None
-    weights = [file.weight for file in run.config.data.training_files()]
-    own, texts = moment_of_files(merged, run.data.train, weights, run.config.train.seed)
+    own, texts = moment_of_files(merged, run.data.train, run.sampler.rows_by_source, run.config.train.seed)
     axes: np.ndarray = principal_axes(own)
     share: float | None = 0.0
     if limit and run.general is not None:
