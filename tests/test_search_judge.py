@@ -119,6 +119,22 @@ def test_some_tickets_search_among_all(tmp_path: Path) -> None:
     assert set(right_answers(path, Columns(cluster="site"), "duplicate_of=T1")) == {J2, J4}
 
 
+def test_what_a_pair_labels_as_not_alike_is_no_right_answer() -> None:
+    """Although both are like a third; it stays a candidate, which a search should not bring up."""
+    pairs = [("a", "b", 1), ("b", "c", 1), ("a", "c", 0), ("c", "d", 1), ("d", "c", 0)]
+    columns = dict(zip(("text1", "text2", "label"), map(list, zip(*pairs, strict=True)), strict=True))
+    corpus = corpus_of_pairs(pairs_from_columns(columns, "p.json"))
+    right = {
+        corpus.texts[query]: {corpus.texts[place] for place in corpus.relevant[row].indices}
+        for row, query in enumerate(corpus.queries)
+    }
+    # A pair that is labelled both ways stays one.
+    assert right == {"a": {"b", "d"}, "b": {"a", "c", "d"}, "c": {"b", "d"}, "d": {"a", "b", "c"}}
+    assert not any(
+        corpus.excluded[row, corpus.texts.index("c")] for row, query in enumerate(corpus.queries) if query == 0
+    )
+
+
 def test_a_corpus_of_pairs_has_the_texts_of_both_files_once() -> None:
     columns = {"texts1": ["a b", "b c", "x y", "A  B"], "texts2": ["b c", "c d", "q r", "z z"], "labels": [1, 1, 0, 0]}
     corpus = corpus_of_pairs(pairs_from_columns(columns, "p.json"), ["C D", "new one", "x  y"], "more.csv")

@@ -51,6 +51,19 @@ def rows_of(pairs: PairTable) -> list[tuple[Any, ...]]:
 # ---- one table
 
 
+def test_positives_alone_as_test_are_refused_beside_a_corpus(tmp_path: Path) -> None:
+    """The corpus would be judged in their name."""
+    (tmp_path / "pairs.json").write_text(json.dumps(generate_pairs(96, 0, "train")))
+    (tmp_path / "dev.json").write_text(json.dumps(generate_pairs(48, 0, "dev")))
+    (tmp_path / "test.csv").write_text("anchor,positive\n" + "\n".join(f"ask {i},answer {i}" for i in range(20)))
+    (tmp_path / "corpus.csv").write_text("number,text\n" + "\n".join(f"{i},ticket {i}" for i in range(20)))
+    data = DataConfig(train=str(tmp_path / "pairs.json"), dev=str(tmp_path / "dev.json"))
+    data = replace(data, test=str(tmp_path / "test.csv"))
+    load_data(data, seed=0)
+    with pytest.raises(InputError, match=r"data\.test = .*test\.csv: it holds positives alone"):
+        load_data(replace(data, corpus=str(tmp_path / "corpus.csv")), seed=0)
+
+
 def test_a_forgetting_set_that_is_trained_on_is_refused(tmp_path: Path) -> None:
     """It would measure what was learned, and let every strength through."""
     rows = [f"sentence {i},phrase {i},{i % 6}" for i in range(40)]

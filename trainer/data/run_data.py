@@ -17,7 +17,7 @@ from trainer.data.raw_table import brief
 from trainer.data.readers import Reading
 from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, remarks
 from trainer.data.sources import by_source, join
-from trainer.data.split import check_overlap, hold_out, require_positives, sample_pairs
+from trainer.data.split import check_overlap, has_both_labels, hold_out, require_positives, sample_pairs
 from trainer.data.ticket_corpus import corpus_of_tickets, read_texts
 from trainer.data.ticket_table import Columns
 from trainer.errors import InputError, StorageError
@@ -84,6 +84,11 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     if test is not None:
         overlap["dev and test"] = check_overlap(dev, test, config.allow_overlap)
     corpus = read_corpus(config, dev, train.texts)
+    if corpus is not None and test is not None and not has_both_labels(test):
+        raise InputError(
+            f"data.test = {test.source}: it holds positives alone, which are judged by search, and data.corpus is what "
+            "is searched, by dev: it would have no say; leave out one of the two"
+        )
     # Last, so that what a run is judged by does not depend on it.
     sample = sample_pairs(train, config.limit or len(train), seed)
     if beyond_limit := len(train) - len(sample):

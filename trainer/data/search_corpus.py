@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from trainer.data.pairs import PairTable
+from trainer.data.pairs import PairTable, negatives_of, positives_of
 from trainer.data.split import connect
 from trainer.data.ticket_table import join_cells
 from trainer.errors import InputError
@@ -64,7 +64,7 @@ def corpus_of_pairs(
 
     Of `others` also those that begin with the same words, or end as early, as a text of the table: they are that ticket
     once more, cut or joined in another way, and would stand above the right answers. Texts that positive pairs connect,
-    directly or through others, are of one kind.
+    directly or through others, are of one kind, but for two that a pair labels as not alike.
 
     Args:
         trained: as in `ticket_corpus.corpus_of_tickets`.
@@ -81,7 +81,10 @@ def corpus_of_pairs(
     facts = {"pairs": len(table), "positives": int(table.label.sum()), "other_texts": len(others)}
     name = f"{table.source} among {source}" if source else table.source
     leaks = met_in_training(clusters, [[text] for text in texts.values()], trained)
-    return build_corpus(name, list(texts.values()), clusters, np.ones(len(texts), dtype=np.bool_), leaks, None, facts)
+    apart = negatives_of(table) > positives_of(table)
+    apart.resize(len(texts), len(texts))
+    asking = np.ones(len(texts), dtype=np.bool_)
+    return build_corpus(name, list(texts.values()), clusters, asking, leaks, None, facts, apart=apart)
 
 
 def remarks(facts: Mapping[str, int]) -> list[str]:
@@ -140,6 +143,7 @@ def build_corpus(
     dates: NDArray[np.float64] | None,
     facts: dict[str, int],
     cause: Mapping[str, str] | None = None,
+    apart: csr_matrix | None = None,
 ) -> SearchCorpus:
     """A corpus of texts [U] in the order of their dates.
 
@@ -148,6 +152,7 @@ def build_corpus(
         asking: [U] whether a text may be a query.
         leaks: [U] whether training has met a text's cluster: it is then no query.
         cause: "links", "date": what to check where none has a right answer.
+        apart: [U, U] True where two texts are labelled as not alike: neither is a right answer of the other.
 
     Raises:
         InputError: none of them has a right answer, or none that was not trained on.
@@ -159,6 +164,8 @@ def build_corpus(
     same = _members(clusters)[clusters[candidates]].tocoo()
     other = forms[candidates[same.row]] != forms[same.col]
     right = other & (same.col < earlier[candidates[same.row]])
+    if apart is not None:
+        right &= ~np.asarray(apart[candidates[same.row], same.col]).ravel()
     relevant = csr_matrix((same.data[right], (same.row[right], same.col[right])), shape=(len(candidates), size))
     answered = np.diff(relevant.indptr) > 0
     queries = candidates[answered]

@@ -27,6 +27,7 @@ from trainer.evaluation.pair_metrics import distinct_cuts, threshold_below
 Float = NDArray[np.float64]
 Flagged = Callable[[np.ndarray], Float]
 """Share of all pairs, of which nearly none is positive, that reach each of some thresholds."""
+NO_CHOICE = -2  # in place of a cut
 TELLING = 3  # negatives called positive, with fewer of which a rate is not told from 0: the rule of three
 
 
@@ -129,14 +130,32 @@ def resampled_thresholds(
     parts = []
     for counts in resample_counts(groups.count, resamples, seed, max(1, CELLS_AT_ONCE // len(scores))):
         weights = groups.weights(counts)[:, order]
-        running = (np.cumsum(weights * rows, axis=1)[:, ends] for rows in (positive[order], ~positive[order]))
+        running = [np.cumsum(weights * rows, axis=1)[:, ends] for rows in (positive[order], ~positive[order])]
         recall, rate = (ratio(sums, sums[:, -1:]) for sums in running)
+        defined = ~np.isnan(recall[:, 0]) & ~np.isnan(rate[:, 0])
+        drawn = np.diff(sum(running), axis=1, prepend=0) > 0
         if of_all is not None:
             rate = rate_of_unlabelled(of_all, recall, share)
         best = _choose(recall, rate, share, *rule)
-        defined = ~np.isnan(recall[:, 0]) & ~np.isnan(rate[:, 0]) & (best >= 0)
-        parts.append(np.where(defined, between[np.maximum(best, 0)], np.nan))
-    return trusted(np.concatenate(parts).astype(np.float64), groups)
+        for cut, of_pairs in zip(np.where(defined, best, NO_CHOICE), drawn, strict=True):
+            parts.append(_threshold_of_resample(values[of_pairs], values[max(cut, 0)], cut, rule[0]))
+    return trusted(np.array(parts, dtype=np.float64), groups)
+
+
+def _threshold_of_resample(drawn: np.ndarray, lowest: float, cut: int, kind: str) -> float:
+    """What `threshold_at_share` makes of a cut in a resample: halfway to the next value that was drawn.
+
+    Args:
+        drawn: descending distinct values of the pairs that were drawn.
+        lowest: the value that the cut ends at, drawn or not.
+        cut: its index, -1 where no cut keeps the rule, NO_CHOICE where a label is missing.
+    """
+    called = int((drawn >= lowest).sum()) if cut >= 0 else 0
+    if called:
+        return threshold_below(drawn, called - 1)
+    if cut == NO_CHOICE or kind == "precision":
+        return np.nan
+    return float(np.nextafter(drawn[0], drawn.dtype.type(np.inf)))
 
 
 def resampled_rates(
