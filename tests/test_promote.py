@@ -247,9 +247,12 @@ def test_what_an_earlier_run_was_trained_on_counts_too(place: Path, run: Path, t
     second, first = data_of_chain(model)
     assert set(second.train.texts) <= set(json.loads(own.read_text())["texts1"] + json.loads(own.read_text())["texts2"])
     assert data_of_model(str(run / "model")).train.texts == first.train.texts
+    assert "which is gone" not in capfd.readouterr().err
     command = ["promote", model, "--over", str(place / "good"), "--test", str(place / "test.json"), *COMMON]
     assert cli([*command, "--record", str(tmp_path / "record.jsonl")]) == 2
     assert "texts that are also in" in capfd.readouterr().err.splitlines()[-1]
+    shutil.move(run, tmp_path / "elsewhere")
+    assert len(data_of_chain(model)) == 1 and "which is gone: its pairs cannot be told" in capfd.readouterr().err
 
 
 # ---- train --from

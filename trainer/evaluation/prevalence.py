@@ -125,8 +125,9 @@ def resampled_thresholds(
     values = np.unique(scores)[::-1]
     order = np.argsort(-scores, kind="stable")
     ends = np.searchsorted(-scores[order], -values, side="right") - 1
-    between = np.array([threshold_below(values, last) for last in range(len(values))])
-    of_all = flagged(between) if flagged is not None else None
+    of_all = None
+    if flagged is not None:
+        of_all = flagged(np.array([threshold_below(values, last) for last in range(len(values))]))
     parts = []
     for counts in resample_counts(groups.count, resamples, seed, max(1, CELLS_AT_ONCE // len(scores))):
         weights = groups.weights(counts)[:, order]

@@ -13,7 +13,7 @@ from trainer.data.search_corpus import rows_with_text
 from trainer.errors import InputError
 from trainer.evaluation.metric_choice import judged_on, picked_in_words
 from trainer.system.console import console
-from trainer.system.run_files import CONFIG, METADATA, METRICS, STRENGTH
+from trainer.system.run_files import ADAPTER, CONFIG, METADATA, METRICS, MODEL, STRENGTH
 
 
 def data_of_chain(model: str) -> list[RunData]:
@@ -27,6 +27,8 @@ def data_of_chain(model: str) -> list[RunData]:
         model = load_config(folder / CONFIG).model.name
         if Path(model).is_dir() and not (_run_of(model) / METADATA).is_file():
             break  # a pretrained model's folder
+        if Path(model).name in (MODEL, ADAPTER) and not Path(model).is_dir():
+            console.print(f"{folder}: it went on from {model}, which is gone: its pairs cannot be told", markup=False)
     return found
 
 
