@@ -155,6 +155,10 @@ def test_what_is_there_is_not_overwritten(tickets: Path, tmp_path: Path, capfd) 
     output.write_text("mine")
     assert cli(["build-pairs", "--tickets", str(tickets), "--output", str(output), *SMALL]) == 5
     assert output.read_text() == "mine" and "not overwritten" in capfd.readouterr().err
+    output.unlink()
+    (beside := tmp_path / "pairs-test.json").write_text("mine")  # would be taken for a part of the new split
+    assert cli(["build-pairs", "--tickets", str(tickets), "--output", str(output), *SMALL]) == 5
+    assert f"{beside}: exists already" in capfd.readouterr().err and not output.exists()
 
 
 @pytest.mark.slow

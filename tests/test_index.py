@@ -430,8 +430,13 @@ def test_tickets_leave_when_they_are_asked_to(ledger: Ledger) -> None:
     with pytest.raises(InputError, match="no ticket would be left"):
         ledger.update({"INC0": "x y", "INC7": "z"}, {"INC0": "closed", "INC7": "closed"}, remove="state=closed")
     assert ledger.rows().keys() == before.keys()
-    with pytest.raises(InputError, match="COLUMN=VALUE"):
-        ledger.update(TICKETS, remove="state")
+    for nothing in ("state", "state=", "state= ,"):
+        with pytest.raises(InputError, match="COLUMN=VALUE"):
+            ledger.update(TICKETS, remove=nothing)
+    blank = ledger.update(
+        {"INC0": TICKETS["INC0"], "INC7": "z"}, {"INC0": "", "INC7": "closed"}, remove="state=closed,"
+    )
+    assert blank.removed == 1 and ledger.rows().keys() == {"INC0"}
 
 
 def test_what_keeps_tickets_out_is_said(ledger: Ledger) -> None:

@@ -3,6 +3,7 @@ Python, the trainer by a script of a few lines. Nothing is downloaded."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -636,3 +637,22 @@ def test_the_readme_tells_how_to_get_each_extra() -> None:
     assert sorted(re.findall("[a-z]+", " ".join(named))) == sorted(extras_of_the_project())
     for text in ("source .venv/bin/activate", "TRAINER_EXTRAS=", "./launch.sh --help"):
         assert text in start
+
+
+@pytest.mark.parametrize(
+    ("arguments", "alone"),
+    [(["index", "--tickets", "t.csv"], True), (["train"], False), (["--set", "train.seed=1"], False), ([], False)],
+)
+def test_only_training_is_started_as_accelerate_was_configured(arguments, alone, tmp_path, monkeypatch):
+    """Another command would run once for each process, on one folder."""
+    config = tmp_path / "default_config.yaml"
+    config.write_text("num_processes: 2")
+    started = []
+    monkeypatch.setattr(launcher, "machine_config", lambda: config)
+    monkeypatch.setattr(launcher, "launch", lambda args: started.append("by accelerate") or 0)
+    monkeypatch.setattr(launcher.os, "execv", lambda program, command: started.append("alone") or sys.exit(0))
+    monkeypatch.setattr(launcher, "parse_flags", lambda flags, rest: None)
+    monkeypatch.setattr(launcher.logging, "disable", lambda level: None)
+    with contextlib.suppress(SystemExit):
+        launcher.main(arguments)
+    assert started == ["alone" if alone else "by accelerate"]

@@ -23,7 +23,7 @@ from trainer.config_data import SourceConfig
 from trainer.config_file import to_tree
 from trainer.config_rules import settings_of
 from trainer.errors import InputError
-from trainer.main import COMMANDS, OPTIONS, cli, in_words_of
+from trainer.main import COMMANDS, OPTIONS, cli, in_words_of, main
 from trainer.system import console as shown
 from trainer.system.arguments import parse_dims
 from trainer.training.command import default_config
@@ -85,6 +85,18 @@ def test_out_of_memory_says_what_that_command_can_do(command, monkeypatch, capfd
     named = set(re.findall(r"--[a-z-]+", said))
     options = set(re.findall(r"--[a-z-]+", parser().format_help()))
     assert named <= options, "it names options that the command has"
+
+
+def test_an_interrupt_is_a_line_and_130(monkeypatch, capfd):
+    monkeypatch.setattr("trainer.main.cli", raise_interrupt)
+    monkeypatch.setattr("trainer.main.NUMBERS", ())
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130 and capfd.readouterr().err.splitlines() == ["error: interrupted"]
+
+
+def raise_interrupt():
+    raise KeyboardInterrupt
 
 
 def test_help_names_every_option(capsys):

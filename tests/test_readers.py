@@ -421,7 +421,17 @@ def test_a_sheet_of_one_far_cell_does_not_fill_the_memory(tmp_path: Path, monkey
     assert len(read_pairs(path)) == 2
     monkeypatch.setattr(text_files, "EXPANSION_ALWAYS_BYTES", 10**6)
     monkeypatch.setattr(text_files, "EXPANSION_MAX_RATIO", 10)
-    assert "expands to more than" in refusal(path)
+    assert len(read_pairs(path)) == 2  # what the far cells claim is not kept
+    wide = [*SHEET[0], *(f"column {i}" for i in range(1900))]
+    rows = [["vpn is down", "no vpn", 1]] * 400  # each is as long as the first: 1,903 cells
+    assert "expands to more than" in refusal(workbook(tmp_path / "wide.xlsx", [wide, *rows]))
+
+
+def test_many_short_rows_of_a_workbook_are_no_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library fills each row up to the most columns; what is there is three cells."""
+    monkeypatch.setattr(text_files, "EXPANSION_ALWAYS_BYTES", 10**6)
+    path = workbook(tmp_path / "a.xlsx", [SHEET[0], *([f"vpn {i}", f"no vpn {i}", 1] for i in range(1000))])
+    assert len(read_pairs(path)) == 1000
 
 
 @pytest.mark.slow

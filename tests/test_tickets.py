@@ -273,11 +273,27 @@ def test_columns_that_are_not_there_are_named_beside_those_that_are(
     assert all(part in str(error.value) for part in told) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("cell", "shown"), [(True, "true"), ({"id": 7}, "an object"), ([[{"id": 7}]], "an object")])
-def test_a_cell_that_says_nothing_is_named(tmp_path: Path, cell: Any, shown: str) -> None:
+@pytest.mark.parametrize("cell", [{"id": 7}, [[{"id": 7}]]])
+def test_a_cell_that_says_nothing_is_named(tmp_path: Path, cell: Any) -> None:
     path = write(tmp_path / "t.jsonl", [("1", cell, "", "x")])
-    with pytest.raises(InputError, match=rf"row 1, short_description: {shown} is not a text"):
+    with pytest.raises(InputError, match="row 1, short_description: an object is not a text"):
         load_tickets(path, COLUMNS, Filter())
+
+
+def test_booleans_and_moments_are_texts_as_csv_has_them(tmp_path: Path) -> None:
+    moment = datetime.datetime(2024, 12, 31, 13, 45, tzinfo=datetime.UTC)
+    texts = ["vpn drops every hour", "printer on floor two is jammed"]
+    rows = [{"number": i, "short_description": text, "closed": i > 0, "at": moment} for i, text in enumerate(texts)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+    tickets = load_tickets(tmp_path / "t.parquet", Columns(date="at"), Filter(leave_out_rows="closed=true"))
+    assert tickets.numbers == ["0"] and tickets.dates is not None and tickets.dates.tolist() == [moment.timestamp()]
+
+
+def test_a_row_without_text_does_not_take_its_tickets_number(tmp_path: Path) -> None:
+    rows = [("T1", "", "", "net"), ("T1", "vpn drops every hour", "", "net"), ("T1", "printer is jammed", "", "net")]
+    tickets = load(tmp_path, rows)
+    assert tickets.texts == ["vpn drops every hour"]
+    assert [drop.reason for drop in tickets.dropped] == ["near-empty", "repeated-number"]
 
 
 # ---- exports of service desks

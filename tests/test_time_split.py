@@ -29,6 +29,28 @@ def tickets_on(days: list[int], folder: Path) -> Tickets:
     return load_tickets(write_tickets(folder / "t.csv", rows, HEADER), Columns(date="opened_at"), Filter())
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        [1705276800, 1735603200],
+        [1705276800000, 1735603200000],
+        [45306, 45657],
+        [20240115, 20241231],
+    ],
+    ids=["seconds", "milliseconds", "a spreadsheet's days", "year, month, day"],
+)
+def test_numbers_are_dates_as_systems_write_them(written: list[int], tmp_path: Path) -> None:
+    rows = [(f"T{i}", f"alpha {chr(97 + i)}qx broke", "", moment) for i, moment in enumerate(written)]
+    tickets = load_tickets(write_tickets(tmp_path / "t.csv", rows, HEADER), Columns(date="opened_at"), Filter())
+    assert tickets.dates is not None and tickets.dates.tolist() == [1705276800, 1735603200]
+
+
+def test_numbers_that_are_no_dates_are_refused(tmp_path: Path) -> None:
+    rows = [(f"T{i}", f"alpha {chr(97 + i)}qx broke", "", moment) for i, moment in enumerate((45306, 20240115))]
+    with pytest.raises(InputError, match="'45306' may be no date: write 2024-12-31 13:45"):
+        load_tickets(write_tickets(tmp_path / "t.csv", rows, HEADER), Columns(date="opened_at"), Filter())
+
+
 def test_train_is_before_dev_and_dev_before_test(tmp_path: Path) -> None:
     days = [7, 1, 10, 3, 2, 9, 4, 8, 6, 5]
     tickets = tickets_on(days, tmp_path)

@@ -139,8 +139,9 @@ def launch(args: argparse.Namespace) -> int:
 def main(arguments: list[str]) -> int:
     """Launch the trainer; return its exit code."""
     flags, trainer_arguments = split_flags(arguments)
-    if not flags and not machine_config().is_file():
-        # accelerate would start this very command, after seconds of imports.
+    is_training = not trainer_arguments or trainer_arguments[0].startswith("-") or trainer_arguments[0] == "train"
+    if not flags and not (is_training and machine_config().is_file()):
+        # accelerate would start this very command, after seconds of imports; the others are for one process.
         os.execv(sys.executable, [sys.executable, SCRIPT, *trainer_arguments])
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)  # of accelerate and torch; the trainer's processes have their own

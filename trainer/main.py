@@ -88,7 +88,11 @@ def cli(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """The whole life of a process: the command line's work, then an end that no signal disturbs."""
-    code = cli()
+    try:
+        code = cli()
+    except KeyboardInterrupt:  # of a command that has nothing to save
+        report("interrupted")
+        code = 128 + signal.SIGINT
     for number in NUMBERS:
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)

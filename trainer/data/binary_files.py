@@ -56,12 +56,13 @@ def _rows_of_sheet(sheet: Any, source: str, size: int) -> Iterator[tuple[int, li
     """Number and cells, as text, of the rows that are not blank; all as long as the first."""
     width = cells_read = 0
     for number, row in enumerate(sheet.iter_rows(max_col=MAX_COLUMNS, values_only=True), start=1):
-        cells = list(map(_cell_text, row))
+        end = max((end for end, value in enumerate(row, start=1) if value is not None), default=0)
+        cells = list(map(_cell_text, row[:end]))  # the library fills all rows up to the most columns
         if any(cells):
             width = width or max(position for position, cell in enumerate(cells, start=1) if cell)
-            yield number, cells + [""] * (width - len(cells))
-        cells_read += len(row)
-        check_expansion(source, cells_read * CELL_BYTES, size)
+            yield number, cells[:width] + [""] * (width - len(cells))
+            cells_read += width
+            check_expansion(source, cells_read * CELL_BYTES, size)
 
 
 def _cell_text(value: Any) -> str:

@@ -21,12 +21,15 @@ DATE_FORMATS = tuple(
     )
     for time in ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 )
+SPREADSHEET_1970 = 25569  # the day of a spreadsheet that 1970 begins with
+YEAR_1980, YEAR_2100 = 315532800.0, 4102444800.0  # in seconds since 1970
 ZONE = re.compile(r" ?(?:UTC|GMT|Z|(?P<offset>[+-]\d\d:?\d\d))$")
 """A time zone behind a moment, also as "2024-12-31 13:45:00 UTC" and "2024-12-31 13:45:00 +0100" have it."""
 
 
 def parse_dates(raw: RawTable, column: str, may_lack: bool = False) -> NDArray[np.float64]:
-    """[R] seconds of a column of dates: ISO 8601, seconds since 1970, or the one usual way of writing that fits all.
+    """[R] seconds since 1970 of a column of dates: ISO 8601, numbers (`_seconds_of_numbers`), or the one usual way of
+    writing that fits all.
 
     Args:
         may_lack: whether some cells may be empty, which gives NaN.
@@ -45,7 +48,11 @@ def parse_dates(raw: RawTable, column: str, may_lack: bool = False) -> NDArray[n
 def _parse(cells: Sequence[str], raw: RawTable, column: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """[C] seconds of cells, none of them empty, of these rows [C]."""
     if None not in (numbers := [parse_number(cell) for cell in cells]) and np.isfinite(np.array(numbers, float)).all():
-        return np.array(numbers, dtype=np.float64)
+        found = _seconds_of_numbers(np.array(numbers, dtype=np.float64))
+        if found is None:
+            wrong = f"{brief(cells[0])} may be no date: write 2024-12-31 13:45, or seconds since 1970"
+            raise raw.error(int(rows[0]), column, wrong)
+        return found
     if None not in (seconds := [_iso_seconds(cell) for cell in cells]):
         return np.array(seconds, dtype=np.float64)
     fitting = {form: parsed for form in DATE_FORMATS if (parsed := _parse_all(cells, form)) is not None}
@@ -59,6 +66,19 @@ def _parse(cells: Sequence[str], raw: RawTable, column: str, rows: NDArray[np.in
         wrong = f"{brief(cells[bad])} is no date like those of other rows: write 2024-12-31 13:45"
         raise raw.error(int(rows[bad]), column, wrong)
     return np.array(next(iter(fitting.values())), dtype=np.float64)
+
+
+def _seconds_of_numbers(numbers: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """[C] seconds of numbers that are all seconds or milliseconds since 1970, days as spreadsheets count them, or
+    20241231; None where they are none of these in the years 1980 to 2099.
+
+    >>> _seconds_of_numbers(np.array([1735603200000.0])), _seconds_of_numbers(np.array([45657.0]))
+    (array([1.7356032e+09]), array([1.7356032e+09]))
+    """
+    candidates = [numbers, numbers / 1000, (numbers - SPREADSHEET_1970) * 86400]
+    if (numbers == numbers.round()).all() and (numbers < 1e8).all():
+        candidates.append(np.array(_parse_all([f"{number:.0f}" for number in numbers], "%Y%m%d") or np.nan))
+    return next((seconds for seconds in candidates if ((seconds >= YEAR_1980) & (seconds < YEAR_2100)).all()), None)
 
 
 def _iso_seconds(cell: str) -> float | None:

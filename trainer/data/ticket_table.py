@@ -5,6 +5,7 @@ Legend: R rows of the file.
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from collections import Counter
@@ -193,7 +194,11 @@ def texts_of_cell(raw: RawTable, column: str, row: int) -> list[str]:
             left += [next((value[key] for key in SAYING if value.get(key) is not None), None)]
         elif isinstance(value, str):
             texts.append(UNUSABLE.sub(" ", value).strip())
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif isinstance(value, bool):
+            texts.append(str(value).lower())
+        elif isinstance(value, datetime.date | datetime.time):  # as Parquet has them
+            texts.append(value.isoformat())
+        elif isinstance(value, int | float):
             texts += [str(value)] if value == value else []  # NaN is how data frames write a missing one
         elif value is not None:
             fix = fix_of_object(value, column, "write a string")

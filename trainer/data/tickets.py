@@ -269,7 +269,7 @@ def _drop(
             reason, kept = "ids-only", seen_plain[plain]
         elif len(templates.get(prints[row], ())) >= quality.per_template and "template" not in quality.keep:
             reason, kept = "template", templates[prints[row]][0]
-        if keys[row]:
+        if keys[row] and (not reason or left_out[row]):
             seen_numbers.setdefault(keys[row], row)
         if reason:
             stands_for_it = "" if kept is None else numbers[kept] or f"row {kept + 1}"

@@ -100,8 +100,10 @@ def load_translator(name: str) -> Translator:
     hush_transformers()
     folder = Path(name) if Path(name).is_dir() else download_model(name, MODEL_FILES, f"--translators {name}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        loaded = AutoModelForSeq2SeqLM.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        loaded = AutoModelForSeq2SeqLM.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(f"--translators {name}: cannot load it as a seq2seq model: {first_line(error)}") from error
     model: Any = loaded.eval().to(device)

@@ -45,8 +45,8 @@ def build_pairs(settings: Settings) -> Report:
         InputError: bad tickets, columns, settings or models; a phase without pairs; `strict` and too few candidates.
         StorageError: the output exists or cannot be written.
     """
-    if settings.output.exists():
-        raise StorageError(f"{settings.output}: exists already and is not overwritten; name another or remove it")
+    if taken := next(filter(Path.exists, _files_of(settings.output)), None):
+        raise StorageError(f"{taken}: exists already and is not overwritten; name another --output or remove it")
     translators = [load_translator(name) for name in settings.translators]  # a wrong name should fail at once
     tickets = load_tickets(settings.tickets, settings.columns, settings.quality, settings.reading)
     if settings.split_by == "time":
@@ -99,11 +99,6 @@ def _compare(
 def _check_tickets(tickets: Tickets, settings: Settings, sources: Sequence[Source], by_bands: bool) -> None:
     """Raises InputError for too few tickets, and for a source that a person asked for and the tickets do not offer."""
     read, largest = tickets.facts["read"], max(phase.size for phase in settings.phases)
-    if by_bands and read < largest:
-        raise InputError(
-            f"{tickets.source}: {read} tickets for a phase of {largest} pairs: lower --sizes to {read - read % 2} or "
-            "less, or give more tickets"
-        )
     if len(tickets) < 2:
         reasons = ", ".join(f"{count} {reason}" for reason, count in tickets.facts["dropped"].items())
         raise InputError(f"{tickets.source}: {len(tickets)} of {read} tickets are usable ({reasons}): give more")
@@ -114,6 +109,11 @@ def _check_tickets(tickets: Tickets, settings: Settings, sources: Sequence[Sourc
         what = f"{' + '.join(named)} gives no such pairs" if named else "has no column of a usual name"
         fix = " or ".join(settings.columns.options[field] for field in fields)
         raise InputError(f"{tickets.source}: --sources {missing}: {what}: name one with {fix}, or leave it out")
+    if by_bands and read < largest:
+        raise InputError(
+            f"{tickets.source}: {read} tickets for a phase of {largest} pairs: lower --sizes to {read - read % 2} or "
+            "less, or give more tickets"
+        )
 
 
 def _fit_categories(tickets: Tickets, settings: Settings) -> tuple[Settings, str]:
@@ -259,7 +259,18 @@ def _write(output: Path, files: dict[str, Rows], report: Report) -> None:
                 write_file(folder / name, content)
         return
     for name, content in reversed(contents.items()):  # train, the file that was asked for, is there when all are
-        write_file(output if name == "train.json" else output.with_name(f"{output.stem}-{name}"), content)
+        write_file(_beside(output, name), content)
+
+
+def _files_of(output: Path) -> list[Path]:
+    """What may be written for an output: a folder, or a file and those beside it."""
+    if output.suffix != ".json":
+        return [output]
+    return [_beside(output, name) for name in (*(f"{part}.json" for part in PARTS), "dropped.csv", "report.json")]
+
+
+def _beside(output: Path, name: str) -> Path:
+    return output if name == "train.json" else output.with_name(f"{output.stem}-{name}")
 
 
 def _dropped_table(tickets: Tickets) -> str:

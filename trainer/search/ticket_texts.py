@@ -71,12 +71,12 @@ def read_ticket_texts(
     Raises InputError: bad file or cells, a column that is not there, no row with a text.
     """
     part, equals, values = remove.partition("=")
-    if remove and not (part and equals):
+    unwanted = {value.strip().casefold() for value in values.split(",")} - {""}
+    if remove and not (part and equals and unwanted):
         raise InputError(f"--remove {remove}: write COLUMN=VALUE, as in state=Cancelled")
     raw, columns = read_ticket_table(path, replace(columns, part=part or None, category=None), reading)
     numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number or None) or [""] * len(raw)]
     keys = [id_key(number) for number in numbers]
-    unwanted = {value.strip().casefold() for value in values.split(",")}
     states = [state.casefold() for state in texts_of_column(raw, columns.part or "")]
     is_closed = [bool(part) and state in unwanted for state in states]
     kept = TicketTexts([], [], {key for key, closed in zip(keys, is_closed, strict=True) if closed and key})

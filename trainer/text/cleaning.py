@@ -52,8 +52,8 @@ _SENTENCE = (
     "the|is|are|was|not|can|cannot|have|has|does|my|our|i|we|please|need|when|after|for|with|from|"
     "ist|sind|nicht|kein|keine|ich|wir|kann|mein|meine|bitte|geht|est|pas|je|nous|mon|está|puedo|não|meu|non|è"
 )
-_GREETING = re.compile(
-    r"^[\s,.;:>|-]*(?:(?:hi|hello|hallo|hey|dear|greetings|gentles|good (?:morning|afternoon|evening|day)|"
+_GREETING = re.compile(  # *+ keeps the signs it has: without, a run of lines of signs alone costs their number squared
+    r"^[\s,.;:>|-]*+(?:(?:hi|hello|hallo|hey|dear|greetings|gentles|good (?:morning|afternoon|evening|day)|"
     r"guten (?:tag|morgen|abend)|"
     r"sehr geehrte[rs]?|liebe[rs]?|bonjour|bonsoir|hola|buenos d[ií]as|buenas tardes|ol[áa]|bom dia|boa tarde|"
     rf"ciao|buongiorno)\b(?:[ \t]+(?:{_ADDRESSEE})\b)*"
