@@ -561,6 +561,12 @@ def test_the_commands_go_from_tickets_to_answers(
     found = {line["ticket"]: line["results"][0] for line in map(json.loads, capsys.readouterr().out.splitlines())}
     assert found["INC0"]["id"] == "INC7" and found["INC7"]["id"] == "INC0"  # never itself
     assert found["INC0"]["cosine"] == pytest.approx(1, abs=1e-5)
+    asking = ledger.file.with_name("asking.csv")  # without numbers, and a row that says nothing
+    asking.write_text('description,group\nvpn drops,net\n"",net\nprinter is jammed,print\n')
+    assert cli(["search", index, f"--tickets={asking}", "--top=1"]) == 0
+    said = capsys.readouterr()
+    assert [json.loads(line)["ticket"] for line in said.out.splitlines()] == ["row 1", "row 3"]
+    assert "Rows left out: 1 have no text" in said.err
     assert cli(["search", index, "--text", "[bold]vpn\x1b[31m", "--format=table"]) == 0
     said = capsys.readouterr()
     assert "[bold]vpn" in said.out and "\x1b" not in said.out and "exact" in said.err

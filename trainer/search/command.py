@@ -124,7 +124,7 @@ def run_index(options: argparse.Namespace) -> None:
 def run_search(options: argparse.Namespace) -> None:
     """Search for texts, or for the tickets of a file."""
     from trainer.search.index import Index
-    from trainer.search.show import exactness, print_hits
+    from trainer.search.show import exactness, print_hits, print_left_out
     from trainer.search.ticket_texts import read_ticket_texts
     from trainer.system.console import console
 
@@ -135,7 +135,8 @@ def run_search(options: argparse.Namespace) -> None:
         preparation = index.contents.preparation
         tickets = read_ticket_texts(options.tickets, _columns(options), preparation, reading_from(options))
         texts, ids = tickets.texts, tickets.ids
-        asked = [{"ticket": name or f"text {place}"} for place, name in enumerate(ids, start=1)]
+        asked = [{"ticket": name or f"row {row}"} for name, row in zip(ids, tickets.rows, strict=True)]
+        print_left_out(tickets.facts)
     how = {"words": not options.without_bm25, "exact": options.exact, "prepared": bool(options.tickets)}
     print_hits(asked, index.search(texts, options.top, ids=ids, **how), options.format)
     console.print("Search: exact, as asked for" if options.exact else exactness(index.contents), markup=False)

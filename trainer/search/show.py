@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -25,20 +25,17 @@ NOTABLE = 0.001  # of the coordinates: as many lie beyond the ranges of a thousa
 SHOWN_TICKETS = 10  # of a group in a table
 
 
+def print_left_out(facts: Mapping[str, int]) -> None:
+    """Say how many rows of a file of tickets are left out, and why; nothing where none is."""
+    reasons = {"repeated": "repeat a ticket id", "without_text": "have no text", "without_id": "have no ticket id"}
+    if left_out := [f"{facts[name]:,} {why}" for name, why in reasons.items() if facts.get(name)]:
+        console.print(f"Rows left out: {', '.join(left_out)}", markup=False)
+
+
 def print_update(update: Update, folder: object) -> None:
     """Say what an update came to."""
-    contents, facts = update.contents, update.facts
-    left_out = [
-        f"{facts[name]:,} {why}"
-        for name, why in (
-            ("repeated", "repeat a ticket id"),
-            ("without_text", "have no text"),
-            ("without_id", "have no ticket id"),
-        )
-        if facts.get(name)
-    ]
-    if left_out:
-        console.print(f"Rows left out: {', '.join(left_out)}", markup=False)
+    contents = update.contents
+    print_left_out(update.facts)
     embedded = f"{update.embedded:,} different texts embedded" + (
         f", {update.resumed:,} of them before the last stop" if update.resumed else ""
     )

@@ -56,6 +56,8 @@ class TicketTexts:
     """Keys (`identifiers.id_key`) of the tickets that are to leave the index; they are not among `ids`."""
     facts: dict[str, int] = field(default_factory=dict)
     """Rows that are left out, by the reason."""
+    rows: list[int] = field(default_factory=list)
+    """Their numbers in the file, from 1."""
 
 
 def read_ticket_texts(
@@ -91,6 +93,7 @@ def read_ticket_texts(
             continue
         kept.ids.append(numbers[row])
         kept.texts.append(text)
+        kept.rows.append(row + 1 if raw.rows is None else raw.rows[row])
         seen |= {keys[row]} - {""}
     kept.facts.update(repeated=repeated, without_text=empty)
     if not kept.ids and not kept.closed:
@@ -109,5 +112,6 @@ def require_ids(tickets: TicketTexts, source: str) -> TicketTexts:
         tickets,
         ids=[tickets.ids[row] for row in rows],
         texts=[tickets.texts[row] for row in rows],
+        rows=[tickets.rows[row] for row in rows],
         facts=tickets.facts | {"without_id": len(tickets.ids) - len(rows)},
     )
