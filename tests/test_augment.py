@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -114,6 +115,17 @@ def test_a_seq2seq_model_translates_as_transformers_does_one_text_at_a_time(seq2
         shorter = min(len(text), len(result))  # batches may stop earlier: their own longest text decides
         assert text[:shorter] == result[:shorter] and shorter > 20
     assert translate([]) == []
+
+
+def test_no_code_of_a_translators_folder_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked whether it may either."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a person was asked"))
+    kinds = {"AutoConfig": "code.Config", "AutoModelForSeq2SeqLM": "code.Model", "AutoTokenizer": ["code.Words", None]}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": kinds}))
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(InputError, match="--translators"):
+        load_translator(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("wrong", ["missing", "encoder", "pickle"])

@@ -58,7 +58,7 @@ def test_mail_around_the_message_goes(raw: str, clean: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["from: a\n", "from: ", "hello ", "<a ", "thanks ", "[cid:", "a", " ", "re: ", "&amp;"]
+    "piece", ["from: a\n", "from: ", "hello ", "<a ", "thanks ", "[cid:", "a", " ", "re: ", "&amp;", "-", "---\n"]
 )
 def test_no_text_takes_more_than_linear_time(piece: str) -> None:
     start = time.process_time()

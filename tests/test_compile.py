@@ -13,6 +13,7 @@ from oracles import printed_in_a_fork
 
 from trainer.config_file import load_config, resolve_config
 from trainer.errors import InputError
+from trainer.model import self_check
 from trainer.model.families import FAMILIES
 from trainer.model.loading import load_encoder
 from trainer.model.packing import pack
@@ -269,6 +270,25 @@ for folder in FOLDERS:
         torch.compile(part, backend="eager", fullgraph=True)(layer, *inputs)  # which raises where it is cut in two
     print(model.config.model_type)
 """
+
+
+def test_layers_are_checked_by_compiled_ones_alone_and_after_forgetting_those_before(chosen, tiny_model, monkeypatch):
+    """Where torch compiles no more, the check has to fail, not the plain layers to pass for compiled ones."""
+    forgotten, limits = [], []
+    monkeypatch.setattr(fast_paths, "forget_compiled", lambda: forgotten.append(True))
+    chosen("on")
+    assert forgotten
+    probe = self_check._layer_probe
+
+    def noting(*arguments):
+        limits.append(torch._dynamo.config.fail_on_recompile_limit_hit)
+        return probe(*arguments)
+
+    monkeypatch.setattr(self_check, "_layer_probe", noting)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    encoder = load_encoder(str(tiny_model("bert")))
+    assert self_check.layers_fault(encoder, nullcontext, torch.float32) is None and limits == [True]
+    assert not torch._dynamo.config.fail_on_recompile_limit_hit
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from functools import cache
@@ -90,6 +91,16 @@ def test_what_the_record_says_comes_out_again(samples):
     assert wrong([again]) == []
     if triton.__version__ == RECORD["triton"]:
         assert again in chosen((120,), ("bf16",), (64,)), "run python -m bench.speed.kernels --flags full"
+
+
+def test_no_count_of_tokens_chooses_another_kernel():
+    """Triton would compile one more where 16 divides it, in the middle of a run."""
+    program = "from trainer.model.attention_kernels import KERNELS as k; "
+    program += "print([[p.name for p in each.params if p.do_not_specialize] for each in k.values()])"
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+    assert done.stdout.strip() == str([["T", "R"]] * 3)
 
 
 def test_a_record_of_other_kernels_is_not_taken(monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trainer.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig
-from trainer.training.model_card import CardFacts, licence_in, model_card, smallest_fit_dim
+from trainer.training.model_card import CardFacts, fit_dims, licence_in, model_card, smallest_fit_dim
 
 FACTS = CardFacts(
     sources={"folder/pairs.json": {"rows": 1200, "weight": 1.0}},
@@ -65,6 +65,13 @@ def test_the_snippet_takes_the_smallest_dim_that_surely_lost_nothing(
     assert smallest_fit_dim(judged) == dim
     card = model_card(SIZES, metrics_of(judged), FACTS)
     assert f"truncate_dim={dim})" in card
+    assert ("the smallest at which it surely lost nothing" in card) == bool(fit_dims(judged))
+
+
+def test_the_card_does_not_say_that_nothing_was_lost_where_search_lost_at_every_dim() -> None:
+    judged = record({"64": [0.1, 0.2], "32": [0.1, 0.2]}, [["success@10", "64"], ["map@100", "32"]])
+    card = model_card(SIZES, metrics_of(judged), FACTS)
+    assert "At 64 dims, the largest, since at none it is sure that nothing was lost" in card
 
 
 def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:

@@ -152,19 +152,27 @@ def test_a_line_is_added_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_thresholds_of_two_rules_do_not_make_a_model_better_than_itself(place: Path, tmp_path: Path, capfd) -> None:
-    dev = tmp_path / "dev.json"
-    dev.write_text(json.dumps(generate_pairs(48, 5, "dev")))
-    for name, rule in (("strict", "false_positive_rate=0.05"), ("lenient", "f1"), ("alike", "f1")):
+def test_thresholds_fitted_in_two_ways_do_not_make_a_model_better_than_itself(
+    place: Path, tmp_path: Path, capfd
+) -> None:
+    devs = [tmp_path / name for name in ("dev.json", "other.json")]
+    for seed, dev in enumerate(devs):
+        dev.write_text(json.dumps(generate_pairs(48, seed, "dev")))
+    ways = {
+        "lenient": ("f1", devs[0], []),
+        "alike": ("f1", devs[0], []),
+        "strict": ("false_positive_rate=0.05", devs[0], []),
+        "elsewhere": ("f1", devs[1], []),
+        "rare": ("f1", devs[0], ["--prevalence", "0.05"]),
+    }
+    for name, (rule, dev, more) in ways.items():
         shutil.copytree(place / "good", place / name)
-        fit = ["--threshold", rule, "--dev", str(dev), "--pairs", str(place / "test.json")]
+        fit = ["--threshold", rule, "--dev", str(dev), "--pairs", str(place / "test.json"), *more]
         assert cli(["evaluate", "--model", str(place / name), *fit, *COMMON]) == 0
     for metric in ("f1", "recall", "precision"):
-        assert promote(place, "lenient", "strict", "--metric", metric) == 2
-        error = capfd.readouterr().err
-        assert f"--metric {metric}: it depends on thresholds" in error and "baseline: false_positive_rate=0.05" in error
-        assert promote(place, "lenient", "good", "--metric", metric) == 2
-        assert "baseline: none" in capfd.readouterr().err
+        for deployed in ("strict", "elsewhere", "rare", "good"):
+            assert promote(place, "lenient", deployed, "--metric", metric) == 2
+            assert f"--metric {metric}: it depends on thresholds" in capfd.readouterr().err
         assert promote(place, "lenient", "alike", "--metric", metric) == 1
     assert promote(place, "lenient", "strict") == 1  # by Spearman
 

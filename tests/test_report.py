@@ -229,6 +229,17 @@ def test_the_pairs_most_wrong_can_be_labelled(
 
 
 @pytest.mark.usefixtures("blank_pictures")
+def test_the_page_has_its_folders_name_where_it_is_named_by_a_dot_and_a_command_for_a_shell(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, folder := run.parent / "my run")
+    monkeypatch.chdir(folder)
+    assert cli(["report", "."]) == 0
+    page = Page((folder / "report.html").read_text())
+    assert page.text["h1"] == ["my run"] and any("--pairs 'my run' --choose" in text for text in page.text["p"])
+
+
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_search_of_a_corpus_is_shown_for_every_system(
     run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

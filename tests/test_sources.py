@@ -21,7 +21,7 @@ from trainer.config_data import SourceConfig
 from trainer.data.batch_filling import Unit, draw_units, make_units
 from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.incidents import generate_pairs
-from trainer.data.pairs import PairTable, pairs_from_columns, positives_of
+from trainer.data.pairs import PairTable, pairs_from_columns, positives_of, soft_targets
 from trainer.data.run_data import load_data
 from trainer.data.sources import by_source, join, rows_by_source
 from trainer.errors import InputError
@@ -64,16 +64,25 @@ def test_positives_alone_as_test_are_refused_beside_a_corpus(tmp_path: Path) -> 
         load_data(replace(data, corpus=str(tmp_path / "corpus.csv")), seed=0)
 
 
-def test_a_forgetting_set_that_is_trained_on_is_refused(tmp_path: Path) -> None:
+def test_labels_are_soft_targets_where_those_of_their_own_file_are_graded() -> None:
+    graded = pairs_from_columns({"text1": ["a", "b"], "text2": ["c", "d"], "label": [4.0, 0.0]}, label_scale=5.0)
+    taught = table("t", 3, teacher=[0.25, 0.75, None])
+    targets = soft_targets(join([table("own", 3), replace(graded, source="g.csv", sources=("g.csv",)), taught]))
+    np.testing.assert_allclose(targets, [np.nan] * 3 + [0.8, 0.0] + [0.25, 0.75, np.nan])
+
+
+def test_a_forgetting_set_that_is_trained_on_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """It would measure what was learned, and let every strength through."""
     rows = [f"sentence {i},phrase {i},{i % 6}" for i in range(40)]
     (tmp_path / "sts.csv").write_text("\n".join(rows))
     (tmp_path / "others.csv").write_text("\n".join(row.replace("sentence", "clause") for row in rows))
     (tmp_path / "pairs.json").write_text(json.dumps(generate_pairs(96, 0, "train")))
     (tmp_path / "dev.json").write_text(json.dumps(generate_pairs(48, 0, "dev")))
-    sources = SourceConfig(str(tmp_path / "pairs.json")), SourceConfig(str(tmp_path / "sts.csv"), label_scale=5.0)
+    general = SourceConfig(str(tmp_path / "sts.csv"), label_scale=5.0, positive_threshold=4.0)  # of its own
+    sources = SourceConfig(str(tmp_path / "pairs.json")), general
     data = DataConfig(sources=sources, dev=str(tmp_path / "dev.json"), forgetting=str(tmp_path / "others.csv"))
-    load_data(data, seed=0)
+    assert load_data(data, seed=0).overlap == {"dev": 0, "forgetting": 40}  # the second sides
+    assert "40 of its texts are trained on" in capfd.readouterr().err
     with pytest.raises(InputError, match=r"data\.forgetting = .*sts\.csv: 40 of its 40 rows are also in data\.sources"):
         load_data(replace(data, forgetting=str(tmp_path / "sts.csv")), seed=0)
 

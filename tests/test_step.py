@@ -19,7 +19,7 @@ from trainer.errors import NumericError
 from trainer.model.embedding import embed
 from trainer.system.console import console
 from trainer.system.gpu import default_device
-from trainer.training import plan
+from trainer.training import plan, setup
 from trainer.training.setup import build_run, read_inputs
 from trainer.training.step import Stepper, backward
 
@@ -96,6 +96,15 @@ def test_products_in_fp32_are_computed_in_full_whatever_the_process_had(make_ste
         torch.set_float32_matmul_precision("medium")  # as a notebook may have it
         start()
         assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_all_ranks_go_by_what_the_first_one_found_on_dev(make_stepper, monkeypatch):
+    """Machines may differ in a last bit, and ranks that choose otherwise wait for each other for ever."""
+    run = make_stepper("run").run
+    monkeypatch.setattr(
+        setup.ranks, "share_object", lambda found: {dim: dict.fromkeys(of, 0.5) for dim, of in found.items()}
+    )
+    assert {value for of in run.judge_on_dev().values() for value in of.values()} == {0.5}
 
 
 def test_the_loss_scale_is_read_where_a_gradient_overflowed_alone(make_stepper, monkeypatch):

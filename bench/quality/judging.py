@@ -27,8 +27,8 @@ from trainer.system.gpu import default_device
 PAIR_METRICS = ("spearman", "roc_auc")
 SEARCH_METRICS = ("success@10",)
 STS = "sts_spearman"
-Told = TypeVar("Told")
 STS_SCALE = 5.0
+Told = TypeVar("Told")
 
 
 class HeldOut(NamedTuple):

@@ -250,11 +250,14 @@ def graded_labels(table: PairTable) -> NDArray[np.bool_]:
 
 
 def soft_targets(table: PairTable) -> NDArray[np.float64]:
-    """[N] what distillation learns: the teacher's scores; where no pair has one, the labels, 0 to 1, if some lie
-    between the ends of their scale; else NaN, as there is nothing to learn."""
-    if np.isnan(table.teacher).all() and graded_labels(table).any():
-        return table.score
-    return table.teacher
+    """[N] what distillation learns of each file: the teacher's scores; where no pair of it has one, the labels, 0 to 1,
+    if some lie between the ends of their scale; else NaN, as there is nothing to learn."""
+    targets, graded = table.teacher.copy(), graded_labels(table)
+    for part in range(len(table.sources)):
+        rows = table.part == part
+        if np.isnan(table.teacher[rows]).all() and graded[rows].any():
+            targets[rows] = table.score[rows]
+    return targets
 
 
 def _number_by_appearance(values: NDArray[Any]) -> tuple[NDArray[Any], IntArray]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from trainer.config_data import DataConfig, SourceConfig
 from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
@@ -43,7 +45,8 @@ class RunData:
     test: PairTable | None
     general: PairTable | None  # STS set of general similarity, to see what is forgotten
     corpus: SearchCorpus | None  # what is searched, and by what
-    overlap: dict[str, int]  # "dev", "test" -> texts also in train; "dev and test" -> texts in both
+    overlap: dict[str, int]
+    """"dev", "test" and, where there are some, "forgetting" -> texts also in train; "dev and test" -> texts in both."""
     left_out: int  # rows of the training file that are in neither train nor dev, as they connect the two
     beyond_limit: int  # rows to train on but for data.limit
 
@@ -78,11 +81,16 @@ def load_data(config: DataConfig, seed: int) -> RunData:
         require_other_pairs(f"data.{name}", table, "data.sources" if config.sources else "data.train", train)
     if test is not None:
         require_other_pairs("data.test", test, "data.dev", dev)
-    if general is not None:
-        require_other_pairs("data.forgetting", general, "data.sources" if config.sources else "data.train", train)
+    if general is not None:  # by texts alone: what is called positive may differ
+        alike = [replace(table, label=np.ones_like(table.label)) for table in (general, train)]
+        require_other_pairs("data.forgetting", alike[0], "data.sources" if config.sources else "data.train", alike[1])
     overlap = {name: check_overlap(train, table, config.allow_overlap) for name, table in held_out.items()}
     if test is not None:
         overlap["dev and test"] = check_overlap(dev, test, config.allow_overlap)
+    if general is not None and (shared := check_overlap(train, general, allowed=1)):
+        overlap["forgetting"] = shared
+        met = f"{shared} of its texts are trained on, so it shows less of what is forgotten"
+        console.print(f"data.forgetting = {general.source}: {met}", markup=False)
     corpus = read_corpus(config, dev, train.texts)
     if corpus is not None and test is not None and not has_both_labels(test):
         raise InputError(

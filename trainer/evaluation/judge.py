@@ -182,14 +182,15 @@ def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thre
 
 
 def _require_one_way(kept: Mapping[str, Thresholds | None], metric: str) -> None:
-    """Check that a verdict by F1, precision or recall compares thresholds that were fitted by one rule, and not frozen
-    ones with those that fit the judged pairs: a model would be better than itself. Raises InputError."""
-    rules = {system: each.rule if each else "none" for system, each in kept.items()}
-    if metric in AT_A_THRESHOLD and len(set(rules.values())) > 1:
-        told = "; ".join(f"{system}: {rule}" for system, rule in rules.items())
+    """Check that a verdict by F1, precision or recall compares thresholds fitted by one rule, on the same pairs and at
+    one share of positives: otherwise a model would be better than itself. Raises InputError."""
+    ways = {each and (each.rule, each.data_fingerprint, each.positive_share) for each in kept.values()}
+    if metric in AT_A_THRESHOLD and len(ways) > 1:
+        told = (f"{each.rule} on {each.source}, {each.where}" if each else "none" for each in kept.values())
         raise InputError(
-            f"--metric {metric}: it depends on thresholds, and those kept beside the two models are not of one rule "
-            f"({told}): go by spearman or roc_auc, or fit both anew with `trainer evaluate --dev FILE`"
+            f"--metric {metric}: it depends on thresholds, and those kept beside the two models were not fitted alike "
+            f"({'; '.join(map(': '.join, zip(kept, told, strict=True)))}): go by spearman or roc_auc, or fit both anew "
+            "on the same pairs with `trainer evaluate --dev FILE`"
         )
 
 

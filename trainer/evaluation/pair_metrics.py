@@ -140,10 +140,10 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, float], float]]
 interval, slowly: until `bootstrap` gets a fast form of it, it is computed on one resample after the other. Where it is
 not to be maximised, leave it out of HIGHER_IS_BETTER."""
 
-AT_A_THRESHOLD = ("precision", "recall", "f1")
-"""Those of HIGHER_IS_BETTER that a threshold alone can raise."""
 HIGHER_IS_BETTER = tuple(name for name in METRICS if name != "false_positive_rate")
 """What may be maximised."""
+AT_A_THRESHOLD = ("precision", "recall", "f1")
+"""Those of HIGHER_IS_BETTER that a threshold alone can raise."""
 
 
 def pair_metrics(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ def read_run(folder: Path, metrics: dict[str, Any] | None = None) -> Record:
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder}: no run there; name the folder of a training run")
     if metrics is None and not (folder / METRICS).is_file():
-        continued = f"trainer train --resume --output-dir {folder}"
+        continued = f"trainer train --resume --output-dir {shlex.quote(str(folder))}"
         raise InputError(f"{folder}: this run is not finished; continue it with {continued}, then report")
     try:
         lines = (folder / LOG).read_text(encoding="utf-8").splitlines()

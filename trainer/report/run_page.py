@@ -5,6 +5,7 @@ Everything comes from the files of the run's folder, so a report can be made aga
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def write_report(folder: Path, metrics: dict[str, Any] | None = None) -> Path:
 
 def render_run(run: Record) -> str:
     """The page of one run."""
-    metrics, judged = run.metrics, run.judged
+    metrics, judged, name = run.metrics, run.judged, run.folder.resolve().name
     lead, of_corpus = _lead(run), _corpus_note(run)
     by_dim = of_corpus if run.judged_on == "corpus" else [] if run.by_labels else [f"These pairs are {NO_NEGATIVES}."]
     notes = of_corpus + no_intervals(judged["undefined"], list(next(iter(judged["final"].values()))))
@@ -62,7 +63,7 @@ def render_run(run: Record) -> str:
     silent = insufficient(judged["diagnostic"], judged["question"]["fewest"])
     pictures, worst = _pictures(run), run.scores["worst"]
     shown = f"{len(worst)} pairs most wrong" if run.by_labels else f"{len(worst)} positive pairs least alike"
-    labelling = f"trainer label --pairs {run.folder.name} --choose wrong --output labels.json"
+    labelling = f"trainer label --pairs {shlex.quote(name)} --choose wrong --output labels.json"
     labelling = f"To have people label them, from the folder above the run's: {labelling}"
     sections = [
         Section("By dim", _main_table(judged, run.in_sample), by_dim),
@@ -77,7 +78,7 @@ def render_run(run: Record) -> str:
         _lint_section(run.lint),
         Section("Data and environment", _environment_table(run)),
     ]
-    return page(f"{run.folder.name}: {metrics['verdict']}", run.folder.name, lead, sections)
+    return page(f"{name}: {metrics['verdict']}", name, lead, sections)
 
 
 def _lead(run: Record) -> Lead:

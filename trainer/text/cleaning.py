@@ -39,7 +39,8 @@ _HEADERS = re.compile(
     r"|\breceived from\s?:\s?(?:<\S{1,100}>|\S{1,100})"
     r"|\bsubject\s?:"
     r"|^[ \t]{0,8}(?:from|sent|to|cc|bcc|von|gesendet|an|importance|priority)\s?:[^\n]{0,300}$"
-    r"|\[cid:[^\]\n]{0,200}\]|<mailto:(?:<\w{1,20}>|[^<>\n]){0,200}>|-{3,}\s?original message\s?-{3,}",
+    r"|\[cid:[^\]\n]{0,200}\]|<mailto:(?:<\w{1,20}>|[^<>\n]){0,200}>"
+    r"|(?<!-)-{3,}+\s?original message\s?-{3,}",  # tried once for a run of dashes
     re.IGNORECASE | re.MULTILINE,
 )
 _REPLY = re.compile(r"^(?:(?:re|fwd?|aw|wg)\s?:\s?){1,5}", re.IGNORECASE | re.MULTILINE)

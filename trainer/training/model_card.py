@@ -124,15 +124,17 @@ def _sources_in_words(sources: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def smallest_fit_dim(record: dict[str, Any]) -> str:
-    """The smallest dim at which the model surely lost nothing to what training began with, else the largest.
-
-    Nothing is lost where the paired interval of the metric does not reach below 0, and none of GUARDED is surely worse.
-    """
+def fit_dims(record: dict[str, Any]) -> list[str]:
+    """The dims at which the model surely lost nothing to what training began with: the paired interval of the metric
+    does not reach below 0, and none of GUARDED is surely worse."""
     metric, differences = record["question"]["metric"], record["intervals"]["difference"]
     lost = {dim for _, dim in record.get("surely_worse", [])}
-    fit = [dim for dim in record["final"] if dim not in lost and _not_below_0(differences[dim][metric])]
-    return min(fit, key=int) if fit else max(record["final"], key=int)
+    return [dim for dim in record["final"] if dim not in lost and _not_below_0(differences[dim][metric])]
+
+
+def smallest_fit_dim(record: dict[str, Any]) -> str:
+    """The smallest of `fit_dims`, or the largest dim where there are none."""
+    return min(fit_dims(record), key=int, default=max(record["final"], key=int))
 
 
 def _not_below_0(ends: list[float] | list[None]) -> bool:
@@ -290,7 +292,7 @@ def _use(record: dict[str, Any], sided: bool) -> list[str]:
     dim = smallest_fit_dim(record)
     dims = sorted(map(int, record["final"]), reverse=True)
     reason = "the smallest at which it surely lost nothing to the model that training began with"
-    if not _not_below_0(record["intervals"]["difference"][dim][record["question"]["metric"]]):
+    if not fit_dims(record):
         reason = "the largest, since at none it is sure that nothing was lost"
     others = f"; `truncate_dim` may be any of {', '.join(map(str, dims))}"
     return [
