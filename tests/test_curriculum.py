@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from trainer.config import CurriculumConfig
 from trainer.data.batch_filling import Unit, spread_repeats
 from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.pairs import PairTable, pairs_from_columns
+from trainer.data.sources import join
 from trainer.errors import InputError
 
 
@@ -153,6 +155,17 @@ def test_replay_adds_rows_of_earlier_phases_only():
         shown = np.concatenate([sampler[step] for step in range(phase.first_step, phase.first_step + phase.steps)])
         assert pairs.phase[shown].max() == number
         assert (pairs.phase[shown] < number).sum() <= phase.replayed
+
+
+def test_replay_goes_by_the_weights_of_files():
+    """A quarter of what the phase shows comes again, and of each file its share of what was shown."""
+    files = [replace(paired_table(60, phases=2), source=name, sources=(name,)) for name in ("often", "rarely")]
+    pairs, weights = join(files), (1.0, 0.25)
+    sampler = PhasedBatchSampler(pairs, phased([1, 2], epochs=8, replay=0.25), batch_size=10, seed=0, weights=weights)
+    assert [phase.replayed for phase in sampler.phases] == [0, 8 * 38]  # 120 + 30 rows an epoch, units of two
+    shown = np.concatenate([sampler[step] for step in range(sampler.phases[1].first_step, len(sampler))])
+    rows = pairs.part[shown[pairs.phase[shown] == 1]]
+    assert 0.1 < (rows == 1).mean() < 0.3  # a fifth; without weights it would be half
 
 
 def test_seeds_differ_and_epochs_are_reshuffled():

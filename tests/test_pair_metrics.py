@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.evaluation.pair_metrics import (
-    HIGHER_IS_BETTER,
+    JUDGING,
     METRICS,
     average_precision,
     best_f1,
@@ -252,11 +252,16 @@ def test_a_frozen_threshold_is_applied() -> None:
     assert frozen["f1"] < pair_metrics(scores, graded, labels)["f1"]
 
 
-def test_every_metric_that_is_to_be_maximised_is_higher_for_better_scores() -> None:
+def test_every_metric_that_judges_is_higher_for_better_scores_and_for_no_threshold_alone() -> None:
     labels = np.arange(200) % 2 == 0
     noise = np.random.default_rng(0).normal(size=200)
     weak, strong = (pair_metrics(gap * labels + noise, labels, labels, gap / 2) for gap in (0.5, 3.0))
-    assert all((strong[name] > weak[name]) == (name in HIGHER_IS_BETTER) for name in METRICS)
+    assert all(strong[name] > weak[name] for name in JUDGING)
+    scores = labels + noise
+    ends = [pair_metrics(scores, labels, labels, threshold) for threshold in (-9.0, 0.0, 1.5)]
+    best = pair_metrics(scores, labels, labels)
+    raised = {name for name in METRICS if any(each[name] > best[name] for each in ends)}
+    assert raised == METRICS.keys() - set(JUDGING)
 
 
 def test_shortcut_scores_are_what_they_say() -> None:

@@ -317,6 +317,9 @@ def test_surely_below_zero_keeps_its_error_for_the_whole_family() -> None:
     assert surely_below_zero({"one": barely} | nothing) == []
     assert surely_below_zero({"sure": drawn - 10, "one": barely}) == ["sure", "one"]
     assert surely_below_zero({"unknown": np.full(1000, np.nan)}) == []
+    # A hundred resamples that are all below zero cannot be sure of one in ten at a time.
+    few = {f"one{i}": np.full(100, -1.0) for i in range(10)}
+    assert surely_below_zero(few) == [] and surely_below_zero({"one": few["one0"]}) == ["one"]
 
 
 @pytest.mark.parametrize(

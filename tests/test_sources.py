@@ -216,7 +216,7 @@ def test_one_file_of_weight_1_is_planned_as_ever() -> None:
 def test_replay_is_of_earlier_phases_and_never_of_the_general_file() -> None:
     config = CurriculumConfig(phases=(1, 2), epochs=4, replay=0.5)
     pairs, sampler = plan(FILES, config=config)
-    assert sampler.phases[1].replayed == pytest.approx(4 * 0.5 * (30 + 22), abs=8)
+    assert sampler.phases[1].replayed == pytest.approx(4 * 0.5 * (30 + 0.4 * 22), abs=8)
     shown = np.concatenate([sampler[step] for step in range(sampler.phases[1].first_step, len(sampler))])
     assert (pairs.phase[shown] == 0).sum() <= 4 * 0.2 * 40 + 1
     assert (pairs.phase[shown] == 1).sum() > 0
@@ -331,6 +331,19 @@ def test_negatives_of_an_n_tuple_ride_with_their_anchor(negatives: int, batch_si
     assert phase.riding >= least * (phase.riding + phase.extra) and phase.repeats == 0
     assert phase.negatives_per_anchor == batch_size - 1  # every row is a candidate of every anchor in its batch
     assert all(pairs.label[batch].any() for batch in sampler)
+
+
+def test_negatives_that_name_their_anchor_second_count_as_candidates_too() -> None:
+    pairs = tuples(24, 3)
+    turned = {"texts1": [], "texts2": [], "labels": pairs.label.tolist()}
+    for row in range(len(pairs)):
+        sides = (pairs.texts[pairs.text1[row]], pairs.texts[pairs.text2[row]])
+        for name, text in zip(("texts1", "texts2"), sides if pairs.label[row] else sides[::-1], strict=True):
+            turned[name].append(text)
+    config = CurriculumConfig(mode="mixed", epochs=1)
+    for table in (pairs, pairs_from_columns(turned, "turned.json")):
+        (phase,) = PhasedBatchSampler(table, config, batch_size=16, seed=0).phases
+        assert phase.negatives_per_anchor == 15
 
 
 def test_each_positive_of_an_anchor_is_a_target_and_they_are_masked_for_each_other() -> None:

@@ -11,13 +11,14 @@ import pytest
 
 from trainer.data.pairs import PairTable, pairs_from_columns
 from trainer.errors import InputError, NumericError
+from trainer.evaluation import assessment
 from trainer.evaluation.assessment import assess, assess_search, forgetting
 from trainer.evaluation.bootstrap import bootstrap_means, interval
 from trainer.evaluation.diagnostic import adversarial, diagnose, insufficient
 from trainer.evaluation.groups import groups_of_queries
 from trainer.evaluation.metric_choice import AUTO, JUDGED_BY, SEARCH_METRICS, choose_metric, headline, require_metric
 from trainer.evaluation.pair_metrics import (
-    HIGHER_IS_BETTER,
+    JUDGING,
     METRICS,
     classify_at,
     pair_metrics,
@@ -122,6 +123,25 @@ def test_too_few_groups_give_no_verdict_but_a_reason() -> None:
     assert all(math.isnan(end) for ends in found.intervals["model"]["16"].values() for end in ends)
     said = no_intervals(found.undefined, list(found.metrics["model"]["16"]))
     assert len(said) == 1 and said[0].startswith("No intervals, so no verdict can be sure: there are ")
+
+
+def test_a_difference_that_is_undefined_more_often_than_either_system_has_a_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = tickets(60)
+    whole = assessment.bootstrap_pairs
+
+    def with_gaps(*args: Any, **options: Any) -> dict[str, np.ndarray]:
+        found = whole(*args, **options)
+        found["pearson"][: len(DIMS), :4], found["pearson"][len(DIMS) :, 4:8] = math.nan, math.nan
+        return found
+
+    monkeypatch.setattr(assessment, "bootstrap_pairs", with_gaps)
+    embeddings = {"model": rows_of(table, 1.0), "baseline": rows_of(table, 2.0)}
+    found = assess(table, embeddings, DIMS, {"model": AT, "baseline": AT}, resamples=100)
+    of_dim = [found.intervals[name]["16"]["pearson"] for name in ("model", "baseline", "difference")]
+    assert [math.isnan(low) for low, _ in of_dim] == [False, False, True]
+    assert list(found.undefined) == ["pearson"] and "8%" in found.undefined["pearson"]
 
 
 def test_copies_of_a_text_are_one_query_and_no_rival() -> None:
@@ -258,10 +278,10 @@ def test_where_search_cannot_tell_a_sentence_says_so() -> None:
 
 
 def test_a_metric_is_required_by_a_known_name() -> None:
-    for name in (*HIGHER_IS_BETTER, *SEARCH_METRICS, AUTO):
+    for name in (*JUDGING, *SEARCH_METRICS, AUTO):
         require_metric(name, "x")
-    assert set(JUDGED_BY) == (METRICS.keys() - {"false_positive_rate"}) | set(SEARCH_METRICS)
-    for name in ("accuracy", "false_positive_rate", "threshold", ""):
+    assert set(JUDGED_BY) == (METRICS.keys() - {"precision", "recall", "false_positive_rate"}) | set(SEARCH_METRICS)
+    for name in ("accuracy", "false_positive_rate", "recall", "threshold", ""):
         with pytest.raises(
             InputError, match=r"^--metric x: use one of auto, spearman, pearson, .*, mrr@10, ndcg@10, map@100$"
         ):

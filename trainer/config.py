@@ -76,8 +76,8 @@ class CurriculumConfig(Section, name="curriculum"):
     epochs: int = 4
     """Passes over each phase."""
     replay: float = 0.0
-    """Rows of earlier phases added to every epoch of a later one, as a share of that phase's rows. For phased
-    training."""
+    """Rows of earlier phases added to every epoch of a later one, as a share of what the epoch shows of that phase. For
+    phased training."""
 
 
 @dataclass(frozen=True)

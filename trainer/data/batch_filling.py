@@ -136,8 +136,11 @@ def _swap(batches: list[list[Unit]], counts: list[Counter[int]], number: int, pl
             return
 
 
-def sample_units(units: list[Unit], rows: int, rng: np.random.Generator) -> list[Unit]:
-    """Random units, each at most once, until they hold `rows` rows."""
-    order = rng.permutation(len(units)) if rows else np.empty(0, np.int64)
+def sample_units(units: list[Unit], weights: np.ndarray, rows: int, rng: np.random.Generator) -> list[Unit]:
+    """Random units, each at most once, until they hold `rows` rows; the next one is drawn in proportion to the weights.
+
+    The order is that of exponential times over the weights (Efraimidis and Spirakis 2006).
+    """
+    order = np.argsort(rng.exponential(size=len(units)) / weights) if rows else np.empty(0, np.int64)
     sizes = np.cumsum([len(units[i].rows) for i in order])
     return [units[i] for i in order[: np.searchsorted(sizes, rows) + 1]]

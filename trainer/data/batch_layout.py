@@ -21,7 +21,7 @@ from scipy import sparse
 from torch import Tensor
 
 from trainer.data.false_negatives import Guide
-from trainer.data.pairs import PairTable, negatives_of, soft_targets
+from trainer.data.pairs import PairTable, candidates_of, negatives_of, soft_targets
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class LayoutBuilder:
         rows = np.concatenate(ranks)
         positive = table.label[rows]
         query_texts, target_texts = table.text1[rows[positive]], table.text2[rows[positive]]
-        candidate_texts = self._candidates(rows, positive)
+        candidate_texts = candidates_of(table, rows, self.second_side)
 
         encoded = []
         for part in ranks:
@@ -113,14 +113,6 @@ class LayoutBuilder:
             pair_teacher=torch.from_numpy(self.teacher[np.concatenate(pairs)]).float(),
             pair_groups=torch.from_numpy(np.unique(table.teacher_group[np.concatenate(pairs)], return_inverse=True)[1]),
         )
-
-    def _candidates(self, rows: np.ndarray, positive: np.ndarray) -> np.ndarray:
-        """The candidate text of each row."""
-        table = self.table
-        first, second = table.text1[rows], table.text2[rows]
-        anchors = table.canonical[first[positive]]
-        swapped = ~positive & np.isin(table.canonical[second], anchors) & ~np.isin(table.canonical[first], anchors)
-        return np.where(swapped, first + self.second_side, second)
 
     def _excluded(self, queries: np.ndarray, targets: np.ndarray, candidates: np.ndarray) -> tuple[Tensor, int]:
         """Which candidates are copies or known positives of each query, or probable false negatives beside its target:

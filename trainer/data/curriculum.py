@@ -15,7 +15,7 @@ import numpy as np
 
 from trainer.config import CurriculumConfig
 from trainer.data.batch_filling import Unit, draw_units, make_units, sample_units, spread_repeats, take_batch
-from trainer.data.pairs import PairTable
+from trainer.data.pairs import PairTable, candidates_of
 from trainer.data.sources import rows_by_source
 from trainer.errors import InputError
 
@@ -94,14 +94,15 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
         table, config = self._table, self._config
         self._check_rows(name, rows)
         is_own = (table.phase[rows] > 0) | (name == MIXED)
-        replay_rows = round(config.replay * is_own.sum()) if earlier else 0
+        weights = np.array(self._weights)[table.part]
+        replay_rows = round(config.replay * weights[rows[is_own]].sum()) if earlier else 0
         own = self._units_by_source(rows[is_own])
         every = self._units_by_source(rows[~is_own])
         first_step, replayed, repeats = len(self), 0, 0
         queues: list[deque[Unit]] = [deque() for _ in (table.sources if self._by_source else "1")]
         for epoch in range(config.epochs):
             rng = np.random.default_rng((self._seed, number, epoch + 1))
-            replay = sample_units(earlier, replay_rows, rng)
+            replay = sample_units(earlier, weights[[unit.rows[0] for unit in earlier]], replay_rows, rng)
             drawn = [
                 *self._draw(own, epoch, number + 1),
                 *self._draw(every, number * config.epochs + epoch, 0),  # goes on where the phase before ended
@@ -194,7 +195,7 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
             repeats=repeats,
             left_over=left_over,
             rows_by_source=rows_by_source(table, np.concatenate(batches)),
-            negatives_per_anchor=float(np.mean([len(np.unique(table.text2[batch])) - 1 for batch in batches])),
+            negatives_per_anchor=float(np.mean([len(np.unique(candidates_of(table, batch))) - 1 for batch in batches])),
         )
 
     def __len__(self) -> int:

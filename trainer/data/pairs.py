@@ -260,6 +260,15 @@ def soft_targets(table: PairTable) -> NDArray[np.float64]:
     return targets
 
 
+def candidates_of(table: PairTable, batch: NDArray[Any], second_side: int = 0) -> IntArray:
+    """[B] the text that each row [B] of a batch adds as a candidate for its queries, the first texts of its positives:
+    the second one, but of a negative whose second text alone is a query the first (plus `second_side`)."""
+    first, second, positive = table.text1[batch], table.text2[batch], table.label[batch]
+    queries = table.canonical[first[positive]]
+    swapped = ~positive & np.isin(table.canonical[second], queries) & ~np.isin(table.canonical[first], queries)
+    return np.where(swapped, first + second_side, second)
+
+
 def _number_by_appearance(values: NDArray[Any]) -> tuple[NDArray[Any], IntArray]:
     """The distinct values in order of first appearance, and the position of each of `values` among them."""
     distinct, first, inverse = np.unique(values, return_index=True, return_inverse=True)

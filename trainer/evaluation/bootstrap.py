@@ -18,7 +18,7 @@ B resamples, b resamples at a time, G distinct values.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from trainer.errors import InputError
 from trainer.evaluation.groups import FEWEST_GROUPS, Groups, Int, resample_counts
@@ -120,7 +120,7 @@ def interval(samples: np.ndarray) -> Float:
     return np.where(hopeless, np.nan, np.moveaxis(ends, 0, -1))
 
 
-def why_undefined(samples: np.ndarray, groups: Groups) -> str | None:
+def why_undefined(samples: ArrayLike, groups: Groups) -> str | None:
     """Why `interval` of samples [..., B] is NaN somewhere, in words; None where it is nowhere."""
     share = float(np.isnan(samples).mean(axis=-1).max(initial=0.0))
     if share <= MOST_UNDEFINED:

@@ -17,7 +17,7 @@ from trainer.errors import InputError
 from trainer.evaluation.assessment import Assessment, assess, forgetting
 from trainer.evaluation.deployment import count_for, read_ticket_texts, thresholds_for_alerts, worth_in_deployment
 from trainer.evaluation.metric_choice import choose_metric
-from trainer.evaluation.pair_metrics import AT_A_THRESHOLD, spearman_ceiling
+from trainer.evaluation.pair_metrics import spearman_ceiling
 from trainer.evaluation.question import Question, embed_systems
 from trainer.evaluation.scoring import common_dims, pair_cosines
 from trainer.evaluation.thresholds import RULE, Thresholds, fit_thresholds, store_thresholds, stored_thresholds
@@ -182,10 +182,10 @@ def _stored(encoder: Encoder, question: Question, dims: tuple[int, ...]) -> Thre
 
 
 def _require_one_way(kept: Mapping[str, Thresholds | None], metric: str) -> None:
-    """Check that a verdict by F1, precision or recall compares thresholds fitted by one rule, on the same pairs and at
-    one share of positives: otherwise a model would be better than itself. Raises InputError."""
+    """Check that a verdict by F1 compares thresholds fitted by one rule, on the same pairs, at one share of positives:
+    otherwise a model would be better than itself. Raises InputError."""
     ways = {each and (each.rule, each.data_fingerprint, each.positive_share) for each in kept.values()}
-    if metric in AT_A_THRESHOLD and len(ways) > 1:
+    if metric == "f1" and len(ways) > 1:
         told = (f"{each.rule} on {each.source}, {each.where}" if each else "none" for each in kept.values())
         raise InputError(
             f"--metric {metric}: it depends on thresholds, and those kept beside the two models were not fitted alike "

@@ -13,13 +13,13 @@ from typing import Any
 from trainer.data.pairs import PairTable
 from trainer.data.split import has_both_labels
 from trainer.errors import InputError
-from trainer.evaluation.pair_metrics import HIGHER_IS_BETTER
+from trainer.evaluation.pair_metrics import JUDGING
 from trainer.evaluation.search_metrics import NAMES as SEARCH_METRICS
 from trainer.system.console import console
 
 AUTO = "auto"
 BY_LABELS, BY_SEARCH = "spearman", "mrr@10"  # what AUTO takes
-JUDGED_BY = (*HIGHER_IS_BETTER, *SEARCH_METRICS)
+JUDGED_BY = (*JUDGING, *SEARCH_METRICS)
 """What can pick the best model (`eval.metric`) and carry a verdict (`--metric`)."""
 TITLES = {"spearman": "Spearman", "roc_auc": "ROC-AUC", "f1": "F1"}
 """Metrics that a person knows by another name."""

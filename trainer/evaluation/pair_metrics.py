@@ -137,13 +137,11 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, float], float]]
     "separability_d": lambda scores, target, labels, threshold: separability(scores, labels)[1],
 }
 """Name -> metric of (scores, target, labels, threshold). A metric that is added here is measured, reported, and has its
-interval, slowly: until `bootstrap` gets a fast form of it, it is computed on one resample after the other. Where it is
-not to be maximised, leave it out of HIGHER_IS_BETTER."""
+interval, slowly: until `bootstrap` gets a fast form of it, it is computed on one resample after the other. Where it
+must not judge a model, leave it out of JUDGING."""
 
-HIGHER_IS_BETTER = tuple(name for name in METRICS if name != "false_positive_rate")
-"""What may be maximised."""
-AT_A_THRESHOLD = ("precision", "recall", "f1")
-"""Those of HIGHER_IS_BETTER that a threshold alone can raise."""
+JUDGING = tuple(name for name in METRICS if name not in ("precision", "recall", "false_positive_rate"))
+"""What tells the better of two models. Of the others a threshold alone makes anything."""
 
 
 def pair_metrics(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.config_file import load_config
+from trainer.data.pairs import PairTable
 from trainer.data.run_data import RunData, pairs_of_run, read_corpus
 from trainer.data.search_corpus import rows_with_text
+from trainer.data.split import check_overlap
 from trainer.errors import InputError
 from trainer.evaluation.metric_choice import judged_on, picked_in_words
 from trainer.system.console import console
@@ -30,6 +32,25 @@ def data_of_chain(model: str) -> list[RunData]:
         if Path(model).name in (MODEL, ADAPTER) and not Path(model).is_dir():
             console.print(f"{folder}: it went on from {model}, which is gone: its pairs cannot be told", markup=False)
     return found
+
+
+def check_unseen(model: str, held_out: Iterable[PairTable], allowed: float) -> None:
+    """Check that the runs which a model came of were not trained on what a further one is judged by.
+
+    Args:
+        allowed: the share of the held-out pairs that may hold a text of theirs.
+
+    Raises InputError where more do.
+    """
+    if not (_run_of(model) / METADATA).is_file():
+        return
+    tables = list(held_out)
+    for earlier in data_of_chain(model):
+        for table in tables:
+            try:
+                check_overlap(earlier.train, table, allowed)
+            except InputError as error:
+                raise InputError(f"model.name = {model} was trained on what this run is judged by: {error}") from None
 
 
 def data_of_model(model: str) -> RunData | None:
