@@ -40,6 +40,18 @@ def write_pairs(folder: Path, part: str) -> Path:
     return path
 
 
+def in_this_process(run: Callable[..., Any]) -> Callable[..., Iterator[tuple[Any, Future[Any]]]]:
+    """What `each_in_new_process` yields, of run(function, key, arguments), made here."""
+
+    def here(function: Callable[..., Any], calls: dict[Any, Any], at_once: int) -> Iterator[tuple[Any, Future[Any]]]:
+        for key, arguments in calls.items():
+            ended: Future[Any] = Future()
+            ended.set_result(run(function, key, arguments))
+            yield key, ended
+
+    return here
+
+
 @pytest.fixture
 def options(tmp_path: Path, tiny_model: Callable[[str], Path]) -> Namespace:
     """What the command line of the screening gives."""
@@ -57,14 +69,11 @@ def options(tmp_path: Path, tiny_model: Callable[[str], Path]) -> Namespace:
 def test_a_cell_is_trained_judged_and_not_run_again(options: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[screen.Job] = []
 
-    def here(function: Callable[..., Any], jobs: dict[Any, tuple[screen.Job]], at_once: int) -> Iterator[Any]:
-        for key, (job,) in jobs.items():
-            calls.append(job)
-            ended: Future[Any] = Future()
-            ended.set_result(function(job))
-            yield key, ended
+    def note(function: Callable[[screen.Job], Any], key: Any, arguments: tuple[screen.Job]) -> Any:
+        calls.extend(arguments)
+        return function(*arguments)
 
-    monkeypatch.setattr(screen, "each_in_new_process", here)
+    monkeypatch.setattr(screen, "each_in_new_process", in_this_process(note))
     cells = {"plain": [], "fast": ["optim.lr=1e-3"]}
     record = screen.open_record(options, cells)
     jobs = dict([next(iter(screen.jobs_of(options, cells).items()))])
@@ -179,14 +188,11 @@ def test_a_run_beside_the_peer_is_made_once_and_again_without_its_scores(
 ) -> None:
     made: list[side_by_side.Key] = []
 
-    def here(function: Callable[..., Any], missing: dict[side_by_side.Key, Any], at_once: int) -> Iterator[Any]:
-        for key in missing:
-            made.append(key)
-            ended: Future[Any] = Future()
-            ended.set_result(({"held_out": len(made)}, np.zeros((1, 2))))
-            yield key, ended
+    def note(function: Callable[..., Any], key: side_by_side.Key, arguments: Any) -> Any:
+        made.append(key)
+        return {"held_out": len(made)}, np.zeros((1, 2))
 
-    monkeypatch.setattr(side_by_side, "each_in_new_process", here)
+    monkeypatch.setattr(side_by_side, "each_in_new_process", in_this_process(note))
     monkeypatch.setattr(side_by_side, "finish", lambda options, record: None)
     options, record = Namespace(keep=tmp_path, name="peers", at_once=2), dict[str, Any](runs=[])
     keys: list[side_by_side.Key] = [("mnrl", 1e-4, 0), ("ours", 1e-4, 0)]

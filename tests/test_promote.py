@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from trainer.config_file import dump_config, load_config
 from trainer.data.incidents import generate_pairs
+from trainer.data.pairs import read_pairs
 from trainer.errors import InputError
 from trainer.evaluation.assessment import assess_search
 from trainer.evaluation.search_metrics import NAMES
-from trainer.evaluation.trained_pairs import data_of_chain, data_of_model, picked_by
+from trainer.evaluation.trained_pairs import data_of_chain, data_of_model, picked_by, seen_by_earlier_runs
 from trainer.evaluation.verdict import worse_by
 from trainer.main import cli
 from trainer.system.files import append_line
@@ -255,13 +256,23 @@ def test_what_an_earlier_run_was_trained_on_counts_too(place: Path, run: Path, t
     assert set(second.train.texts) <= set(json.loads(own.read_text())["texts1"] + json.loads(own.read_text())["texts2"])
     assert data_of_model(str(run / "model")).train.texts == first.train.texts
     assert "which is gone" not in capfd.readouterr().err
-    # Nor are they what a further run is judged by, unless their share is named.
-    further = [*arguments, "--from", model, "--set", f"data.dev={place / 'test.json'}"]
-    further += ["--output-dir", str(tmp_path / "further"), "--dry-run"]
-    assert cli(further) == 2
+    # Nor are they a test of a further run, unless their share is named; of dev it is said.
+    further = [*arguments, "--from", model, "--output-dir", str(tmp_path / "further"), "--dry-run", "--set"]
+    assert cli([*further, f"data.test={place / 'test.json'}"]) == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert f"model.name = {model} was trained on what this run is judged by: " in error and "allow_overlap = " in error
-    assert cli([*further, "--set", "data.allow_overlap=1"]) == 0
+    assert cli([*further, f"data.test={place / 'test.json'}", "--set", "data.allow_overlap=1"]) == 0
+    assert f"test ({place / 'test.json'}): " in capfd.readouterr().err
+    assert cli([*further, f"data.dev={place / 'test.json'}"]) == 0
+    assert f"dev ({place / 'test.json'}): " in capfd.readouterr().err
+    tables = {"dev": read_pairs(place / "test.json"), "own": second.train}
+    seen = seen_by_earlier_runs(model, tables, 0)
+    assert seen == {
+        "dev and earlier runs": len(set(first.train.texts)),
+        "own and earlier runs": len(second.train.texts),
+    }
+    assert seen_by_earlier_runs(str(place / "good"), tables, 0) == {}  # a pretrained folder, without a word
+    assert "cannot be told" not in capfd.readouterr().err
     command = ["promote", model, "--over", str(place / "good"), "--test", str(place / "test.json"), *COMMON]
     assert cli([*command, "--record", str(tmp_path / "record.jsonl")]) == 2
     assert "texts that are also in" in capfd.readouterr().err.splitlines()[-1]

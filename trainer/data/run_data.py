@@ -46,7 +46,8 @@ class RunData:
     general: PairTable | None  # STS set of general similarity, to see what is forgotten
     corpus: SearchCorpus | None  # what is searched, and by what
     overlap: dict[str, int]
-    """"dev", "test" and, where there are some, "forgetting" -> texts also in train; "dev and test" -> texts in both."""
+    """"dev", "test" and, where there are some, "forgetting" -> texts also in train; "dev and test" -> texts in both;
+    "dev and earlier runs" likewise, of those that the model came of."""
     left_out: int  # rows of the training file that are in neither train nor dev, as they connect the two
     beyond_limit: int  # rows to train on but for data.limit
 

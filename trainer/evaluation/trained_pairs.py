@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,23 +34,30 @@ def data_of_chain(model: str) -> list[RunData]:
     return found
 
 
-def check_unseen(model: str, held_out: Iterable[PairTable], allowed: float) -> None:
-    """Check that the runs which a model came of were not trained on what a further one is judged by.
+def seen_by_earlier_runs(model: str, held_out: Mapping[str, PairTable], allowed: float) -> dict[str, int]:
+    """How many texts of "dev" and "test" the runs that a model came of were trained on, where some are; says so.
 
     Args:
-        allowed: the share of the held-out pairs that may hold a text of theirs.
+        allowed: the share of test's pairs that may hold one. Those of dev, which only chooses, are not limited: pairs
+            that people label again have mostly been trained on.
 
-    Raises InputError where more do.
+    Raises InputError where more of test do.
     """
+    seen = dict[str, int]()
     if not (_run_of(model) / METADATA).is_file():
-        return
-    tables = list(held_out)
+        return seen
     for earlier in data_of_chain(model):
-        for table in tables:
+        for name, table in held_out.items():
             try:
-                check_overlap(earlier.train, table, allowed)
+                shared = check_overlap(earlier.train, table, allowed if name == "test" else 1)
             except InputError as error:
                 raise InputError(f"model.name = {model} was trained on what this run is judged by: {error}") from None
+            if shared:
+                key = f"{name} and earlier runs"
+                seen[key] = max(shared, seen.get(key, 0))
+                known = f"{shared} of its texts are in {earlier.train.source}, which model.name was trained on"
+                console.print(f"{name} ({table.source}): {known}; expect less on other texts", markup=False)
+    return seen
 
 
 def data_of_model(model: str) -> RunData | None:

@@ -30,7 +30,7 @@ from trainer.data.run_data import load_data
 from trainer.evaluation.metric_choice import judged_on, require_metric, settle_metric
 from trainer.evaluation.pair_metrics import Metrics
 from trainer.evaluation.scoring import evaluate
-from trainer.evaluation.trained_pairs import check_unseen
+from trainer.evaluation.trained_pairs import seen_by_earlier_runs
 from trainer.model.embedding import embed, embed_cached
 from trainer.model.encoder import Encoder
 from trainer.model.loading import hush_transformers
@@ -182,7 +182,8 @@ def read_inputs(
     require_metric(asked.eval.metric, f'eval.metric = "{asked.eval.metric}"')
     accelerator, numerics = start_process(asked, folder, saved_conditions)
     data = load_data(asked.data, asked.train.seed)
-    check_unseen(asked.model.name, data.held_out.values(), asked.data.allow_overlap)
+    seen = seen_by_earlier_runs(asked.model.name, data.held_out, asked.data.allow_overlap)
+    data = replace(data, overlap=data.overlap | seen)
     metric = settle_metric(asked.eval.metric, list(data.held_out.values()), data.corpus is not None)
     config, model_name, encoder = read_base(replace(asked, eval=replace(asked.eval, metric=metric)), data, accelerator)
     sampler = plan_batches(config, data.train)
