@@ -180,7 +180,7 @@ def test_positives_alone_have_alerts_but_no_precision(asked: dict[str, Any]) -> 
         (["--tickets", "ONE"], "different texts: 1; alerts need two tickets or more"),
         (["--tickets", "ODD"], "name yours with --text-columns"),
         (["--tickets", "ODD", "--text-columns", "Was"], "different texts: 1; alerts need two tickets or more"),
-        (["--text-columns", "Was"], "--text-columns means nothing here"),
+        (["--text-columns", "Was"], "--text-columns means nothing for pairs"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -336,7 +336,8 @@ def test_a_model_chooses_pairs_and_its_kept_threshold_counts(
     ("arguments", "message"),
     [
         ((), "name what to label"),
-        (("--pairs", "{pairs}", "--choose", "agreement"), "leave out the rest"),
+        (("--pairs", "{pairs}", "--choose", "agreement"), "--pairs means nothing for --choose agreement"),
+        (("--choose", "agreement,random"), "agreement stands alone: leave out the other rules"),
         (("--choose", "agreement"), "is not there"),
         (("--pairs", "{pairs}", "--count", "-1"), "--count -1"),
         (("--pairs", "{pairs}", "--seed", "-1"), "--seed -1: write a whole number from 0"),

@@ -58,6 +58,36 @@ def test_words_that_belong_to_no_option_are_told_of_quotes(arguments, is_said, c
     assert ("behind a --set of its own, and a value with spaces between single quotes" in said) is is_said
 
 
+TICKET_COLUMNS = ("--number-column=n", "--text-columns=t")
+PAIRS = ("--label-scale=5", "--positive-threshold=3", "--columns=label=same")
+FILES = ("--encoding=cp1252", "--separator=;")
+
+
+@pytest.mark.parametrize(
+    ("command", "nothing"),
+    [
+        ("promote m --over n --test p.json", TICKET_COLUMNS),
+        ("promote m --over n --test p.json --corpus t.csv", ("--number-column=n", "--allow-overlap=0.1")),
+        ("promote m --over n --test t.csv --cluster-column c", (*PAIRS, "--allow-overlap=0.1")),
+        ("label --output l.json --pairs p.json", (*TICKET_COLUMNS, "--category-column=c")),
+        ("label --output l.json --pairs RUN", (*TICKET_COLUMNS, *PAIRS, *FILES, "--model=m", "--threshold=0.5")),
+        ("label --output l.json --tickets t.csv", PAIRS),
+        ("label --output l.json --choose agreement", (*TICKET_COLUMNS, *PAIRS, *FILES, "--model=m", "--seed=1")),
+        ("search --index i --text x", (*TICKET_COLUMNS, *FILES)),
+        ("export --model m", (*PAIRS, *FILES)),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(command, nothing, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "RUN").mkdir()
+    (tmp_path / "RUN" / "config.toml").write_text("")
+    for option in nothing:
+        assert cli([*command.split(), option]) == 2
+        said = capfd.readouterr().err
+        assert said.startswith(f"error: {option.partition('=')[0]} means nothing ") and said.count("\n") == 1
+        assert said.endswith(f": leave it out, or see trainer {command.split()[0]} --help\n")
+
+
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_out_of_memory_says_what_that_command_can_do(command, monkeypatch, capfd):
     def exhausted(_):

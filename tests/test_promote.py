@@ -115,8 +115,8 @@ def assess(values):
     ("more", "message"),
     [
         (["--margin", "-1"], "--margin -1: write how much worse"),
-        (["--corpus", "c.csv", "--duplicate-column", "d"], "--corpus goes with pairs"),
-        (["--date-column", "d"], "--date-column means something only beside"),
+        (["--corpus", "c.csv", "--duplicate-column", "d"], "--corpus means nothing for tickets, which search among"),
+        (["--date-column", "d"], "--date-column means nothing for pairs alone, without --duplicate-column or"),
         (["--metric", "rouge"], "rouge"),
         (["--allow-overlap", "2"], "--allow-overlap 2: write a share"),
     ],

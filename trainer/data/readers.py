@@ -22,6 +22,9 @@ from trainer.data.text_files import decode, read_bytes
 from trainer.errors import InputError
 from trainer.system.console import console
 
+LABEL_OPTIONS = ("label_scale", "positive_threshold")
+READING_OPTIONS = ("encoding", "separator")
+PAIR_OPTIONS = (*LABEL_OPTIONS, "columns")  # that say nothing of any file but pairs
 LINES = (".jsonl", ".ndjson")
 JSON = (".json", *LINES)
 BINARY = (".xlsx", ".parquet")  # which are told by their bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.data.readers import add_label_options, add_reading_options, reading_from
+from trainer.data.readers import PAIR_OPTIONS, add_label_options, add_reading_options, reading_from
 from trainer.data.ticket_table import Columns
 from trainer.errors import InputError
 from trainer.system.arguments import Parser, parse_dims, parse_names, require_writable
@@ -19,7 +19,7 @@ OF_COLUMNS = ("number_column", "duplicate_column", "cluster_column", "date_colum
 SHARED = ("model", "baseline", "pairs", "tickets", "label_scale", "positive_threshold", "metric", "resamples", "seed")
 
 
-def evaluate_parser() -> argparse.ArgumentParser:
+def evaluate_parser() -> Parser:
     """Options of `trainer evaluate`."""
     parser = Parser(prog="trainer evaluate", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--model", required=True, metavar="DIR|NAME")
@@ -97,16 +97,13 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if not options.pairs and not options.tickets:
         raise InputError("name what to judge by: --pairs FILE, or --tickets FILE with --duplicate-column NAME")
     by_search = bool(options.corpus) or not options.pairs
-    unused: tuple[str, ...] = (*OF_SEARCH, *OF_COLUMNS, *(() if options.tickets else ("text_columns",)))
     if by_search and options.pairs:
-        unused = (*OF_PAIRS, "tickets", "queries", *OF_COLUMNS)
+        evaluate_parser().refuse(options, (*OF_PAIRS, "tickets", "queries", *OF_COLUMNS), "for pairs with --corpus")
     elif by_search:
-        unused = (*OF_PAIRS, "corpus", "label_scale", "positive_threshold")
-    defaults = vars(evaluate_parser().parse_args(["--model", ""]))
-    for name in unused:
-        if getattr(options, name) != defaults[name]:
-            option = {"rule": "--threshold"}.get(name, f"--{name.replace('_', '-')}")
-            raise InputError(f"{option} means nothing here: leave it out, or see trainer evaluate --help")
+        evaluate_parser().refuse(options, (*OF_PAIRS, "corpus", *PAIR_OPTIONS), "for tickets alone")
+    else:
+        of_tickets = () if options.tickets else ("text_columns",)
+        evaluate_parser().refuse(options, (*OF_SEARCH, *OF_COLUMNS, *of_tickets), "for pairs")
     if options.json:
         read = (options.pairs, options.dev, options.forgetting, options.tickets, options.corpus)
         require_writable(options.json, "--json", read)

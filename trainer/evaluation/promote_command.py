@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.data.readers import add_label_options, add_reading_options, reading_from
-from trainer.errors import InputError, NotPromoted
-from trainer.evaluation.command import columns_of
+from trainer.data.readers import PAIR_OPTIONS, add_label_options, add_reading_options, reading_from
+from trainer.errors import NotPromoted
+from trainer.evaluation.command import OF_COLUMNS, columns_of
 from trainer.system.arguments import Parser, parse_dims, require_writable
 
 DESCRIPTION = """Decide whether a model takes the place of the deployed one: only where it is BETTER on what neither has
@@ -15,7 +15,7 @@ seen. Nothing is copied; the exit code tells a script what to do, and a line of 
 EPILOG = "Exit code 0: promoted; 1: not, the deployed model stays; others: no decision was reached."
 
 
-def promote_parser() -> argparse.ArgumentParser:
+def promote_parser() -> Parser:
     """Options of `trainer promote`."""
     parser = Parser(prog="trainer promote", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     parser.add_argument("candidate", metavar="CANDIDATE", help="folder or name of the new model")
@@ -52,12 +52,13 @@ def run_promote(options: argparse.Namespace) -> None:
     from trainer.system.console import console
 
     linked = bool(options.duplicate_column or options.cluster_column)
-    if linked and options.corpus:
-        raise InputError(
-            "--corpus goes with pairs; tickets with known duplicates search among themselves: leave it out"
-        )
-    if options.date_column and not linked:
-        raise InputError("--date-column means something only beside --duplicate-column or --cluster-column")
+    if linked:
+        unused: tuple[str, ...] = ("corpus", "allow_overlap", *PAIR_OPTIONS)
+        promote_parser().refuse(options, unused, "for tickets, which search among themselves")
+    else:
+        unused = (*OF_COLUMNS, "allow_overlap" if options.corpus else "text_columns")
+        where = "with --corpus" if options.corpus else "alone, without --duplicate-column or --cluster-column"
+        promote_parser().refuse(options, unused, f"for pairs {where}")
     require_writable(options.record, "--record", (options.test, options.corpus))
     shared = {name: getattr(options, name) for name in ("label_scale", "positive_threshold", "metric", "resamples")}
     shared |= {"dims": parse_dims(options.dims), "reading": reading_from(options), "seed": options.seed}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.data.readers import add_label_options, add_reading_options, reading_from
+from trainer.data.readers import PAIR_OPTIONS, READING_OPTIONS, add_label_options, add_reading_options, reading_from
 from trainer.errors import InputError, Stopped
 from trainer.system.arguments import Parser, parse_names
 from trainer.system.run_files import CONFIG
@@ -26,9 +26,11 @@ EPILOG = """Rules for --choose: random; threshold (nearest to the model's); disa
 in --output). Without --choose: the first four in turns, as far as they can be had. Only random pairs give an honest
 estimate."""
 AGREEMENT = "agreement"
+OF_COLUMNS = ("number_column", "text_columns", "category_column")
+OF_SCORES = ("model", "threshold")
 
 
-def label_parser() -> argparse.ArgumentParser:
+def label_parser() -> Parser:
     """Options of `trainer label`."""
     parser = Parser(prog="trainer label", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     source = parser.add_mutually_exclusive_group()
@@ -96,10 +98,10 @@ def _questions(options: argparse.Namespace, answers: Answers, labeller: str) -> 
 
     asked = parse_names(options.choose)
     if AGREEMENT in asked:
-        if len(asked) > 1 or options.pairs or options.tickets or options.model:
-            raise InputError(
-                f"--choose {options.choose}: agreement asks about pairs of --output alone: leave out the rest"
-            )
+        if len(asked) > 1:
+            raise InputError(f"--choose {options.choose}: agreement stands alone: leave out the other rules")
+        unused = "pairs", "tickets", "seed", *OF_SCORES, *OF_COLUMNS, *PAIR_OPTIONS, *READING_OPTIONS
+        label_parser().refuse(options, unused, "for --choose agreement, which asks about pairs of --output alone")
         if not options.output.exists():
             raise InputError(
                 f"--output {options.output}: is not there: agreement asks about pairs that others labelled in it"
@@ -109,6 +111,13 @@ def _questions(options: argparse.Namespace, answers: Answers, labeller: str) -> 
     if not (options.pairs or options.tickets):
         raise InputError("name what to label: --pairs FILE, --pairs RUN or --tickets FILE")
     is_run = bool(options.pairs) and Path(options.pairs, CONFIG).is_file()
+    if options.tickets:
+        label_parser().refuse(options, PAIR_OPTIONS, "for tickets")
+    elif is_run:
+        of_files = *OF_SCORES, *OF_COLUMNS, *PAIR_OPTIONS, *READING_OPTIONS
+        label_parser().refuse(options, of_files, "for the folder of a run, which has its own")
+    else:
+        label_parser().refuse(options, OF_COLUMNS, "for pairs")
     check_rules(asked, [*(["label"] if options.tickets else []), *([] if options.model or is_run else ["words"])])
     pool = _pool(options, needs_of(asked), is_run)
     rules, left_out = settle_rules(asked, pool.scores)
@@ -146,8 +155,6 @@ def _pool(options: argparse.Namespace, needs: Collection[str], is_run: bool) -> 
         reading = reading_from(options)
         return pool_of_tickets(options.tickets, columns, reading, options.model, options.threshold, options.seed)
     if is_run:
-        if options.model or options.threshold is not None:
-            raise InputError(f"--pairs {options.pairs}: is a run, which has both: leave out --model and --threshold")
         return pool_of_run(Path(options.pairs), needs)
     return pool_of_pairs(
         options.pairs,

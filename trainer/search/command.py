@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from trainer.data.readers import add_reading_options, reading_from
+from trainer.data.readers import READING_OPTIONS, add_reading_options, reading_from
 from trainer.data.ticket_table import Columns
 from trainer.errors import InputError, Stopped
 from trainer.system.arguments import Parser, parse_names
@@ -40,7 +40,7 @@ embeds only new and changed texts; a run that was stopped goes on where it was."
     return parser
 
 
-def search_parser() -> argparse.ArgumentParser:
+def search_parser() -> Parser:
     """Options of `trainer search`."""
     text = """Find the tickets of an index that are most like a text, or like each ticket of a file (but not that ticket
 itself)."""
@@ -128,6 +128,8 @@ def run_search(options: argparse.Namespace) -> None:
     from trainer.search.ticket_texts import read_ticket_texts
     from trainer.system.console import console
 
+    if options.text:
+        search_parser().refuse(options, ("number_column", "text_columns", *READING_OPTIONS), "for --text")
     index = Index.open(options.index, options.model)
     texts, ids = options.text or [], []
     asked = [{"query": text} for text in texts]

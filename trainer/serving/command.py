@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.data.readers import add_label_options, add_reading_options, reading_from
+from trainer.data.readers import PAIR_OPTIONS, READING_OPTIONS, add_label_options, add_reading_options, reading_from
 from trainer.system.arguments import Parser
 
 DESCRIPTION = """Write a model as one graph, from token ids to the embedding, with all that a service needs to run it.
@@ -13,7 +13,7 @@ The folder is there only when another process got the model's own embeddings fro
 allowed on held-out pairs."""
 
 
-def export_parser() -> argparse.ArgumentParser:
+def export_parser() -> Parser:
     """Options of `trainer export`."""
     parser = Parser(prog="trainer export", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--model", required=True, metavar="DIR|NAME", help="a model or an adapter")
@@ -37,6 +37,8 @@ def run_export(options: argparse.Namespace) -> None:
     from trainer.serving.export import ExportRequest, export
     from trainer.system.console import console
 
+    if not options.pairs:
+        export_parser().refuse(options, (*PAIR_OPTIONS, *READING_OPTIONS), "without --pairs")
     folder = export(
         ExportRequest(
             model=options.model,

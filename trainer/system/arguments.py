@@ -18,6 +18,15 @@ class Parser(argparse.ArgumentParser):
             message += "; each setting stands behind a --set of its own, and a value with spaces between single quotes"
         raise InputError(f"{message}; see {self.prog} --help")
 
+    def refuse(self, options: argparse.Namespace, unused: Iterable[str], where: str) -> None:
+        """Raise InputError where one of some options, by their names in `options`, was given and would do nothing: a
+        person would take it for obeyed. `where` says it, as in "for tickets"."""
+        names = set(unused)
+        for action in self._actions:
+            if action.dest in names and getattr(options, action.dest) != action.default:
+                option = action.option_strings[0]
+                raise InputError(f"{option} means nothing {where}: leave it out, or see {self.prog} --help")
+
 
 def parse_names(text: str) -> tuple[str, ...]:
     """ "a, b" -> ("a", "b"); nothing -> ()."""
