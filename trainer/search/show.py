@@ -42,7 +42,7 @@ def print_update(update: Update, folder: object) -> None:
     console.print(
         f"Index {folder}: {contents.tickets:,} tickets at {contents.dims} dims, {contents.type}; {update.added:,} new, "
         f"{update.changed:,} changed, {update.unchanged:,} as they were, {update.removed:,} removed, "
-        f"{update.kept:,} not in the file; {embedded}",
+        f"{update.kept:,} not in the file or without a text there; {embedded}",
         markup=False,
     )
     console.print(exactness(contents), markup=False)

@@ -54,6 +54,8 @@ class TicketTexts:
     texts: list[str]
     closed: set[str] = field(default_factory=set)
     """Keys (`identifiers.id_key`) of the tickets that are to leave the index; they are not among `ids`."""
+    blank: set[str] = field(default_factory=set)
+    """Keys of tickets that have a row without a text: an index that has one of them keeps it."""
     facts: dict[str, int] = field(default_factory=dict)
     """Rows that are left out, by the reason."""
     rows: list[int] = field(default_factory=list)
@@ -90,6 +92,7 @@ def read_ticket_texts(
         text = preparation.apply(["\n".join(texts_of_cell(raw, name, row)) for name in columns.texts])
         if not text:
             empty += 1
+            kept.blank.add(keys[row])
             continue
         kept.ids.append(numbers[row])
         kept.texts.append(text)

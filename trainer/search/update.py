@@ -77,7 +77,7 @@ class Update(NamedTuple):
     unchanged: int
     removed: int
     kept: int
-    """That the file does not mention."""
+    """That the file does not mention, or has no text of."""
     embedded: int
     """Different texts that were new."""
     resumed: int
@@ -185,7 +185,7 @@ def _merge(old: Sequence[Ticket], new: TicketTexts, request: IndexRequest) -> Me
         for name, text in zip(new.ids, new.texts, strict=True)
     }
     merged |= given
-    gone = new.closed | (merged.keys() - given.keys() if request.remove_missing else set())
+    gone = new.closed | (merged.keys() - given.keys() - new.blank if request.remove_missing else set())
     tickets = [ticket for key, ticket in merged.items() if key not in gone]
     if not tickets:
         raise InputError(f"{request.tickets}: no ticket would be left in the index; remove its folder instead")
