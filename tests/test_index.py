@@ -442,10 +442,13 @@ def test_tickets_leave_when_they_are_asked_to(ledger: Ledger) -> None:
     assert blank.removed == 1 and ledger.rows().keys() == {"INC0"}
 
 
-def test_what_keeps_tickets_out_is_said(ledger: Ledger) -> None:
+def test_what_keeps_tickets_out_is_said(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     ledger.file.write_text("number,description\nINC1,vpn down\ninc1,again\nINC2,\n,no id\n")
     update = update_index(IndexRequest(str(ledger.model), str(ledger.file), ledger.index))
     assert update.facts == {"repeated": 1, "without_text": 1, "without_id": 1} and update.contents.tickets == 1
+    states = {"INC1": "Open", "INC2": "Closed"}
+    ledger.update({"INC1": "vpn down", "INC2": "x"}, states, remove="state=CLOSED,Canceled")
+    assert f"{ledger.file}: no row has state = 'Canceled'; it has 'Open', 'Closed'\n" == capsys.readouterr().err
     ledger.file.write_text("description\nvpn down\n")
     with pytest.raises(InputError, match="--number-column"):
         update_index(IndexRequest(str(ledger.model), str(ledger.file), ledger.index))

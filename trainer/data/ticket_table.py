@@ -228,9 +228,14 @@ def rows_of_value(raw: RawTable, column: str, value: str) -> NDArray[np.bool_]:
     """[R] which rows have a value in a column. Raises InputError, naming some that are there, where none has."""
     cells = texts_of_column(raw, column)
     if value not in cells:
-        listed = ", ".join(brief(name) for name, _ in Counter(cells).most_common(5))
-        raise InputError(f"{raw.source}: no row has {column} = {brief(value)}; it has {listed}")
+        raise InputError(no_row_has(raw, column, value, cells))
     return np.array([cell == value for cell in cells])
+
+
+def no_row_has(raw: RawTable, column: str, value: str, cells: Sequence[str]) -> str:
+    """What to say of a value that a column does not have: some that are among its cells [R]."""
+    listed = ", ".join(brief(name) for name, _ in Counter(cells).most_common(5))
+    return f"{raw.source}: no row has {column} = {brief(value)}; it has {listed}"
 
 
 def ids_of_column(raw: RawTable, column: str | None) -> list[str] | None:

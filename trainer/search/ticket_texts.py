@@ -12,12 +12,14 @@ from trainer.data.ticket_table import (
     Columns,
     ids_of_column,
     join_cells,
+    no_row_has,
     read_ticket_table,
     texts_of_cell,
     texts_of_column,
 )
 from trainer.errors import InputError
-from trainer.system.console import tracked
+from trainer.system.arguments import parse_names
+from trainer.system.console import console, tracked
 from trainer.text.cleaning import strip_mail
 from trainer.text.masking import mask_text
 
@@ -70,19 +72,23 @@ def read_ticket_texts(
     Rows without any text, and further rows of one ticket id, are left out.
 
     Args:
-        remove: "COLUMN=VALUE,VALUE,...": rows with one of these values are of tickets to leave out; "": none are.
+        remove: "COLUMN=VALUE,VALUE,...": rows with one of these values are of tickets to leave out; "": none are. A
+            value that no row has is said: misspelt it would keep all, but a file of changes may well have none.
 
     Raises InputError: bad file or cells, a column that is not there, no row with a text.
     """
     part, equals, values = remove.partition("=")
-    unwanted = {value.strip().casefold() for value in values.split(",")} - {""}
+    unwanted = {value.casefold(): value for value in parse_names(values)}
     if remove and not (part and equals and unwanted):
         raise InputError(f"--remove {remove}: write COLUMN=VALUE, as in state=Cancelled")
     raw, columns = read_ticket_table(path, replace(columns, part=part or None, category=None), reading)
     numbers = [clean_id(cell) for cell in ids_of_column(raw, columns.number or None) or [""] * len(raw)]
     keys = [id_key(number) for number in numbers]
-    states = [state.casefold() for state in texts_of_column(raw, columns.part or "")]
-    is_closed = [bool(part) and state in unwanted for state in states]
+    states = texts_of_column(raw, columns.part or "")
+    is_closed = [bool(part) and state.casefold() in unwanted for state in states]
+    there = {state.casefold() for state in states}
+    for value in (value for folded, value in unwanted.items() if folded not in there):
+        console.print(no_row_has(raw, part, value, states), markup=False)
     kept = TicketTexts([], [], {key for key, closed in zip(keys, is_closed, strict=True) if closed and key})
     repeated, empty, seen = 0, 0, set(kept.closed)
     for row in tracked(range(len(raw)), "Cleaning"):
