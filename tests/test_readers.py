@@ -350,9 +350,23 @@ def test_an_unknown_encoding_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "a.json", RECORDS)
     for name in ("utf-9", "zip", "rot13"):
         assert f"unknown encoding '{name}'" in refusal(path, Reading(encoding=name))
-    assert "is not ascii at byte 12 (line 1)" in refusal(
-        write(tmp_path, "b.json", '[{"text1": "é"}]'), Reading("ascii")
-    )
+    assert "is not ascii at byte 12 (line 2)" in refusal(write(tmp_path, "b.csv", "text1,text2\né,"), Reading("ascii"))
+
+
+def test_a_named_encoding_is_of_files_that_do_not_tell_it(tmp_path: Path) -> None:
+    rows = [{"text1": "Drucker für Zoë", "text2": "Tür", "label": 1}]
+    table, records = "text1,text2,label\nDrucker für Zoë,Tür,1\n", json.dumps(rows, ensure_ascii=False)
+    for name, content in (
+        ("a.json", records.encode()),
+        ("b.jsonl", records[1:-1].encode()),
+        ("c.json", records.encode("mac_roman")),  # against the standard, so that only a name helps
+        ("d.csv", records.encode()),  # JSON, whatever it is called
+        ("e.csv", table.encode("utf-8-sig")),
+        ("f.csv", table.encode("utf-16")),
+        ("g.csv", table.encode("mac_roman")),
+    ):
+        read = read_pairs(write(tmp_path, name, content), reading=Reading("mac_roman"))
+        assert rows_of(read) == [("Drucker für Zoë", "Tür", True)], name
 
 
 def test_labels_between_the_ends_are_counted() -> None:

@@ -13,6 +13,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from trainer.data.readers import Reading
 from trainer.data.tickets import REASONS, Columns, Filter, Tickets, load_tickets
 from trainer.errors import InputError
 
@@ -253,6 +254,14 @@ def test_tickets_of_a_pair_file_are_left_out_whatever_unit_its_labels_have(tmp_p
     (tmp_path / "held.csv").write_text("text1,text2,label\nno sound at all,other,4.5\nother,one more,0\n")
     rows = [("1", "mail is gone", "", "a", "", ""), ("2", "no sound at all", "", "b", "", "")]
     tickets = load(tmp_path, rows, Filter(leave_out=(str(tmp_path / "held.csv"),)))
+    assert reasons(tickets) == {"2": ("left-out", "")} and tickets.numbers == ["1"]
+
+
+def test_pair_files_to_leave_out_are_read_as_the_tickets_are(tmp_path: Path) -> None:
+    (tmp_path / "held.csv").write_bytes("text1^text2^label\nнет звука^другое^0\n".encode("koi8-r"))
+    (tmp_path / "t.csv").write_bytes("number^description\n1^почта не приходит\n2^нет звука\n".encode("koi8-r"))
+    quality = Filter(leave_out=(str(tmp_path / "held.csv"),), min_words=1)
+    tickets = load_tickets(tmp_path / "t.csv", Columns(), quality, Reading("koi8-r", "^"))
     assert reasons(tickets) == {"2": ("left-out", "")} and tickets.numbers == ["1"]
 
 

@@ -82,7 +82,7 @@ class DataConfig(Section, name="data"):
     so does a file that has none of these columns. Fields: text1, text2, label, phase, category1, category2,
     teacher; or anchor, positive, negative, margin. Numbers of columns, from 1, where a file has no header."""
     encoding: str = ""
-    """Of the pair files and the corpus, as in "cp1252"; empty is told by the bytes."""
+    """Of the pair files and the corpus, as in "cp1252"; empty is told by the bytes, as is a mark, and JSON in UTF-8."""
     separator: str = ""
     """Between the cells of delimited pair files and of the corpus: a character, or "tab"; empty is told by the first
     row."""

@@ -47,7 +47,7 @@ class Reading:
     """How to read a file where that is not to be told by the file itself."""
 
     encoding: str = ""
-    """As Python names it ("cp1252"); "" is told by the bytes."""
+    """Of text files without a mark, as Python names it ("cp1252"); "" is told by the bytes, as is JSON in UTF-8."""
     separator: str = ""
     """Between the cells of a delimited file, one character or "tab"; "" is told by the first row."""
     columns: tuple[str, ...] = ()
@@ -56,7 +56,8 @@ class Reading:
 
 def add_reading_options(parser: argparse._ActionsContainer, columns: bool = True) -> None:
     """Add the options that make a `Reading`: --encoding, --separator and, for pairs, --columns."""
-    parser.add_argument("--encoding", default="", metavar="NAME", help="of text files (default: told by the bytes)")
+    text = "of text files, but those with a mark and JSON in UTF-8 (default: told by the bytes)"
+    parser.add_argument("--encoding", default="", metavar="NAME", help=text)
     text = "between the cells of text files: a character, or tab (default: told by the first row)"
     parser.add_argument("--separator", default="", metavar="CHARACTER", help=text)
     if columns:
@@ -103,8 +104,9 @@ def _read_text(data: bytes, source: str, ending: str, finder: Finder, reading: R
     for start, problem in FOREIGN:
         if beginning.startswith(start):
             raise InputError(f"{source}: {problem}")
-    text, encoding = decode(data, source, reading.encoding)
-    if ending in JSON or JSON_START.match(text):
+    is_json = ending in JSON or JSON_START.match(beginning.decode("latin-1")) is not None
+    text, encoding = decode(data, source, reading.encoding, is_json)
+    if is_json or JSON_START.match(text):
         table = read_json(text, source, finder, by_lines=ending in LINES)
     elif ending in SEPARATORS:
         table = read_delimited(text, source, finder, reading.separator, SEPARATORS[ending])

@@ -74,18 +74,20 @@ def _expand(data: bytes, source: str) -> bytes:
     return bytes(expanded)
 
 
-def decode(data: bytes, source: str, encoding: str = "") -> tuple[str, str]:
-    """The text of `data` and its encoding: the one that is given, else the one that the bytes tell.
+def decode(data: bytes, source: str, named: str = "", is_json: bool = False) -> tuple[str, str]:
+    """The text of `data` and its encoding, for which see `guess_encoding`.
 
-    Raises InputError: empty, not in that encoding, or in none that can be told.
+    Raises InputError: empty, not in that encoding, or in none that can be told; none that is called as `named`.
     """
-    encoding = encoding or guess_encoding(data, source)
     try:
-        text = data.decode(encoding).removeprefix("\ufeff")
+        " ".encode(named or "utf-8")
     except LookupError:
         raise InputError(
-            f"{source}: unknown encoding {encoding!r}: use one that Python knows, as utf-8 or cp1252"
+            f"{source}: unknown encoding {named!r}: use one that Python knows, as utf-8 or cp1252"
         ) from None
+    encoding = guess_encoding(data, source, named, is_json)
+    try:
+        text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeError as error:
         start = getattr(error, "start", 0)
         place = f"byte {start} (line {_line(data, start)})"
@@ -95,8 +97,11 @@ def decode(data: bytes, source: str, encoding: str = "") -> tuple[str, str]:
     return text, encoding
 
 
-def guess_encoding(data: bytes, source: str) -> str:
-    """The encoding of `data`: by its mark, by zeros for UTF-16, UTF-8 where that fits, else cp1252.
+def guess_encoding(data: bytes, source: str, named: str = "", is_json: bool = False) -> str:
+    """The encoding of `data`: by its mark, as `named`, by zeros for UTF-16, UTF-8 where that fits, else cp1252.
+
+    One name is given for all files of a command. JSON is UTF-8 by its standard, so that the name counts only for what
+    is not.
 
     Raises InputError for UTF-8 with damaged places, and for bytes that are no western text.
     """
@@ -104,6 +109,8 @@ def guess_encoding(data: bytes, source: str) -> str:
         return "utf-32"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
+    if named and not (is_json or data.startswith(codecs.BOM_UTF8)):
+        return named
     sample = data[:UTF16_BYTES]
     zeros = [sample[side::2].count(0) for side in (0, 1)]
     if min(zeros) == 0 and max(zeros) > max(2, UTF16_ZEROS * len(sample) / 2):
@@ -112,6 +119,8 @@ def guess_encoding(data: bytes, source: str) -> str:
         data.decode("utf-8")
         return "utf-8"
     except UnicodeDecodeError as error:
+        if named:
+            return named
         _check_cp1252(data, source, error.start)
         return "cp1252"
 

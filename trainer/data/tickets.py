@@ -128,7 +128,7 @@ def load_tickets(path: str | Path, columns: Columns, quality: Filter, reading: R
     raw, columns, numbers, links = read.raw, read.columns, read.numbers, read.links
     categories = _categories(raw, columns.category or "")
     dates = _dates(raw, columns.date, named_date)
-    left_out = _left_out(read, quality.leave_out, value)
+    left_out = _left_out(read, quality.leave_out, value, reading)
     (whole, raw_titles), (cleaned, titles) = _texts(raw, columns.texts, quality)
     prints = fingerprints(cleaned)
     languages = [language(text) for text in tracked(cleaned, "Guessing languages")]
@@ -195,14 +195,14 @@ def _dates(raw: RawTable, column: str | None, named_by_person: bool) -> NDArray[
         return None
 
 
-def _left_out(read: LinkedTickets, files: Sequence[str], value: str) -> Mask:
+def _left_out(read: LinkedTickets, files: Sequence[str], value: str, reading: Reading | None) -> Mask:
     """[R] the rows to leave out: of a value in the column `part`, and those with a text of a pair file, or a duplicate
     of one that has."""
     raw, columns = read.raw, read.columns
     mask = rows_of_value(raw, columns.part, value) if columns.part else np.zeros(len(raw), dtype=np.bool_)
     if files:
         any_scale = sys.float_info.max  # only texts are looked at
-        texts = {text for file in files for text in read_pairs(file, label_scale=any_scale).texts}
+        texts = {text for file in files for text in read_pairs(file, label_scale=any_scale, reading=reading).texts}
         rows = rows_with_text(range(len(raw)), text_cells(raw, columns.texts), texts)
         mask |= np.isin(read.links.clusters, read.links.clusters[rows])
     return mask
