@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from trainer.data.identifiers import clean_id
 from trainer.data.pairs import read_pairs
 from trainer.data.split import check_overlap
+from trainer.data.ticket_table import Columns
+from trainer.data.tickets import Filter, load_tickets
 from trainer.main import cli
 from trainer.mining import build_pairs as builder
 from trainer.text.canonical import canonical_form
@@ -116,6 +119,17 @@ def test_it_writes_pairs_that_the_trainer_reads_and_a_report_that_adds_up(ticket
     said = capfd.readouterr().err
     assert "train" in said and "same category" in said
     assert "similarity alone was asked for: every label is a guess" in said and "no body" not in said  # they have one
+
+
+def test_no_id_in_the_table_of_dropped_rows_is_a_formula(tmp_path: Path) -> None:
+    names = ["=cmd|' /C calc'!A0", "+1 2", "-1-2", "@SUM(A1)", "INC-1"]
+    table = "".join(f'"{name}",vpn drops every single hour\n' for name in names)
+    (tmp_path / "t.csv").write_text(f"number,description\n{table}")
+    written = builder._dropped_table(load_tickets(tmp_path / "t.csv", Columns(), Filter()))
+    rows = list(csv.DictReader(written.splitlines()))
+    assert [row["number"] for row in rows] == ["'+1 2", "'-1-2", "'@SUM(A1)", "INC-1"]
+    assert {row["kept_instead"] for row in rows} == {"'=cmd|' /C calc'!A0"}
+    assert [clean_id(row["number"]) for row in rows] == names[1:]
 
 
 @pytest.mark.slow

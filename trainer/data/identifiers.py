@@ -89,6 +89,16 @@ def clean_id(cell: str) -> str:
     return text
 
 
+def as_cell(name: str) -> str:
+    """An id for a table that people open in a spreadsheet: what that would take for a formula, and run, has an
+    apostrophe in front, which `clean_id` takes away again.
+
+    >>> as_cell("=1+1"), as_cell("INC1")
+    ("'=1+1", 'INC1')
+    """
+    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
+
+
 def id_key(text: str) -> str:
     """What two spellings of a clean id share: case does not count, but where it may tell two ids apart."""
     return text if _CASE_TELLS.fullmatch(text) else canonical_form(text)

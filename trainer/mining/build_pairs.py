@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.data.identifiers import as_cell
 from trainer.data.origins import SAID
 from trainer.data.tickets import REASONS, Tickets, load_tickets
 from trainer.errors import InputError, StorageError
@@ -278,5 +279,5 @@ def _dropped_table(tickets: Tickets) -> str:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["row", "number", "reason", "meaning", "kept_instead"])
     for drop in tickets.dropped:
-        writer.writerow([drop.row, drop.number, drop.reason, REASONS[drop.reason], drop.kept])
+        writer.writerow([drop.row, as_cell(drop.number), drop.reason, REASONS[drop.reason], as_cell(drop.kept)])
     return table.getvalue()
