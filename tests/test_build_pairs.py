@@ -342,6 +342,12 @@ def test_bad_input_is_one_line(tickets: Path, tmp_path: Path, capfd, options: li
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.JSON", "x.jsonl", "x.csv.gz", "x.parquet"])
+def test_no_folder_is_called_as_a_file_of_pairs_is(name: str, tickets: Path, tmp_path: Path, capfd) -> None:
+    error = refused(capfd, "--tickets", str(tickets), "--output", str(tmp_path / name), *SMALL)
+    assert f"{name}: would be a folder, called as a file is: name a folder, or a file that ends in .json" in error
+
+
 @pytest.mark.slow
 def test_one_category_only_is_refused_unless_no_band_asks(tmp_path: Path, capfd) -> None:
     path = tmp_path / "t.jsonl"

@@ -452,6 +452,11 @@ def test_what_keeps_tickets_out_is_said(ledger: Ledger, capsys: pytest.CaptureFi
     ledger.file.write_text("description\nvpn down\n")
     with pytest.raises(InputError, match="--number-column"):
         update_index(IndexRequest(str(ledger.model), str(ledger.file), ledger.index))
+    capsys.readouterr()
+    assert cli(["index", "--model=m", f"--tickets={ledger.file}", "--output=t.CSV"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --output t.CSV: would be a folder, called as a file is: name a folder, as in tickets.index\n"
+    )
 
 
 @pytest.mark.slow

@@ -354,6 +354,14 @@ def test_what_a_command_reads_it_does_not_write(command, tmp_path, monkeypatch, 
     assert file.read_bytes() == before
 
 
+def test_two_outputs_are_not_one_file(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.json").symlink_to(tmp_path / "out.json")
+    for name in ("out.json", "link.json"):
+        assert cli(["lint", "--pairs", "p.json", "--model", "m", "--doubtful", "./out.json", "--json", name]) == 2
+        assert capfd.readouterr().err.startswith(f"error: --json {name}: is what --doubtful names too: name another")
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown_as"), [(0.4, "0:00:00"), (802, "0:13:22"), (59.6, "0:01:00"), (360_000, "100:00:00")]
 )

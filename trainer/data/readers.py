@@ -78,6 +78,13 @@ def reading_from(options: argparse.Namespace) -> Reading:
     return Reading(options.encoding, options.separator, tuple(getattr(options, "columns", ())))
 
 
+def require_folder_name(folder: Path, option: str, fix: str) -> None:
+    """Raise InputError where a folder that is to be made is called as a file of rows is: such a file is then looked
+    for there."""
+    if folder.suffix.lower() in (*JSON, *SEPARATORS, *BINARY, ".gz") and not folder.is_dir():
+        raise InputError(f"{option} {folder}: would be a folder, called as a file is: {fix}")
+
+
 def read_table(path: str | Path, finder: Finder, reading: Reading | None = None) -> RawTable:
     """Read the fields that `finder` finds in the file at `path`; other columns and keys are ignored. How it was read is
     said in one line, where that is not the plain case.

@@ -44,6 +44,8 @@ def run_lint(options: argparse.Namespace) -> None:
 
     if options.doubtful and not options.model:
         raise InputError(f"--doubtful {options.doubtful}: a model doubts: name an untouched encoder with --model")
+    if options.doubtful and options.json and options.doubtful.resolve() == options.json.resolve():
+        raise InputError(f"--json {options.json}: is what --doubtful names too: name another file for one of them")
     label_options = {"label_scale": options.label_scale, "positive_threshold": options.positive_threshold}
     paths = (options.pairs, *options.held_out)
     for option, output in (("--doubtful", options.doubtful), ("--json", options.json)):

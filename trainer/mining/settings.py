@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.origins import ALTERED, SAID
-from trainer.data.readers import Reading
+from trainer.data.readers import Reading, require_folder_name
 from trainer.data.ticket_table import Columns
 from trainer.data.tickets import Filter
 from trainer.errors import InputError
@@ -120,6 +120,8 @@ class Settings:
 
     def check(self) -> None:
         """Raises InputError for settings that contradict each other or make no sense."""
+        if self.output.suffix != ".json":
+            require_folder_name(self.output, "--output", "name a folder, or a file that ends in .json")
         for source, fields in SOURCE_COLUMNS.items():
             named = next((field for field in fields if getattr(self.columns, field)), None)
             if named and not self.wants(source):

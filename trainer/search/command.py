@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from trainer.data.readers import READING_OPTIONS, add_reading_options, reading_from
+from trainer.data.readers import READING_OPTIONS, add_reading_options, reading_from, require_folder_name
 from trainer.data.ticket_table import Columns
 from trainer.errors import InputError, Stopped
 from trainer.system.arguments import Parser, parse_names
@@ -98,6 +98,7 @@ def run_index(options: argparse.Namespace) -> None:
     from trainer.search.update import IndexRequest, update_index
     from trainer.system.signals import Signals
 
+    require_folder_name(options.output, "--output", "name a folder, as in tickets.index")
     if options.dims is not None and options.dims < 1:
         raise InputError(f"--dims {options.dims}: use 1 or more")
     request = IndexRequest(
