@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -204,6 +205,24 @@ def test_weights_in_int8_are_close_and_judged(
     shown = capsys.readouterr().err
     assert "more than --allow-loss 0" in shown and "model -> exported" in shown
     assert not list(tmp_path.glob("*spoiled*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing_behind(
+    number: int, tiny_model: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    begun = []
+
+    def forward(self: object, input_ids: object, attention_mask: object) -> None:
+        """What raises an Exception here does not end torch's exporter."""
+        begun.extend(tmp_path.iterdir())
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(graphs.EmbeddingGraph, "forward", forward)
+    assert cli(["export", "--model", str(tiny_model("bert")), "--output", str(tmp_path / "graph")]) == 75
+    assert len(begun) == 1 and not list(tmp_path.iterdir())
+    assert "error: stopped by a signal; nothing is exported" in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from trainer.data.readers import PAIR_OPTIONS, READING_OPTIONS, add_label_options, add_reading_options, reading_from
+from trainer.errors import Stopped
 from trainer.system.arguments import Parser
 
 DESCRIPTION = """Write a model as one graph, from token ids to the embedding, with all that a service needs to run it.
@@ -36,22 +37,26 @@ def run_export(options: argparse.Namespace) -> None:
     """Export a model."""
     from trainer.serving.export import ExportRequest, export
     from trainer.system.console import console
+    from trainer.system.signals import Signals
 
     if not options.pairs:
         export_parser().refuse(options, (*PAIR_OPTIONS, *READING_OPTIONS), "without --pairs")
-    folder = export(
-        ExportRequest(
-            model=options.model,
-            runtime=options.to,
-            int8=options.int8,
-            dim=options.dims,
-            output=options.output,
-            pairs=options.pairs,
-            label_scale=options.label_scale,
-            positive_threshold=options.positive_threshold,
-            reading=reading_from(options),
-            allow_loss=options.allow_loss,
-        )
+    request = ExportRequest(
+        model=options.model,
+        runtime=options.to,
+        int8=options.int8,
+        dim=options.dims,
+        output=options.output,
+        pairs=options.pairs,
+        label_scale=options.label_scale,
+        positive_threshold=options.positive_threshold,
+        reading=reading_from(options),
+        allow_loss=options.allow_loss,
     )
+    with Signals(KeyboardInterrupt):  # for which the unfinished folder is removed
+        try:
+            folder = export(request)
+        except KeyboardInterrupt:
+            raise Stopped("stopped by a signal; nothing is exported, and the same command begins again") from None
     size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
     console.print(f"Exported: {folder}, {size:.0f} MiB", markup=False)

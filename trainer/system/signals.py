@@ -23,9 +23,14 @@ class Signals:
     The first raises Stopped where nothing would be lost; inside `noted` it only sets `requested`. A terminal that goes
     away sends several SIGHUPs, from its shell and from the system, so that further ones do nothing. Where SIGHUP is
     ignored (nohup), it stays so. Outside the main thread Python hands no signals out: there none is looked for.
+
+    Args:
+        kind: what is raised. Stopped is an Exception, which libraries may catch, and go on, as torch's exporter does:
+            among them it has to be KeyboardInterrupt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[BaseException] = Stopped) -> None:
+        self.kind = kind
         self.requested = self.deferred = False
         self._previous: dict[signal.Signals, Any] = {}
         self._hook = sys.unraisablehook
@@ -55,7 +60,7 @@ class Signals:
 
     def _swallowed(self, lost: Any) -> None:
         """Stop a moment later: a destructor or a weak reference's callback was running, and Python lets none raise."""
-        if not isinstance(lost.exc_value, Stopped):
+        if not isinstance(lost.exc_value, self.kind):
             self._hook(lost)
             return
         for number in self._previous:
@@ -87,7 +92,7 @@ class Signals:
         self._answer(signal.SIG_IGN)
 
     def _stop(self) -> None:
-        raise Stopped("stopped by a signal; continue with --resume, or start again where no step was made")
+        raise self.kind("stopped by a signal; continue with --resume, or start again where no step was made")
 
 
 def forget_terminal() -> None:
