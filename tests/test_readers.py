@@ -369,6 +369,24 @@ def test_a_named_encoding_is_of_files_that_do_not_tell_it(tmp_path: Path) -> Non
         assert rows_of(read) == [("Drucker für Zoë", "Tür", True)], name
 
 
+def test_a_title_above_the_header_is_said(tmp_path: Path) -> None:
+    """That of a workbook has one cell, and so would what stands below it."""
+    advice = "line 4 looks like the header ('text1', 'text2', 'label'): remove the lines above it"
+    title = [["Export"], ["of 2024", "by us"], [], *SHEET]
+    assert refusal(workbook(tmp_path / "a.xlsx", title)) == advice
+    assert (
+        refusal(write(tmp_path, "b.csv", "Export\nof 2024,by us\n\ntext1,text2,label\n" + ROWS.format(1, 0))) == advice
+    )
+    assert refusal(write(tmp_path, "c.csv", "Export;;\n\n\ntext1;text2;label\na;b;1\n")) == advice
+    more = "; or, where the first row is a title, remove it"
+    unknown = [["Export"], ["one", "two", "alike"], *SHEET[1:]]
+    assert refusal(workbook(tmp_path / "d.xlsx", unknown)).endswith(more)
+    assert not refusal(workbook(tmp_path / "e.xlsx", unknown[1:])).endswith(more)
+    assert not refusal(write(tmp_path, "f.csv", 'Export\n"of\n')).endswith(more)
+    beside = [[*row, *["a note"] * (place == 1)] for place, row in enumerate(SHEET)]
+    assert rows_of(read_pairs(workbook(tmp_path / "g.xlsx", beside))) == PAIRS
+
+
 def test_labels_between_the_ends_are_counted() -> None:
     columns = {"text1": ["a", "b", "c"], "text2": ["d", "e", "f"]}
     assert graded_labels(pairs_from_columns(columns | {"label": [0, 0.5, 1]})).sum() == 1

@@ -43,7 +43,7 @@ def read_workbook(data: bytes, source: str, finder: Finder) -> RawTable:
             rows = _rows_of_sheet(sheet, source, len(data))
             if (first := next(rows, None)) is not None:
                 notes = (f'the sheet "{sheet.title}"',) if len(book.worksheets) > 1 else ()
-                return read_rows(itertools.chain([first], rows), source, finder, notes, "mend it")
+                return read_rows(itertools.chain([first], rows), source, finder, notes, fix="")
     except InputError:
         raise
     except Exception as error:  # a damaged workbook raises whatever the library stumbled over
@@ -53,14 +53,14 @@ def read_workbook(data: bytes, source: str, finder: Finder) -> RawTable:
 
 
 def _rows_of_sheet(sheet: Any, source: str, size: int) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells, as text, of the rows that are not blank; all as long as the first."""
+    """Number and cells, as text, of the rows that are not blank; none shorter than the first."""
     width = cells_read = 0
     for number, row in enumerate(sheet.iter_rows(max_col=MAX_COLUMNS, values_only=True), start=1):
         end = max((end for end, value in enumerate(row, start=1) if value is not None), default=0)
         cells = list(map(_cell_text, row[:end]))  # the library fills all rows up to the most columns
         if any(cells):
             width = width or max(position for position, cell in enumerate(cells, start=1) if cell)
-            yield number, cells[:width] + [""] * (width - len(cells))
+            yield number, cells + [""] * (width - len(cells))
             cells_read += width
             check_expansion(source, cells_read * CELL_BYTES, size)
 

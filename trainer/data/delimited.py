@@ -13,13 +13,14 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from trainer.data.raw_table import Finder, RawTable, place_of, table_of_cells
+from trainer.data.raw_table import SHOWN_NAMES, Finder, RawTable, brief, finds, place_of, table_of_cells
 from trainer.errors import InputError
 
 SEPARATORS = (",", ";", "\t", "|")
 SPOKEN = {"\t": "tab", " ": "space"}
 # Excel's own way to name the separator: the first line of the file.
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
+TITLE_ROWS = 20  # below the first, in which a header is looked for
 Rows = Iterator[tuple[int, Sequence[Any]]]
 """The line that a row starts on, from 1, and its cells."""
 
@@ -72,17 +73,20 @@ def read_rows(rows: Rows, source: str, finder: Finder, notes: tuple[str, ...], f
     """A table of rows, the first of which is the header unless `finder` knows better. Raises InputError.
 
     Args:
-        fix: what to do about a row of another length than the first.
+        fix: what to do about a row of another length than the first; "" where cells beside the table are no fault.
     """
     head = next(rows, (0, ()))
     first = [str(cell).strip() for cell in head[1]]
     bare = finder.without_header(first, source)
-    found = bare or finder.find(first, source)
+    try:
+        found = bare or finder.find(first, source)
+    except InputError as error:
+        raise _of_title(error, first, itertools.islice(rows, TITLE_ROWS), source, finder) from None
     columns: dict[int, list[Any]] = {position: [] for positions in found.values() for position in positions}
     lines = array("q")
     ragged: list[tuple[int, int]] = []  # row, cells
     for line, cells in itertools.chain([head] if bare else [], rows):
-        if len(cells) > len(first) and not any(cells[len(first) :]):
+        if len(cells) > len(first) and not (fix and any(cells[len(first) :])):
             cells = cells[: len(first)]  # empty cells at the end, as spreadsheets write them
         if len(cells) != len(first):
             ragged.append((len(lines), len(cells)))
@@ -96,6 +100,21 @@ def read_rows(rows: Rows, source: str, finder: Finder, notes: tuple[str, ...], f
         raise InputError(f"{source}: {place}: {count}{others} cell(s) where the first row has {len(first)}: {fix}")
     names = {positions[0]: field for field, positions in found.items()} if bare else first
     return table_of_cells(source, found, names, columns, lines, notes)
+
+
+def _of_title(error: InputError, first: Sequence[str], below: Rows, source: str, finder: Finder) -> InputError:
+    """The error for a first row that names no field, where it may be a title: the header is then one of those below."""
+    filled, most = sum(map(bool, first)), 0
+    try:
+        for line, cells in below:
+            names = [str(cell).strip() for cell in cells]
+            if finds(finder, names, source):
+                shown = ", ".join(map(brief, names[:SHOWN_NAMES]))
+                return InputError(f"{source}: line {line} looks like the header ({shown}): remove the lines above it")
+            most = max(most, sum(map(bool, names)))
+    except InputError:  # of a row that is broken
+        return error
+    return InputError(f"{error}; or, where the first row is a title, remove it") if filled == 1 < most else error
 
 
 def _named(separator: str, source: str) -> str:
