@@ -53,12 +53,14 @@ _SENTENCE = (
     "the|is|are|was|not|can|cannot|have|has|does|my|our|i|we|please|need|when|after|for|with|from|"
     "ist|sind|nicht|kein|keine|ich|wir|kann|mein|meine|bitte|geht|est|pas|je|nous|mon|está|puedo|não|meu|non|è"
 )
-_GREETING = re.compile(  # *+ keeps the signs it has: without, a run of lines of signs alone costs their number squared
-    r"^[\s,.;:>|-]*+(?:(?:hi|hello|hallo|hey|dear|greetings|gentles|good (?:morning|afternoon|evening|day)|"
+# Signs in front go with a greeting, and without one they are matched too, to stay (\1): lines of signs alone are then
+# looked at once, not from each of them to the last. *+ keeps the signs it has, for the same reason.
+_GREETING = re.compile(
+    r"^(?:[\s,.;:>|-]*+(?:(?:hi|hello|hallo|hey|dear|greetings|gentles|good (?:morning|afternoon|evening|day)|"
     r"guten (?:tag|morgen|abend)|"
     r"sehr geehrte[rs]?|liebe[rs]?|bonjour|bonsoir|hola|buenos d[ií]as|buenas tardes|ol[áa]|bom dia|boa tarde|"
     rf"ciao|buongiorno)\b(?:[ \t]+(?:{_ADDRESSEE})\b)*"
-    rf"(?:(?![^,.!:\n]{{0,25}}\b(?:{_SENTENCE})\b)[^,.!:\n]{{0,25}}[,!:\n])?[\s,.!:]*)+",
+    rf"(?:(?![^,.!:\n]{{0,25}}\b(?:{_SENTENCE})\b)[^,.!:\n]{{0,25}}[,!:\n])?[\s,.!:]*)+|([\s,.;:>|-]++))",
     re.IGNORECASE | re.MULTILINE,
 )
 _CLOSING = re.compile(  # of lower case: twice as fast as one that ignores it
@@ -127,7 +129,7 @@ def strip_mail(text: str) -> str:
     text = strip_markup(text)
     text = _HEADERS.sub("\n", text) if ":" in text or "---" in text else text
     text = "\n".join(filter(None, (" ".join(line.split()) for line in text.splitlines())))
-    text = _GREETING.sub("", _REPLY.sub("", text))
+    text = _GREETING.sub(r"\1", _REPLY.sub("", text))
     lower = text.replace("İ", "i").lower()  # as long as the text: of all letters that one alone becomes two
     for closing in _CLOSING.finditer(lower, max(0, len(text) - SIGNATURE)):
         if not closing["thanks"] or closing.start() >= THANKS_AFTER * len(text):
