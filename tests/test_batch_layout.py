@@ -168,7 +168,7 @@ def test_what_a_teacher_says_goes_with_its_pairs():
     assert builder(graded, all_pairs=True).build([np.arange(2)]).pair_teacher.tolist() == pytest.approx([0.8, 0.0])
 
     def gradient(weight, pairs):
-        loss = LossConfig(dims=(8, 4), distillation_weight=weight, teacher_scale=10.0)
+        loss = LossConfig(dims=(8, 4), distillation_weight=weight)
         rows = torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
         layout = builder(pairs, all_pairs=True).build([np.arange(5)])
         batch_loss(loss, rows[: layout.counts[0]], layout).total.backward()

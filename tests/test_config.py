@@ -375,6 +375,10 @@ def test_a_section_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
             'lora.targets="ffn"',
             "lora.targets must be a list, not 'ffn' (write [\"ffn\"], on a command line between single quotes)",
         ),
+        (
+            'model.prompts="ask: "',
+            "model.prompts must be a list, not 'ask: ' (write [\"ask: \"], on a command line between single quotes)",
+        ),
         ("lora.targets=[1]", "lora.targets must be a string, not 1"),
         ("loss.weights=[true]", "loss.weights must be a number, not True"),
         (

@@ -24,7 +24,7 @@ from trainer.system import distributed as ranks
 WIDTH = 12
 GLOBAL_BATCH = 16
 LOSS = LossConfig(dims=(12, 4, 8), weights=(1.0, 0.5, 2.0), pair_weight=0.7)
-LOSS = replace(LOSS, distillation_weight=0.9, teacher_scale=3.0)
+LOSS = replace(LOSS, distillation_weight=0.9)
 
 
 def make_pairs():
@@ -57,7 +57,9 @@ def step_gradients(world_size: int, sabotage: str = ""):
     features, weight = make_model()
     embeddings = torch.nn.functional.normalize(features[: len(pairs.texts)] + 0.5)
     guide = Guide(embeddings, -0.1)
-    builder = LayoutBuilder(pairs, positives_of(pairs), rank=ranks.rank(), all_pairs=True, guide=guide)
+    builder = LayoutBuilder(
+        pairs, positives_of(pairs), rank=ranks.rank(), all_pairs=True, guide=guide, teacher_scale=3.0
+    )
     found = []
     for step in range(3):
         layout = builder.build([sampler.local(step, rank) for rank in range(world_size)])

@@ -546,7 +546,7 @@ def test_a_limit_changes_what_is_trained_and_nothing_that_judges(tmp_path: Path)
     whole, small = (load_data(DataConfig(train=str(path), limit=limit), 0) for limit in (0, 30))
     assert len(small.train) == 30 and small.beyond_limit == len(whole.train) - 30 and whole.beyond_limit == 0
     assert small.dev.fingerprint() == whole.dev.fingerprint() and small.overlap == whole.overlap
-    assert "(a sample of 30)" in small.train.source
+    assert "(a sample of 30: data.limit)" in small.train.source
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])

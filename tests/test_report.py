@@ -42,7 +42,15 @@ from trainer.training.summary import print_summary
 VOID = {"meta", "img", "br"}
 SECRET = "call jane.doe@example.com or +49 170 1234567 about srv-db01"
 SIZES = Config(loss=LossConfig(dims=(64, 16)))
-FACTS = CardFacts({"pairs.json": {"rows": 36, "weight": 1.0}}, "2026-01-02", max_length=96, licence="", sided=False)
+FACTS = CardFacts(
+    {"pairs.json": {"rows": 36, "weight": 1.0}},
+    "2026-01-02",
+    max_length=96,
+    licence="",
+    sided=False,
+    steps=9,
+    planned_steps=9,
+)
 
 
 class Page(HTMLParser):

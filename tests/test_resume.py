@@ -474,6 +474,13 @@ def test_a_field_that_is_new_or_gone_is_a_difference():
     ]
 
 
+def test_pairs_that_another_setting_reads_are_no_changed_file() -> None:
+    saved = {"data.train": "p.json", "data.limit": 0, "train_data": "1" * 64}
+    other = saved | {"train_data": "2" * 64}
+    assert "data.train = p.json has changed" in differences(saved, other)[0]
+    assert differences(saved, other | {"data.limit": 9}) == ["data.limit was 0, is 9"]
+
+
 @pytest.mark.slow
 def test_random_states_that_no_generator_has_are_refused(start, tmp_path, capfd):
     killed(start, tmp_path / "run", 1)

@@ -155,11 +155,26 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "optim.floor_lr=0": ([], ["optim.warmup_ratio=0.5", "optim.hold_ratio=0.5"]),
     "loss.pair_weight=0.5": ([], ["data.train=positives.json"]),
     "loss.distillation_weight=1": ([], ["data.train=positives.json"]),
+    "data.limit=9": ([], ["data.train=positives.json"]),
     "loss.teacher_scale=20": (["loss.distillation_weight=1"], []),
     "eval.largest_strength=1.5": ([], ["eval.choose_strength=false"]),
     "early_stopping.patience=2": (["eval.every=3"], ["eval.every=4"]),
     "checkpoint.every=9": ([], ["checkpoint.every=10"]),
 }
+
+
+def conditions_of(config: Config) -> Conditions:
+    """Of pairs of both labels without a teacher, ten steps in one process."""
+    return Conditions(
+        config,
+        10,
+        1,
+        has_negatives=True,
+        has_soft_targets=False,
+        has_teacher=False,
+        is_limited=False,
+        from_adapter=False,
+    )
 
 
 def ignored(settings: list[str], processes: int = 1) -> list[str]:
@@ -171,6 +186,8 @@ def ignored(settings: list[str], processes: int = 1) -> list[str]:
         processes,
         has_negatives=is_rich,
         has_soft_targets=is_rich,
+        has_teacher=is_rich,
+        is_limited=is_rich,
         from_adapter="/adapter" in asked.model.name,
     )
     return [line.split(" ")[0] for line in ignored_settings(asked, run)]
@@ -209,9 +226,7 @@ def test_the_plan_says_what_was_set_settled_and_ignored(monkeypatch: pytest.Monk
     real = settle(asked, 384, pairs_of([1, 2]))
     said = said_by(
         monkeypatch,
-        lambda: print_settings(
-            asked, Conditions(real, 10, 1, has_negatives=True, has_soft_targets=False, from_adapter=False), width=384
-        ),
+        lambda: print_settings(asked, conditions_of(real), width=384),
     )
     assert said.splitlines() == [
         'Settings that differ from the defaults: model.name = "x", data.train = "pairs.json", '
@@ -226,7 +241,7 @@ def test_a_largest_dim_below_the_width_is_said(monkeypatch: pytest.MonkeyPatch) 
     asked = config_of("loss.dims=[64, 32]")
     for width, is_said in ((384, True), (64, False)):
         real = settle(asked, width, pairs_of([1, 1]))
-        run = Conditions(real, 10, 1, has_negatives=True, has_soft_targets=False, from_adapter=False)
+        run = conditions_of(real)
         said = said_by(monkeypatch, lambda run=run, width=width: print_settings(asked, run, width))
         assert ("largest of loss.dims, 64, is below the model's width, 384" in said) is is_said
 

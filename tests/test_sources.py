@@ -7,6 +7,7 @@ from collections import Counter, deque
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,21 @@ from hypothesis import strategies as st
 from oracles import until_finish
 
 from trainer.checkpoint.identity import SOURCE, differences
-from trainer.config import CurriculumConfig, DataConfig
+from trainer.config import Config, CurriculumConfig, DataConfig, LossConfig
 from trainer.config_data import SourceConfig
 from trainer.data.batch_filling import Unit, draw_units, make_units
+from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.incidents import generate_pairs
 from trainer.data.pairs import PairTable, pairs_from_columns, positives_of, soft_targets
 from trainer.data.run_data import load_data
 from trainer.data.sources import by_source, join, rows_by_source
+from trainer.data.split import check_overlap, hold_out
 from trainer.errors import InputError
 from trainer.lint.linter import lint_tables
 from trainer.main import cli
 from trainer.text.canonical import canonical_form
+from trainer.training.setup import layout_builder
 
 
 def table(name: str, count: int, phases: list[int] | None = None, **columns: list[Any]) -> PairTable:
@@ -69,6 +73,12 @@ def test_labels_are_soft_targets_where_those_of_their_own_file_are_graded() -> N
     taught = table("t", 3, teacher=[0.25, 0.75, None])
     targets = soft_targets(join([table("own", 3), replace(graded, source="g.csv", sources=("g.csv",)), taught]))
     np.testing.assert_allclose(targets, [np.nan] * 3 + [0.8, 0.0] + [0.25, 0.75, np.nan])
+    # A teacher's unit is no one else's, and a run's setting.
+    encoder: Any = SimpleNamespace(spec=SimpleNamespace(side_prompts=("",)))
+    config, tokens = Config(loss=LossConfig(distillation_weight=1, teacher_scale=5)), np.empty(0)
+    assert np.nanmax(layout_builder(config, taught, encoder, tokens).teacher) == pytest.approx(0.15)  # type: ignore[arg-type]
+    in_fifths = soft_targets(join([table("own", 3), replace(graded, source="g.csv", sources=("g.csv",)), taught]), 5.0)
+    np.testing.assert_allclose(in_fifths, [np.nan] * 3 + [0.8, 0.0] + [0.05, 0.15, np.nan])
 
 
 def test_a_forgetting_set_that_is_trained_on_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -162,6 +172,24 @@ def test_units_are_dealt_as_from_a_pack(sizes: list[int], weight: float, seed: i
     assert abs(sum(len(unit.rows) * count for unit, count in shown.items()) - 6 * weight * starts[-1]) <= max(sizes) + 1
     if weight == int(weight):
         assert all(Counter(epoch) == Counter(units * int(weight)) for epoch in drawn)
+
+
+# ---- dev, split off
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dev_is_a_share_of_each_source(seed: int) -> None:
+    """Also of one whose pairs all hang together, beside one of many loose pairs; a text of both is on one side."""
+    count = 200
+    chain = {"texts1": [f"t{i}" for i in range(count)], "texts2": [f"t{i + 1}" for i in range(count)]}
+    loose = {"texts1": [f"a{i}" for i in range(count)], "texts2": [f"b{i}" for i in range(count)]}
+    loose["texts1"][:3] = ["t5", "t50", "t150"]
+    labels = {"labels": [0, 1] * (count // 2)}
+    table = join([pairs_from_columns(each | labels, name) for each, name in ((chain, "chain"), (loose, "loose"))])
+    rest, held, left_out = hold_out(table, 0.2, seed)
+    assert all(30 <= rows <= 50 for rows in rows_by_source(held).values())
+    assert len(rest) + len(held) + left_out == 2 * count and left_out <= 6
+    assert check_overlap(rest, held, allowed=0) == 0
 
 
 # ---- the plan
@@ -262,7 +290,8 @@ def test_dev_is_split_off_all_sources_and_shares_no_text_with_any(tmp_path: Path
     )
     config = DataConfig(sources=[{"path": own}, {"path": general, "label_scale": 5, "weight": 0.2}], dev_fraction=0.2)
     data = load_data(config, seed=1)
-    assert rows_by_source(data.dev).keys() == {own, general} and min(rows_by_source(data.dev).values()) > 0
+    held = {f"{source} (held-out part)" for source in (own, general)}
+    assert rows_by_source(data.dev).keys() == held and min(rows_by_source(data.dev).values()) >= 9
     assert not set(map(canonical_form, data.train.texts)) & set(map(canonical_form, data.dev.texts))
     assert len(data.train) + len(data.dev) == 120 and data.train.score.max() == 1.0
     limited = load_data(DataConfig(**{**vars(config), "limit": 48}), seed=1)
@@ -344,6 +373,18 @@ def test_negatives_that_name_their_anchor_second_count_as_candidates_too() -> No
     for table in (pairs, pairs_from_columns(turned, "turned.json")):
         (phase,) = PhasedBatchSampler(table, config, batch_size=16, seed=0).phases
         assert phase.negatives_per_anchor == 15
+
+
+def test_known_positives_do_not_count_as_negatives_of_an_anchor() -> None:
+    config = CurriculumConfig(mode="mixed", epochs=1)
+    for anchors, expected in ((1, 0.0), (2, 8.0)):
+        columns = {"anchor": [f"q {i % anchors}" for i in range(64)], "positive": [f"p {i}" for i in range(64)]}
+        table = pairs_from_columns(columns, "many.json")
+        sampler = PhasedBatchSampler(table, config, batch_size=16, seed=0)
+        builder = LayoutBuilder(table, positives_of(table), rank=0, all_pairs=False)
+        layouts = [builder.build([batch]) for batch in sampler]
+        seen = [len(each.candidates) - (each.excluded >= 0).sum() / len(each.queries) for each in layouts]
+        assert sampler.phases[0].negatives_per_anchor == pytest.approx(np.mean(seen)) == pytest.approx(expected, abs=1)
 
 
 def test_each_positive_of_an_anchor_is_a_target_and_they_are_masked_for_each_other() -> None:

@@ -148,7 +148,7 @@ class LossConfig(Section, name="loss"):
     """Weight of the term that has cosines differ as a teacher's scores of the pairs do; without such, as labels do that
     lie between 0 and data.label_scale, which counts as 1."""
     teacher_scale: float = 1.0
-    """How much the teacher's scores differ where cosines should differ by 1."""
+    """How much the teacher's scores differ where cosines should differ by 1; labels are not divided by it."""
 
     def check_together(self) -> None:
         if self.weights and self.dims and len(self.weights) != len(self.dims):

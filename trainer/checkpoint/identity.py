@@ -45,6 +45,7 @@ def identity(
 
 DATA = {"train_data": "data.train", "dev_data": "data.dev", "corpus": "data.corpus"}  # fingerprint -> setting
 SOURCE = "source "  # begins the fingerprints of several training files, by their paths
+READS = ("data.", "train.seed")  # begin the settings that decide what is read of these files
 DIGITS = 12  # shown of a fingerprint
 
 
@@ -52,9 +53,13 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
     """Every field that differs, in words; of data that are not what they were also the file, and the fix."""
     nothing = "absent"
     told = []
+    # Other settings read other pairs from the same files.
+    same_reading = all(saved.get(key) == value for key, value in current.items() if key.startswith(READS))
     for key in dict.fromkeys((*current, *saved)):
         before, now = saved.get(key, nothing), current.get(key, nothing)
         if before != now and key in DATA and nothing not in (before, now):
+            if not same_reading:
+                continue
             setting = next((name for name in (DATA[key], "data.train") if current.get(name)), "data.sources")
             was, is_now = (f"'{str(value)[:DIGITS]}…'" for value in (before, now))  # a checkpoint may hold anything
             fix = "restore the file, or name another --output-dir"

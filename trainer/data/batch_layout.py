@@ -21,7 +21,7 @@ from scipy import sparse
 from torch import Tensor
 
 from trainer.data.false_negatives import Guide
-from trainer.data.pairs import PairTable, candidates_of, negatives_of, soft_targets
+from trainer.data.pairs import PairTable, candidates_of, masked_of, negatives_of, related_of, soft_targets
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class LayoutBuilder:
         all_pairs: bool,
         two_prompts: bool = False,
         guide: Guide | None = None,
+        teacher_scale: float = 1.0,
     ) -> None:
         """
         Args:
@@ -70,12 +71,13 @@ class LayoutBuilder:
             all_pairs: encode both sides of every negative row, as terms over pairs need; else only its candidate.
             two_prompts: the encoder has a prompt for each side; text ids are then those of `PairTable.with_sides`.
             guide: tells probable false negatives, which are masked unless they are labelled negative.
+            teacher_scale: how much a teacher's scores differ where cosines should differ by 1.
         """
         self.table, self.rank, self.all_pairs = table.with_sides() if two_prompts else table, rank, all_pairs
         self.second_side = len(table.texts) if two_prompts else 0  # added to a first text's id
-        self.related = known_positives + sparse.identity(known_positives.shape[0], bool, "csr")
+        self.related = related_of(known_positives)
         self.guide, self.negatives = guide, negatives_of(table)
-        self.teacher = soft_targets(table)
+        self.teacher = soft_targets(table, teacher_scale)
 
     def build(self, ranks: list[np.ndarray]) -> BatchLayout:
         """Lay out a global batch, given as the rows [B] of each rank."""
@@ -118,11 +120,10 @@ class LayoutBuilder:
         """Which candidates are copies or known positives of each query, or probable false negatives beside its target:
         [queries, the most of any], filled with -1. And how many are the last alone."""
         canonical = self.table.canonical
-        placed = np.ones(len(candidates), bool), (canonical[candidates], np.arange(len(candidates)))
-        holds = sparse.csr_matrix(placed, shape=(self.related.shape[0], len(candidates)))
-        excluded, false_negatives = self.related[canonical[queries]] @ holds, 0
+        sides = canonical[queries], canonical[candidates]
+        excluded, false_negatives = masked_of(self.related, *sides), 0
         if self.guide is not None:
-            known = excluded + self.negatives[canonical[queries]] @ holds
+            known = excluded + masked_of(self.negatives, *sides)
             nearer = self.guide.false_negatives(queries, targets, candidates, known)
             excluded, false_negatives = excluded + nearer, nearer.nnz
         counts = np.diff(excluded.indptr)

@@ -6,7 +6,7 @@ one integer, every rank knows every batch, and a resumed run continues exactly w
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -15,11 +15,12 @@ import numpy as np
 
 from trainer.config import CurriculumConfig
 from trainer.data.batch_filling import Unit, draw_units, make_units, sample_units, spread_repeats, take_batch
-from trainer.data.pairs import PairTable, candidates_of
+from trainer.data.pairs import PairTable, candidates_of, masked_of, positives_of, related_of
 from trainer.data.sources import rows_by_source
 from trainer.errors import InputError
 
 MIXED = "mixed"  # the way of training, and the one phase that it has
+COUNTED_BATCHES = 100  # of a phase, evenly spread
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class PhasePlan:
     repeats: int  # batches that hold some text in two unrelated rows
     left_over: int  # rows at the end of the phase that filled no batch
     rows_by_source: dict[str, int]  # of its batches, by file
-    negatives_per_anchor: float  # candidates of a batch other than the anchor's own positive, on average
+    negatives_per_anchor: float  # candidates of a batch but those masked, on average over up to COUNTED_BATCHES
 
 
 class PhasedBatchSampler(Sequence[np.ndarray]):
@@ -195,7 +196,7 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
             repeats=repeats,
             left_over=left_over,
             rows_by_source=rows_by_source(table, np.concatenate(batches)),
-            negatives_per_anchor=float(np.mean([len(np.unique(candidates_of(table, batch))) - 1 for batch in batches])),
+            negatives_per_anchor=_negatives_per_anchor(table, batches),
         )
 
     def __len__(self) -> int:
@@ -206,13 +207,9 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
         """Row numbers of the global batch of a step."""
         return self._batches[step]
 
-    @property
-    def rows_by_source(self) -> dict[str, int]:
-        """Training file -> how many rows of it the batches of the run show."""
-        shown = Counter[str]()
-        for phase in self.phases:
-            shown.update(phase.rows_by_source)
-        return dict(shown)
+    def rows_shown(self, steps: int) -> dict[str, int]:
+        """Training file -> how many rows of it the first steps show."""
+        return rows_by_source(self._table, np.concatenate(self._batches[:steps]))
 
     def local(self, step: int, rank: int) -> np.ndarray:
         """Row numbers [batch_size] that a rank handles in a step."""
@@ -253,6 +250,16 @@ def _phase_rows(table: PairTable, config: CurriculumConfig) -> list[tuple[str, n
             "set curriculum.phases to what is there, or curriculum.mode to mixed"
         )
     return [(str(phase), np.flatnonzero(np.isin(table.phase, (0, phase)))) for phase in config.phases]
+
+
+def _negatives_per_anchor(table: PairTable, batches: list[np.ndarray]) -> float:
+    related, counts = related_of(positives_of(table)), []
+    for step in np.unique(np.linspace(0, len(batches) - 1, COUNTED_BATCHES).astype(int)):
+        batch = batches[step]
+        queries, candidates = table.text1[batch][table.label[batch]], np.unique(candidates_of(table, batch))
+        masked = masked_of(related, table.canonical[queries], table.canonical[candidates])
+        counts.append(len(candidates) - masked.nnz / max(len(queries), 1))
+    return float(np.mean(counts))
 
 
 def _count_riders(table: PairTable, batches: list[np.ndarray]) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, identity
 
 from trainer.data.field_names import PairFinder
 from trainer.data.json_files import table_of_columns
@@ -249,10 +249,10 @@ def graded_labels(table: PairTable) -> NDArray[np.bool_]:
     return (table.score > 0) & (table.score < 1)
 
 
-def soft_targets(table: PairTable) -> NDArray[np.float64]:
-    """[N] what distillation learns of each file: the teacher's scores; where no pair of it has one, the labels, 0 to 1,
-    if some lie between the ends of their scale; else NaN, as there is nothing to learn."""
-    targets, graded = table.teacher.copy(), graded_labels(table)
+def soft_targets(table: PairTable, teacher_scale: float = 1.0) -> NDArray[np.float64]:
+    """[N] what distillation learns of each file: the teacher's scores over their scale; where no pair of it has one,
+    the labels, 0 to 1, if some lie between the ends of theirs; else NaN, as there is nothing to learn."""
+    targets, graded = table.teacher / teacher_scale, graded_labels(table)
     for part in range(len(table.sources)):
         rows = table.part == part
         if np.isnan(table.teacher[rows]).all() and graded[rows].any():
@@ -267,6 +267,18 @@ def candidates_of(table: PairTable, batch: NDArray[Any], second_side: int = 0) -
     queries = table.canonical[first[positive]]
     swapped = ~positive & np.isin(table.canonical[second], queries) & ~np.isin(table.canonical[first], queries)
     return np.where(swapped, first + second_side, second)
+
+
+def masked_of(related: csr_matrix, queries: IntArray, candidates: IntArray) -> csr_matrix:
+    """[Q, G] which candidates are a query's own copies or known positives, of canonical numbers; `related` [C, C] says
+    which of these belong together."""
+    placed = np.ones(len(candidates), bool), (candidates, np.arange(len(candidates)))
+    return related[queries] @ csr_matrix(placed, shape=(related.shape[0], len(candidates)))
+
+
+def related_of(known_positives: csr_matrix) -> csr_matrix:
+    """[C, C] which canonical texts are no negatives of each other: known positives, and each of itself."""
+    return known_positives + identity(known_positives.shape[0], bool, "csr")
 
 
 def _number_by_appearance(values: NDArray[Any]) -> tuple[NDArray[Any], IntArray]:

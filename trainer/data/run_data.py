@@ -18,7 +18,7 @@ from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
 from trainer.data.raw_table import brief
 from trainer.data.readers import Reading
 from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, remarks
-from trainer.data.sources import by_source, join
+from trainer.data.sources import by_source, join, rows_by_source
 from trainer.data.split import check_overlap, has_both_labels, hold_out, require_positives, sample_pairs
 from trainer.data.ticket_corpus import corpus_of_tickets, read_texts
 from trainer.data.ticket_table import Columns
@@ -70,10 +70,14 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     if config.dev or config.train == INCIDENTS:
         dev = _read(config, config.as_source(config.dev or INCIDENTS), "dev", seed)
     else:
-        rows = len(train)
+        before = rows_by_source(train)
         train, dev, left_out = hold_out(train, config.dev_fraction, seed)
-        lost = f"; {left_out} rows that connect both sides are left out" if left_out else ""
-        console.print(f"{train.source}: held out {len(dev)} of {rows} rows as dev{lost}", markup=False)
+        for (source, rows), kept, held in zip(
+            before.items(), rows_by_source(train).values(), rows_by_source(dev).values(), strict=True
+        ):
+            lost = rows - kept - held
+            between = f"; {lost} rows that connect both sides are left out" if lost else ""
+            console.print(f"{source}: held out {held} of {rows} rows as dev{between}", markup=False)
     test = _read(config, config.as_source(config.test), "test", seed) if config.test else None
     general = read_general(config.forgetting) if config.forgetting else None
     held_out = {"dev": dev} if test is None else {"dev": dev, "test": test}

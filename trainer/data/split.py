@@ -64,27 +64,28 @@ def connected_components(table: PairTable) -> IntArray:
 
 
 def hold_out(table: PairTable, fraction: float, seed: int) -> Split:
-    """Split rows into the rest and a held-out part, about `fraction` of them, so that no text is on both sides.
+    """Split rows into the rest and a held-out part, about `fraction` of each source, so that no text is on both sides.
 
     Seeded. Whole components of connected texts are held out where that gives both parts both labels. Where it does
     not, a set of texts is held out, and the rows that connect it with the others are left out: of SPLIT_ATTEMPTS sets,
     the one that leaves out the fewest. Such a set favours texts that are in few pairs. A table of positives alone, or
     with too few negatives for both parts, gives parts that hold positives at least. Both keep the order of rows.
 
-    Raises InputError where no part within SPLIT_TOLERANCE of the size asked for (or one row) leaves positives on both
-    sides, or where more than MOST_LEFT_OUT of the rows would be left out.
+    Raises InputError where no part within SPLIT_TOLERANCE of the size asked for (or one row) of every source leaves
+    positives on both sides, or where more than MOST_LEFT_OUT of the rows would be left out.
     """
     if not 0 < fraction < 1:
         raise InputError(
             f"{table.source}: the held-out fraction {fraction} is not between 0 and 1: choose one, such as 0.1"
         )
-    target, found = fraction * len(table), []
-    tolerance = max(1.0, SPLIT_TOLERANCE * target)
-    for texts in _text_sets(table, target, tolerance, np.random.default_rng(seed)):
+    sizes, found = np.bincount(table.part), []
+    targets = fraction * sizes
+    tolerances = np.maximum(1.0, SPLIT_TOLERANCE * targets)
+    for texts in _text_sets_of_sources(table, targets, tolerances, np.random.default_rng(seed)):
         first, second = texts[table.canonical[table.text1]], texts[table.canonical[table.text2]]
         held, rest = first & second, ~(first | second)
-        too_far = abs(held.sum() - target) > tolerance
-        if too_far or not (table.label[held].any() and table.label[rest].any()):
+        too_far = np.abs(np.bincount(table.part[held], minlength=len(sizes)) - targets) > tolerances
+        if too_far.any() or not (table.label[held].any() and table.label[rest].any()):
             continue
         lost = int((first != second).sum())
         lacks_label = not table.label.all() and bool(table.label[held].all() or table.label[rest].all())
@@ -93,10 +94,11 @@ def hold_out(table: PairTable, fraction: float, seed: int) -> Split:
             break
     wanted = f"{table.source}: cannot hold out {fraction:.1%} of {len(table)} rows"
     if not found:
-        sizes = np.bincount(connected_components(table))
+        groups = np.bincount(connected_components(table))
+        of_each = " of each file" if len(sizes) > 1 else ""
         raise InputError(
-            f"{wanted} with positives, and no text, on both sides: they form {len(sizes)} groups of connected texts, "
-            f"the largest of {sizes.max(initial=0)} rows: give a file of its own as data.dev"
+            f"{wanted}{of_each} with positives, and no text, on both sides: they form {len(groups)} groups of "
+            f"connected texts, the largest of {groups.max(initial=0)} rows: give a file of its own as data.dev"
         )
     (too_many, _, lost), held, rest = min(found, key=lambda each: each[0])
     if too_many:
@@ -104,7 +106,8 @@ def hold_out(table: PairTable, fraction: float, seed: int) -> Split:
             f"{wanted}: {lost} rows ({100 * lost / len(table):.0f} %) connect both sides and would be lost, more than "
             f"{100 * MOST_LEFT_OUT:.0f} %: give a file of its own as data.dev"
         )
-    return Split(table.take(rest), replace(table.take(held), source=f"{table.source} (held-out part)"), lost)
+    names = tuple(f"{source} (held-out part)" for source in (table.source, *table.sources))
+    return Split(table.take(rest), replace(table.take(held), source=names[0], sources=names[1:]), lost)
 
 
 def sample_pairs(table: PairTable, limit: int, seed: int) -> PairTable:
@@ -123,7 +126,27 @@ def sample_pairs(table: PairTable, limit: int, seed: int) -> PairTable:
     within = np.arange(len(table)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     place = (within + 0.5) / np.repeat(sizes, sizes)  # 0 to 1 in every kind: below a line lies the same share of each
     chosen = order[np.argsort(place, kind="stable")[:limit]]
-    return replace(table.take(np.sort(chosen)), source=f"{table.source} (a sample of {limit})")
+    return replace(table.take(np.sort(chosen)), source=f"{table.source} (a sample of {limit}: data.limit)")
+
+
+def _text_sets_of_sources(
+    table: PairTable, targets: NDArray[Any], tolerances: NDArray[Any], random: np.random.Generator
+) -> Iterator[NDArray[np.bool_]]:
+    """Masks [C] of canonical texts with about `targets` rows of each source among them: a set of each, joined."""
+    numbers, sets = [], []
+    for part in np.unique(table.part):
+        rows = np.flatnonzero(table.part == part)
+        source = table.take(rows)
+        number = np.empty(canonical_count(source), dtype=np.int64)  # in the whole table, of its canonical texts
+        for own, whole in ((source.text1, table.text1), (source.text2, table.text2)):
+            number[source.canonical[own]] = table.canonical[whole[rows]]
+        numbers.append(number)
+        sets.append(_text_sets(source, float(targets[part]), float(tolerances[part]), random))
+    for masks in zip(*sets, strict=True):
+        texts = np.zeros(canonical_count(table), dtype=np.bool_)
+        for number, mask in zip(numbers, masks, strict=True):
+            texts[number[mask]] = True
+        yield texts
 
 
 def _text_sets(

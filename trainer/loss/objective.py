@@ -43,8 +43,7 @@ def batch_loss(config: LossConfig, rows: Tensor, layout: BatchLayout) -> Loss:
         ranking = pairwise_ranking(first, second, layout.pair_labels, dims=dims, weights=weights, scale=config.scale)
         terms.append((config.pair_weight, ranking))
     if config.distillation_weight:
-        teacher = layout.pair_teacher / config.teacher_scale
-        distillation = margin_mse(first, second, teacher, layout.pair_groups, dims=dims, weights=weights)
+        distillation = margin_mse(first, second, layout.pair_teacher, layout.pair_groups, dims=dims, weights=weights)
         terms.append((config.distillation_weight, distillation))
     for weight, (term, term_by_dim) in terms:
         share = weight / ranks.world_size()

@@ -194,10 +194,11 @@ def _diagnostic_table(judged: Mapping[str, Any]) -> Table:
 
 
 def _worst_table(worst: Sequence[Mapping[str, Any]]) -> Table:
+    several = len({pair.get("file") for pair in worst}) > 1
     # Masked when they were written, and once more: the file may have been made otherwise.
     rows = [
         [
-            str(pair["row"]),
+            f"{pair['row']} of {Path(pair['file']).name}" if several else str(pair["row"]),
             "positive" if pair["label"] else "negative",
             f"{pair['baseline']:.3f} → {pair['final']:.3f}",
             *map(mask_text, pair["texts"]),

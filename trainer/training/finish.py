@@ -146,6 +146,8 @@ def card_facts(run: Run) -> CardFacts:
         max_length=spec.max_length,
         licence=licence_in(Path(run.config.model.name)),
         sided=bool(spec.query_prompt or spec.document_prompt),
+        steps=run.steps,
+        planned_steps=len(run.sampler),
     )
 
 
@@ -190,6 +192,7 @@ def score_record(
         },
         "worst": [
             {
+                "file": table.sources[table.part[pair]],
                 "row": int(table.row[pair]),
                 "label": int(table.label[pair]),
                 "texts": [shown(table.texts[texts[pair]]) for texts in (table.text1, table.text2)],

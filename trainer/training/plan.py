@@ -38,12 +38,14 @@ SMALL_PLAN = 1e12
 
 def lint_pairs(inputs: Inputs, keep: bool = True) -> None:
     """Show, and `keep` in the folder, what lint finds without a model in the pairs; nothing it finds ends the run."""
-    sources, train = by_source(inputs.data.train), inputs.data.train
-    of_text = dict(zip(train.texts, inputs.tokens.longest(len(train.texts)).tolist(), strict=True))
-    lengths = [np.array([of_text[text] for text in table.texts]) for table in sources]
-    lengths += [pairs.tokens.longest(len(pairs.table.texts)) for pairs in inputs.held_out]
-    tables = [*sources, *(pairs.table for pairs in inputs.held_out)]
-    report = lint_tables(tables, Tokens(lengths, inputs.encoder.spec.max_length), training=len(sources))
+    parts = [(inputs.data.train, inputs.tokens), *((pairs.table, pairs.tokens) for pairs in inputs.held_out)]
+    files = [by_source(table) for table, _ in parts]
+    lengths = []
+    for (table, tokens), of_table in zip(parts, files, strict=True):
+        of_text = dict(zip(table.texts, tokens.longest(len(table.texts)).tolist(), strict=True))
+        lengths += [np.array([of_text[text] for text in one.texts]) for one in of_table]
+    limits = Tokens(lengths, inputs.encoder.spec.max_length)
+    report = lint_tables([one for of_table in files for one in of_table], limits, training=len(files[0]))
     console.print("Lint of the run's pairs:")
     print_findings(report)
     if keep:
@@ -72,8 +74,8 @@ def plan_record(run: Run) -> dict[str, Any]:
 
 
 def source_record(run: Run) -> dict[str, Any]:
-    """Training file -> its rows, those that the steps of the plan show, and its weight."""
-    rows, shown = rows_by_source(run.data.train), run.sampler.rows_by_source
+    """Training file -> its rows, those that the steps of the run show, and its weight."""
+    rows, shown = rows_by_source(run.data.train), run.sampler.rows_shown(run.steps)
     weights = [file.weight for file in run.config.data.training_files()]
     return {
         source: {"rows": rows[source], "shown": shown[source], "weight": weight}
@@ -142,6 +144,8 @@ def print_plan(run: Run) -> None:
         ranks.world_size(),
         has_negatives=has_negatives,
         has_soft_targets=has_soft_targets,
+        has_teacher=not np.isnan(run.data.train.teacher).all(),
+        is_limited=run.data.beyond_limit > 0,
         from_adapter=run.encoder.spec.adapter is not None,
     )
     print_settings(run.asked, conditions, run.encoder.width)
@@ -186,6 +190,9 @@ def print_phases(run: Run) -> None:
         if len(phase.rows_by_source) > 1:
             shown = ", ".join(f"{rows} rows of {source}" for source, rows in phase.rows_by_source.items())
             console.print(f"Phase {phase.name} shows {shown}", markup=False)
+        if not phase.negatives_per_anchor:
+            nothing = "no anchor has a negative in its batch, so that MNRL is 0 and teaches nothing"
+            console.print(f"Phase {phase.name}: {nothing}: add pairs of other anchors", markup=False)
         if phase.repeats:
             batches = f"{phase.repeats} batch{'es' * (phase.repeats > 1)}"
             console.print(f"Phase {phase.name}: {batches} could not avoid showing a text twice")

@@ -85,7 +85,7 @@ def turn_onto_axes(run: Run, merged: Encoder, embeddings: dict[str, dict[str, np
     limit, metric = run.config.eval.forgetting_limit, run.config.eval.metric
     if not run.config.model.principal_axes or not dims:
         return None
-    own, texts = moment_of_files(merged, run.data.train, run.sampler.rows_by_source, run.config.train.seed)
+    own, texts = moment_of_files(merged, run.data.train, run.sampler.rows_shown(run.steps), run.config.train.seed)
     axes: np.ndarray = principal_axes(own)
     share: float | None = 0.0
     if limit and run.general is not None:

@@ -113,6 +113,10 @@ class Conditions:
     has_negatives: bool
     has_soft_targets: bool
     """Whether pairs have a teacher's scores, or graded labels."""
+    has_teacher: bool
+    """Whether some have a teacher's scores."""
+    is_limited: bool
+    """Whether data.limit left pairs out."""
     from_adapter: bool
     """Whether the model was loaded with an adapter."""
 
@@ -163,6 +167,7 @@ EFFECTS = {
     "data.allow_overlap": Effect(
         lambda run: bool(run.config.data.dev or run.config.data.test), "a dev that is split off shares no text"
     ),
+    "data.limit": Effect(lambda run: run.is_limited, "there are no more pairs"),
     "curriculum.phases": Effect(lambda run: run.is_phased, 'curriculum.mode = "mixed" trains all phases at once'),
     "curriculum.replay": Effect(
         lambda run: run.is_phased and len(run.config.curriculum.phases) > 1, "there is no earlier phase"
@@ -177,7 +182,7 @@ EFFECTS = {
         lambda run: run.has_soft_targets, "no pair has a teacher's score or a label between 0 and data.label_scale"
     ),
     "loss.teacher_scale": Effect(
-        lambda run: run.has_soft_targets and run.config.loss.distillation_weight > 0, "no teacher's scores are learned"
+        lambda run: run.has_teacher and run.config.loss.distillation_weight > 0, "no teacher's scores are learned"
     ),
     "eval.largest_strength": Effect(lambda run: run.config.eval.choose_strength, "eval.choose_strength = false"),
     "early_stopping.patience": Effect(

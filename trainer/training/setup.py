@@ -243,6 +243,7 @@ def layout_builder(config: Config, table: PairTable, encoder: Encoder, tokens: T
         all_pairs=config.loss.pair_weight > 0 or config.loss.distillation_weight > 0,
         two_prompts=len(encoder.spec.side_prompts) > 1,
         guide=Guide.build(encoder, tokens, config.loss),
+        teacher_scale=config.loss.teacher_scale,
     )
 
 
