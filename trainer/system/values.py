@@ -70,7 +70,7 @@ def _list_hint(value: Any, item: Any) -> str:
     """How to write the list that a value may stand for: "256,128", or a single value."""
     if not isinstance(value, str):
         return f" (write {toml_value([value])})" if type(value) is item else ""
-    listed = value.strip()[1:-1] if value.strip().startswith("[") else value
+    listed = value.strip().strip("[]") if value.strip().startswith("[") else value
     words = [word.lstrip().strip("\"'") for word in listed.split(",")]  # a prompt may end in a space
     items = [word if item is str else _meant(word, item) for word in words if word]
     if not items or None in items:
