@@ -724,6 +724,10 @@ def test_prompts_of_no_side_are_told_of(
         edit_json(folder / "config_sentence_transformers.json", prompts={name: f"{name}: " for name in names})
         load_encoder(str(folder))
         assert (f"none of its prompts ({', '.join(names)}) is of a side" in capfd.readouterr().err) is is_said
+    load_encoder(str(folder), prompts=("q: ", "d: "))
+    assert "with model.prompts before training too" in capfd.readouterr().err
+    load_encoder(str(folder))  # the control: its own
+    assert "model.prompts before" not in capfd.readouterr().err
 
 
 def test_prompts_that_are_asked_for_win(prompted: Path) -> None:

@@ -65,8 +65,8 @@ class DataConfig(Section, name="data"):
     names. Fields: number; text, title first; cluster, a name that tickets about one problem share, which does for
     data.duplicates; date, with which only earlier tickets are found."""
     dev_fraction: float = 0.1
-    """Share of the training pairs that becomes dev where data.dev is empty; of several sources together, so that no
-    text of dev is in any."""
+    """Share of the training pairs that becomes dev where data.dev is empty; of each of several sources, so that no text
+    of dev is in any."""
     label_scale: float = 1.0
     """Labels of train, dev and test run from 0 to this (5.0 for STS-style scores)."""
     positive_threshold: float = 0.0
@@ -76,7 +76,7 @@ class DataConfig(Section, name="data"):
     same pairs stays an error."""
     limit: int = 0
     """Train on a sample of so many pairs, for a cheap look; 0 takes all. Drawn by the seed, with sources, phases and
-    labels in proportion and pairs of one first text together; dev is the same as without."""
+    labels in proportion and pairs of one first text mostly together; dev is the same as without."""
     columns: tuple[str, ...] = ()
     """What the pair files call their fields, as in ["text1=Title", "label=same"]; empty goes by the usual names, and
     so does a file that has none of these columns. Fields: text1, text2, label, phase, category1, category2,

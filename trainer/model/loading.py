@@ -125,6 +125,9 @@ def _load(name: str, max_length: int, **options: Any) -> tuple[Encoder, list[str
     if any(prompt for _, prompt in spec.prompts) and not any(spec.side_prompts):
         names = ", ".join(name for name, _ in spec.prompts)
         notes.append(f"model.name = {name}: none of its prompts ({names}) is of a side; model.prompts may name the two")
+    if tuple(options["prompts"]) != AUTO:
+        told = "before training too, whether or not they are its own"
+        notes.append(f"model.name = {name}: with model.prompts {told}: its own figures may be others")
     if backbone.config.model_type not in FAMILIES:
         notes.append(f"{backbone.config.model_type} is none of {', '.join(FAMILIES)}: training on the padded path")
     return _complete(spec, backbone, tokenizer, max_length, _load_dense(root, backbone.config.hidden_size)), notes

@@ -71,7 +71,8 @@ def train(
         allow_inexact: also where the result will not be the same to the bit, as with another number of processes.
         max_steps: end after so many steps of the plan, whose rates and batches stay as they are. It is of this call: a
             run that was interrupted goes on to the end of the plan without it.
-        dry_run: read and check all, print the plan, and stop there; nothing is judged and nothing left behind.
+        dry_run: read and check all, print the plan, and stop there; nothing is judged, and nothing written but the
+            cache of tokens.
 
     Raises:
         TrainerError: one of its kinds; see `trainer.errors`.
@@ -128,7 +129,8 @@ def rehearse(inputs: Inputs) -> RunResult:
     print_plan(run)
     print_duration(run, even_if_small=True)
     print_numerics(run)
-    console.print(f"Dry run: nothing was judged, trained or written; the run would be {run.folder}", markup=False)
+    nothing = "nothing was judged or trained, and nothing written but the cache of tokens"
+    console.print(f"Dry run: {nothing}; the run would be {run.folder}", markup=False)
     return RunResult(run.folder, None)
 
 
