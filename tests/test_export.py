@@ -483,6 +483,15 @@ def test_an_adapter_settles_what_is_not_set_and_refuses_what_is_set_otherwise(
     (other / MANIFEST).unlink()
     with pytest.raises(InputError, match="has more than factors of one rank"):
         settled_by_adapter(LoraConfig(), load_encoder(str(other)))
+    # With biases (lora_bias), which no step of ours would train.
+    biased = shutil.copytree(adapter, tmp_path / "biased")
+    weights = load_file(biased / "adapter_model.safetensors")
+    factor = next(name for name in weights if name.endswith("lora_B.weight"))
+    weights[factor.replace("weight", "bias")] = torch.zeros(len(weights[factor]))
+    encoder = load_encoder(str(biased))
+    save_file(weights, biased / "adapter_model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"more than factors of one rank \(.*lora_B\.bias\); set lora.start"):
+        settled_by_adapter(LoraConfig(), encoder)
 
 
 def test_an_adapter_that_does_not_fit_its_base_is_refused(

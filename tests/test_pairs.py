@@ -549,6 +549,20 @@ def test_a_limit_changes_what_is_trained_and_nothing_that_judges(tmp_path: Path)
     assert "(a sample of 30: data.limit)" in small.train.source
 
 
+def test_positives_that_a_limit_leaves_out_stay_known(tmp_path: Path) -> None:
+    """Each of ten texts with each of ten others: all candidates of a batch belong together."""
+    path, dev = tmp_path / "pairs.json", tmp_path / "dev.json"
+    crossed = {"texts1": [f"a{i // 10}" for i in range(100)], "texts2": [f"B{i % 10} " for i in range(100)]}
+    path.write_text(json.dumps(crossed | {"labels": [1] * 100}))
+    dev.write_text(json.dumps(generate_pairs(24, 0, "dev")))
+    for limit in (0, 12):
+        data = load_data(DataConfig(train=str(path), dev=str(dev), limit=limit), 0)
+        first, second = (np.unique(data.train.canonical[side]) for side in (data.train.text1, data.train.text2))
+        known = data.known_positives.toarray()
+        assert known[np.ix_(first, second)].all() and known.sum() == 2 * len(first) * len(second)
+    assert positives_of(data.train).sum() < known.sum()  # the control
+
+
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
 def test_a_fraction_outside_0_and_1_is_refused(fraction: float) -> None:
     with pytest.raises(InputError, match="fraction"):

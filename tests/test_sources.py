@@ -76,7 +76,8 @@ def test_labels_are_soft_targets_where_those_of_their_own_file_are_graded() -> N
     # A teacher's unit is no one else's, and a run's setting.
     encoder: Any = SimpleNamespace(spec=SimpleNamespace(side_prompts=("",)))
     config, tokens = Config(loss=LossConfig(distillation_weight=1, teacher_scale=5)), np.empty(0)
-    assert np.nanmax(layout_builder(config, taught, encoder, tokens).teacher) == pytest.approx(0.15)  # type: ignore[arg-type]
+    data: Any = SimpleNamespace(train=taught, known_positives=positives_of(taught))
+    assert np.nanmax(layout_builder(config, data, encoder, tokens).teacher) == pytest.approx(0.15)  # type: ignore[arg-type]
     in_fifths = soft_targets(join([table("own", 3), replace(graded, source="g.csv", sources=("g.csv",)), taught]), 5.0)
     np.testing.assert_allclose(in_fifths, [np.nan] * 3 + [0.8, 0.0] + [0.05, 0.15, np.nan])
 

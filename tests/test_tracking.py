@@ -118,3 +118,8 @@ def test_a_setting_that_is_gone_names_its_successor() -> None:
 
 def test_numbers_alone_have_names_that_trackers_take() -> None:
     assert scalars({"a": {"b@1": 2, "c": [1]}, "d": "e", "f+g": 1.5, "h": None}) == {"a/b_at_1": 2, "f_and_g": 1.5}
+
+
+def test_no_gradient_is_divided_by_what_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert make_accelerator(settings(), tmp_path).gradient_accumulation_steps == 1

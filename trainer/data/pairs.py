@@ -298,6 +298,14 @@ def positives_of(table: PairTable) -> csr_matrix:
     return _canonical_pairs(table, table.label)
 
 
+def positives_beyond(sample: PairTable, table: PairTable) -> csr_matrix:
+    """As `positives_of` a sample of a table's rows, of all rows of the table that label two texts of the sample."""
+    numbers = dict(zip(table.texts, table.canonical.tolist(), strict=True))
+    canonical = np.empty(canonical_count(sample), dtype=np.int64)  # of the sample's canonical texts, in the table
+    canonical[sample.canonical] = [numbers[text] for text in sample.texts]
+    return positives_of(table)[canonical][:, canonical]
+
+
 def negatives_of(table: PairTable) -> csr_matrix:
     """As `positives_of`, of the rows labelled negative."""
     return _canonical_pairs(table, ~table.label)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from trainer.config_data import DataConfig, SourceConfig
 from trainer.config_file import load_config
 from trainer.data.incidents import generate_pairs
-from trainer.data.pairs import PairTable, pairs_from_columns, read_pairs
+from trainer.data.pairs import PairTable, pairs_from_columns, positives_beyond, read_pairs
 from trainer.data.raw_table import brief
 from trainer.data.readers import Reading
 from trainer.data.search_corpus import SearchCorpus, corpus_of_pairs, remarks
@@ -41,6 +42,7 @@ class RunData:
     """The pairs of a run, how many texts its parts share, and the corpus to search."""
 
     train: PairTable
+    known_positives: csr_matrix  # over canonical texts of train, also by rows that data.limit leaves out
     dev: PairTable
     test: PairTable | None
     general: PairTable | None  # STS set of general similarity, to see what is forgotten
@@ -106,7 +108,7 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     sample = sample_pairs(train, config.limit or len(train), seed)
     if beyond_limit := len(train) - len(sample):
         console.print(f"{train.source}: trains on {len(sample)} of {len(train)} rows (data.limit)", markup=False)
-    return RunData(sample, dev, test, general, corpus, overlap, left_out, beyond_limit)
+    return RunData(sample, positives_beyond(sample, train), dev, test, general, corpus, overlap, left_out, beyond_limit)
 
 
 def pairs_of_run(folder: Path) -> RunData:

@@ -96,7 +96,8 @@ def settled_by_adapter(asked: LoraConfig, encoder: Encoder) -> LoraConfig:
     stored, name = optional_json(spec.adapter / ADAPTER_CONFIG), f"the adapter of model.name = {spec.name}"
     with safe_open(spec.adapter / ADAPTER_WEIGHTS, framework="pt") as tensors:
         weights = list(tensors.keys())
-    others = [weight for weight in weights if not re.search(r"\.lora_(A|B|magnitude_vector)(\.|$)", weight)]
+    factor_of_ours = r"\.lora_((A|B)\.weight|magnitude_vector(\.weight)?)$"  # no bias, as lora_bias adds
+    others = [weight for weight in weights if not re.search(factor_of_ours, weight)]
     if others := others + [key for key in ("rank_pattern", "alpha_pattern") if stored.get(key)]:
         raise InputError(f'{name} has more than factors of one rank ({others[0]}); set lora.start = "merge"')
     factors = [weight.removeprefix("base_model.model.") for weight in weights if ".lora_A." in weight]

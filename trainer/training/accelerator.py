@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from trainer.config import Config
 from trainer.errors import InputError
@@ -24,7 +24,12 @@ def make_accelerator(config: Config, folder: Path) -> Accelerator:
     AcceleratorState._reset_state()
     try:
         accelerator = Accelerator(
-            mixed_precision=precision, log_with=trackers, project_dir=str(folder), kwargs_handlers=[patience]
+            mixed_precision=precision,
+            # Without it accelerate takes a number from the environment, and divides every gradient by it.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            log_with=trackers,
+            project_dir=str(folder),
+            kwargs_handlers=[patience],
         )
     except ValueError as error:
         raise InputError(f"train.precision = {config.train.precision}: {error}".replace("\n", " ")) from error

@@ -25,8 +25,8 @@ from trainer.config import Config, OutputConfig
 from trainer.data.batch_layout import LayoutBuilder
 from trainer.data.curriculum import PhasedBatchSampler
 from trainer.data.false_negatives import Guide
-from trainer.data.pairs import PairTable, positives_of
-from trainer.data.run_data import load_data
+from trainer.data.pairs import PairTable
+from trainer.data.run_data import RunData, load_data
 from trainer.evaluation.metric_choice import judged_on, require_metric, settle_metric
 from trainer.evaluation.pair_metrics import Metrics
 from trainer.evaluation.scoring import evaluate
@@ -204,7 +204,7 @@ def read_inputs(
         sampler=sampler,
         rates=learning_rates(config.optim, len(sampler)),
         steps=min(max_steps or len(sampler), len(sampler)),
-        layouts=layout_builder(config, data.train, encoder, tokenized.tokens),
+        layouts=layout_builder(config, data, encoder, tokenized.tokens),
         fingerprints=fingerprints,
     )
 
@@ -234,11 +234,11 @@ def plan_batches(config: Config, table: PairTable) -> PhasedBatchSampler:
     )
 
 
-def layout_builder(config: Config, table: PairTable, encoder: Encoder, tokens: TokenTable) -> LayoutBuilder:
+def layout_builder(config: Config, data: RunData, encoder: Encoder, tokens: TokenTable) -> LayoutBuilder:
     """What lays out this rank's part of each batch, by the encoder before training. Collective."""
     return LayoutBuilder(
-        table,
-        positives_of(table),
+        data.train,
+        data.known_positives,
         rank=ranks.rank(),
         all_pairs=config.loss.pair_weight > 0 or config.loss.distillation_weight > 0,
         two_prompts=len(encoder.spec.side_prompts) > 1,
