@@ -31,6 +31,7 @@ from trainer.errors import InputError
 from trainer.lint.linter import lint_tables
 from trainer.main import cli
 from trainer.text.canonical import canonical_form
+from trainer.training.plan import source_record
 from trainer.training.setup import layout_builder
 
 
@@ -232,6 +233,16 @@ def test_a_phase_shows_its_files_by_weight_and_the_general_one_in_every_phase(by
     assert not by_source or order != sorted(order)  # files do not come one after the other
     for step, batch in enumerate(sampler):
         assert np.array_equal(np.concatenate([sampler.local(step, rank) for rank in range(world_size)]), batch)
+
+
+def test_a_run_that_is_cut_short_shows_the_rows_of_its_steps() -> None:
+    pairs, sampler = plan(FILES)
+    files = [SimpleNamespace(weight=weight) for weight in WEIGHTS]
+    data: Any = SimpleNamespace(train=pairs, training_files=lambda: files)
+    run: Any = SimpleNamespace(data=data, sampler=sampler, steps=3, config=SimpleNamespace(data=data))
+    record = source_record(run)
+    assert [each["rows"] for each in record.values()] == [60, 45, 40]
+    assert {name: each["shown"] for name, each in record.items()} == rows_by_source(pairs, np.concatenate(sampler[:3]))
 
 
 def test_one_file_of_weight_1_is_planned_as_ever() -> None:
