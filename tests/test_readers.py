@@ -583,6 +583,29 @@ def test_folders_of_datasets_are_read_shard_after_shard(tmp_path: Path, capfd: p
             read_pairs(saved)
 
 
+def test_a_folder_of_shards_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Names say how many there are; each may end in a hash of its own."""
+    hub, data = tmp_path / "hub", tmp_path / "hub" / "data"
+    data.mkdir(parents=True)
+    for number in range(3):
+        write_parquet(data / f"train-0000{number}-of-00003.parquet", COLUMNS)
+    write_parquet(data / "test-00001-of-00009.parquet", COLUMNS)  # which is not asked for
+    assert rows_of(read_pairs(hub / "train")) == 3 * PAIRS
+    assert refusal(hub / "test").startswith(
+        "test-00000-of-00009.parquet (and 7 more) is missing: copy the whole folder"
+    )
+    (data / "test-00001-of-00009.parquet").unlink()
+    stale = write_parquet(data / "train-00000-of-00001.parquet", COLUMNS)
+    both = "holds its rows more than once, as train-...-of-00001 and train-...-of-00003: remove the older files"
+    assert refusal(hub) == refusal(hub / "train") == both
+    stale.rename(data / "train-00000-of-00003-0a1b.parquet")
+    assert refusal(hub) == "has 4 files of train whose names say 3: remove the older ones"
+    (data / "train-00000-of-00003.parquet").unlink()
+    assert rows_of(read_pairs(hub)) == 3 * PAIRS
+    (data / "train-00001-of-00003.parquet").unlink()
+    assert refusal(hub) == "train-00001-of-00003.parquet is missing: copy the whole folder again"
+
+
 def write_arrow(folder: Path, columns: dict[str, Any], features: dict[str, Any] | None = None) -> Path:
     """A saved dataset of one shard, its classes noted as `datasets` does."""
     noted = {name: {"names": names, "_type": "ClassLabel"} for name, names in (features or {}).items()}
