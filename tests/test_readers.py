@@ -638,6 +638,44 @@ def test_classes_are_their_names_and_two_of_a_label_0_and_1(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.parametrize(
+    ("zero", "one", "is_inverted"),
+    [
+        ("entailment", "not_entailment", True),
+        ("same", "different", True),
+        ("Similar", "Dissimilar", True),
+        ("duplicate", "non-duplicate", True),
+        ("dup", "not_duplicate", True),
+        ("match", "NoMatch", True),
+        ("related", "Unrelated", True),
+        ("not_duplicate", "duplicate", False),
+        ("not_equivalent", "equivalent", False),
+        ("different", "not_different", False),
+        ("other", "notable", False),
+    ],
+)
+def test_which_class_is_alike_is_said_and_never_against_its_name(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], zero: str, one: str, is_inverted: bool
+) -> None:
+    path = write_arrow(
+        tmp_path / "x", {"text1": ["a", "b"], "text2": ["c", "d"], "label": [0, 1]}, {"label": [zero, one]}
+    )
+    if is_inverted:
+        fault = f"label has '{zero}' as class 0, '{one}' as class 1, but 1 is alike"
+        assert refusal(path) == f"{fault}: write the labels anew, 1 for '{zero}' and 0 for '{one}'"
+    else:
+        assert read_pairs(path).label.tolist() == [False, True]
+        assert capfd.readouterr().err == f"{path}: read as label: '{zero}' is 0, '{one}' is 1\n"
+
+
+def test_a_list_among_the_features_hides_no_classes(tmp_path: Path) -> None:
+    """As `datasets` notes a column of lists."""
+    noted = {"label": {"names": ["same", "different"], "_type": "ClassLabel"}, "tags": [{"dtype": "string"}]}
+    table = pyarrow.table(COLUMNS).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": noted}})})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert "but 1 is alike" in refusal(tmp_path / "a.parquet")
+
+
 def test_arrow_that_stands_for_more_than_it_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = pyarrow.array(["x" * 100] * 50)
     encoded = {"text1": texts.dictionary_encode(), "text2": texts, "label": [1] * 50}

@@ -10,12 +10,14 @@ import datetime
 import io
 import itertools
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
 from trainer.data.delimited import read_rows
+from trainer.data.field_names import name_key
 from trainer.data.raw_table import LABEL_WORDS, Finder, RawTable, brief, parse_number, table_of_cells
 from trainer.data.text_files import check_expansion
 from trainer.errors import InputError, first_line
@@ -24,6 +26,12 @@ CELL_BYTES = 8  # the least that a cell takes in memory
 MAX_COLUMNS = 2000  # read of a sheet
 PARQUET = b"PAR1"  # how such a file begins
 BATCH_ROWS = 1024  # of Parquet or Arrow at a time, between two looks at what it has become
+# What a class of pairs that are not alike is called; or it negates the name of the other class.
+UNLIKE = re.compile(
+    r"(not|non|no)[\W_].*|(is[\W_]*)?(different|distinct|dissimilar|unlike|unrelated|unequal|irrelevant|negative|other"
+    r"|mismatch|contradiction)s?"
+)
+NEGATIONS = ("not", "non", "no", "un", "dis", "mis", "ir")
 
 
 def read_workbook(data: bytes, source: str, finder: Finder) -> RawTable:
@@ -82,6 +90,7 @@ def read_columnar(shards: Sequence[bytes], source: str, finder: Finder) -> RawTa
     """A table of Parquet files, or of streams of Arrow, one after the other; no more of them is read than the columns
     that are wanted. Classes are read as their names, but two classes of a label as 0 and 1. Raises InputError."""
     is_parquet = all(shard.startswith(PARQUET) for shard in shards)
+    notes: tuple[str, ...] = ()
     try:
         import pyarrow
         from pyarrow import ipc, parquet
@@ -98,7 +107,7 @@ def read_columnar(shards: Sequence[bytes], source: str, finder: Finder) -> RawTa
                 names = list(schema.names)
                 found = finder.find(names, source)
                 cells = {position: [] for positions in found.values() for position in positions}
-                classes = _classes(schema, names, found.get("label", ()), source)
+                classes, notes = _classes(schema, names, found.get("label", ()), source)
             if list(schema.names) != names:
                 raise InputError(f"{source}: its files differ in their columns: save it again")
             if is_parquet:
@@ -117,7 +126,7 @@ def read_columnar(shards: Sequence[bytes], source: str, finder: Finder) -> RawTa
     except (pyarrow.ArrowException, OSError, ValueError, NotImplementedError) as error:
         what = "Parquet" if is_parquet else "Arrow"
         raise InputError(f"{source}: cannot be read as {what} ({first_line(error)}): write it again") from None
-    return table_of_cells(source, found, names, cells)
+    return table_of_cells(source, found, names, cells, notes=notes)
 
 
 def _slices(stream: Any, wanted: list[str]) -> Iterator[Any]:
@@ -139,30 +148,49 @@ def _slices(stream: Any, wanted: list[str]) -> Iterator[Any]:
             yield batch.slice(start, BATCH_ROWS)
 
 
-def _classes(schema: Any, names: Sequence[str], label: Sequence[int], source: str) -> dict[int, list[str]]:
-    """Position of a column of classes -> their names, as the library `datasets` notes them in a schema.
+def _classes(
+    schema: Any, names: Sequence[str], label: Sequence[int], source: str
+) -> tuple[dict[int, list[str]], tuple[str, ...]]:
+    """Position of a column of classes -> their names, as the library `datasets` notes them in a schema; and in words
+    what is left out: a label of two classes that are no words for yes and no, which are 0 and 1.
 
-    Left out is a label of two classes that are no words for yes and no: these are 0 and 1. Raises InputError for a
-    label of more.
+    Raises InputError for a label of more, and where 1 is by its name the class of those that are not alike.
     """
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        classed = [name for name in names if features.get(name, {}).get("_type") == "ClassLabel"]
-        noted = {name: list(map(str, features[name]["names"])) for name in classed}
+        noted = {
+            name: list(map(str, feature["names"]))
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
-    classes = {}
+        return {}, ()
+    classes, notes = {}, []
     for position, name in enumerate(names):
         if name not in noted:
             continue
         words = noted[name]
+        shown = list(map(brief, words[:5]))
         if position not in label or all(map(_is_label, words)):
             classes[position] = words
         elif len(words) != 2:
-            shown = ", ".join(map(brief, words[:5]))
             fix = "write 1 for pairs that are alike and 0 for others, or a score"
-            raise InputError(f"{source}: {name} has {len(words)} classes ({shown}): {fix}")
-    return classes
+            raise InputError(f"{source}: {name} has {len(words)} classes ({', '.join(shown)}): {fix}")
+        elif _is_inverted(*words):
+            fix = f"write the labels anew, 1 for {shown[0]} and 0 for {shown[1]}"
+            raise InputError(
+                f"{source}: {name} has {shown[0]} as class 0, {shown[1]} as class 1, but 1 is alike: {fix}"
+            )
+        else:
+            notes.append(f"{name}: {shown[0]} is 0, {shown[1]} is 1")
+    return classes, tuple(notes)
+
+
+def _is_inverted(zero: str, one: str) -> bool:
+    """Whether of two classes the second is by its name that of pairs that are not alike, and the first is not."""
+    zero, one = zero.strip().lower(), one.strip().lower()
+    negated = {negation + name_key(zero) for negation in NEGATIONS}
+    return not UNLIKE.fullmatch(zero) and (UNLIKE.fullmatch(one) is not None or name_key(one) in negated)
 
 
 def _is_label(word: str) -> bool:
