@@ -977,7 +977,7 @@ def test_errors_in_columns_name_source_row_and_field(change: dict[str, Any], wor
         ({"positive": ["p", "q"], "teacher_scores": [3, 2]}, [3, 2], [0, 0]),
         ({"pos": [["p"], ["q"]], "neg": [["n", "m"], []], "pos_scores": [[3], [2]]}, [3, None, None, 2], [0] * 4),
         ({"positive": ["p", "q"], "negative": ["n", "m"], "teacher": [[3, 1], [2, -1.5]]}, [3, 1, 2, -1.5], [0] * 4),
-        ({"positive": ["p", "q"], "negative": ["n", "m"], "margin": ["2.5", None]}, [0, -2.5, 0, None], [1, 1, 2, 2]),
+        ({"positive": ["p", "q"], "negative": ["n", "m"], "margin": ["2.5", " "]}, [0, -2.5, None, None], [1, 1, 2, 2]),
     ],
 )
 def test_a_teachers_scores_are_read(columns, teacher, groups):
@@ -998,6 +998,12 @@ def test_a_teachers_scores_are_read(columns, teacher, groups):
         ({"teacher": [[1, 2], [1]]}, "row 2, teacher: does not fit its 2 positives and negatives"),
         ({"margin": [1, [2, 3]]}, "row 2, margin: does not fit its 2 positives and negatives: give as many margins"),
         ({"neg_scores": [1, [2, 3]]}, "row 2, neg_scores: does not fit its 2"),
+        (
+            {"teacher": [[1, 1], [1, 2]], "margins": [1, 2]},
+            "has a teacher's scores as 'teacher' and as 'margins': say which count, as in data.columns = "
+            '["teacher=teacher"]',
+        ),
+        ({"margin": [1, 1], "neg_score": [1, 2]}, "has a teacher's scores as 'margin' and as 'neg_score'"),
     ],
 )
 def test_scores_that_cannot_be_a_teachers_are_refused(columns, message):

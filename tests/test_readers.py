@@ -232,6 +232,23 @@ def test_columns_can_be_mapped(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert "column Gleihc is missing" in message and "nearest: 'Gleich?'" in message and "data.columns" in message
 
 
+def test_a_margin_that_is_not_learned_is_no_secret(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is of triplets, and one of two ways to say the same."""
+    labelled = write(tmp_path, "a.csv", "text1,text2,label,margin\n" + ROWS.format("1,2.5", "0,1.5"))
+    table = read_pairs(labelled)
+    assert rows_of(table) == PAIRS and not table.teacher_group.any()
+    assert capfd.readouterr().err == f"{labelled}: margin is not read, as it goes with positive and negative\n"
+    named = refusal(labelled, Reading(columns=("margin=margin",)))
+    assert named.startswith(
+        "margin of data.columns goes with positive and negative: name these too, as in data.columns"
+    )
+    assert rows_of(read_pairs(labelled, reading=Reading(columns=("teacher=margin",)))) == PAIRS
+    both = write(tmp_path, "b.jsonl", [TRIPLET | {"teacher": [3, 1], "margin": 2.5}])
+    assert "as 'teacher' and as 'margin'" in refusal(both)
+    for column, teacher in (("teacher=teacher", [3, 1]), ("margin=margin", [0, -2.5])):
+        assert read_pairs(both, reading=Reading(columns=(column,))).teacher.tolist() == teacher
+
+
 def test_columns_without_header_are_mapped_by_number(tmp_path: Path) -> None:
     triples = write(tmp_path, "triples.tsv", "vpn is down\tno vpn\tno mail\n")
     assert "data.columns" in refusal(triples)

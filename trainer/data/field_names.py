@@ -33,6 +33,7 @@ PAIR_NAMES = {
     "neg_scores": ("negscores", "negscore"),
 }
 OF_TRIPLETS = ("margin", "pos_scores", "neg_scores")
+WAYS_TO_SCORE = (("teacher",), ("margin",), ("pos_scores", "neg_scores"))  # one of which tells a teacher's scores
 USUAL_PAIR_NAMES = {
     "text1": ("sentence1", "question1", "anchor", "query", "premise", "texta", "sentencea", "questiona", "question"),
     "text2": (
@@ -129,9 +130,12 @@ class PairFinder:
             found["positive"] = found.pop("text2")
         if "positive" in found and "label" in found:
             found["text2"] = found.pop("positive")
-        if "positive" not in found:
-            for name in OF_TRIPLETS:
-                found.pop(name, None)
+        if "positive" in found:
+            found = _scored_one_way(found, mapped, names, source)
+        elif named := next((name for name in OF_TRIPLETS if name in mapped), ""):
+            fix = f"name these too, {_mapping_fix(('positive', 'NAME'), ('negative', 'NAME'))}"
+            fix += f", or {_mapping_fix(('teacher', 'NAME'))} where it is a score of each pair"
+            raise InputError(f"{source}: {named} of data.columns goes with positive and negative: {fix}")
         if missing := [name for name in REQUIRED if name not in found and (name == "text1" or "positive" not in found)]:
             raise _missing_pair_columns(source, missing, names)
         return found
@@ -161,9 +165,29 @@ class PairFinder:
         """The columns of fields that do not go by our own names, as "text1=question1"; and whether none was mapped."""
         mapped = set(map(name_key, self.mapping.values()))
         unused = mapped and not any(name_key(name) in mapped for name in names.values())
+        remarks = ["it has none of the columns that were named"] if unused else []
+        if "positive" not in names:
+            unread = [column for name, column in names.items() if name in OF_TRIPLETS]
+            remarks += [f"{column} is not read, as it goes with positive and negative" for column in unread]
         return [
             f"{name}={column}" for name, column in names.items() if name_key(column) not in PAIR_NAMES.get(name, ())
-        ], ["it has none of the columns that were named"] if unused else []
+        ], remarks
+
+
+def _scored_one_way(
+    found: Mapping[str, tuple[int, ...]], mapped: Mapping[str, Any], names: Sequence[str], source: str
+) -> dict[str, tuple[int, ...]]:
+    """The fields of triplets with one way to tell a teacher's scores: the one that a person named. Raises InputError
+    where there are several, as only one could be learned."""
+    ways = [way for way in WAYS_TO_SCORE if found.keys() & set(way)]
+    ways = [way for way in ways if mapped.keys() & set(way)] or ways
+    if len(ways) > 1:
+        first = [next(name for name in way if name in found) for way in ways]
+        columns = [names[found[name][0]] for name in first]
+        fix = f"say which count, {_mapping_fix((first[0], columns[0]))}"
+        raise InputError(f"{source}: has a teacher's scores as {' and as '.join(map(brief, columns))}: {fix}")
+    others = {name for way in WAYS_TO_SCORE if way not in ways for name in way}
+    return {name: at for name, at in found.items() if name not in others}
 
 
 def _only(

@@ -205,7 +205,7 @@ def _pair_table(
         raise InputError(
             f"data.positive_threshold is {threshold}: set it above 0, up to data.label_scale {label_scale}"
         )
-    are_margins = "margin" in raw.columns and not raw.columns.keys() & {"pos_scores", "neg_scores"}
+    are_margins = "margin" in raw.columns and "label" not in raw.columns
     raw = one_row_a_pair(raw)
     faults = Faults(raw)
     texts1, texts2 = (faults.read(side, partial(read_text, name=raw.names[side])) for side in ("text1", "text2"))
@@ -213,9 +213,12 @@ def _pair_table(
     phases = faults.read("phase", read_phase) if "phase" in raw.columns else [1] * len(raw)
     read = partial(read_category, spelled={"": ""})
     categories = [faults.read(name, read) if name in raw.columns else None for name in ("category1", "category2")]
-    teacher = faults.read("teacher", read_score) if "teacher" in raw.columns else [math.nan] * len(raw)
+    read_scores = faults.read("teacher", read_score) if "teacher" in raw.columns else [math.nan] * len(raw)
     faults.check()
     rows = np.array(raw.rows or range(1, len(raw) + 1), dtype=np.int64)
+    teacher = np.array(read_scores, dtype=np.float64)
+    if are_margins:  # where no negative has one, the positive's 0 is no score
+        teacher = np.where(np.bincount(rows, ~np.isnan(teacher))[rows] > 1, -teacher, math.nan)
     ids: dict[str, int] = {}
     numbers = [ids.setdefault(text, len(ids)) for pair in zip(texts1, texts2, strict=True) for text in pair]
     scores = np.array(labels, dtype=np.float64)
@@ -234,7 +237,7 @@ def _pair_table(
         categories2=categories[1],
         has_phases="phase" in raw.columns,
         row=rows,
-        teacher=(-1.0 if are_margins else 1.0) * np.array(teacher, dtype=np.float64),
+        teacher=teacher,
         teacher_group=rows if are_margins else np.zeros_like(rows),
         source=raw.source,
         sources=(raw.source,),
