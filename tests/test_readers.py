@@ -249,10 +249,16 @@ def test_a_margin_that_is_not_learned_is_no_secret(tmp_path: Path, capfd: pytest
         assert read_pairs(both, reading=Reading(columns=(column,))).teacher.tolist() == teacher
 
 
-def test_columns_without_header_are_mapped_by_number(tmp_path: Path) -> None:
+def test_columns_without_header_are_mapped_by_number(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     triples = write(tmp_path, "triples.tsv", "vpn is down\tno vpn\tno mail\n")
     assert "data.columns" in refusal(triples)
     assert rows_of(read_pairs(triples, reading=Reading(columns=("anchor=1", "positive=2", "negative=3")))) == PAIRS
+    assert capfd.readouterr().err == f"{triples}: read as text1=1, positive=2, negative=3\n"
+    blank = write(tmp_path, "b.tsv", "vpn is down\tno vpn\na\t \n")
+    assert refusal(blank, Reading(columns=("anchor=1", "positive=2"))).startswith("row 2, column 2: is blank")
+    named = write(tmp_path, "c.jsonl", [TRIPLET])
+    assert rows_of(read_pairs(named, reading=Reading(columns=("anchor=1", "positive=2", "negative=3")))) == PAIRS
+    assert "none of the columns that were named" in capfd.readouterr().err
     assert "column 4 is missing" in refusal(triples, Reading(columns=("anchor=1", "positive=4")))
     assert "column text1 is missing" in refusal(triples, Reading(columns=("positive=2",)))
 

@@ -77,9 +77,10 @@ def read_rows(rows: Rows, source: str, finder: Finder, notes: tuple[str, ...], f
     """
     head = next(rows, (0, ()))
     first = [str(cell).strip() for cell in head[1]]
-    bare = finder.without_header(first, source)
+    bare = finder.without_header(first)
+    names = bare or first
     try:
-        found = bare or finder.find(first, source)
+        found = finder.find(names, source)
     except InputError as error:
         raise _of_title(error, first, itertools.islice(rows, TITLE_ROWS), source, finder) from None
     columns: dict[int, list[Any]] = {position: [] for positions in found.values() for position in positions}
@@ -98,7 +99,6 @@ def read_rows(rows: Rows, source: str, finder: Finder, notes: tuple[str, ...], f
         row, count = ragged[0]
         place, others = place_of([row + 1 for row, _ in ragged], lines[row]), ", ..." * (len(ragged) > 1)
         raise InputError(f"{source}: {place}: {count}{others} cell(s) where the first row has {len(first)}: {fix}")
-    names = {positions[0]: field for field, positions in found.items()} if bare else first
     return table_of_cells(source, found, names, columns, lines, notes)
 
 
@@ -134,7 +134,7 @@ def _choose(text: str, source: str, finder: Finder, usual: str) -> str:
         try:
             first = [cell.strip() for cell in next(records(text, source, separator), (0, []))[1]]
             cells[separator] = len(first)
-            if finder.without_header(first, source) or finder.find(first, source):
+            if finder.find(finder.without_header(first) or first, source):
                 return separator
         except InputError:  # of this separator; the caller meets it again if it is chosen
             continue

@@ -148,18 +148,17 @@ class PairFinder:
             raise missing_column(source, [column], names, "correct data.columns")
         return found if all(found.values()) else {}
 
-    def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
-        """Text, text, label or label, text, text, told by the number; or as mapped to numbers of columns."""
-        columns = list(self.mapping.values())
-        if columns and all(map(str.isdecimal, columns)) and not set(columns) & set(cells):
+    def without_header(self, cells: Sequence[str]) -> list[str]:
+        """Text, text, label or label, text, text, told by the number; or numbers, where columns are mapped to these."""
+        columns = set(self.mapping.values())
+        if columns and all(map(str.isdecimal, columns)) and not columns & set(cells):
             numbers = [str(number) for number in range(1, len(cells) + 1)]
-            found = self._mapped(numbers, source)
-            return self._settle(found, found, numbers, source) if found else {}
+            return numbers if columns & set(numbers) else []
         if self.columns or len(cells) != 3:
-            return {}
+            return []
         if parse_number(cells[2]) is not None:
-            return {"text1": (0,), "text2": (1,), "label": (2,)}
-        return {"label": (0,), "text1": (1,), "text2": (2,)} if parse_number(cells[0]) is not None else {}
+            return ["text1", "text2", "label"]
+        return ["label", "text1", "text2"] if parse_number(cells[0]) is not None else []
 
     def describe(self, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """The columns of fields that do not go by our own names, as "text1=question1"; and whether none was mapped."""

@@ -47,7 +47,8 @@ class RawTable:
         """One error for cells of one field with one problem."""
         numbers = [row + 1 if self.rows is None else self.rows[row] for row in rows]
         place = place_of(list(dict.fromkeys(numbers)), self.lines[rows[0]] if self.lines else None)
-        return InputError(f"{self.source}: {place}, {self.names[field]}: {problem}")
+        name = self.names[field]  # a number where the file has no header
+        return InputError(f"{self.source}: {place}, {'column ' * name.isdecimal()}{name}: {problem}")
 
 
 class BadCell(Exception):
@@ -87,8 +88,8 @@ class Finder(Protocol):
     def find(self, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
         """Field -> positions of its columns among a file's names. Raises InputError where one is missing."""
 
-    def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
-        """The same by the first row of a file that has no header; {} where that row is a header. Raises InputError."""
+    def without_header(self, cells: Sequence[str]) -> list[str]:
+        """What to call the columns of a file by its first row, where that is no header; [] where it is one."""
 
     def describe(self, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """In words, of the names of fields: those that need saying; and what the file lacks, and what stands in."""
@@ -105,7 +106,7 @@ def finds(finder: Finder, names: Sequence[str], source: str) -> dict[str, tuple[
 def table_of_cells(
     source: str,
     found: Mapping[str, Sequence[int]],
-    names: Sequence[str] | Mapping[int, str],
+    names: Sequence[str],
     cells: Mapping[int, list[Any]],
     lines: Sequence[int] | None = None,
     notes: tuple[str, ...] = (),

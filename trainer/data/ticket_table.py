@@ -96,9 +96,9 @@ class Columns:
             raise missing_ticket_text(source, names, self.options["texts"], self.category is None)
         return found
 
-    def without_header(self, cells: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
-        """{}: a ticket file has a header."""
-        return {}
+    def without_header(self, cells: Sequence[str]) -> list[str]:
+        """[]: a ticket file has a header."""
+        return []
 
     def describe(self, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """The columns that no option names and that are not called as ours are; and those that are missing."""
