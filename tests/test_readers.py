@@ -524,6 +524,36 @@ def test_parquet_holds_pairs_triplets_and_lists(tmp_path: Path) -> None:
     assert "no rows" in refusal(write_parquet(tmp_path / "e.parquet", {name: [] for name in COLUMNS}))
 
 
+def test_dotted_names_are_those_of_json_in_parquet_and_arrow(tmp_path: Path) -> None:
+    rows = [
+        {
+            "query": "a",
+            "hits": [{"id": 1, "text": "b"}, {"id": 2, "text": "c"}],
+            "miss": {"far": {"text": "d"}},
+            "n.o": 1,
+        },
+        {"query": "e", "hits": [{"id": 3, "text": "f"}], "miss": None, "n.o": 2},
+    ]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    reading = Reading(columns=("positive=hits.text", "negative=miss.far.text", "phase=n.o"))
+    expected = read_pairs(write(tmp_path, "a.jsonl", rows), reading=reading)
+    assert rows_of(expected) == [("a", "b", True), ("a", "c", True), ("a", "d", False), ("e", "f", True)]
+    for path in (write_parquet(tmp_path / "a.parquet", columns), write_arrow(tmp_path / "saved", columns)):
+        assert read_pairs(path, reading=reading).fingerprint() == expected.fingerprint()
+        assert "column hits.txet is missing" in refusal(path, Reading(columns=("positive=hits.txet", "anchor=query")))
+    deep = {"query": "a", "hits": {"1": {"2": {"3": {"4": "b"}}}}}  # of which JSON names no more levels either
+    levels = write_parquet(tmp_path / "deep.parquet", {name: [cell] for name, cell in deep.items()})
+    for path in (levels, write(tmp_path, "b.jsonl", [deep])):
+        assert "hits.1.2.3.4 is missing" in refusal(path, Reading(columns=("positive=hits.1.2.3.4", "anchor=query")))
+        assert "1.2.3: an object is not" in refusal(path, Reading(columns=("positive=hits.1.2.3", "anchor=query")))
+
+
+def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path: Path) -> None:
+    twice = pyarrow.table([["a"], ["b"], ["c"], [1]], names=["text1", "Other", "Other", "label"])
+    parquet.write_table(twice, tmp_path / "a.parquet")
+    assert "exists 2 times" in refusal(tmp_path / "a.parquet", Reading(columns=("text2=Other",)))
+
+
 def test_parquet_that_expands_too_far_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = {"text1": ["x" * 1000] * 4000, "text2": ["y"] * 4000, "label": [1] * 4000}  # 4 MB as a few bytes
     path = write_parquet(tmp_path / "a.parquet", columns)

@@ -18,6 +18,7 @@ from typing import Any
 
 from trainer.data.delimited import read_rows
 from trainer.data.field_names import name_key
+from trainer.data.json_files import NESTED, Record, inside, names_in
 from trainer.data.raw_table import LABEL_WORDS, Finder, RawTable, brief, parse_number, table_of_cells
 from trainer.data.text_files import check_expansion
 from trainer.errors import InputError, first_line
@@ -88,7 +89,8 @@ def _cell_text(value: Any) -> str:
 
 def read_columnar(shards: Sequence[bytes], source: str, finder: Finder) -> RawTable:
     """A table of Parquet files, or of streams of Arrow, one after the other; no more of them is read than the columns
-    that are wanted. Classes are read as their names, but two classes of a label as 0 and 1. Raises InputError."""
+    that are wanted. What stands in objects has a dotted name, as in JSON. Classes are read as their names, but two
+    classes of a label as 0 and 1. Raises InputError."""
     is_parquet = all(shard.startswith(PARQUET) for shard in shards)
     notes: tuple[str, ...] = ()
     try:
@@ -98,35 +100,56 @@ def read_columnar(shards: Sequence[bytes], source: str, finder: Finder) -> RawTa
         raise _missing_library(source, "Parquet" if is_parquet else "Arrow", "pyarrow") from None
     size, expanded, rows = sum(map(len, shards)), 0, 0
     names: list[str] = []
+    top: list[str] = []  # those of columns; the others stand inside of these
     cells: dict[int, list[Any]] = {}
     try:
         for shard in shards:
             file: Any = parquet.ParquetFile(io.BytesIO(shard)) if is_parquet else ipc.open_stream(shard)
             schema = file.schema_arrow if is_parquet else file.schema
             if not cells:
-                names = list(schema.names)
+                top, known = list(schema.names), set(schema.names)
+                names = top + [name for name in names_in([_keys_in(schema)]) if name not in known]
                 found = finder.find(names, source)
                 cells = {position: [] for positions in found.values() for position in positions}
+                homes = {position: _home(names[position], top) for position in cells}
                 classes, notes = _classes(schema, names, found.get("label", ()), source)
-            if list(schema.names) != names:
+            if list(schema.names) != top:
                 raise InputError(f"{source}: its files differ in their columns: save it again")
             if is_parquet:
                 check_expansion(source, file.metadata.num_rows * CELL_BYTES * len(cells), size)
-            wanted = [names[position] for position in cells]
+            wanted = list(dict.fromkeys(homes.values()))
             batches = file.iter_batches(batch_size=BATCH_ROWS, columns=wanted) if is_parquet else _slices(file, wanted)
             for batch in batches:
                 rows += batch.num_rows
                 expanded += batch.nbytes
                 check_expansion(source, max(expanded, rows * CELL_BYTES * len(cells)), size)
                 for position, column in cells.items():
-                    values = batch.column(names[position]).to_pylist()
+                    name, home = names[position], homes[position]
+                    values = batch.column(home).to_pylist()
+                    if name != home:
+                        values = [inside({home: value}, name) for value in values]
                     column += [_python_value(value, classes.get(position)) for value in values]
     except InputError:
         raise
-    except (pyarrow.ArrowException, OSError, ValueError, NotImplementedError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, NotImplementedError) as error:
         what = "Parquet" if is_parquet else "Arrow"
         raise InputError(f"{source}: cannot be read as {what} ({first_line(error)}): write it again") from None
     return table_of_cells(source, found, names, cells, notes=notes)
+
+
+def _keys_in(kind: Any, levels: int = NESTED) -> Record | None:
+    """The keys of what a schema, or a type in it, holds as objects, alone or in lists; None where these are none."""
+    import pyarrow
+
+    kind = getattr(kind, "value_type", kind)  # of a list
+    if levels < 0 or not isinstance(kind, pyarrow.Schema | pyarrow.StructType):
+        return None
+    return {field.name: _keys_in(field.type, levels - 1) for field in kind}
+
+
+def _home(name: str, top: Sequence[str]) -> str:
+    """The column that holds what a name says: itself, or the one around it."""
+    return name if name in top else next(home for home in top if name.startswith(f"{home}."))
 
 
 def _slices(stream: Any, wanted: list[str]) -> Iterator[Any]:

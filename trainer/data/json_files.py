@@ -69,10 +69,10 @@ def _table_of_records(records: list[Any], source: str, finder: Finder, lines: Se
             raise InputError(f"{source}: {place} is {brief(record)}: make it an object, one key a column")
     if not records:
         raise InputError(f"{source}: holds no records: add rows")
-    names = _names(records)
+    names = names_in(records)
     found = finder.find(names, source)
     positions = set(itertools.chain.from_iterable(found.values()))
-    cells = {position: [_inside(record, names[position]) for record in records] for position in positions}
+    cells = {position: [inside(record, names[position]) for record in records] for position in positions}
     return table_of_cells(source, found, names, cells, lines)
 
 
@@ -95,21 +95,21 @@ def table_of_columns(value: Mapping[str, Any], source: str, finder: Finder) -> R
     return table_of_cells(source, found, names, cells)
 
 
-def _inside(value: Any, name: str) -> Any:
+def inside(value: Any, name: str) -> Any:
     """What a dotted name says of a value: of an object its key, which may hold dots itself ("System.Title"), of a list
     what its objects say; None where there is nothing of the name."""
     if isinstance(value, list):
-        said = [_inside(inner, name) for inner in value]
+        said = [inside(inner, name) for inner in value]
         return [cell for one in said for cell in (one if isinstance(one, list) else [one]) if cell is not None] or None
     if not isinstance(value, dict):
         return None
     if name in value:
         return value[name]
-    inside = (_inside(value[key], name[len(key) + 1 :]) for key in value if name.startswith(f"{key}."))
-    return next((said for said in inside if said is not None), None)
+    parts = (inside(value[key], name[len(key) + 1 :]) for key in value if name.startswith(f"{key}."))
+    return next((said for said in parts if said is not None), None)
 
 
-def _names(records: list[Any]) -> list[str]:
+def names_in(records: list[Any]) -> list[str]:
     """All keys, in order of appearance; those of objects in a record, or in its lists, come last, as outer.inner, the
     outermost first."""
     depths: dict[str, int] = {}
@@ -138,7 +138,7 @@ def _lists_of_objects(value: Record, outer: str = "", levels: int = ENVELOPES) -
 
 def _choose(lists: Mapping[str, list[Any]], source: str, finder: Finder) -> str:
     """The name of the only list, else of the only one that has the fields (tickets beside users)."""
-    fitting = [name for name, value in lists.items() if len(lists) == 1 or finds(finder, _names(value), source)]
+    fitting = [name for name, value in lists.items() if len(lists) == 1 or finds(finder, names_in(value), source)]
     if len(fitting) != 1:
         named = ", ".join(map(brief, list(lists)[:12]))
         which = "several of them have" if fitting else "none of them has"
