@@ -178,6 +178,33 @@ def test_positives_and_negatives_are_rows_of_their_own_and_keep_their_number(tmp
     assert "no positives" in refusal(write(tmp_path, "c.jsonl", [{"query": "a", "pos": [], "neg": []}]))
 
 
+def test_rows_that_say_nothing_are_refused(tmp_path: Path) -> None:
+    rows = [{"query": "a", "pos": ["b"], "neg": []}, {"query": "c", "pos": [], "neg": []}, {"query": "d", "pos": []}]
+    path = write(tmp_path, "a.jsonl", rows)
+    assert refusal(path) == "rows 2, 3, pos: no positives and no negatives: add some, or remove the row"
+    rows[1]["neg"], rows[2]["neg"] = ["e"], "f"
+    assert len(read_pairs(write(tmp_path, "b.jsonl", rows))) == 3
+
+
+def test_a_key_that_is_misspelt_in_some_rows_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows: list[dict[str, Any]] = [
+        {"query": "a", "pos": ["b"], "neg": ["c"], "id": 1},
+        {"query": "d", "pos": ["e"], "negs": ["f"], "id": 2},
+        {"query": "g", "pos": ["h"], "id": 3},  # which just has none
+        {"query": "i", "pos": ["j"], "negs": ["k"]},
+    ]
+    path = write(tmp_path, "a.jsonl", rows)
+    assert len(read_pairs(path)) == 5
+    said = "read as utf-8, 2 rows without 'neg' ('negs' there is not read), text1=query, negative=neg, positive=pos"
+    assert capfd.readouterr().err == f"{path}: {said}\n"
+    del rows[1], rows[2]
+    read_pairs(write(tmp_path, "b.jsonl", rows))
+    assert "without" not in capfd.readouterr().err
+    nested = [{"query": "a", "hits": [{"text": "b", "n": 1}]}, {"query": "c", "hits": [{"text": "d"}], "extra": 1}]
+    read_pairs(write(tmp_path, "c.jsonl", nested), reading=Reading(columns=("positive=hits.text",)))
+    assert "without" not in capfd.readouterr().err
+
+
 def test_n_tuples_may_have_several_positives(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     head = "anchor,positive_1,positive_2,negative_1,negative_2,negative_3\n"
     path = write(tmp_path, "a.csv", head + "a,b,c,d,,e\nf,g,,h,i,j\n")

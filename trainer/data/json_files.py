@@ -44,7 +44,8 @@ def read_json(text: str, source: str, finder: Finder, by_lines: bool) -> RawTabl
         return table_of_columns(value, source, finder)
     if lists := dict(_lists_of_objects(value)):
         name = _choose(lists, source, finder)
-        return replace(_table_of_records(lists[name], source, finder), notes=(f'the list "{name}"',))
+        table = _table_of_records(lists[name], source, finder)
+        return replace(table, notes=(f'the list "{name}"', *table.notes))
     if value and all(isinstance(record, dict) for record in value.values()):  # records by the names of rows
         return _table_of_records(list(value.values()), source, finder)
     return table_of_columns(value, source, finder)
@@ -73,7 +74,21 @@ def _table_of_records(records: list[Any], source: str, finder: Finder, lines: Se
     found = finder.find(names, source)
     positions = set(itertools.chain.from_iterable(found.values()))
     cells = {position: [inside(record, names[position]) for record in records] for position in positions}
-    return table_of_cells(source, found, names, cells, lines)
+    notes = _misspelt(records, [names[position] for position in cells])
+    return table_of_cells(source, found, names, cells, lines, tuple(notes))
+
+
+def _misspelt(records: list[Any], read: list[str]) -> Iterator[str]:
+    """In words, how many records lack a key that is read, and have one that no record with it has and nobody reads."""
+    shapes = Counter(map(frozenset, records))  # many records, few of these
+    known = {*read, *(name.split(".", 1)[0] for name in read)}
+    for name in read:
+        if beside := [keys for keys in shapes if name in keys]:
+            usual = known.union(*beside)
+            strange = {keys: keys - usual for keys in shapes if name not in keys and not keys <= usual}
+            if rows := sum(shapes[keys] for keys in strange):
+                key = min(itertools.chain.from_iterable(strange.values()))
+                yield f"{rows} row{'s' * (rows > 1)} without {brief(name)} ({brief(key)} there is not read)"
 
 
 def table_of_columns(value: Mapping[str, Any], source: str, finder: Finder) -> RawTable:

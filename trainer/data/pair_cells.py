@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from trainer.data.raw_table import LABEL_WORDS, BadCell, Faults, RawTable, brief, fix_of_object, parse_number
-from trainer.errors import InputError
 from trainer.text.canonical import canonical_form
 
 MAX_PHASE = 2**31 - 1
@@ -23,7 +22,7 @@ UNUSABLE = re.compile("[\0\ud800-\udfff]")
 def one_row_a_pair(raw: RawTable) -> RawTable:
     """A table with text1, text2 and label of one of positives and negatives: each of them is a row.
 
-    `rows` keeps their numbers in the file. Raises InputError where there is none, or for what is no text.
+    `rows` keeps their numbers in the file. Raises InputError for a row that has none, or for what is no text.
     """
     if "label" in raw.columns:
         return raw
@@ -34,13 +33,13 @@ def one_row_a_pair(raw: RawTable) -> RawTable:
         if name in raw.columns
     }
     faults.check()
+    if bare := [row for row in range(len(raw)) if not any(column[row] for column in sides.values())]:
+        raise raw.errors(bare, "positive", "no positives and no negatives: add some, or remove the row")
     chosen = []
     for row in range(len(raw)):
         texts = [(text, label) for label, column in sides.items() for text in column[row]]
         scores = _scores_in(raw, row, [label for _, label in texts])
         chosen += [(row, text, label, score) for (text, label), score in zip(texts, scores, strict=True)]
-    if not chosen:
-        raise InputError(f"{raw.source}: has no positives and no negatives: add some")
     rows, cells, labels, teacher = zip(*chosen, strict=True)
     scored_by = [name for name in SCORES if name in raw.columns]
     others = raw.columns.keys() - {"positive", "negative", *SCORES}
