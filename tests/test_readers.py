@@ -238,6 +238,31 @@ def test_positives_alone_are_positive(tmp_path: Path) -> None:
     assert rows_of(read_pairs(path, reading=Reading(columns=("positive=answer",)))) == [("a", "b", True)]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "advice"),
+    [
+        ("a.csv", "question,answer\nvpn is down,no vpn\n", ["anchor=question", "positive=answer"]),
+        ("a.csv", "sentence1,sentence2\nvpn is down,no vpn\n", ["anchor=sentence1", "positive=sentence2"]),
+        ("a.csv", "text1,text2,teacher\nvpn is down,no vpn,0.9\n", ["label=teacher"]),
+        (
+            "a.csv",
+            "query,like,unlike\nvpn is down,no vpn,no mail\n",
+            ["anchor=query", "positive=NAME", "negative=NAME"],
+        ),
+        ("a.tsv", "vpn is down\tno vpn\tno mail\n", ["anchor=NAME", "positive=NAME", "negative=NAME"]),
+    ],
+)
+def test_the_advice_for_files_without_labels_works(tmp_path: Path, name: str, content: str, advice: list[str]) -> None:
+    path = write(tmp_path, name, content)
+    message = refusal(path)
+    given = json.loads(message.rpartition("data.columns = ")[2])
+    assert given == advice, message
+    if "NAME" in advice[-1]:
+        columns = ["1", "2", "3"] if name == "a.tsv" else ["query", "like", "unlike"]
+        given = [f"{mapped.partition('=')[0]}={column}" for mapped, column in zip(given, columns, strict=True)]
+    assert rows_of(read_pairs(path, reading=Reading(columns=tuple(given)))) == PAIRS[: 1 + ("negative" in message)]
+
+
 def test_columns_in_memory_go_by_the_same_names() -> None:
     table = pairs_from_columns({"anchor": ["a", "b"], "positive": ["c", "d"], "negative": [["e", "f"], None]}, "memory")
     assert rows_of(table) == [("a", "c", True), ("a", "e", False), ("a", "f", False), ("b", "d", True)]

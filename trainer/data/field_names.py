@@ -137,7 +137,7 @@ class PairFinder:
             fix += f", or {_mapping_fix(('teacher', 'NAME'))} where it is a score of each pair"
             raise InputError(f"{source}: {named} of data.columns goes with positive and negative: {fix}")
         if missing := [name for name in REQUIRED if name not in found and (name == "text1" or "positive" not in found)]:
-            raise _missing_pair_columns(source, missing, names)
+            raise _missing_pair_columns(source, missing, names, found)
         return found
 
     def _mapped(self, names: Sequence[str], source: str) -> dict[str, tuple[int, ...]]:
@@ -218,7 +218,9 @@ def _mapping_fix(*mapped: tuple[str, str]) -> str:
     return f"as in data.columns = [{listed}]"
 
 
-def _missing_pair_columns(source: str, missing: Sequence[str], names: Sequence[str]) -> InputError:
+def _missing_pair_columns(
+    source: str, missing: Sequence[str], names: Sequence[str], found: Mapping[str, Sequence[int]]
+) -> InputError:
     keys = {name_key(other) for other in names}
     number, title, body = (keys.intersection(USUAL_TICKET_NAMES[field]) for field in ("number", "text1", "text2"))
     if set(missing) - {"label"} and title and (number or body):
@@ -228,6 +230,15 @@ def _missing_pair_columns(source: str, missing: Sequence[str], names: Sequence[s
     fix = f"{say}, {_mapping_fix(*((name, 'NAME') for name in missing))}"
     if len(missing) == len(REQUIRED):
         fix += ", by numbers from 1 where the file has no header"
+    if missing == ["label"] and "teacher" in found:
+        own = _mapping_fix(("label", names[found["teacher"][0]]))
+        fix = (
+            f"a teacher's scores need one beside them; where they run from 0 to data.label_scale they may be it, {own}"
+        )
+    elif "label" in missing:  # which what is alike by its name needs not
+        text1, text2 = (names[found[name][0]] if name in found else "NAME" for name in ("text1", "text2"))
+        alike = [("anchor", text1), ("positive", text2)] + [("negative", "NAME")] * ("text2" in missing)
+        fix += f"; or, {'where all are alike' if len(alike) == 2 else 'without labels'}, {_mapping_fix(*alike)}"
     return missing_column(source, missing, names, fix)
 
 
