@@ -994,10 +994,11 @@ def test_a_teachers_scores_are_read(columns, teacher, groups):
     ("columns", "message"),
     [
         ({"teacher": [["x", 1], [1, 2]]}, "row 1, teacher: 'x' is not a score"),
-        ({"teacher": [[1, 1], [1e31, 2]]}, "row 2, teacher: 1e+31 is not a score"),
+        ({"teacher": [[1, 1], [2e15, 2]]}, "row 2, teacher: 2000000000000000.0 is not a score"),
         ({"teacher": [[1, 2], [1]]}, "row 2, teacher: does not fit its 2 positives and negatives"),
         ({"margin": [1, [2, 3]]}, "row 2, margin: does not fit its 2 positives and negatives: give as many margins"),
-        ({"neg_scores": [1, [2, 3]]}, "row 2, neg_scores: does not fit its 2"),
+        ({"neg_scores": [1, [2, 3]]}, "row 2, neg_scores: does not fit its negatives (1): give as many scores"),
+        ({"pos_scores": [1, [2, 3]], "neg_scores": [1, []]}, "row 2, pos_scores: does not fit its positives (1)"),
         (
             {"teacher": [[1, 1], [1, 2]], "margins": [1, 2]},
             "has a teacher's scores as 'teacher' and as 'margins': say which count, as in data.columns = "

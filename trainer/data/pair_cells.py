@@ -13,7 +13,7 @@ from trainer.data.raw_table import LABEL_WORDS, BadCell, Faults, RawTable, brief
 from trainer.text.canonical import canonical_form
 
 MAX_PHASE = 2**31 - 1
-MAX_SCORE = 1e30  # of a teacher: fp32 holds it
+MAX_SCORE = 1e15  # of a teacher: fp32 holds its square, which the loss takes
 SCORES = ("teacher", "margin", "pos_scores", "neg_scores")  # columns that tell a teacher's scores
 # What no text may hold: NUL, and surrogates, which JSON can spell ("\\ud800") and UTF-8 cannot.
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
@@ -58,20 +58,23 @@ def one_row_a_pair(raw: RawTable) -> RawTable:
 def _scores_in(raw: RawTable, row: int, labels: list[bool]) -> list[Any]:
     """The cells with a teacher's scores of a row's texts, positives first, or what its margins make of them, up to a
     sign: 0 for the positive. None for texts without. Raises InputError where they are not as many as the texts."""
-    cells, field = {name: _numbers_in(raw.columns[name][row]) for name in SCORES if name in raw.columns}, "teacher"
+    cells = {name: _numbers_in(raw.columns[name][row]) for name in SCORES if name in raw.columns}
+    positives, negatives = labels.count(True), labels.count(False)
+
+    def scores(name: str, count: int, of: str, what: str = "scores") -> list[Any]:
+        found = cells.get(name) or [None] * count
+        if len(found) != count or (name == "margin" and positives > 1):
+            raise raw.error(row, name, f"does not fit its {of}: give as many {what}")
+        return found
+
     if "pos_scores" in cells or "neg_scores" in cells:
-        field = "pos_scores" if "pos_scores" in cells else "neg_scores"
-        sides = (("pos_scores", labels.count(True)), ("neg_scores", labels.count(False)))
-        scores = [cell for name, count in sides for cell in cells.get(name) or [None] * count]
-    elif "margin" in cells:
-        field = "margin"
-        scores = [0.0] * labels.count(True) + (cells["margin"] or [None] * labels.count(False))
-    else:
-        scores = cells.get("teacher") or [None] * len(labels)
-    if len(scores) != len(labels) or (field == "margin" and labels.count(True) > 1):
-        what = "margins: there is one positive" if field == "margin" else "scores"
-        raise raw.error(row, field, f"does not fit its {len(labels)} positives and negatives: give as many {what}")
-    return scores
+        return scores("pos_scores", positives, f"positives ({positives})") + scores(
+            "neg_scores", negatives, f"negatives ({negatives})"
+        )
+    both = f"{len(labels)} positives and negatives"
+    if "margin" in cells:
+        return [0.0] * positives + scores("margin", negatives, both, "margins: there is one positive")
+    return scores("teacher", len(labels), both)
 
 
 def _numbers_in(cell: Any) -> list[Any]:
