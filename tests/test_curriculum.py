@@ -115,6 +115,17 @@ def test_an_odd_batch_splits_one_unit_and_says_so():
     assert phase.repeats == 0 and 0 < phase.extra <= phase.steps
 
 
+def test_a_batch_repeats_no_text_that_was_cut_off_it():
+    rng, rows = np.random.default_rng(0), []
+    for i in range(40):
+        rows += [(i, 100 + i, 1, 1), *((i, int(text), 0, 1) for text in 200 + rng.permutation(60)[:4])]
+    pairs = table(rows)
+    sampler = PhasedBatchSampler(pairs, phased([1], epochs=1), batch_size=8, seed=0)
+    (phase,) = sampler.phases
+    assert phase.extra > 0  # some are cut
+    assert phase.repeats == sum(repeats_a_text(pairs, batch) for batch in sampler)
+
+
 def test_unavoidable_repeats_are_counted():
     pairs = table([(0, 100 + i, 1, 1) for i in range(12)])  # one anchor for all
     sampler = PhasedBatchSampler(pairs, phased([1], epochs=2), batch_size=4, seed=0)

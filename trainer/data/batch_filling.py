@@ -63,7 +63,7 @@ def draw_units(units: list[Unit], weight: float, epoch: int, seed: Sequence[int]
     return drawn
 
 
-def take_batch(queue: deque[Unit], size: int) -> list[Unit]:
+def take_batch(queue: deque[Unit], size: int, table: PairTable) -> list[Unit]:
     """Take units of `size` rows together off the front of the queue.
 
     Whole units that share no text with the batch come first. Where none within reach fits, the room goes to rows that
@@ -78,10 +78,10 @@ def take_batch(queue: deque[Unit], size: int) -> list[Unit]:
     def add(unit: Unit) -> list[Unit]:
         nonlocal room
         head, tail = unit.rows[:room], unit.rows[room:]
-        batch.append(Unit(head, unit.texts))
-        used.update(unit.texts)
+        batch.append(Unit(head, _texts_of(table, head)) if tail else unit)
+        used.update(batch[-1].texts)
         room -= len(head)
-        return [Unit(tail, unit.texts, cut_off=True)] if tail else []
+        return [Unit(tail, _texts_of(table, tail), cut_off=True)] if tail else []
 
     while queue and room and len(passed) < LOOKAHEAD * size:
         unit = queue.popleft()
@@ -97,6 +97,11 @@ def take_batch(queue: deque[Unit], size: int) -> list[Unit]:
             passed += add(unit) if fits else [unit]
     queue.extendleft(reversed(passed))
     return batch
+
+
+def _texts_of(table: PairTable, rows: Sequence[int]) -> frozenset[int]:
+    sides = [side[list(rows)] for side in (table.text1, table.text2)]
+    return frozenset(table.canonical[np.concatenate(sides)].tolist())
 
 
 def spread_repeats(batches: list[list[Unit]]) -> int:

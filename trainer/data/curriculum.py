@@ -115,7 +115,7 @@ class PhasedBatchSampler(Sequence[np.ndarray]):
             filled: list[list[Unit]] = []
             for queue in queues:
                 waiting = sum(len(unit.rows) for unit in queue)
-                filled_here = [take_batch(queue, self.global_size) for _ in range(waiting // self.global_size)]
+                filled_here = [take_batch(queue, self.global_size, table) for _ in range(waiting // self.global_size)]
                 repeats += spread_repeats(filled_here)
                 filled += filled_here
             if self._by_source:
