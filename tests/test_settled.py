@@ -152,7 +152,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "curriculum.phases=[4]": ([], ["curriculum.mode=mixed"]),
     "curriculum.replay=0.1": ([], ["curriculum.phases=[2]"]),
     "train.timeout=60": ([], []),
-    "optim.floor_lr=0": ([], ["optim.warmup_ratio=0.5", "optim.hold_ratio=0.5"]),
+    "optim.floor_lr=0": ([], ["optim.warmup_ratio=0.15", "optim.hold_ratio=0.83"]),  # 9.8 steps are all 10
     "loss.pair_weight=0.5": ([], ["data.train=positives.json"]),
     "loss.distillation_weight=1": ([], ["data.train=positives.json"]),
     "data.limit=9": ([], ["data.train=positives.json"]),
@@ -168,7 +168,8 @@ def conditions_of(config: Config) -> Conditions:
     return Conditions(
         config,
         10,
-        1,
+        planned_steps=10,
+        processes=1,
         has_negatives=True,
         has_soft_targets=False,
         has_teacher=False,
@@ -177,12 +178,13 @@ def conditions_of(config: Config) -> Conditions:
     )
 
 
-def ignored(settings: list[str], processes: int = 1) -> list[str]:
+def ignored(settings: list[str], processes: int = 1, planned_steps: int = 10) -> list[str]:
     asked = config_of(*settings)
     is_rich = "data.train=positives.json" not in settings  # it has negatives, and a teacher's scores
     run = Conditions(
         settle(asked, 64, pairs_of([1, 2])),
         10,
+        planned_steps,
         processes,
         has_negatives=is_rich,
         has_soft_targets=is_rich,
@@ -204,6 +206,33 @@ def test_a_setting_without_effect_is_named_and_one_with_effect_is_not(setting: s
     assert key not in ignored([setting, *effective], processes=2)
     assert key in ignored([setting, *idle])
     assert key not in ignored(idle) or setting.startswith("checkpoint")  # what nobody set is not talked about
+
+
+@pytest.mark.parametrize(
+    ("setting", "own"),
+    [
+        ("data.label_scale=5", "label_scale=5"),
+        ("data.positive_threshold=0.7", "label_scale=5"),  # on another scale it means nothing
+        ("data.positive_threshold=0.7", "positive_threshold=0.6"),
+        ('data.columns=["label=same"]', 'columns=["label=equal"]'),
+    ],
+)
+def test_how_files_are_read_is_named_where_every_source_has_its_own_and_no_other_file_is_read(
+    setting: str, own: str
+) -> None:
+    def is_ignored(sources: str, *settings: str) -> bool:
+        return setting.split("=")[0] in ignored([setting, 'data.train=""', f"data.sources=[{sources}]", *settings])
+
+    both = f'{{path="a.json", {own}}}, {{path="b.json", {own}}}'
+    assert is_ignored(both)
+    assert not is_ignored(f'{both}, {{path="c.json"}}')
+    assert not is_ignored(both, "data.dev=dev.json") and not is_ignored(both, "data.test=test.json")
+
+
+def test_a_floor_that_a_cut_run_does_not_come_to_is_named() -> None:
+    """By default the rate comes down after 35 % of the plan."""
+    assert "optim.floor_lr" in ignored(["optim.floor_lr=0"], planned_steps=40)
+    assert "optim.floor_lr" not in ignored(["optim.floor_lr=0"], planned_steps=20)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,8 @@ def print_plan(run: Run) -> None:
     conditions = Conditions(
         run.config,
         run.steps,
-        ranks.world_size(),
+        planned_steps=len(run.sampler),
+        processes=ranks.world_size(),
         has_negatives=has_negatives,
         has_soft_targets=has_soft_targets,
         has_teacher=not np.isnan(run.data.train.teacher).all(),

@@ -20,6 +20,7 @@ from trainer.errors import InputError
 from trainer.model.encoder import Encoder
 from trainer.system.console import console
 from trainer.system.values import toml_value
+from trainer.training.schedule import schedule_edges
 
 LORA_RATE, FULL_RATE = 1e-3, 1e-4
 LORA_MOVES, FULL_MOVES = 5e-4, 3e-5
@@ -109,6 +110,8 @@ class Conditions:
 
     config: Config
     steps: int
+    planned_steps: int
+    """Of the whole plan, of which `steps` are made."""
     processes: int
     has_negatives: bool
     has_soft_targets: bool
@@ -133,11 +136,17 @@ class Conditions:
         return (self.steps - 1) // every if every else phases - 1
 
     @property
-    def reads_pairs(self) -> bool:
-        """Whether some pairs come from a file; the labels of generated ones are 0 and 1."""
+    def decays(self) -> bool:
+        """Whether the learning rate comes down within the steps that are made."""
+        optim = self.config.optim
+        return schedule_edges(self.planned_steps, optim.warmup_ratio, optim.hold_ratio)[1] < self.steps
+
+    def reads_pairs(self, *own: str) -> bool:
+        """Whether some pairs come from a file, of sources one without settings of its own of these names; the labels
+        of generated pairs are 0 and 1."""
         data = self.config.data
-        files = [file.path for file in data.training_files()]
-        return any(path not in ("", INCIDENTS) for path in (*files, data.dev, data.test))
+        sources = [source.path for source in data.sources if not any(getattr(source, name) for name in own)]
+        return any(path not in ("", INCIDENTS) for path in (data.train, *sources, data.dev, data.test))
 
 
 @dataclass(frozen=True)
@@ -149,8 +158,8 @@ class Effect:
 
 
 _ADAPTERS = Effect(lambda run: run.config.lora.enabled, "lora.enabled = false")
-_FROM_FILES = Effect(lambda run: run.reads_pairs, "all pairs are generated")
-_OF_FILES = Effect(lambda run: run.reads_pairs or bool(run.config.data.corpus), "all pairs are generated")
+_NO_FILE = "all pairs are generated, or of sources that have their own"
+_OF_FILES = Effect(lambda run: run.reads_pairs() or bool(run.config.data.corpus), "all pairs are generated")
 # Of the settings that do not always have one. What cannot be honoured at all is an error of the config instead.
 EFFECTS = {
     **{f"lora.{name}": _ADAPTERS for name in ("rank", "alpha", "dropout", "targets", "rslora", "dora")},
@@ -159,9 +168,10 @@ EFFECTS = {
         lambda run: not run.config.data.dev and run.config.data.train != INCIDENTS, "dev is not split off"
     ),
     "data.batches": Effect(lambda run: len(run.config.data.sources) > 1, "there is one source of pairs"),
-    "data.label_scale": _FROM_FILES,
-    "data.positive_threshold": _FROM_FILES,
-    "data.columns": _FROM_FILES,
+    "data.label_scale": Effect(lambda run: run.reads_pairs("label_scale"), _NO_FILE),
+    # On the scale of data alone.
+    "data.positive_threshold": Effect(lambda run: run.reads_pairs("positive_threshold", "label_scale"), _NO_FILE),
+    "data.columns": Effect(lambda run: run.reads_pairs("columns"), _NO_FILE),
     "data.encoding": _OF_FILES,
     "data.separator": _OF_FILES,
     "data.allow_overlap": Effect(
@@ -173,10 +183,7 @@ EFFECTS = {
         lambda run: run.is_phased and len(run.config.curriculum.phases) > 1, "there is no earlier phase"
     ),
     "train.timeout": Effect(lambda run: run.processes > 1, "one process waits for no other"),
-    "optim.floor_lr": Effect(
-        lambda run: run.config.optim.warmup_ratio + run.config.optim.hold_ratio < 1,
-        "warm-up and hold are the whole run",
-    ),
+    "optim.floor_lr": Effect(lambda run: run.decays, "no step comes after warm-up and hold"),
     "loss.pair_weight": Effect(lambda run: run.has_negatives, "there are no negatives"),
     "loss.distillation_weight": Effect(
         lambda run: run.has_soft_targets, "no pair has a teacher's score or a label between 0 and data.label_scale"
