@@ -100,6 +100,9 @@ def test_a_negative_of_a_query_on_its_right_side_brings_its_left_side():
     pairs = table([("anchor", "match", 1), ("look-alike", "anchor", 0), ("left", "right", 0)])
     found = names(pairs, builder(pairs).build([np.arange(3)]))
     assert sorted(found["candidates"]) == ["look-alike", "match", "right"]
+    # As a candidate it has the prompt of one, as those that stand on the right side do.
+    layout = guided(pairs, None, two_prompts=True).build([np.arange(3)])
+    assert all(layout.texts[0][layout.candidates] >= len(pairs.texts))
 
 
 TWO_DIMS = LossConfig(dims=(8, 4))

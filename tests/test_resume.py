@@ -289,6 +289,19 @@ def test_every_random_state_comes_back():
     assert draw() == first
 
 
+@pytest.mark.parametrize("name", ["weight/w", "optimizer/exp_avg/w", "optimizer/exp_avg_sq/w"])
+def test_a_tensor_of_another_shape_is_refused(name):
+    """One value would be copied into all of a parameter."""
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    run = state.RunState(baseline={})
+    tensors, values = state.snapshot(run, {"w": parameter}, optimizer, None, {}, {"size": 0, "sha256": ""})
+    with pytest.raises(ValueError, match=re.escape("w is [1], not [2]")):
+        state.restore({**tensors, name: torch.ones(1)}, values, {"w": parameter}, optimizer, None)
+
+
 # ---- a plan that is cut
 
 

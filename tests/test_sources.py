@@ -245,6 +245,13 @@ def test_a_run_that_is_cut_short_shows_the_rows_of_its_steps() -> None:
     assert {name: each["shown"] for name, each in record.items()} == rows_by_source(pairs, np.concatenate(sampler[:3]))
 
 
+def test_a_negative_does_not_ride_with_a_positive_of_another_file() -> None:
+    anchors = [f"anchor {i}" for i in range(24)]
+    tables = [table(name, 24, text1=anchors, label=labels) for name, labels in (("a", [1] * 24), ("b", [1, 0] * 12))]
+    pairs, sampler = plan(tables, config=CurriculumConfig(mode="mixed"), weights=(1, 1), by_source=True)
+    assert all(len(set(pairs.part[batch].tolist())) == 1 for batch in sampler)
+
+
 def test_one_file_of_weight_1_is_planned_as_ever() -> None:
     only, config = FILES[0], CurriculumConfig(phases=(1, 2), epochs=2)
     plain = PhasedBatchSampler(only, config, batch_size=4, seed=3)
@@ -323,6 +330,14 @@ def test_overlap_with_dev_names_the_file_that_holds_it(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_data(DataConfig(sources=sources, dev=copy), seed=0)
     assert f"also in data.sources ({own})" in str(caught.value)
+
+
+def test_overlap_of_dev_with_test_is_refused_or_recorded(tmp_path: Path) -> None:
+    train, dev = write(tmp_path, "train.csv", of("own", 30)), write(tmp_path, "dev.csv", of("dev", 20))
+    data = DataConfig(train=train, dev=dev, test=write(tmp_path, "test.csv", of("test", 20) + of("dev", 2)))
+    with pytest.raises(InputError, match=r"test\.csv: 2 of its 22 pairs .* also in .*dev\.csv"):
+        load_data(data, seed=0)
+    assert load_data(replace(data, allow_overlap=0.1), seed=0).overlap == {"dev": 0, "test": 0, "dev and test": 4}
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from trainer.model.embedding import embed
 from trainer.system.console import console
 from trainer.system.gpu import default_device
 from trainer.training import plan, setup
+from trainer.training.fast_paths import FastPaths
 from trainer.training.setup import build_run, read_inputs
 from trainer.training.step import Stepper, backward
 
@@ -105,6 +106,18 @@ def test_all_ranks_go_by_what_the_first_one_found_on_dev(make_stepper, monkeypat
         setup.ranks, "share_object", lambda found: {dim: dict.fromkeys(of, 0.5) for dim, of in found.items()}
     )
     assert {value for of in run.judge_on_dev().values() for value in of.values()} == {0.5}
+
+
+def test_ranks_start_from_the_same_weights_and_draw_different_dropout(make_stepper, monkeypatch):
+    shared, seeds = [], set()
+    monkeypatch.setattr(setup.ranks, "share_parameters", lambda parameters: shared.append([*map(id, parameters)]))
+    monkeypatch.setattr(setup, "prove_fast_paths", lambda inputs: FastPaths())  # which steps on a GPU
+    for number in range(2):
+        monkeypatch.setattr(setup.ranks, "rank", lambda number=number: number)
+        run = make_stepper(str(number)).run
+        assert shared.pop() == [*map(id, run.parameters.values())] and not shared
+        seeds.add(torch.initial_seed())
+    assert len(seeds) == 2
 
 
 def test_the_loss_scale_is_read_where_a_gradient_overflowed_alone(make_stepper, monkeypatch):

@@ -6,14 +6,18 @@ import json
 import math
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import Parameter
 
+from trainer.config import Config
 from trainer.training.strength import (
     best_strength,
     explain_choice,
+    fingerprint,
     kept_points,
     point_read,
     ruled_out,
@@ -190,6 +194,24 @@ def test_a_choice_beside_a_higher_value_is_explained(values, forgetting, limit, 
 
 
 # ---- points of an earlier try
+
+
+@pytest.mark.parametrize("part", ["data", "tokens", "forgetting", "corpus", "base_weights", "conditions"])
+def test_the_fingerprint_changes_with_all_that_a_point_depends_on(part: str) -> None:
+    def found(changed: str = "") -> str:
+        def has(name: str) -> SimpleNamespace:
+            return SimpleNamespace(fingerprint=lambda: str(name == changed))
+
+        run: Any = SimpleNamespace(
+            dev=SimpleNamespace(table=has("data"), tokens=has("tokens")),
+            fingerprints={name: name == changed for name in ("corpus", "base_weights")},
+            config=Config(),
+            conditions=lambda: {"device": changed == "conditions"},
+        )
+        general: Any = SimpleNamespace(table=has("forgetting"))
+        return fingerprint(run, {}, {}, general)
+
+    assert found() == found() != found(part)
 
 
 def test_points_are_kept_for_the_same_fingerprint_alone(tmp_path: Path) -> None:

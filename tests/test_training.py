@@ -22,6 +22,7 @@ from accelerate import PartialState
 from oracles import tickets_of_pairs, until_finish, write_tickets
 from safetensors.torch import load_file
 
+from trainer.checkpoint.content import RunState
 from trainer.config import (
     Config,
     CurriculumConfig,
@@ -505,6 +506,21 @@ def test_a_stopped_run_resumes_to_the_same_result(start, run_small, tmp_path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("asked", "lag"), [(0, 0), (2, 1)])  # the last step's numbers come late
+def test_a_stop_that_another_rank_was_asked_for_stops_this_one(asked, lag, run_small, few, monkeypatch):
+    """Else it would wait for that one in its next step."""
+    asks = (step == asked for step in range(3))
+
+    def summed(parts):
+        parts[2] += next(asks)  # where `stop` stands
+        return parts
+
+    monkeypatch.setattr(train.ranks, "sum_over_ranks", summed)
+    monkeypatch.setattr(train, "Stepper", lambda run: Stepper(run, lag))
+    assert run_small("run", few)[0] == 75
+
+
+@pytest.mark.slow
 def test_a_run_killed_in_its_first_step_or_in_its_export_is_resumed(run_small, few, monkeypatch, tmp_path):
     monkeypatch.setattr(Stepper, "train_step", raise_interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -720,6 +736,18 @@ def test_early_stopping_ends_the_run(start, tmp_path, monkeypatch):
     monkeypatch.setattr(Inputs, "judge_on_dev", falling)
     _, state = until_finish(start, tmp_path / "run", {"eval.every": 1, "early_stopping.patience": 2})
     assert len(steps_of(tmp_path / "run")) == state.step == 3 and state.best.step == 1
+
+
+def test_any_number_beats_a_first_best_that_is_none():
+    """Dev scores that are all equal have no correlation."""
+    values = iter([np.nan, np.nan, -0.5, np.nan, -0.6])
+    log, state = SimpleNamespace(write=lambda line: None), RunState(baseline={"8": {"spearman": np.nan}})
+    config = Config(loss=LossConfig(dims=(8,)), eval=EvalConfig(metric="spearman"))
+    run = SimpleNamespace(config=config, judged_on="dev", parameters={})
+    run.judge_on_dev = lambda: {"8": {"spearman": next(values)}}
+    for state.step in range(5):
+        train.note_evaluation(run, state, log)
+    assert (state.best.step, state.best.value, state.without_best) == (2, -0.5, 2)
 
 
 BAD = {
