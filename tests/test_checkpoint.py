@@ -240,23 +240,69 @@ def test_a_manifest_of_another_shape_is_damage(manifest: str, tmp_path: Path) ->
     assert find_damage(folder) == "manifest.json is not what was written"
 
 
-def test_a_disk_that_cannot_be_read_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = save(tmp_path, 1)
+def cannot_read(monkeypatch: pytest.MonkeyPatch, number: int, call: str) -> None:
+    """Every call of a kind that reads a checkpoint raises an OSError of a number."""
 
-    def fail(*args: object) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))  # as `read` raises it: with no file name
+    def fail(*args: object, **named: object) -> None:
+        # `read` raises it with no file name.
+        raise OSError(number, os.strerror(number), *([] if call == "file_digest" else [str(args[0])]))
 
-    monkeypatch.setattr(hashlib, "file_digest", fail)
-    assert find_damage(folder) == "cannot read step-000001: Input/output error"
+    monkeypatch.setattr(hashlib if call == "file_digest" else Path, call, fail)
 
 
-def test_where_all_are_damaged_that_is_said_and_none_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", ["open", "file_digest", "stat", "iterdir"])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO], ids=errno.errorcode.get)
+def test_a_file_that_cannot_be_read_is_no_damage(
+    number: int, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for step in (1, 2, 3):
-        flip_last(save(tmp_path, step), "state.json")
-    with pytest.raises(CheckpointError) as caught:
-        load_newest(tmp_path)
-    assert str(caught.value) == f"{tmp_path}: none of 3 checkpoints is whole; start a new run"
-    assert {path.name for path in tmp_path.iterdir()} == {f"step-{step:06d}.damaged" for step in (1, 2, 3)}
+        save(tmp_path, step)
+    sealed_folder._known_whole.clear()  # as in another process
+    cannot_read(monkeypatch, number, call)
+    said = rf"step-000003.*: cannot read: {os.strerror(number)}; mend that and try again, or move step-000003 away to"
+    said = rf"{tmp_path}: cannot read: {os.strerror(number)}; mend that and try again$" if call == "iterdir" else said
+    with pytest.raises(StorageError, match=said):
+        newest_checkpoint(tmp_path)
+    if call == "iterdir":
+        with pytest.raises(StorageError, match=said):
+            sealed_folder.has_checkpoints(tmp_path)  # or the run would begin anew
+    else:
+        monkeypatch.setattr(Path, "exists", lambda path: True)
+        with pytest.raises(StorageError, match=r"step-000003.*: cannot read: .* try again$"):
+            save(tmp_path, 3)
+        sealed_folder.drop_old(tmp_path, ())  # a save ends well though an older one cannot be read
+    monkeypatch.undo()
+    assert {path.name for path in tmp_path.iterdir()} == {f"step-{step:06d}" for step in (1, 2, 3)}
+    assert load_newest(tmp_path)[1] == {"step": 3}
+
+
+def test_one_that_cannot_be_set_aside_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flip_last(save(tmp_path, 1), "state.json")
+    cannot_read(monkeypatch, errno.EACCES, "rename")
+    with pytest.raises(StorageError, match=r"step-000001\.damaged: cannot write: Permission denied"):
+        newest_checkpoint(tmp_path)
+
+
+def test_where_all_are_damaged_they_are_named_and_none_is_lost(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    last = tmp_path / "step-000003" / "state.json"
+    whole = last.read_bytes()
+    for step in (1, 2, 3):
+        flip_last(tmp_path / f"step-{step:06d}", "state.json")
+    names = [f"step-{step:06d}.damaged" for step in (1, 2, 3)]
+    for _ in range(2):  # also once they are set aside
+        with pytest.raises(CheckpointError) as caught:
+            load_newest(tmp_path)
+        assert str(caught.value) == (
+            f"{tmp_path}: no checkpoint is whole; restore one that was set aside ({', '.join(names)}) and take "
+            ".damaged off its name, or start a new run"
+        )
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+    # The fix that it names
+    (tmp_path / names[2]).rename(last.parent)
+    last.write_bytes(whole)
+    assert load_newest(tmp_path)[1] == {"step": 3}
 
 
 def test_a_step_may_be_damaged_again(tmp_path: Path) -> None:

@@ -15,17 +15,19 @@ import json
 import re
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, StorageError
 from trainer.system.console import console
-from trainer.system.files import MANIFEST, find_damage, new_folder, remove_folder, write_manifest
+from trainer.system.files import MANIFEST, NO_FILE, find_damage, new_folder, remove_folder, write_manifest, writing
 
 KEEP = 3
+DAMAGED = ".damaged"  # how the names of those end that were set aside
 TENSORS, STATE = FILES = ("tensors.safetensors", "state.json")
 _NAME = re.compile(r"step-(\d{6,})")
 _known_whole: set[tuple[tuple[int, int, int], ...]] = set()  # files that this process wrote, or compared with hashes
@@ -40,7 +42,7 @@ def save_checkpoint(
         keep: steps whose checkpoints stay however old they are.
 
     Raises:
-        StorageError: the file system refused; older checkpoints are untouched.
+        StorageError: the file system refused; what was saved before is untouched.
     """
     folder = root / f"step-{step:06d}"
     if folder.exists():
@@ -64,16 +66,21 @@ def drop_old(root: Path, keep: Collection[int]) -> None:
         if whole >= KEEP:  # only then is anything removed, so nothing is lost by one that rotted
             if _step(folder) not in keep:
                 remove_folder(folder)
-        elif is_whole(folder):
-            whole += 1
+            continue
+        with suppress(StorageError):  # one that cannot be read does not count either
+            whole += is_whole(folder)
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint's files are what its manifest says; read and hashed where that is not known yet."""
+    """Whether a checkpoint's files are what its manifest says; read and hashed where that is not known yet.
+
+    Raises:
+        StorageError: a file cannot be read.
+    """
     try:
         stamp = _stamp(folder)
     except OSError:
-        return False
+        return find_damage(folder, FILES) is None  # which tells a file that is missing from one that cannot be read
     if stamp not in _known_whole and find_damage(folder, FILES) is None:
         _known_whole.add(stamp)
     return stamp in _known_whole
@@ -81,7 +88,7 @@ def is_whole(folder: Path) -> bool:
 
 def has_checkpoints(root: Path) -> bool:
     """Whether a checkpoint was ever written there, damaged ones included."""
-    return any(root.glob("step-*"))
+    return any(name.startswith("step-") for name in _names(root))
 
 
 def newest_checkpoint(root: Path) -> Path:
@@ -91,16 +98,23 @@ def newest_checkpoint(root: Path) -> Path:
 
     Raises:
         CheckpointError: there is none, or none is whole.
+        StorageError: one cannot be read, which is no reason to go on from an older one.
     """
-    folders = _folders(root)
-    if not folders:
-        raise CheckpointError(f"{root}: no checkpoint to resume from; remove the folder of the run, or name another")
-    for folder in reversed(folders):
-        if (problem := find_damage(folder, FILES)) is None:
+    for folder in reversed(_folders(root)):
+        try:
+            problem = find_damage(folder, FILES)
+        except StorageError as error:
+            raise StorageError(f"{error}, or move {folder.name} away to resume from the one before") from error
+        if problem is None:
             return folder
         console.print(f"{folder}: {problem}; set aside", markup=False)
         set_aside(folder)
-    raise CheckpointError(f"{root}: none of {len(folders)} checkpoints is whole; start a new run")
+    if damaged := sorted(name for name in _names(root) if name.endswith(DAMAGED)):
+        raise CheckpointError(
+            f"{root}: no checkpoint is whole; restore one that was set aside ({', '.join(damaged)}) and take "
+            f"{DAMAGED} off its name, or start a new run"
+        )
+    raise CheckpointError(f"{root}: no checkpoint to resume from; remove the folder of the run, or name another")
 
 
 def newest_values(root: Path) -> dict[str, Any]:
@@ -120,10 +134,11 @@ def newest_values(root: Path) -> dict[str, Any]:
 
 
 def set_aside(folder: Path) -> None:
-    """Rename a damaged checkpoint to end in `.damaged`."""
-    damaged = folder.with_name(folder.name + ".damaged")
-    shutil.rmtree(damaged, ignore_errors=True)  # the same step, damaged before
-    folder.rename(damaged)
+    """Rename a damaged checkpoint to end in `.damaged`. Raises StorageError."""
+    damaged = folder.with_name(folder.name + DAMAGED)
+    with writing(damaged):
+        shutil.rmtree(damaged, ignore_errors=True)  # the same step, damaged before
+        folder.rename(damaged)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -133,9 +148,17 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _folders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        return []
-    return sorted((path for path in root.iterdir() if _NAME.fullmatch(path.name)), key=_step)
+    return sorted((root / name for name in _names(root) if _NAME.fullmatch(name)), key=_step)
+
+
+def _names(root: Path) -> list[str]:
+    """What stands in a folder, [] where there is none. Raises StorageError where that cannot be known."""
+    try:
+        return [path.name for path in root.iterdir()]
+    except OSError as error:
+        if error.errno in NO_FILE:
+            return []
+        raise StorageError(f"{root}: cannot read: {error.strerror}; mend that and try again") from error
 
 
 def _stamp(folder: Path) -> tuple[tuple[int, int, int], ...]:

@@ -25,6 +25,8 @@ MANIFEST = "manifest.json"  # size and SHA-256 of the other files of a folder
 LOCK = ".lock"
 APPEND_WAIT_S = 60.0  # for another process that adds a line to the same file
 DEBRIS = ".tmp"  # how names end that only a process that died leaves behind
+# What tells that there is no such file. Every other error in reading may be gone tomorrow, and the file be whole.
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def cache_dir() -> Path:
@@ -218,6 +220,9 @@ def find_damage(folder: Path, required: Collection[str] = ()) -> str | None:
 
     Args:
         required: files that the manifest must name.
+
+    Raises:
+        StorageError: a file cannot be read, which tells nothing of what it holds.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
@@ -228,8 +233,10 @@ def find_damage(folder: Path, required: Collection[str] = ()) -> str | None:
             if sealed != tuple(seal(folder / name).values()):
                 return f"{name} is not what was written"
     except OSError as error:
-        # A failing disk gives an error without a file name.
-        return f"cannot read {Path(error.filename or folder).name}: {error.strerror}"
+        path = Path(error.filename or folder)  # a failing disk gives an error without a file name
+        if error.errno in NO_FILE:
+            return f"cannot read {path.name}: {error.strerror}"
+        raise StorageError(f"{path}: cannot read: {error.strerror}; mend that and try again") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is not what was written"
     return None
