@@ -410,6 +410,28 @@ def test_a_file_that_changed_is_refused(file, change, said, start, tiny_model, t
 
 
 @pytest.mark.slow
+def test_a_model_that_changes_while_it_is_trained_is_refused_at_the_end(
+    start, undisturbed, tiny_model, tmp_path, monkeypatch, capfd
+):
+    """It is read again there, and would be the baseline, and what the strength is measured from."""
+    model = shutil.copytree(tiny_model("mpnet"), tmp_path / "model")
+    train_steps = loop.train_steps
+
+    def train_and_change(*given: Any) -> None:
+        train_steps(*given)
+        change_weight(model / "model.safetensors")
+
+    monkeypatch.setattr(loop, "train_steps", train_and_change)
+    assert start(tmp_path / "run", model__name=model) == 4
+    said = f"{model}: its weights have changed since training began; restore the model, then go on with --resume"
+    assert said in capfd.readouterr().err and not (tmp_path / "run" / "metrics.json").exists()
+    monkeypatch.undo()
+    shutil.copytree(tiny_model("mpnet"), model, dirs_exist_ok=True)
+    assert start(tmp_path / "run", "--resume", model__name=model) == 0
+    assert outcome(tmp_path / "run")["model"] == undisturbed["model"]
+
+
+@pytest.mark.slow
 def test_a_resume_that_compares_nothing_is_seen(start, tiny_model, tmp_path, capfd, monkeypatch):
     """Negative control: the test above sees that the runs are not compared."""
     monkeypatch.setattr(run_identity, "differences", lambda saved, current: [])

@@ -15,13 +15,14 @@ import torch
 
 from trainer import __version__
 from trainer.checkpoint.content import RunState
+from trainer.errors import CheckpointError
 from trainer.evaluation.assessment import Assessment
 from trainer.evaluation.metric_choice import judged_on
 from trainer.evaluation.pair_metrics import most_wrong
 from trainer.evaluation.scoring import pair_cosines
 from trainer.evaluation.thresholds import Thresholds, thresholds_text
 from trainer.evaluation.type_comparison import compare_types
-from trainer.model.encoder import Encoder
+from trainer.model.encoder import Encoder, weights_fingerprint
 from trainer.model.export import export
 from trainer.model.proof import check_trained, choose_probes, merged
 from trainer.report.plots import INSTALL
@@ -61,10 +62,11 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     The ranks embed together; then the first goes on alone and the others are done, with None.
 
     Raises:
-        CheckpointError: training changed nothing, or what was exported is not what was trained.
+        CheckpointError: training changed nothing, what was exported is not what was trained, or the model that it began
+            with has changed.
         StorageError: a file cannot be written.
     """
-    untouched, probes = load_base(run.config, run.model_name), choose_probes(run.data.dev.texts)
+    untouched, probes = load_untouched(run), choose_probes(run.data.dev.texts)
     dims = run.config.loss.dims
     alpha = settle_weights(run, state, untouched, probes)
 
@@ -110,6 +112,17 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
     print_summary(run.config, metrics, run.folder / MODEL, facts.sided)
     console.print(f"Report: {run.folder / REPORT}" if drawn else INSTALL, markup=False)
     return metrics
+
+
+def load_untouched(run: Run) -> Encoder:
+    """The encoder that training began with, read again. Raises CheckpointError where its weights are others by now."""
+    untouched = load_base(run.config, run.model_name)
+    if weights_fingerprint(untouched) != run.fingerprints["base_weights"]:
+        raise CheckpointError(
+            f"{run.model_name}: its weights have changed since training began; restore the model, then go on with "
+            f"--resume --output-dir {run.folder}"
+        )
+    return untouched
 
 
 def settle_weights(run: Run, state: RunState, untouched: Encoder, probes: list[str]) -> float:
