@@ -388,18 +388,20 @@ def swap_words(path: Path) -> None:
     [
         ("train.json", flip_label, "train_data"),
         ("dev.json", flip_label, "dev_data"),
+        ("test.json", flip_label, "test_data"),
         ("model/model.safetensors", change_weight, "base_weights"),
         ("model/tokenizer.json", swap_words, "tokens"),
     ],
 )
 def test_a_file_that_changed_is_refused(file, change, said, start, tiny_model, tmp_path, capfd):
     """Under the same name, so that the config is the same."""
-    for name, rows in (("train", 72), ("dev", 36)):
+    for name, rows in (("train", 72), ("dev", 36), ("test", 36)):
         (tmp_path / f"{name}.json").write_text(json.dumps(generate_pairs(rows, 0, name)))
     shutil.copytree(tiny_model("mpnet"), tmp_path / "model")
     paths = {
         "data__train": tmp_path / "train.json",
         "data__dev": tmp_path / "dev.json",
+        "data__test": tmp_path / "test.json",
         "model__name": tmp_path / "model",
     }
     killed(start, tmp_path / "run", 1, **paths)

@@ -386,6 +386,15 @@ def test_forgetting_is_measured_along_the_curve(trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_forgetting_set_is_on_record_and_no_part_of_what_a_resume_compares(trained):
+    run, state = trained(False)
+    recorded = finish.metadata(run, state, 1.0, {})["fingerprints"]
+    assert recorded == run.fingerprints | {"forgetting": run.data.general.fingerprint()}
+    # Without data.test the same as ever, or runs begun before it was compared could not go on.
+    assert run.data.test is None and set(run.fingerprints) == {"train_data", "dev_data", "base_weights", "tokens"}
+
+
+@pytest.mark.slow
 def test_a_limit_on_forgetting_rules_strengths_out_and_says_so(trained, tmp_path):
     free, strict = tmp_path / "free", tmp_path / "strict"
     finished(trained(False), free)

@@ -43,7 +43,8 @@ def identity(
     return {"run": {**run, **fingerprints, **whole}, "conditions": {**inexact, **conditions}}
 
 
-DATA = {"train_data": "data.train", "dev_data": "data.dev", "corpus": "data.corpus"}  # fingerprint -> setting
+# Fingerprint -> setting
+DATA = {"train_data": "data.train", "dev_data": "data.dev", "test_data": "data.test", "corpus": "data.corpus"}
 SOURCE = "source "  # begins the fingerprints of several training files, by their paths
 READS = ("data.", "train.seed")  # begin the settings that decide what is read of these files
 DIGITS = 12  # shown of a fingerprint

@@ -252,7 +252,8 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
         "trained_count": sum(parameter.numel() for parameter in run.parameters.values()),
         "strength": alpha,
         "original": asdict(origin_of_run(spec, run.fingerprints["base_weights"])),
-        "fingerprints": run.fingerprints,
+        # That of the forgetting set is for the record alone: a resume may have another one.
+        "fingerprints": run.fingerprints | ({"forgetting": data.general.fingerprint()} if data.general else {}),
         "rows": {
             "train": len(data.train),
             "beyond data.limit": data.beyond_limit,

@@ -57,7 +57,9 @@ def tokenize_data(data: RunData, encoder: Encoder, metric: str) -> TokenizedData
 
 
 def fingerprints_of(data: RunData, tokens: TokenTable, encoder: Encoder) -> dict[str, str]:
-    """SHA-256 (hex) by name of everything that decides a run's result beside its config.
+    """SHA-256 (hex) by name of everything that decides a run's result or its verdict beside its config.
+
+    Without the forgetting set, which may change freely on a resume.
 
     Args:
         tokens: of the training texts.
@@ -67,6 +69,7 @@ def fingerprints_of(data: RunData, tokens: TokenTable, encoder: Encoder) -> dict
         "train_data": data.train.fingerprint(),
         **{SOURCE + part.source: part.fingerprint() for part in by_source(data.train) if len(data.train.sources) > 1},
         "dev_data": data.dev.fingerprint(),
+        **({"test_data": data.test.fingerprint()} if data.test is not None else {}),
         **({"corpus": data.corpus.fingerprint()} if data.corpus is not None else {}),
         "base_weights": weights_fingerprint(encoder),
         "tokens": tokens.fingerprint(),
