@@ -568,8 +568,13 @@ def test_the_original_is_what_the_first_run_began_with(
     assert original(name=str(base), weights="another") is None and original(name=str(tmp_path / "gone")) is None
     said = " ".join(capfd.readouterr().err.split())
     assert "its weights are not what they were" in said and "gone: no such folder" in said
-    (tmp_path / METADATA).write_text("{}")
-    assert original() is None and "does not tell the original" in " ".join(capfd.readouterr().err.split())
+    began = {"model": {"name": "x"}, "fingerprints": {"base_weights": ""}}
+    malformed = [{"name": 5}, {"name": None}, {"name": "x", "weights": []}, {"name": ["x"]}, {}, [], 5]
+    nameless = began | {"model": {"name": 5}}
+    for text in map(json.dumps, ({}, nameless, *(began | {"original": one} for one in (None, *malformed)))):
+        (tmp_path / METADATA).write_text(text)
+        assert original() is None, text
+        assert "does not tell the original" in " ".join(capfd.readouterr().err.split()), text
     with pytest.raises(InputError, match=r"^model.original = .*gone: no such folder"):
         original(str(tmp_path / "gone"))
 

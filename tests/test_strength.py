@@ -215,14 +215,38 @@ def test_the_fingerprint_changes_with_all_that_a_point_depends_on(part: str) -> 
 
 
 def test_points_are_kept_for_the_same_fingerprint_alone(tmp_path: Path) -> None:
-    path = tmp_path / "strength.json"
-    assert kept_points(path, "a") == {}
-    curve = [{"alpha": 0.3, "metric": {"64": None, "8": 0.25}, "forgetting": {"64": 1}}]
+    path, measured = tmp_path / "strength.json", ("metric", "forgetting")
+    assert kept_points(path, "a", measured, (64, 8)) == {}
+    curve = [{"alpha": 0.3, "metric": {"64": None, "8": 0.25}, "forgetting": {"64": 1, "8": 1}}]
     path.write_text(json.dumps({"fingerprint": "a", "curve": curve}))
-    kept = kept_points(path, "a")
+    kept = kept_points(path, "a", measured, (64, 8))
     assert list(kept) == [0.3] and math.isnan(kept[0.3]["metric"]["64"]) and kept[0.3]["metric"]["8"] == 0.25
-    assert kept_points(path, "b") == {}
-    assert point_read({"alpha": 1, "metric": {"8": 0.5}, "more": 1}) == {"alpha": 1.0, "metric": {"8": 0.5}}
-    for text in ("", "[]", '{"curve": []}', '{"fingerprint": "a", "curve": [1]}', "{", '{"fingerprint": "a"}'):
-        path.write_text(text)
-        assert kept_points(path, "a") == {}
+    assert kept_points(path, "b", measured, (64, 8)) == {}
+    point = {"alpha": 1, "metric": {"8": 0.5, "4": 1}, "more": 1}
+    assert point_read(point, ("metric",), (8,)) == {"alpha": 1.0, "metric": {"8": 0.5}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", "[" * 100_000, '{"curve": []}', '{"fingerprint": "a"}', '{"fingerprint": "a", "curve": [1]}'],
+)
+def test_points_of_a_malformed_file_are_measured_again(text: str, tmp_path: Path) -> None:
+    (tmp_path / "strength.json").write_text(text)
+    assert kept_points(tmp_path / "strength.json", "a", ("metric",), (8,)) == {}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"metric": value} for value in ({}, {"64": 0.5}, {"64": 0.5, "8": []}, {"64": 0.5, "8": 10**400}, [1], None)),
+        *({"forgetting": value} for value in ({}, {"8": 0.5}, None)),
+        {"alpha": None},
+    ],
+)
+def test_a_point_that_lacks_a_dim_is_measured_again(changes: dict[str, Any], tmp_path: Path) -> None:
+    """The fingerprint is right, so nothing but the point itself can tell."""
+    values = {"64": 0.5, "8": 0.25}
+    whole, path = {"alpha": 0.3, "metric": values, "forgetting": values}, tmp_path / "strength.json"
+    for point, kept in ((whole, {0.3: whole}), (whole | changes, {})):
+        path.write_text(json.dumps({"fingerprint": "a", "curve": [point]}))
+        assert kept_points(path, "a", ("metric", "forgetting"), (64, 8)) == kept

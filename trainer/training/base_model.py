@@ -30,6 +30,11 @@ class Origin:
     weights: str = ""
     """Fingerprint of its weights; "" where nobody wrote it down."""
 
+    def __post_init__(self) -> None:
+        """Raise TypeError where a file holds something else."""
+        if {str} != set(map(type, vars(self).values())):
+            raise TypeError("name and weights of an origin are texts")
+
 
 def read_base(config: Config, data: RunData, accelerator: Accelerator) -> tuple[Config, str, Encoder]:
     """The config settled by model and data, the folder or hub name of the model, and the untouched encoder.

@@ -90,7 +90,9 @@ def choose_strength(run: Run, start: Mapping[str, Tensor], trained: Mapping[str,
         "forgetting_limit": limit,
         "fingerprint": fingerprint(run, start, trained, general),
     }
-    points = ranks.share_object(kept_points(run.folder / STRENGTH, record["fingerprint"]) if run.is_main else {})
+    measured = ("metric",) if general is None else ("metric", "forgetting")
+    kept = kept_points(run.folder / STRENGTH, record["fingerprint"], measured, run.config.loss.dims)
+    points = ranks.share_object(kept if run.is_main else {})
     grid = strengths(run.config.eval.largest_strength)
     expected = most_points(run.config.eval.largest_strength)
     with progress("Choosing the strength", expected, min(len(points), expected)) as advance:
@@ -156,22 +158,28 @@ def fingerprint(run: Run, start: Mapping[str, Tensor], trained: Mapping[str, Ten
     return digest.hexdigest()
 
 
-def kept_points(path: Path, wanted: str) -> dict[float, Point]:
-    """Alpha -> point of a strength.json that has the wanted fingerprint; {} of any other, or where there is none."""
+def kept_points(path: Path, wanted: str, measured: Sequence[str], dims: Sequence[int]) -> dict[float, Point]:
+    """Alpha -> point of a strength.json that has the wanted fingerprint; {} of any other, or where there is none.
+
+    Args:
+        measured: what each point has beside its alpha, at each of the dims.
+    """
     try:
         record = json.loads(path.read_bytes())
         if record["fingerprint"] == wanted:
-            return {float(point["alpha"]): point_read(point) for point in record["curve"]}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return {float(point["alpha"]): point_read(point, measured, dims) for point in record["curve"]}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         pass  # nothing there, or of another version: all points are measured
     return {}
 
 
-def point_read(point: Mapping[str, Any]) -> Point:
-    """A point as it was before JSON, which has no NaN."""
-    kinds = ("metric", *(("forgetting",) if "forgetting" in point else ()))
-    read = {key: {dim: np.nan if value is None else float(value) for dim, value in point[key].items()} for key in kinds}
-    return {"alpha": float(point["alpha"]), **read}
+def point_read(point: Mapping[str, Any], measured: Sequence[str], dims: Sequence[int]) -> Point:
+    """A point as it was before JSON, which has no NaN. Raises KeyError where it lacks a dim."""
+    read: Point = {"alpha": float(point["alpha"])}
+    for key in measured:
+        values = {str(dim): point[key][str(dim)] for dim in dims}
+        read[key] = {dim: np.nan if value is None else float(value) for dim, value in values.items()}
+    return read
 
 
 def measured_point(run: Run, general: PairSet | None, alpha: float) -> Point:
