@@ -335,6 +335,18 @@ def test_a_run_that_is_cut_where_it_stands_is_judged_there(start, tmp_path):
     assert state.step == 1 and [each["step"] for each in state.evaluations] == [1] and state.best is not None
 
 
+@pytest.mark.slow
+def test_a_cut_run_that_goes_on_is_the_undisturbed_one(start, undisturbed, tmp_path):
+    """Cut where the plan has no evaluation, and stopped before its end, as often as one likes."""
+    folder = tmp_path / "run"
+    for options in ((), ("--resume",), ("--resume",)):
+        _, state = until_finish(start, folder, "--max-steps=5", *options)
+        evaluated = [line["step"] for line in outcome(folder)["log"] if "evaluation" in line]
+        assert evaluated == [1, 3, 4] and [each["step"] for each in state.evaluations] == [2, 4, 5]
+    assert start(folder, "--resume") == 0
+    assert unlike(outcome(folder), undisturbed) == []
+
+
 # ---- what may change, and what is refused
 
 

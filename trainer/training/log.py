@@ -14,6 +14,8 @@ from trainer.system.files import json_ready, sync, write_file, writing
 from trainer.system.run_files import LOG
 from trainer.training.tracking import track
 
+CUT = "cut"  # in the line of an evaluation that no checkpoint holds, made because the run was cut there
+
 
 class RunLog:
     """log.jsonl, and the trackers that are asked for. On other ranks than the first, the trackers alone."""
@@ -47,7 +49,8 @@ class RunLog:
 def open_log(folder: Path, accelerator: Accelerator, first_step: int) -> RunLog:
     """The log of a run that goes on with update `first_step`.
 
-    Lines of that step and later, which an interrupted run may have left, are dropped: each step stands once.
+    Lines of that step and later, which an interrupted run may have left, are dropped: each step stands once. So is the
+    evaluation of a cut, which is made again where the run is cut again.
     """
     path, content = folder / LOG, b""
     if accelerator.is_main_process:
@@ -65,9 +68,10 @@ def is_log_whole(folder: Path, seal: dict[str, Any]) -> bool:
 
 
 def _step(line: str) -> float:
-    """The step of a log line; a line that a crash cut short counts as later than any."""
+    """The step of a log line; one that a crash cut short, or of a cut's evaluation, counts as later than any."""
     try:
-        return float(json.loads(line)["step"])
+        read = json.loads(line)
+        return float("inf") if CUT in read else float(read["step"])
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return float("inf")
 

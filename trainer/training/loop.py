@@ -32,7 +32,7 @@ from trainer.system import distributed as ranks
 from trainer.system.console import console, progress
 from trainer.system.signals import Signals
 from trainer.training.finish import finish
-from trainer.training.log import Clock, RunLog, Timer, open_log
+from trainer.training.log import CUT, Clock, RunLog, Timer, open_log
 from trainer.training.plan import describe, lint_pairs, print_duration, print_numerics, print_plan
 from trainer.training.resume import checkpoint, resumed_state, saved_conditions
 from trainer.training.run_folder import choose_folder, claimed, has_begun
@@ -186,14 +186,15 @@ def train_steps(run: Run, state: RunState, log: RunLog, stop_requested: Callable
                     f"{run.folder}: stopped by a signal after step {step}; continue with --resume --output-dir "
                     f"{run.folder}{cut}"
                 )
-        if not state.evaluations or state.evaluations[-1]["step"] != state.step:  # resumed to be cut where it stands
-            note_evaluation(run, state, log)
         checkpoint(run, state, log)  # where the run ended early, else it is there
+        # An evaluation that the plan has not is not saved: the run may yet go on, and then as if it had not been cut.
+        if not state.evaluations or state.evaluations[-1]["step"] != state.step:
+            note_evaluation(run, state, log, at_cut=True)
 
 
 def is_due(run: Run, step: int) -> tuple[bool, bool]:
-    """Whether an evaluation, and whether a checkpoint, is due after a step by the config's cadences."""
-    ends_phase, last, done = run.sampler.ends_phase(step), step + 1 == run.steps, step + 1
+    """Whether an evaluation, and whether a checkpoint, is due after a step by the plan, wherever it is cut."""
+    ends_phase, last, done = run.sampler.ends_phase(step), step + 1 == len(run.sampler), step + 1
     every, cadence = run.config.eval.every, run.config.checkpoint.every
     evaluates = last or (ends_phase if every == 0 else done % every == 0)
     return evaluates, ends_phase or (cadence > 0 and done % cadence == 0)
@@ -221,8 +222,12 @@ def note_step(run: Run, numbers: StepNumbers, clock: Clock, log: RunLog, advance
     )
 
 
-def note_evaluation(run: Run, state: RunState, log: RunLog) -> None:
-    """Evaluate on dev; keep the weights where they are the best of the whole run."""
+def note_evaluation(run: Run, state: RunState, log: RunLog, at_cut: bool = False) -> None:
+    """Evaluate on dev; keep the weights where they are the best of the whole run.
+
+    Args:
+        at_cut: the plan has no evaluation here; it is made because the run is cut.
+    """
     metrics = run.judge_on_dev()
     metric, largest = run.config.eval.metric, str(max(run.config.loss.dims))
     value = metrics[largest][metric]
@@ -234,7 +239,7 @@ def note_evaluation(run: Run, state: RunState, log: RunLog) -> None:
     else:
         state.without_best += 1
     state.evaluations.append({"step": state.step, "metrics": metrics})
-    log.write({"step": state.step - 1, "evaluation": metrics, "best": is_best})
+    log.write({"step": state.step - 1, "evaluation": metrics, "best": is_best} | ({CUT: True} if at_cut else {}))
     change = value - state.baseline[largest][metric]
     console.print(
         f"After step {state.step - 1}: {run.judged_on} {metric} {value:.4f} at {largest} dims "
