@@ -52,6 +52,17 @@ def make_stepper(tiny_model, tmp_path):
     return make
 
 
+def test_the_padding_of_a_step_is_that_of_all_its_chunks_together(make_stepper):
+    """A mean over the chunks would give the last one, of a few short texts, the weight of a full one."""
+    run = make_stepper("run", {"train.tokens_per_chunk": 150}).run
+    for step in range(3):
+        prepared = run.prepare(step)
+        assert len(prepared.chunks) > 1
+        real = sum(length**2 for chunk in prepared.chunks for length in chunk.lengths.tolist())
+        padded = sum(group.count * group.length**2 for chunk in prepared.chunks for group in chunk.groups)
+        assert prepared.known()["waste"] == pytest.approx(1 - real / padded)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"train.tokens_per_chunk": 150}])
 def test_timing_a_step_leaves_the_run_as_it_was(make_stepper, changes, monkeypatch):

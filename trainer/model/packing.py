@@ -9,6 +9,7 @@ Shapes: T tokens, N sequences, n sequences of a group, L its padded length, NB b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,11 +54,11 @@ class TokenBatch:
         """T."""
         return self.input_ids.shape[0]
 
-    @property
-    def waste(self) -> float:
-        """Share of the attention scores that is padding, where attention runs in groups."""
-        padded = sum(group.count * group.length**2 for group in self.groups)
-        return 1 - float(self.lengths.square().sum()) / padded
+
+def waste(batches: Sequence[TokenBatch]) -> float:
+    """Share of the attention scores of batches that is padding, where attention runs in groups."""
+    padded = sum(group.count * group.length**2 for batch in batches for group in batch.groups)
+    return 1 - sum(float(batch.lengths.square().sum()) for batch in batches) / padded
 
 
 def pack(ids: np.ndarray, lengths: np.ndarray) -> TokenBatch:

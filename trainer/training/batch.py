@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.data.batch_layout import BatchLayout
-from trainer.model.packing import TokenBatch
+from trainer.model.packing import TokenBatch, waste
 from trainer.model.tokens import TokenTable
 from trainer.system.distributed import rank
 
@@ -44,5 +43,5 @@ def collate(layout: BatchLayout, tokens: TokenTable, tokens_per_chunk: int, in_g
         chunks,
         [torch.from_numpy(where) for where in positions],
         tokens=sum(chunk.token_count for chunk in chunks),
-        waste=float(np.mean([chunk.waste for chunk in chunks])) if in_groups else 0.0,
+        waste=waste(chunks) if in_groups else 0.0,
     )
