@@ -3,10 +3,11 @@
 #
 # Uses the Python of $PYTHON (default python3) as it is and installs nothing: torch from 2.11 with CUDA and Triton,
 # transformers, peft, accelerate, safetensors, scipy, rich and pytest must be there; sentence-transformers for the
-# comparison, which meets it at its best: scaled_dot_product_attention for MiniLM, and flash attention where flash_attn
-# is installed; MPNet has eager attention alone. MiniLM's folder is $ENCODER, or that of the extra `real`. $TICKETS names
-# a CSV of real tickets (short_description, description), whose texts the steps then take. Takes some ten minutes on one
-# H100 or H200. A part that fails does not keep the others from running; the exit status is 1 if any did.
+# comparison, and datasets, which its trainer needs. It meets the peer at its best: scaled_dot_product_attention for
+# MiniLM, and flash attention where flash_attn is installed; MPNet has eager attention alone. MiniLM's folder is
+# $ENCODER, or that of the extra `real`. $TICKETS names a CSV of real tickets (short_description, description), whose
+# texts the steps then take. Takes ten minutes on one H100 or H200, fifteen where nothing has been compiled yet. A part
+# that fails does not keep the others from running; the exit status is 1 if any did.
 # The last lines are the figures, one a line, to be pasted.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -55,7 +56,7 @@ part() { # part SECONDS NAME COMMAND...: run it under a time limit, say how it w
     fi
 }
 
-part 300 "kernels and models on the GPU" "$python" -m pytest -q -p no:cacheprovider \
+part 600 "kernels and models on the GPU" "$python" -m pytest -q -p no:cacheprovider \
     tests/test_attention_triton.py tests/test_self_check.py tests/test_gpu.py
 part 150 "throughput, batch 64, beside sentence-transformers" "$python" -m bench.speed.throughput --model mpnet-base \
     "${tickets[@]}" "${tokenizer[@]}" --peer --warmup 10 --blocks 4 --steps 10 --pairs 4000 --results "$results"
