@@ -71,16 +71,3 @@ def test_other_devices_and_cards_with_code_pass(monkeypatch):
     card(monkeypatch, (9, 4), ["gfx942"])
     monkeypatch.setattr(torch.version, "cuda", None)  # ROCm
     gpu.require_code(torch.device("cuda"))
-
-
-@pytest.mark.parametrize("damage", [None, "", "no JSON", "[]", '{"other card": 3}'])
-def test_the_cost_of_compiling_is_the_last_one_or_the_constant(tmp_path, monkeypatch, damage):
-    monkeypatch.setenv("TRAINER_CACHE", str(tmp_path))
-    assert gpu.read_compile_seconds() == gpu.COMPILE_SECONDS
-    gpu.note_compile_seconds(50.0)
-    gpu.note_compile_seconds(12.5)
-    assert gpu.read_compile_seconds() == 12.5
-    if damage is not None:
-        (file,) = tmp_path.iterdir()
-        file.write_text(damage)
-        assert gpu.read_compile_seconds() == gpu.COMPILE_SECONDS

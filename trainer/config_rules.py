@@ -131,7 +131,7 @@ RULES = {
     "train.batch_size": Rule(lambda value: value >= 2, "use 2 or more: one pair has nothing to be told apart from"),
     "train.precision": _one_of("auto", "fp32", "bf16", "fp16"),
     "train.tokens_per_chunk": _NOT_NEGATIVE,
-    "train.compile": _one_of("auto", "on", "off"),
+    "train.compile": _one_of("on", "off"),
     "train.timeout": Rule(lambda value: 1 <= value <= 10**7, "use seconds from 1 to 10000000"),
     "train.seed": Rule(lambda value: 0 <= value < 2**32, "use a whole number from 0 to 4294967295"),
     "optim.lr": Rule(lambda value: value >= 0, "use a rate above 0, or 0 for the measured one"),

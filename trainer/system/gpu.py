@@ -1,19 +1,14 @@
-"""Which GPU there is, whether this torch has code for it, and what compiling took on this machine the last time."""
+"""Which GPU there is, and whether this torch has code for it."""
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterable
-from importlib.metadata import version
 
 import torch
 
 from trainer.errors import InputError
-from trainer.system.files import cache_dir, write_file
-
-COMPILE_SECONDS = 60.0  # taken for the cost of compiling where it was never measured
 
 
 def supports(arch_list: Iterable[str], capability: tuple[int, int]) -> bool:
@@ -79,23 +74,3 @@ def default_device() -> torch.device:
     require_code(device)
     compute_fp32_in_full()
     return device
-
-
-def read_compile_seconds() -> float:
-    """What compiling took on this machine the last time, or COMPILE_SECONDS where nothing is known."""
-    try:
-        seconds = float(json.loads((cache_dir() / "compile_seconds.json").read_text())[_machine()])
-    except (OSError, ValueError, KeyError, TypeError):  # never written, or not by this function
-        return COMPILE_SECONDS
-    return seconds if seconds > 0 else COMPILE_SECONDS
-
-
-def note_compile_seconds(seconds: float) -> None:
-    """Keep what compiling took, for the next run on this machine. Raises StorageError."""
-    write_file(cache_dir() / "compile_seconds.json", json.dumps({_machine(): round(seconds, 3)}) + "\n")
-
-
-def _machine() -> str:
-    """What the cost of compiling depends on."""
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{card}, torch {version('torch')}"

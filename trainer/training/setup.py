@@ -265,17 +265,10 @@ def build_run(inputs: Inputs) -> Run:
 
 def prove_fast_paths(inputs: Inputs) -> FastPaths:
     """Choose how steps are computed, by proof on a GPU, and say so. Collective."""
-    wanted, fast_paths = inputs.config.train.compile, FastPaths()
+    compiles, fast_paths = inputs.config.train.compile == "on", FastPaths()
     if inputs.device.type == "cuda":
-        fast_paths = choose_fast_paths(
-            inputs.encoder,
-            wanted,
-            inputs.steps,
-            lambda: inputs.prepare(0).chunks,
-            inputs.autocast,
-            inputs.saved_conditions.get("train.compile"),
-        )
-    elif wanted == "on":
+        fast_paths = choose_fast_paths(inputs.encoder, compiles, inputs.autocast)
+    elif compiles:
         fast_paths = FastPaths(notes=('train.compile = "on": layers are compiled on a GPU alone',))
     for note in fast_paths.notes:
         console.print(note, markup=False)
