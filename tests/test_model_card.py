@@ -119,7 +119,7 @@ def test_the_card_answers_a_manager_and_an_engineer(tmp_path: Path) -> None:
     for told in (metrics, {name: value for name, value in metrics.items() if name != "principal_axes"}):
         assert ("Dev has also picked" in model_card(judged_once, told, FACTS)) is (told is metrics)  # the turn alone
     cut = model_card(judged_once, metrics, replace(FACTS, steps=6))
-    assert "Cut short: 6 of 60 planned steps were made." in cut and "Cut short" not in card
+    assert "It ended early, after 6 of 60 planned steps." in cut and "ended early" not in card
     assert "/secret" not in card and str(tmp_path) not in card
     hub = replace(SIZES, model=ModelConfig(name="team/encoder"))  # what its card states there was not read
     card = model_card(hub, metrics_of(judged, principal_axes=axes | {"turned": False}), FACTS)

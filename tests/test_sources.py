@@ -235,12 +235,12 @@ def test_a_phase_shows_its_files_by_weight_and_the_general_one_in_every_phase(by
         assert np.array_equal(np.concatenate([sampler.local(step, rank) for rank in range(world_size)]), batch)
 
 
-def test_a_run_that_is_cut_short_shows_the_rows_of_its_steps() -> None:
+def test_a_run_that_ends_early_shows_the_rows_of_its_steps() -> None:
     pairs, sampler = plan(FILES)
     files = [SimpleNamespace(weight=weight) for weight in WEIGHTS]
     data: Any = SimpleNamespace(train=pairs, training_files=lambda: files)
-    run: Any = SimpleNamespace(data=data, sampler=sampler, steps=3, config=SimpleNamespace(data=data))
-    record = source_record(run)
+    run: Any = SimpleNamespace(data=data, sampler=sampler, config=SimpleNamespace(data=data))
+    record = source_record(run, 3)
     assert [each["rows"] for each in record.values()] == [60, 45, 40]
     assert {name: each["shown"] for name, each in record.items()} == rows_by_source(pairs, np.concatenate(sampler[:3]))
 
@@ -465,6 +465,39 @@ def test_each_shape_trains_without_labels(shape: str, tiny_model: Any, tmp_path:
     losses = [loss for loss in losses if loss is not None]
     assert len(losses) == state.step and np.isfinite(losses).all()
     assert np.mean(losses[len(losses) // 2 :]) < np.mean(losses[: len(losses) // 2])
+
+
+@pytest.mark.slow
+def test_a_row_of_dev_that_is_split_off_several_files_is_named_with_its_file(tiny_model: Any, tmp_path: Path) -> None:
+    """In lint.json, scores.json and the report; a run that ended early says what it has shown."""
+    own, general = write(tmp_path, "own.csv", of("own", 60)), write(tmp_path, "general.csv", of("general", 60))
+    sources = f'data.sources=[{{path="{own}"}}, {{path="{general}"}}]'
+    run = tmp_path / "run"
+    command = arguments(tiny_model("mpnet"), run, sources, "data.dev_fraction=0.3")
+    assert cli([*command, "--max-steps", "1"]) == 0
+    held = {f"{path} (held-out part)" for path in (own, general)}
+    assert json.loads((run / "lint.json").read_text())["sources"].keys() == held | {own, general}
+    worst = json.loads((run / "scores.json").read_text())["worst"]
+    assert {pair["file"] for pair in worst} == held
+    first = f"{worst[0]['row']} of {Path(worst[0]['file']).name}"
+    assert first in (run / "report.html").read_text()
+    metadata = json.loads((run / "training_metadata.json").read_text())
+    assert sum(source["shown"] for source in metadata["sources"].values()) == 16
+    early = f"It ended early, after 1 of {metadata['planned_steps']} planned steps."
+    assert early in (run / "model" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_phase_without_a_single_negative_is_told_of(
+    tiny_model: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dev = write(tmp_path, "dev.csv", of("dev", 40))
+    for anchors, is_said in ((1, True), (30, False)):
+        train = tmp_path / f"{anchors}.csv"
+        train.write_text("anchor,positive\n" + "".join(f"q {i % anchors},p {i}\n" for i in range(60)))
+        command = arguments(tiny_model("mpnet"), tmp_path / "run", f"data.train={train}", f"data.dev={dev}")
+        assert cli([*command, "--dry-run"]) == 0
+        assert ("no anchor has a negative in its batch" in capfd.readouterr().err) is is_said
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ ticket_table.Columns, read_ticket_table    the same for tickets; read_linked_tic
 pair_cells.py                              a cell of pairs, checked
 sources.join, by_source                    several files as one table, and apart again
 split.hold_out, check_overlap              held-out parts that share no text with the training pairs
-split.sample_pairs                         fewer pairs that keep phases, labels and anchors together
+split.sample_pairs                         fewer pairs that keep phases and labels, and most anchors together
 run_data.load_data -> RunData              the pairs and the corpus of a run; locate_model: its base model
 curriculum.PhasedBatchSampler              which rows make up each batch of a run
 batch_filling.draw_units                   what an epoch shows of a source, by its weight

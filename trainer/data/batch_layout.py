@@ -21,7 +21,7 @@ from scipy import sparse
 from torch import Tensor
 
 from trainer.data.false_negatives import Guide
-from trainer.data.pairs import PairTable, candidates_of, masked_of, negatives_of, related_of, soft_targets
+from trainer.data.pairs import PairTable, negatives_of, soft_targets
 
 
 @dataclass(frozen=True)
@@ -121,15 +121,35 @@ class LayoutBuilder:
         [queries, the most of any], filled with -1. And how many are the last alone."""
         canonical = self.table.canonical
         sides = canonical[queries], canonical[candidates]
-        excluded, false_negatives = masked_of(self.related, *sides), 0
+        excluded, false_negatives = related_among(self.related, *sides), 0
         if self.guide is not None:
-            known = excluded + masked_of(self.negatives, *sides)
+            known = excluded + related_among(self.negatives, *sides)
             nearer = self.guide.false_negatives(queries, targets, candidates, known)
             excluded, false_negatives = excluded + nearer, nearer.nnz
         counts = np.diff(excluded.indptr)
         columns = np.full((len(queries), counts.max(initial=0)), -1)
         columns[np.arange(columns.shape[1]) < counts[:, None]] = excluded.indices
         return torch.from_numpy(columns), false_negatives
+
+
+def candidates_of(table: PairTable, rows: np.ndarray, second_side: int = 0) -> np.ndarray:
+    """[B] the text that each of a batch's rows [B] adds as a candidate for its queries, the first texts of positives:
+    its second text, but of a negative whose second text alone is a query its first (plus `second_side`)."""
+    first, second, positive = table.text1[rows], table.text2[rows], table.label[rows]
+    queries = table.canonical[first[positive]]
+    swapped = ~positive & np.isin(table.canonical[second], queries) & ~np.isin(table.canonical[first], queries)
+    return np.where(swapped, first + second_side, second)
+
+
+def related_of(known_positives: sparse.csr_matrix) -> sparse.csr_matrix:
+    """[C, C] which canonical texts are no negatives of each other: known positives, and each of itself."""
+    return known_positives + sparse.identity(known_positives.shape[0], bool, "csr")
+
+
+def related_among(related: sparse.csr_matrix, queries: np.ndarray, candidates: np.ndarray) -> sparse.csr_matrix:
+    """[Q, G] the part of a relation [C, C] between queries [Q] and candidates [G], both by their canonical numbers."""
+    placed = np.ones(len(candidates), bool), (candidates, np.arange(len(candidates)))
+    return related[queries] @ sparse.csr_matrix(placed, shape=(related.shape[0], len(candidates)))
 
 
 def _positions(encoded: Sequence[np.ndarray], texts: np.ndarray, rows: Sequence[np.ndarray]) -> Tensor:

@@ -15,7 +15,8 @@ import numpy as np
 
 from trainer.config import CurriculumConfig
 from trainer.data.batch_filling import Unit, draw_units, make_units, sample_units, spread_repeats, take_batch
-from trainer.data.pairs import PairTable, candidates_of, masked_of, positives_of, related_of
+from trainer.data.batch_layout import candidates_of, related_among, related_of
+from trainer.data.pairs import PairTable, positives_of
 from trainer.data.sources import rows_by_source
 from trainer.errors import InputError
 
@@ -253,11 +254,12 @@ def _phase_rows(table: PairTable, config: CurriculumConfig) -> list[tuple[str, n
 
 
 def _negatives_per_anchor(table: PairTable, batches: list[np.ndarray]) -> float:
+    """Candidates that are not masked, as known positives or copies, a query; the mean over some of the batches."""
     related, counts = related_of(positives_of(table)), []
     for step in np.unique(np.linspace(0, len(batches) - 1, COUNTED_BATCHES).astype(int)):
         batch = batches[step]
         queries, candidates = table.text1[batch][table.label[batch]], np.unique(candidates_of(table, batch))
-        masked = masked_of(related, table.canonical[queries], table.canonical[candidates])
+        masked = related_among(related, table.canonical[queries], table.canonical[candidates])
         counts.append(len(candidates) - masked.nnz / max(len(queries), 1))
     return float(np.mean(counts))
 

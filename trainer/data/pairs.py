@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, identity
+from scipy.sparse import csr_matrix
 
 from trainer.data.field_names import PairFinder
 from trainer.data.json_files import table_of_columns
@@ -261,27 +261,6 @@ def soft_targets(table: PairTable, teacher_scale: float = 1.0) -> NDArray[np.flo
         if np.isnan(table.teacher[rows]).all() and graded[rows].any():
             targets[rows] = table.score[rows]
     return targets
-
-
-def candidates_of(table: PairTable, batch: NDArray[Any], second_side: int = 0) -> IntArray:
-    """[B] the text that each row [B] of a batch adds as a candidate for its queries, the first texts of its positives:
-    the second one, but of a negative whose second text alone is a query the first (plus `second_side`)."""
-    first, second, positive = table.text1[batch], table.text2[batch], table.label[batch]
-    queries = table.canonical[first[positive]]
-    swapped = ~positive & np.isin(table.canonical[second], queries) & ~np.isin(table.canonical[first], queries)
-    return np.where(swapped, first + second_side, second)
-
-
-def masked_of(related: csr_matrix, queries: IntArray, candidates: IntArray) -> csr_matrix:
-    """[Q, G] which candidates are a query's own copies or known positives, of canonical numbers; `related` [C, C] says
-    which of these belong together."""
-    placed = np.ones(len(candidates), bool), (candidates, np.arange(len(candidates)))
-    return related[queries] @ csr_matrix(placed, shape=(related.shape[0], len(candidates)))
-
-
-def related_of(known_positives: csr_matrix) -> csr_matrix:
-    """[C, C] which canonical texts are no negatives of each other: known positives, and each of itself."""
-    return known_positives + identity(known_positives.shape[0], bool, "csr")
 
 
 def _number_by_appearance(values: NDArray[Any]) -> tuple[NDArray[Any], IntArray]:

@@ -95,7 +95,7 @@ def finish(run: Run, state: RunState, signals: Signals) -> dict[str, Any] | None
         metrics["index_types"] = compare_types(run.corpus, embeddings["corpus"]["model"], dims)
 
     # ---- Export, read back from disk and compared.
-    facts = card_facts(run)
+    facts = card_facts(run, state.step)
     card = model_card(run.config, metrics, facts)
     extra_files = {THRESHOLDS: thresholds_text(fitted)} if fitted is not None else {}
     differences = export(run.encoder, untouched, run.folder, card, probes, extra_files, alpha == 0, dims)
@@ -150,16 +150,16 @@ def settle_weights(run: Run, state: RunState, untouched: Encoder, probes: list[s
     return alpha
 
 
-def card_facts(run: Run) -> CardFacts:
-    """What the card says beside settings and judgement."""
+def card_facts(run: Run, steps: int) -> CardFacts:
+    """What the card says beside settings and judgement, after so many steps."""
     spec = run.encoder.spec
     return CardFacts(
-        sources=source_record(run),
+        sources=source_record(run, steps),
         date=datetime.now(UTC).date().isoformat(),
         max_length=spec.max_length,
         licence=licence_in(Path(run.config.model.name)),
         sided=bool(spec.query_prompt or spec.document_prompt),
-        steps=run.steps,
+        steps=steps,
         planned_steps=len(run.sampler),
     )
 
@@ -260,7 +260,7 @@ def metadata(run: Run, state: RunState, alpha: float, differences: dict[str, flo
             "dev": len(data.dev),
             "left out": data.left_out,
         },
-        "sources": source_record(run),
+        "sources": source_record(run, state.step),
         "overlapping_texts": data.overlap,
         "texts_at_max_length": int((run.tokens.longest(len(data.train.texts)) == spec.max_length).sum()),
         "steps": state.step,

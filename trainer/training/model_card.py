@@ -157,7 +157,7 @@ class CardFacts:
     """Whether the two texts of a pair have prompts of their own."""
     steps: int
     planned_steps: int
-    """More than `steps` where the run was cut short."""
+    """More than `steps` where the run ended early."""
 
 
 def licence_in(folder: Path) -> str:
@@ -220,14 +220,14 @@ def _training(config: Config, alpha: float, facts: CardFacts) -> list[str]:
         for key, value in changed_settings(config).items()
         if not key.startswith(("data.", "output.", "log.", "checkpoint.", "model.name", "model.original"))
     }
-    cut = f" Cut short: {facts.steps:,} of {facts.planned_steps:,} planned steps were made."
+    early = f" It ended early, after {facts.steps:,} of {facts.planned_steps:,} planned steps."
     settings = f" Settings beside the defaults: {', '.join(f'{key} = {each}' for key, each in shown.items())}."
     base = Path(config.model.name).name
     licence = f"{facts.licence}, as the folder of {base} says" if facts.licence else f"that of {base}"
     return [
         f"Trained by {how} with multiple-negatives ranking at the dims {dims}; strength of the update {alpha:.1f}"
         f"{'' if alpha else UNTOUCHED}. Training pairs: {_sources_in_words(facts.sources)}. Made on {facts.date} by "
-        f"trainer {__version__}.{cut if facts.steps < facts.planned_steps else ''}"
+        f"trainer {__version__}.{early if facts.steps < facts.planned_steps else ''}"
         f"{settings if shown else ''} Licence: {licence}; the training pairs may ask for more."
     ]
 

@@ -73,9 +73,9 @@ def plan_record(run: Run) -> dict[str, Any]:
     }
 
 
-def source_record(run: Run) -> dict[str, Any]:
-    """Training file -> its rows, those that the steps of the run show, and its weight."""
-    rows, shown = rows_by_source(run.data.train), run.sampler.rows_shown(run.steps)
+def source_record(run: Run, steps: int) -> dict[str, Any]:
+    """Training file -> its rows, those that the first steps of the plan show, and its weight."""
+    rows, shown = rows_by_source(run.data.train), run.sampler.rows_shown(steps)
     weights = [file.weight for file in run.config.data.training_files()]
     return {
         source: {"rows": rows[source], "shown": shown[source], "weight": weight}
